@@ -1,0 +1,69 @@
+"""Figure 3 of the paper: reward, reward std and gradient norm of RFT and SFT in the controlled environments."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures.style import METHOD_COLORS, house_style
+
+ROWS = {"reward": "train reward", "reward_std": "reward std", "grad_norm": "gradient norm"}
+DASHES = {"small": "solid", "large": (0, (4, 2))}
+MARKERS = {"RFT": "o", "SFT": "^"}
+POINTS = 8  # markers a line: they tell the methods apart without colour
+
+
+def figure3(table: pd.DataFrame, title: str | None = None) -> Figure:
+    """Columns: environments; rows: train reward, reward std, gradient norm (log) against epochs.
+
+    table: see `figures.runs.controlled_table`. Lines: method (colour, marker) and group of inputs by
+    pretrain reward std (solid: small, dashed: large); the mean over runs, with their std as a band
+    where there are several. Environments with an unfinished run are marked "partial".
+    """
+    environments = list(dict.fromkeys(table["environment"]))
+    with house_style():
+        figure = Figure(figsize=(3.4 * len(environments) + 0.8, 7.2), layout="constrained")
+        grid = figure.subplots(len(ROWS), len(environments), squeeze=False, sharex="col")
+        for column, environment in enumerate(environments):
+            part = table[table["environment"] == environment]
+            for row, (quantity, label) in enumerate(ROWS.items()):
+                axes = grid[row][column]
+                _draw(axes, part, quantity)
+                if column == 0:
+                    axes.set_ylabel(label)
+            partial = "" if part["finished"].all() else "\n(partial: unfinished runs)"
+            grid[0][column].set_title(environment + partial, fontsize="medium")
+            grid[-1][column].set_xlabel("epoch")
+        handles, labels = grid[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, title="inputs by reward std under the pretrained model")
+        if title:
+            figure.suptitle(title)
+    return figure
+
+
+def _draw(axes: Axes, part: pd.DataFrame, quantity: str) -> None:
+    for method in sorted(part["method"].unique()):
+        for group, dashes in DASHES.items():
+            lines = part[(part["method"] == method) & (part["group"] == group)]
+            if lines.empty:
+                continue
+            by_epoch = lines.groupby("epoch")[quantity]
+            mean = by_epoch.mean()
+            axes.plot(
+                mean.index,
+                mean,
+                color=METHOD_COLORS.get(method),
+                linestyle=dashes,
+                marker=MARKERS.get(method, "s"),
+                markevery=max(1, len(mean) // POINTS),
+                markersize=4,
+                markerfacecolor="white" if group == "large" else None,
+                label=f"{method}, {group} std",
+            )
+            if lines["run"].nunique() > 1:
+                std = by_epoch.std(ddof=0)
+                axes.fill_between(mean.index, mean - std, mean + std, color=METHOD_COLORS.get(method), alpha=0.2, lw=0)
+    if quantity == "grad_norm":
+        axes.set_yscale("log")
+    axes.grid(True, alpha=0.3)

@@ -1,0 +1,80 @@
+"""Tidy tables from run directories: what the figures plot, and which runs it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from common.run_dir import RunInfo, find_runs, read_metrics, read_run
+
+METHODS = {"expected_reinforce": "RFT", "reinforce": "RFT (sampled)", "supervised": "SFT"}
+GROUPS = {"small": " small reward std", "large": " large reward std"}
+MODELS = {"mlp": "MLP", "resnet18": "ResNet18", "bert-mini": "BERT-mini"}
+DATASETS = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "stsb": "STS-B", "docstring_pairs": "docstring pairs"}
+
+
+class NoRunsError(Exception):
+    """The given folders hold no run that the figure can draw; the message says what is needed."""
+
+
+def runs_in(paths: Iterable[Path]) -> list[RunInfo]:
+    """The runs that `paths` name: run folders themselves, or folders of run folders.
+
+    Raises NoRunsError for a path that is neither.
+    """
+    runs: list[RunInfo] = []
+    for path in paths:
+        found = [read_run(path)] if (path / "manifest.json").is_file() else find_runs(path) if path.is_dir() else []
+        if not found:
+            raise NoRunsError(f"{path}: neither a run folder (with a manifest.json) nor a folder of run folders")
+        runs += found
+    return runs
+
+
+def finetuning_runs(runs: Iterable[RunInfo]) -> list[RunInfo]:
+    """The runs that tracked the two reward-std groups: finetuning with modified inputs."""
+    return [run for run in runs if run.config.get("frac_samples_to_modify_labels", 0) > 0]
+
+
+def environment_label(config: dict[str, Any]) -> str:
+    """Model and data of a controlled run, and the settings that its curve depends on, in two lines."""
+    model, dataset = MODELS.get(config["model_type"], config["model_type"]), DATASETS.get(config["dataset"], config["dataset"])
+    size = f"{config['num_train_samples']:,} inputs, " if config["num_train_samples"] > 0 else ""
+    optimizer = {"adam": "Adam", "sgd": "SGD"}[config["optimizer"]]
+    return f"{model}, {dataset}\n{size}{optimizer} {config['lr']:g}, batch {config['batch_size']}"
+
+
+def controlled_table(runs: Iterable[RunInfo]) -> pd.DataFrame:
+    """One row per run, group and epoch of the finetuning runs among `runs`.
+
+    Columns: environment, method (RFT, SFT), group (small, large: pretrain reward std), epoch, reward,
+    reward_std, grad_norm, run (its folder's name), finished (False: the run is not at its end).
+    Raises NoRunsError if there is none, or one has no epoch yet.
+    """
+    tables = []
+    for run in finetuning_runs(runs):
+        rows = read_metrics(run.path)
+        for group, suffix in GROUPS.items():
+            kept = [row for row in rows if "reward" + suffix in row["train"]]
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "environment": environment_label(run.config),
+                        "method": METHODS[run.config["opt_method"]],
+                        "group": group,
+                        "epoch": [row["epoch"] for row in kept],
+                        "reward": [row["train"]["reward" + suffix] for row in kept],
+                        "reward_std": [row["train"]["avg reward std" + suffix] for row in kept],
+                        "grad_norm": [row["train"]["grad norm" + suffix] for row in kept],
+                        "run": run.path.name,
+                        "finished": run.manifest.get("status") == "finished",
+                    }
+                )
+            )
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    if table.empty:
+        raise NoRunsError("no finetuning run with modified inputs (frac_samples_to_modify_labels > 0) and an epoch")
+    return table

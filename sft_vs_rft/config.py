@@ -1,0 +1,251 @@
+"""Schema of one controlled experiment: the fields of the plans, documented where they are declared.
+
+Imports nothing heavy: `-h`, `--check` and `--list_fields` must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from common.config import Config, Problem
+
+CHECKPOINT_PLACEHOLDER = "ADD PATH TO CHECKPOINT"
+AUTO_CHECKPOINT = "auto"
+TEXT_DATASETS = ("stsb", "docstring_pairs")
+SMALL, LARGE = " small reward std", " large reward std"
+
+# Fields that real plan files carry and that mean nothing here: accepted with a warning.
+MEANINGLESS_FIELDS = {"change_label_per_class": "labels are always modified per input, never per class"}
+
+Seed = Annotated[int, Field(ge=-1, lt=2**32)]
+Positive = Annotated[int, Field(ge=1)]
+MinusOneOrPositive = Annotated[int, Field(ge=-1)]
+
+
+class ExperimentConfig(Config):
+    """One controlled experiment (Section 4.2 of the paper)."""
+
+    # Data
+    dataset: Literal[
+        "digits", "npz", "mnist", "fmnist", "cifar10", "cifar100", "cifar100coarse", "svhn", "stsb", "docstring_pairs"
+    ] = Field(description="digits and docstring_pairs are embedded, npz is the user's own, the others are downloaded")
+    data_dir: str = Field("", description="file or folder that holds the dataset, tried before the hub; '' = hub")
+    tokenizer_path: str = Field("", description="folder of the BERT tokenizer; '' = hub prajjwal1/bert-mini")
+    num_train_samples: MinusOneOrPositive = Field(-1, description="train inputs, stratified; -1 = all")
+    num_test_samples: MinusOneOrPositive = Field(-1, description="test inputs, stratified; -1 = all")
+    samples_rnd_seed: Seed = Field(
+        -1, description="fixes train subset, label sets and modified inputs together; -1 = unseeded"
+    )
+    num_labels_per_sample: Positive = Field(1, description="K: labels per input while pretraining")
+    use_multiple_labels_per_sample: bool = Field(
+        False, description="pretraining: the target is the whole set of K labels of the input's class"
+    )
+    frac_samples_to_modify_labels: float = Field(
+        0.0, ge=0, le=1, description="share of train inputs that get a label outside their set (small reward std)"
+    )
+
+    # Model
+    model_type: Literal["mlp", "resnet18", "bert-mini"] = Field(description="architecture, randomly initialised")
+    mlp_hidden_layer_sizes: list[Positive] = Field([250, 100], description="widths of the MLP's ReLU layers")
+    init_rnd_seed: Seed = Field(-1, description="seed of the initial weights; -1 = unseeded")
+    load_model_from_checkpoint: str = Field(
+        "", description="start weights: a checkpoint file, a run folder, 'auto' (newest matching pretraining), '' = none"
+    )
+
+    # Objective
+    opt_method: Literal["supervised", "expected_reinforce", "reinforce"] = Field(
+        "supervised", description="cross entropy, exact expected policy gradient, or one sampled label per input"
+    )
+    reward_type: Literal["labels", "labels_with_custom"] = Field(
+        "labels", description="wrong labels pay min_reward; with_custom: they pay 0.5 on modified inputs"
+    )
+    min_reward: float = Field(-1.0, ge=-1, lt=1, description="reward of a wrong label (the right one pays 1)")
+    kl_regularization_coeff: float = Field(0.0, ge=0, description="weight of KL(p || reference)")
+    kl_reg_ref_unif: bool = Field(False, description="the KL's reference is uniform, not the start model")
+    logits_temperature: float = Field(1.0, gt=0, description="the logits are divided by it before the softmax")
+
+    # Optimisation
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="sgd has no momentum")
+    lr: float = Field(1e-4, gt=0, description="learning rate (paper: Adam 1e-4; SGD 1e-2, STS-B 1e-3)")
+    weight_decay: float = Field(0.0, ge=0, description="L2 coefficient of the optimiser")
+    batch_size: Positive = Field(512, description="inputs per optimiser step; the last batch may be shorter")
+    micro_batch_size: Positive = Field(64, description="text only: inputs per forward pass, sorted by length")
+    epochs: Positive = Field(description="passes over the train inputs")
+    random_seed: Seed = Field(-1, description="seed of data order and label sampling; -1 = fresh, recorded")
+    gpu_ids: list[Annotated[int, Field(ge=0)]] = Field([0], description="the GPU to use; [] = CPU; CPU if there is none")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 = autocast of the forward pass")
+
+    # Measuring and stopping
+    validate_every: Positive = Field(1, description="epochs between evaluations on the test inputs")
+    score_metric_name: str = Field("train loss", description="metric that scores a run")
+    is_train_metric: bool = Field(True, description="the score metric is a train metric, not a test one")
+    score_largest: bool = Field(False, description="a larger score is better")
+    return_best_score: bool = Field(False, description="a run's score is its best validation's, not its last's")
+    early_stop: bool = Field(False, description="stop when the score stops improving")
+    early_stop_min_delta: float = Field(0.0, ge=0, description="smallest change that counts as an improvement")
+    early_stop_patience: Annotated[int, Field(ge=0)] = Field(0, description="validations without improvement allowed")
+    early_stop_cooldown: Annotated[int, Field(ge=0)] = Field(0, description="first validations that never stop a run")
+    early_stop_restore_best_weights: bool = Field(False, description="end with the weights of the best validation")
+
+    # Output
+    experiment_name: str = Field(min_length=1, description="run folder name; may hold {fields} of this config")
+    outputs_dir: str = Field("outputs/controlled", description="folder of the run folders")
+    save_checkpoints: bool = Field(True, description="without checkpoints a cut run starts again from its beginning")
+    save_every_num_val: Positive = Field(1, description="validations between checkpoints; the last epoch always has one")
+    num_checkpoints: MinusOneOrPositive = Field(1, description="checkpoints to keep; -1 = all")
+    save_checkpoints_by_score: bool = Field(
+        False, description="keep the best by score; the newest is kept too, for resuming"
+    )
+    trainer_checkpoint: str = Field(
+        "", description="continue from this checkpoint's weights, optimiser and epoch in a new run; '' = none"
+    )
+    disable_console_log: bool = Field(False, description="no log lines and bars on the console")
+    save_logs: bool = Field(True, description="write log.txt into the run folder")
+    train_batch_log_interval: MinusOneOrPositive = Field(-1, description="batches between log lines; -1 = none")
+    epoch_log_interval: MinusOneOrPositive = Field(10, description="epochs between log lines; -1 = none")
+    save_metric_plots: bool = Field(True, description="draw the metrics into plots/ as the run goes")
+    use_tensorboard: bool = Field(False, description="also log to TensorBoard (in the run folder)")
+    use_wandb: bool = Field(False, description="also log to Weights & Biases")
+    wandb_project_name: str = Field("wandb_project", description="W&B project")
+    wandb_entity_name: str = Field("", description="W&B entity; '' = the account's default")
+    wandb_resume_id: str = Field("", description="W&B run to continue; '' = a new one")
+    wandb_track_model: Literal["gradients", "parameters", "all"] | None = Field(
+        None, description="what wandb.watch logs; null = nothing"
+    )
+    wandb_exclude_files: list[str] = Field(["plots/**"], description="globs of run files that are not uploaded")
+
+    def check(self) -> list[Problem]:
+        """Impossible combinations of fields, each at the field to change."""
+        problems = [*_data_problems(self), *_checkpoint_problems(self)]
+
+        def require(holds: bool, field: str, message: str) -> None:
+            if not holds:
+                problems.append(Problem(field, message))
+
+        k_sets, k = self.use_multiple_labels_per_sample, self.num_labels_per_sample
+        is_text, is_bert = self.dataset in TEXT_DATASETS, self.model_type == "bert-mini"
+        require(
+            is_text == is_bert,
+            "model_type",
+            f"{self.model_type!r} cannot read dataset {self.dataset!r}: "
+            + ("sentence pairs need 'bert-mini'" if is_text else f"'bert-mini' needs one of {', '.join(TEXT_DATASETS)}"),
+        )
+        require(
+            not k_sets or self.opt_method == "supervised",
+            "opt_method",
+            f"label sets (use_multiple_labels_per_sample) need 'supervised', got {self.opt_method!r}",
+        )
+        require(not k_sets or k > 1, "num_labels_per_sample", f"a label set needs at least 2 labels, got {k}")
+        require(
+            not k_sets or self.frac_samples_to_modify_labels == 0,
+            "frac_samples_to_modify_labels",
+            "modified labels mean nothing to label sets (use_multiple_labels_per_sample); must be 0 while pretraining",
+        )
+        require(
+            k_sets or k == 1 or self.samples_rnd_seed >= 0 or _npz_holds_modified(self),
+            "samples_rnd_seed",
+            "finetuning with label sets needs the seed of its pretraining: -1 would draw other inputs and sets",
+        )
+        require(len(self.gpu_ids) <= 1, "gpu_ids", "one experiment uses one GPU; list several in gpu_ids_pool")
+        require(self.num_train_samples != 0, "num_train_samples", "must be at least 1, or -1 for all, got 0")
+        require(self.num_test_samples != 0, "num_test_samples", "must be at least 1, or -1 for all, got 0")
+        for field in ("num_checkpoints", "epoch_log_interval", "train_batch_log_interval"):
+            require(getattr(self, field) != 0, field, "must be at least 1, or -1, got 0")
+        require(
+            self.save_checkpoints or not self.save_checkpoints_by_score,
+            "save_checkpoints_by_score",
+            "needs save_checkpoints",
+        )
+        require(
+            self.early_stop or not self.early_stop_restore_best_weights,
+            "early_stop_restore_best_weights",
+            "needs early_stop",
+        )
+        names = tracked_metrics(self)[0 if self.is_train_metric else 1]
+        kind = "train" if self.is_train_metric else "test"
+        require(
+            self.score_metric_name in names,
+            "score_metric_name",
+            f"no {kind} metric {self.score_metric_name!r} in this experiment; known: {', '.join(names)}",
+        )
+        return problems
+
+
+def tracked_metrics(config: ExperimentConfig) -> tuple[list[str], list[str]]:
+    """Names of the train and of the test metrics that an experiment tracks, in the order of its rows."""
+    train = ["train loss", "reg objective value", "kl reg", "params_norm", "grad norm", "normalized grad norm"]
+    test = ["test loss"]
+    if not config.use_multiple_labels_per_sample:
+        train += ["train accuracy", "reward"]
+        test += ["test accuracy"]
+    if config.frac_samples_to_modify_labels > 0:
+        grouped = ["grad norm", "normalized grad norm", "reg objective", "train accuracy", "reward", "avg reward std"]
+        train += [name + group for group in (SMALL, LARGE) for name in grouped]
+    return train, test
+
+
+def _data_problems(config: ExperimentConfig) -> list[Problem]:
+    problems = []
+    if config.data_dir and not Path(config.data_dir).exists():
+        problems.append(Problem("data_dir", f"no such file or folder: {config.data_dir!r}"))
+    elif config.dataset == "npz" and npz_path(config.data_dir) is None:
+        problems.append(
+            Problem("data_dir", "dataset 'npz' needs a .npz file, or a folder that holds exactly one (see README)")
+        )
+    if config.tokenizer_path and not Path(config.tokenizer_path).is_dir():
+        problems.append(Problem("tokenizer_path", f"no such folder: {config.tokenizer_path!r}"))
+    return problems
+
+
+def npz_path(data_dir: str) -> Path | None:
+    """The .npz file that `data_dir` names: itself, or the only one in the folder."""
+    path = Path(data_dir)
+    if data_dir and path.is_file():
+        return path
+    found = sorted(path.glob("*.npz")) if data_dir and path.is_dir() else []
+    return found[0] if len(found) == 1 else None
+
+
+def _npz_holds_modified(config: ExperimentConfig) -> bool:
+    """With `modified_train` in the file nothing is drawn, so that no seed is needed."""
+    path = npz_path(config.data_dir) if config.dataset == "npz" else None
+    return path is not None and zipfile.is_zipfile(path) and "modified_train.npy" in zipfile.ZipFile(path).namelist()
+
+
+def _checkpoint_problems(config: ExperimentConfig) -> list[Problem]:
+    problems = []
+    start, resumed = config.load_model_from_checkpoint, config.trainer_checkpoint
+    if start and resumed:
+        problems.append(Problem("trainer_checkpoint", "cannot be combined with load_model_from_checkpoint"))
+    if start == CHECKPOINT_PLACEHOLDER:
+        problems.append(
+            Problem(
+                "load_model_from_checkpoint",
+                f"still the placeholder {CHECKPOINT_PLACEHOLDER!r}: {pretrain_hint(config)}",
+            )
+        )
+    elif start and start != AUTO_CHECKPOINT and not Path(start).exists():
+        problems.append(
+            Problem("load_model_from_checkpoint", f"no such file or folder: {start!r}; {pretrain_hint(config)}")
+        )
+    if resumed and not Path(resumed).is_file():
+        problems.append(Problem("trainer_checkpoint", f"no such file: {resumed!r}"))
+    return problems
+
+
+def pretrain_hint(config: ExperimentConfig) -> str:
+    """What to type to make the checkpoint that a finetuning experiment starts from."""
+    names = {"mnist": "mlp_mnist", "cifar10": "resnet_cifar", "stsb": "bert_stsb"}
+    folder, name = "sft_vs_rft/experiment_plans", names.get(config.dataset)
+    if name is None:
+        folder += "/laptop"
+        name = {"docstring_pairs": "bert_docstrings"}.get(config.dataset, f"{config.model_type[:6]}_{config.dataset}")
+    plan = f"{folder}/sft_vs_rft_{name}_pretrain_experiments_plan.json"
+    hint = "run the pretraining plan first"
+    if Path(plan).is_file():
+        hint += f" (python sft_vs_rft_controlled_experiments_plan_runner.py --plan_config_path {plan})"
+    return f"{hint}, then give its checkpoint here, or 'auto' for the newest matching one"

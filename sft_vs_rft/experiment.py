@@ -1,0 +1,161 @@
+"""One controlled experiment from its config to its run directory: data, start weights, training, pictures."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.plots import save_metric_plots
+from common.run_dir import RunDir, load_checkpoint, read_metrics
+from common.tracking import Tracker, WandbSettings
+from sft_vs_rft.config import ExperimentConfig
+from sft_vs_rft.data import ControlledData, load_data
+from sft_vs_rft.models import build_model, load_weights
+from sft_vs_rft.start_check import report_start
+from sft_vs_rft.train import TrainingInterrupted, TrainResult, train
+
+logger = logging.getLogger(__name__)
+
+
+def run_experiment(
+    config: ExperimentConfig,
+    run: RunDir,
+    progress: Callable[[float], None] = lambda epochs: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainResult:
+    """Run or continue the experiment of `run`; its manifest tells how it ended.
+
+    config: with its seeds resolved, as in the run's config.json.
+    Raises what stopped it: TrainingInterrupted, DataError, ModelError, CheckpointError, NonFiniteLossError.
+    """
+    torch.set_num_threads(run.manifest.get("num_threads") or num_threads(config))
+    device = choose_device(config)
+    run.update_manifest(status="running", device=str(device), num_threads=torch.get_num_threads(), error=None)
+    try:
+        # 1. Data and model, both functions of the config's seeds.
+        data = load_data(config).to(device)
+        model = build_model(config, data).to(device)
+        num_params = sum(p.numel() for p in model.parameters())
+        logger.info(
+            "%s: %d train and %d test inputs, %s with %s parameters, on %s",
+            config.dataset,
+            len(data.train_labels),
+            len(data.test_labels),
+            config.model_type,
+            f"{num_params:,}",
+            device,
+        )
+
+        # 2. Where it starts: this run's newest checkpoint, another run's state, given weights, or at random.
+        checkpoint = resume_point(config, run, device)
+        if checkpoint is not None:
+            logger.info("continuing after epoch %d", checkpoint["epoch"])
+        elif config.load_model_from_checkpoint:
+            start = start_checkpoint(Path(config.load_model_from_checkpoint))
+            load_weights(model, load_checkpoint(start, device)["model"], str(start))
+            logger.info("start weights: %s", start)
+        first_epoch = 0 if checkpoint is None else checkpoint["epoch"] + 1
+        run.truncate_metrics(first_epoch - 1)
+        if checkpoint is None and config.frac_samples_to_modify_labels > 0 and config.num_labels_per_sample > 1:
+            run.update_manifest(start=report_start(config, data, model))
+
+        # 3. Training.
+        result = _train(config, data, model, run, checkpoint, progress, should_stop)
+    except TrainingInterrupted:
+        run.update_manifest(status="interrupted")
+        raise
+    except BaseException as error:
+        run.update_manifest(status="failed", error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        _draw(config, run)
+    checkpoints = run.checkpoints()
+    run.update_manifest(
+        status="finished",
+        score=result.score,
+        last_epoch=result.last_epoch,
+        stopped_early=result.stopped_early,
+        checkpoint=str(checkpoints[-1].relative_to(run.path)) if checkpoints else None,
+    )
+    return result
+
+
+def _train(
+    config: ExperimentConfig,
+    data: ControlledData,
+    model: nn.Module,
+    run: RunDir,
+    checkpoint: dict[str, Any] | None,
+    progress: Callable[[float], None],
+    should_stop: Callable[[], bool],
+) -> TrainResult:
+    wandb = None
+    if config.use_wandb:
+        wandb = WandbSettings(
+            project=config.wandb_project_name,
+            entity=config.wandb_entity_name,
+            resume_id=config.wandb_resume_id,
+            track_model=config.wandb_track_model,
+            exclude_files=config.wandb_exclude_files,
+        )
+    first_epoch = 0 if checkpoint is None else checkpoint["epoch"] + 1
+    tracker = Tracker(run, tensorboard=config.use_tensorboard, wandb=wandb, purge_step=first_epoch)
+    try:
+        return train(
+            config,
+            data,
+            model,
+            run=run,
+            tracker=tracker,
+            resume_from=checkpoint,
+            progress=progress,
+            should_stop=should_stop,
+        )
+    finally:
+        tracker.close()
+
+
+def resume_point(config: ExperimentConfig, run: RunDir, device: torch.device) -> dict[str, Any] | None:
+    """The checkpoint to continue from: the run's newest, else `trainer_checkpoint`, else None."""
+    checkpoints = run.checkpoints()
+    if checkpoints:
+        return load_checkpoint(checkpoints[-1], device)
+    if config.trainer_checkpoint:
+        return load_checkpoint(Path(config.trainer_checkpoint), device)
+    return None
+
+
+def start_checkpoint(path: Path) -> Path:
+    """The checkpoint file that `load_model_from_checkpoint` names: itself, or the newest of a run folder."""
+    if path.is_file():
+        return path
+    found = sorted((path / "checkpoints").glob("epoch_*.pt")) or sorted(path.glob("*.pt"))
+    if not found:
+        raise FileNotFoundError(f"no checkpoint (*.pt) in {path}")
+    return found[-1]
+
+
+def choose_device(config: ExperimentConfig) -> torch.device:
+    """The GPU that the config names, or the CPU if it names none or there is none (one notice)."""
+    if not config.gpu_ids:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        logger.info("no CUDA device here: gpu_ids %s means CPU", config.gpu_ids)
+        return torch.device("cpu")
+    return torch.device("cuda", config.gpu_ids[0])
+
+
+def num_threads(config: ExperimentConfig) -> int:
+    """One torch thread for an MLP (two on a busy 2-core machine were up to 28 times slower), else all cores."""
+    return 1 if config.model_type == "mlp" else os.cpu_count() or 1
+
+
+def _draw(config: ExperimentConfig, run: RunDir) -> None:
+    if config.save_metric_plots and (rows := read_metrics(run.path)):
+        save_metric_plots(rows, run.path / "plots")
