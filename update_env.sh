@@ -79,7 +79,7 @@ find_python() {
 # pip's own chatter is for people only; what it prints never mixes with the command's output.
 pip_install() {
     local quiet=()
-    [[ -t 2 ]] || quiet=(--quiet)
+    [[ -t 2 ]] || quiet=(-qq)
     "$venv/bin/python" -m pip --disable-pip-version-check install ${quiet[@]+"${quiet[@]}"} "$@" 1>&2
 }
 
@@ -112,7 +112,7 @@ install_file() {
     fi
     if ! pip_install -r "$root/$2"; then
         rm -f "$unfinished"
-        die "could not install $2 (messages above); nothing is lost, run the same command again"
+        die "could not install $2 (messages above)"
     fi
     stamp_of "$1" "$2" >"$venv/.stamp-$1"
     rm -f "$unfinished"

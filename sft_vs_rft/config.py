@@ -12,6 +12,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from common.config import Config, Problem
+from common.tracking import check_trackers
+from sft_vs_rft.data_source import check_data_source, check_tokenizer_source, find_npz
+from sft_vs_rft.pretraining import pretrain_hint
 
 CHECKPOINT_PLACEHOLDER = "ADD PATH TO CHECKPOINT"
 AUTO_CHECKPOINT = "auto"
@@ -189,31 +192,22 @@ def tracked_metrics(config: ExperimentConfig) -> tuple[list[str], list[str]]:
 
 
 def _data_problems(config: ExperimentConfig) -> list[Problem]:
-    problems = []
-    if config.data_dir and not Path(config.data_dir).exists():
-        problems.append(Problem("data_dir", f"no such file or folder: {config.data_dir!r}"))
-    elif config.dataset == "npz" and npz_path(config.data_dir) is None:
-        problems.append(
-            Problem("data_dir", "dataset 'npz' needs a .npz file, or a folder that holds exactly one (see README)")
-        )
-    if config.tokenizer_path and not Path(config.tokenizer_path).is_dir():
-        problems.append(Problem("tokenizer_path", f"no such folder: {config.tokenizer_path!r}"))
-    return problems
-
-
-def npz_path(data_dir: str) -> Path | None:
-    """The .npz file that `data_dir` names: itself, or the only one in the folder."""
-    path = Path(data_dir)
-    if data_dir and path.is_file():
-        return path
-    found = sorted(path.glob("*.npz")) if data_dir and path.is_dir() else []
-    return found[0] if len(found) == 1 else None
+    found = {
+        "data_dir": check_data_source(config.dataset, config.data_dir),
+        "tokenizer_path": check_tokenizer_source(config.tokenizer_path),
+        "use_tensorboard" if config.use_tensorboard else "use_wandb": check_trackers(
+            config.use_tensorboard, config.use_wandb
+        ),
+    }
+    return [Problem(name, message) for name, message in found.items() if message]
 
 
 def _npz_holds_modified(config: ExperimentConfig) -> bool:
     """With `modified_train` in the file nothing is drawn, so that no seed is needed."""
-    path = npz_path(config.data_dir) if config.dataset == "npz" else None
-    return path is not None and zipfile.is_zipfile(path) and "modified_train.npy" in zipfile.ZipFile(path).namelist()
+    if config.dataset != "npz" or check_data_source(config.dataset, config.data_dir):
+        return False
+    path = find_npz(config.data_dir)
+    return zipfile.is_zipfile(path) and "modified_train.npy" in zipfile.ZipFile(path).namelist()
 
 
 def _checkpoint_problems(config: ExperimentConfig) -> list[Problem]:
@@ -235,17 +229,3 @@ def _checkpoint_problems(config: ExperimentConfig) -> list[Problem]:
     if resumed and not Path(resumed).is_file():
         problems.append(Problem("trainer_checkpoint", f"no such file: {resumed!r}"))
     return problems
-
-
-def pretrain_hint(config: ExperimentConfig) -> str:
-    """What to type to make the checkpoint that a finetuning experiment starts from."""
-    names = {"mnist": "mlp_mnist", "cifar10": "resnet_cifar", "stsb": "bert_stsb"}
-    folder, name = "sft_vs_rft/experiment_plans", names.get(config.dataset)
-    if name is None:
-        folder += "/laptop"
-        name = {"docstring_pairs": "bert_docstrings"}.get(config.dataset, f"{config.model_type[:6]}_{config.dataset}")
-    plan = f"{folder}/sft_vs_rft_{name}_pretrain_experiments_plan.json"
-    hint = "run the pretraining plan first"
-    if Path(plan).is_file():
-        hint += f" (python sft_vs_rft_controlled_experiments_plan_runner.py --plan_config_path {plan})"
-    return f"{hint}, then give its checkpoint here, or 'auto' for the newest matching one"

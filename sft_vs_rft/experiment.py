@@ -28,13 +28,14 @@ def run_experiment(
     run: RunDir,
     progress: Callable[[float], None] = lambda epochs: None,
     should_stop: Callable[[], bool] = lambda: False,
+    share: int = 1,
 ) -> TrainResult:
     """Run or continue the experiment of `run`; its manifest tells how it ended.
 
-    config: with its seeds resolved, as in the run's config.json.
+    config: with its seeds resolved, as in the run's config.json; share: experiments that share the cores.
     Raises what stopped it: TrainingInterrupted, DataError, ModelError, CheckpointError, NonFiniteLossError.
     """
-    torch.set_num_threads(run.manifest.get("num_threads") or num_threads(config))
+    torch.set_num_threads(run.manifest.get("num_threads") or num_threads(config, share))
     device = choose_device(config)
     run.update_manifest(status="running", device=str(device), num_threads=torch.get_num_threads(), error=None)
     try:
@@ -102,11 +103,11 @@ def _train(
             entity=config.wandb_entity_name,
             resume_id=config.wandb_resume_id,
             track_model=config.wandb_track_model,
-            exclude_files=config.wandb_exclude_files,
+            exclude_files=tuple(config.wandb_exclude_files),
         )
     first_epoch = 0 if checkpoint is None else checkpoint["epoch"] + 1
-    tracker = Tracker(run, tensorboard=config.use_tensorboard, wandb=wandb, purge_step=first_epoch)
-    try:
+    with Tracker(run, tensorboard=config.use_tensorboard, wandb=wandb, purge_step=first_epoch) as tracker:
+        tracker.watch(model)
         return train(
             config,
             data,
@@ -117,8 +118,6 @@ def _train(
             progress=progress,
             should_stop=should_stop,
         )
-    finally:
-        tracker.close()
 
 
 def resume_point(config: ExperimentConfig, run: RunDir, device: torch.device) -> dict[str, Any] | None:
@@ -151,9 +150,9 @@ def choose_device(config: ExperimentConfig) -> torch.device:
     return torch.device("cuda", config.gpu_ids[0])
 
 
-def num_threads(config: ExperimentConfig) -> int:
-    """One torch thread for an MLP (two on a busy 2-core machine were up to 28 times slower), else all cores."""
-    return 1 if config.model_type == "mlp" else os.cpu_count() or 1
+def num_threads(config: ExperimentConfig, share: int) -> int:
+    """One torch thread for an MLP (two on a busy 2-core machine were up to 28 times slower), else its share of cores."""
+    return 1 if config.model_type == "mlp" else max(1, (os.cpu_count() or 1) // share)
 
 
 def _draw(config: ExperimentConfig, run: RunDir) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -86,7 +87,7 @@ def build_model(config: ExperimentConfig, data: ControlledData) -> nn.Module:
     Raises ModelError if the inputs do not fit the architecture.
     """
     inputs, classes = data.train_inputs, data.num_classes
-    with isolated_rng(config.init_rnd_seed if config.init_rnd_seed >= 0 else None):
+    with isolated_rng(config.init_rnd_seed if config.init_rnd_seed >= 0 else secrets.randbelow(2**31)):
         if config.model_type == "bert-mini":
             return BertClassifier(classes)
         assert isinstance(inputs, Tensor)

@@ -118,6 +118,7 @@ def train(
     params = [p for p in model.parameters() if p.requires_grad]
     rows: list[Row] = []
 
+    progress(state.next_epoch)
     for epoch in range(state.next_epoch, config.epochs):
         if state.monitor.stopped:
             break
@@ -140,7 +141,7 @@ def train(
             for parameter, grad in zip(params, gradient.gradient, strict=True):
                 parameter.grad = grad
             state.optimizer.step()
-            progress(epoch + (i + 1) / len(batches))
+            progress(round(epoch + (i + 1) / len(batches), 1))
             if config.train_batch_log_interval > 0 and (i + 1) % config.train_batch_log_interval == 0:
                 logger.info("epoch %d, batch %d/%d: %s", epoch, i + 1, len(batches), _format(meter.last()))
 

@@ -1,0 +1,254 @@
+"""Config schemas: load, override, validate, describe; every mistake of the user's in one readable error.
+
+A schema is a `Config` subclass whose fields carry their meaning as `Field(description=...)`:
+
+    config = load_config("run.yml", TrainConfig, overrides=["optimizer.lr=1e-3"])
+
+For files whose parts are put together before they are validated (plans), the steps are there one by one:
+`read_source`, `apply_overrides`, `validate`, `locate`, `raise_problems`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from common.overrides import apply_overrides
+from common.problems import (
+    ConfigError,
+    Keys,
+    Located,
+    Problem,
+    closest,
+    parse_path,
+    path_text,
+    unknown_key,
+    unknown_name,
+)
+from common.source import Source, locate, raise_problems, read_source
+from common.validation import (
+    Fault,
+    bare_type,
+    branch_names,
+    faults,
+    field_type,
+    is_model,
+    members,
+    show,
+    type_words,
+)
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Keys",
+    "Located",
+    "Problem",
+    "Source",
+    "add_config_arguments",
+    "apply_overrides",
+    "closest",
+    "describe_fields",
+    "load_config",
+    "locate",
+    "parse_path",
+    "path_text",
+    "raise_problems",
+    "read_source",
+    "unknown_key",
+    "unknown_name",
+    "validate",
+]
+
+_TABLE_WIDTH = 110
+
+
+class Config(BaseModel):
+    """Base of all schemas: immutable, no unknown fields, no conversion but of whole numbers to numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def check(self) -> list[Problem]:
+        """Problems between valid fields, at the field to change; nested configs check themselves."""
+        return []
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def load_config(path: str | Path, model: type[ConfigT], overrides: Iterable[str] = ()) -> ConfigT:
+    """The config in a file after `dotted.path=value` overrides. Raises ConfigError with all problems."""
+    source = apply_overrides(read_source(path), overrides)
+    config, problems = validate(model, source.data)
+    raise_problems(source, locate(problems, source))
+    assert config is not None  # it is only None with problems
+    return config
+
+
+def validate(model: type[ConfigT], data: Mapping[str, Any]) -> tuple[ConfigT | None, list[Problem]]:
+    """The model of the data, or None and all problems.
+
+    These are the faults of single fields and, as far as it can be known without those, what `Config.check`
+    returns.
+    """
+    try:
+        config = model.model_validate(data)
+    except ValidationError as error:
+        found = faults(error, model)
+        problems = [Problem(path_text(fault.keys), fault.message) for fault in found]
+        return None, list(dict.fromkeys(problems + _checks_without(found, model, data)))
+    problems = list(_checks(config))
+    return (None if problems else config), problems
+
+
+def _checks(value: Any, keys: Keys = ()) -> Iterator[Problem]:
+    """Problems that `check` of this config and of all configs inside it returns."""
+    if isinstance(value, Config):
+        for problem in value.check():
+            yield Problem(path_text(keys + parse_path(problem.path)), problem.message)
+        for name in type(value).model_fields:
+            yield from _checks(getattr(value, name), (*keys, name))
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _checks(item, (*keys, key))
+
+
+def _checks_without(found: list[Fault], model: type[Config], data: Mapping[str, Any]) -> list[Problem]:
+    """Cross-field problems of what remains without the faulty values, whose fields take their defaults.
+
+    A misspelt field counts under the name it was meant to have. Left out are problems at a faulty field, and
+    those whose message names one: they may come from its default.
+    """
+    rest: dict[str, Any] = copy.deepcopy(dict(data))
+    faulty: set[Keys] = set()
+    problems: list[Problem] = []
+    while True:
+        removed = {keys: fault.meant for fault in found if (keys := _removable(rest, fault.keys))}
+        faulty.update(removed, (fault.keys for fault in found if fault.keys))
+        for keys, meant in removed.items():
+            parent = _mapping_at(rest, keys[:-1])
+            value = parent.pop(keys[-1], None)
+            if meant and meant not in parent:
+                parent[meant] = value
+                faulty.add((*keys[:-1], meant))
+        try:
+            problems = list(_checks(model.model_validate(rest)))
+            break
+        except ValidationError as error:
+            found = faults(error, model)
+            if not any(_removable(rest, fault.keys) for fault in found):  # only required fields are missing
+                for name in rest.keys() & model.model_fields.keys():
+                    adapter = TypeAdapter[Any](field_type(model.model_fields[name]))
+                    problems += _checks(adapter.validate_python(rest[name]), (name,))
+                break
+    names = {[key for key in keys if isinstance(key, str)][-1] for keys in faulty}
+    return [
+        problem
+        for problem in problems
+        if not any(parse_path(problem.path)[: len(keys)] == keys for keys in faulty)
+        and names.isdisjoint(re.findall(r"\w+", problem.message))
+    ]
+
+
+def _removable(data: dict[str, Any], keys: Keys) -> Keys:
+    """The innermost mapping key of the data on the way to `keys`: a list is taken as a whole."""
+    while keys and keys[-1] not in _mapping_at(data, keys[:-1]):
+        keys = keys[:-1]
+    return keys
+
+
+def _mapping_at(data: Any, keys: Keys) -> dict[str | int, Any]:
+    """The mapping at `keys`, empty if there is none."""
+    for key in keys:
+        if not isinstance(data, dict | list) or key not in (
+            data if isinstance(data, dict) else range(len(data))
+        ):
+            return {}
+        data = data[key]  # type: ignore[index]
+    return data if isinstance(data, dict) else {}
+
+
+def describe_fields(model: type[Config]) -> str:
+    """A table of every field, those of nested configs by their dotted path: type, default and meaning."""
+    rows = [("field", "type", "default", "meaning"), *_field_rows(model)]
+    widths = [min(limit, max(len(row[i]) for row in rows)) for i, limit in enumerate((40, 22, 14))]
+    widths.append(_TABLE_WIDTH - sum(widths) - 2 * len(widths))
+    lines = []
+    for row in rows:
+        cells = [
+            textwrap.wrap(cell, width, break_on_hyphens=False)
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        for parts in zip_longest(*cells, fillvalue=""):
+            padded = [part.ljust(width) for part, width in zip(parts, widths, strict=True)]
+            lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _field_rows(
+    model: type[BaseModel], prefix: str = "", note: str = "", instance: BaseModel | None = None
+) -> Iterator[tuple[str, str, str, str]]:
+    for name, info in model.model_fields.items():
+        default = getattr(instance, name) if instance else info.get_default(call_default_factory=True)
+        required = instance is None and info.is_required()
+        kind = re.sub(r"^an? ", "", type_words(field_type(info)))
+        shown = "required" if required else _default_text(default)
+        yield f"{prefix}{name}", kind, shown, f"{note}{info.description or ''}"
+        nested = list(_nested_models(field_type(info)))
+        for suffix, inner, label in nested:
+            inner_note = f"{note}[{label}] " if len(nested) > 1 else note
+            inner_default = default if isinstance(default, inner) else None
+            yield from _field_rows(inner, f"{prefix}{name}{suffix}.", inner_note, inner_default)
+
+
+def _default_text(default: Any) -> str:
+    if isinstance(default, BaseModel):
+        return ""  # its fields have rows of their own
+    return show(default) if isinstance(default, str) else json.dumps(default, default=str)
+
+
+def _nested_models(annotation: Any, suffix: str = "") -> Iterator[tuple[str, type[BaseModel], str]]:
+    """The models in a type, how a path goes on to them, and what to call each among the others."""
+    for member in members(annotation):
+        bare, _ = bare_type(member)
+        if is_model(bare):
+            yield suffix, bare, ", ".join(map(str, branch_names(bare, annotation)))
+        elif get_origin(bare) in (list, dict):
+            yield from _nested_models(
+                get_args(bare)[-1], suffix + ("[]" if get_origin(bare) is list else ".<key>")
+            )
+        elif len(members(bare)) > 1:
+            yield from _nested_models(bare, suffix)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --set (as `overrides`), --check and --list_fields."""
+    group = parser.add_argument_group("config")
+    group.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="FIELD=VALUE",
+        action="append",
+        default=[],
+        help="set a field of the config before it is checked (repeatable): its dotted path, and a value as "
+        "in YAML, such as --set optimizer.lr=1e-3 --set layers[0].size=64 --set 'sizes=[1, 2]'",
+    )
+    group.add_argument(
+        "--check",
+        action="store_true",
+        help="check the config, print it with all defaults and the derived sizes, exit",
+    )
+    group.add_argument(
+        "--list_fields",
+        action="store_true",
+        help="list every field of the config with type, default, meaning, and exit",
+    )

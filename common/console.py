@@ -1,0 +1,145 @@
+"""Log lines and progress bars that share a terminal, and stay out of the way where there is none."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    _TqdmBase = tqdm[Any]
+else:
+    _TqdmBase = tqdm
+
+CONSOLE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+FILE_FORMAT = "%(asctime)sZ %(levelname)s %(name)s %(message)s"
+
+logger = logging.getLogger(__name__)
+
+
+def setup_logging(console: bool, log_file: Path | None = None, level: int = logging.INFO) -> ExitStack:
+    """Send log records of `level` and above to stderr, around the bars, and to the end of `log_file`, in UTC.
+
+    Of installed libraries, warnings and errors only. A destination that an earlier call opened is not opened
+    twice, and several files may be open at once. With neither, records go nowhere. Closing what is returned
+    (`close()`, or leaving it as a context) undoes this call.
+    """
+    root = logging.getLogger()
+    handlers: list[logging.Handler] = []
+    if console and not any(isinstance(handler, _ConsoleHandler) for handler in root.handlers):
+        handlers.append(_ConsoleHandler())
+    if log_file is not None and not any(_writes_to(handler, log_file) for handler in root.handlers):
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(_file_handler(log_file))
+    if not console:
+        handlers.append(logging.NullHandler())  # Without any handler, Python prints warnings on stderr.
+
+    undo = ExitStack()
+    undo.callback(root.setLevel, root.level)
+    root.setLevel(min(level, root.level))
+    for handler in handlers:
+        handler.setLevel(level)
+        handler.addFilter(_is_ours_or_serious)
+        root.addHandler(handler)
+        undo.callback(handler.close)
+        undo.callback(root.removeHandler, handler)
+    return undo
+
+
+def progress(
+    total: int,
+    desc: str,
+    position: int = 0,
+    disable: bool = False,
+    unit: str = "epoch",
+    initial: int = 0,
+    log_every: float = 30.0,
+) -> Progress:
+    """A progress bar on stderr with rate and time left; call `update()` after each step, and `close()`.
+
+    position: the bar's line, 0 = top; bars below the top one vanish when closed. initial: steps done before
+    (by a run that is resumed). Where there is no bar (`disable`, or stderr is no terminal), a log line at
+    most every `log_every` seconds says how far it is.
+    """
+    hidden = disable or not sys.stderr.isatty()
+    return Progress(total, desc, position, hidden, unit, initial, log_every)
+
+
+class Progress(_TqdmBase):
+    """A tqdm bar that logs instead while it is hidden; see `progress`."""
+
+    def __init__(
+        self, total: int, desc: str, position: int, hidden: bool, unit: str, initial: int, log_every: float
+    ) -> None:
+        self._name, self._unit, self._steps, self._log_every = desc, unit, total, log_every
+        self._first = self._done = initial
+        self._start = self._last_line = time.monotonic()
+        self._moved = False
+        super().__init__(
+            total=total,
+            desc=desc,
+            position=position,
+            disable=hidden,
+            unit=unit,
+            initial=initial,
+            leave=position == 0,
+            dynamic_ncols=True,
+            file=sys.stderr,
+        )
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count `n` more steps."""
+        if not self.disable:
+            return super().update(n)
+        self._done += int(n or 0)
+        now = time.monotonic()
+        if now - self._last_line >= self._log_every and self._done > self._first:
+            self._last_line = now
+            seconds = (now - self._start) / (self._done - self._first)
+            pace = f"{seconds:.1f} s/{self._unit}" if seconds > 1 else f"{1 / seconds:.1f} {self._unit}s/s"
+            left = tqdm.format_interval(seconds * (self._steps - self._done))
+            steps = f"{self._done}/{self._steps} {self._unit}s"
+            logger.info("%s: %s, %s, %s left", self._name, steps, pace, left)
+        return None
+
+    def move_to(self, n: float) -> None:
+        """Show `n` steps as done; the first call says where this process starts, so that the rate is its own."""
+        if not self._moved:
+            self._moved, self.initial, self._first = True, n, n
+        self.update(n - self.n)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes through tqdm, which takes its bars off the line first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(CONSOLE_FORMAT, "%H:%M:%S"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
+
+
+def _file_handler(path: Path) -> logging.FileHandler:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    formatter = logging.Formatter(FILE_FORMAT, "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    return handler
+
+
+def _writes_to(handler: logging.Handler, path: Path) -> bool:
+    return isinstance(handler, logging.FileHandler) and Path(handler.baseFilename) == path.absolute()
+
+
+def _is_ours_or_serious(record: logging.LogRecord) -> bool:
+    installed = "site-packages" in record.pathname or "dist-packages" in record.pathname
+    return record.levelno >= logging.WARNING or not installed

@@ -1,0 +1,244 @@
+"""Docstrings of installed packages, read from their sources: real English that needs no download.
+
+Sources are parsed, never imported or executed. What was read is cached on disk, one file per package.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import logging
+import os
+import platform
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+
+from common.files import atomic_write_text
+
+logger = logging.getLogger(__name__)
+
+STDLIB = "stdlib"
+DEFAULT_PACKAGES = (
+    STDLIB,
+    "numpy",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "pandas",
+    "pydantic",
+    "tokenizers",
+    "datasets",
+    "transformers",
+    "torch",
+)
+CACHE_VARIABLE = "VANISHING_GRADIENTS_RFT_CACHE"
+# Part of every cache key: raise it when the same source gives other records.
+_FORMAT = 1
+_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+# Test suites, bundled copies of other packages, tools that rewrite Python: not the package's documentation.
+_SKIPPED_FOLDERS = frozenset(
+    "__pycache__ _vendor dist-packages ensurepip externals extern idlelib lib2to3 site-packages "
+    "test testing tests third_party turtledemo vendor".split()
+)
+_SKIPPED_FILES = ("test_", "conftest.")
+
+_SECTION_START = re.compile(
+    r"(>>>|\.\. |:\w+[^:`]*:(\s|$)|[-*] |\d+\. )"
+    r"|(args?|arguments?|attributes|examples?|keyword arg\w*|methods|notes?|parameters|raises|references"
+    r"|returns?|see also|usage|warnings?|yields?)\s*:",
+    re.IGNORECASE,
+)
+_UNDERLINE = re.compile(r"([-=~^*#])\1{2,}\s*$")
+_ROLE = re.compile(r":[\w:.+-]+:`[~!]?([^`<]+?)(?:\s*<[^`>]*>)?`")
+_QUOTED = re.compile(r"(`{1,2})([^`]+?)\1_{0,2}")
+_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})([^\s*](?:[^*]*[^\s*])?)\1(?![\w*])")
+# A full stop ends a sentence before white space and a capital, but not after "e.g.", "vs." or an initial.
+_SENTENCE_END = re.compile(
+    r"(?<!\be\.g)(?<!\bi\.e)(?<!\bcf)(?<!\bvs)(?<!\bal)(?<!\b[A-Z])[.!?](?=\s+[A-Z(\"'])"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DocRecord:
+    """One documented thing. Markup is removed from `sentence` and `text`.
+
+    kind: "module", "class", "function" or "method"; signature: of a class, that of its __init__, if it has
+    one; text: the docstring's prose up to its first section, list or example, paragraphs apart by empty lines.
+    """
+
+    module: str
+    name: str
+    kind: str
+    signature: str
+    sentence: str
+    text: str
+
+
+def harvest(packages: Sequence[str] = DEFAULT_PACKAGES, cache_dir: Path | None = None) -> list[DocRecord]:
+    """Docstring records of `packages` (import names, or "stdlib"), in the order given, then by file and line.
+
+    Names that begin with an underscore, and test folders, are left out.
+    cache_dir: default is $VANISHING_GRADIENTS_RFT_CACHE, else vanishing-gradients-rft in the user's cache.
+    Raises LookupError: a package is not installed.
+    """
+    cache_dir = default_cache_dir() if cache_dir is None else cache_dir
+    return [record for package in packages for record in _harvest_package(package, cache_dir)]
+
+
+def first_sentence(docstring: str) -> str:
+    """First sentence of a docstring's prose, on one line and without markup; "" if it has no prose."""
+    paragraph = prose(docstring).partition("\n\n")[0]
+    end = _SENTENCE_END.search(paragraph)
+    return paragraph[: end.end()] if end else paragraph
+
+
+def prose(docstring: str) -> str:
+    """Leading paragraphs of a docstring, a line each, without markup, up to a section, list or example."""
+    paragraphs = []
+    for block in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
+        lines = block.splitlines()
+        if (
+            block[:1].isspace()
+            or _SECTION_START.match(block)
+            or any(_UNDERLINE.match(line) for line in lines)
+        ):
+            break
+        paragraphs.append(_without_markup(" ".join(block.split())))
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def content_hash(records: Sequence[DocRecord]) -> str:
+    """SHA-256 of the records' content and order, hexadecimal: are two harvests the same text?"""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps(astuple(record)).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def default_cache_dir() -> Path:
+    """Folder for what can be made again: named by the environment, else in the user's cache folder."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vanishing-gradients-rft"
+
+
+def _without_markup(text: str) -> str:
+    return _EMPHASIS.sub(r"\2", _QUOTED.sub(r"\2", _ROLE.sub(r"\1", text)))
+
+
+def _harvest_package(package: str, cache_dir: Path) -> list[DocRecord]:
+    root = _package_root(package)
+    files = _source_files(root)
+    version = _version(package)
+    sizes = [(file.relative_to(root.parent).as_posix(), file.stat().st_size) for file in files]
+    key = hashlib.sha256(json.dumps([_FORMAT, package, version, platform.python_version(), sizes]).encode())
+    cached = cache_dir / "docstrings" / f"{package}-{version}-{key.hexdigest()[:16]}.jsonl"
+    try:
+        return [DocRecord(**json.loads(line)) for line in cached.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        logger.info("reading the docstrings of %s (%d files)", package, len(files))
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning("docstring cache %s is unreadable (%s): reading the sources again", cached, error)
+    base = root if package == STDLIB else root.parent
+    records = [record for file in files for record in _file_records(file, base)]
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(cached, "".join(json.dumps(asdict(record)) + "\n" for record in records))
+    except OSError as error:
+        logger.warning("docstrings are not cached: %s", error)
+    return records
+
+
+def _package_root(package: str) -> Path:
+    """Folder (or single file) of a package, found without importing it."""
+    if package == STDLIB:
+        return Path(sysconfig.get_path("stdlib"))
+    # Only for a dotted name would find_spec import something (the parents).
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None:
+        raise LookupError(f"package {package!r} is not installed")
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        raise LookupError(f"package {package!r} has no Python source")
+    return Path(spec.origin)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(_DISTRIBUTIONS.get(package, package))
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
+
+
+def _source_files(root: Path) -> list[Path]:
+    if root.is_file():
+        return [root]
+    found = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name.isidentifier() and name not in _SKIPPED_FOLDERS]
+        found += [
+            Path(folder, name)
+            for name in names
+            if name.endswith(".py") and not name.startswith(_SKIPPED_FILES)
+        ]
+    return sorted(found, key=lambda file: file.relative_to(root).as_posix())
+
+
+def _file_records(file: Path, base: Path) -> Iterator[DocRecord]:
+    """Records of one file; none if it does not parse (template, source for another Python, odd encoding)."""
+    parts = file.relative_to(base).with_suffix("").parts
+    module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return
+    yield from _record(tree, module, "", "module")
+    yield from _definitions(tree, module, "")
+
+
+def _definitions(node: ast.AST, module: str, prefix: str) -> Iterator[DocRecord]:
+    """Public functions and classes below `node`, also inside `if` and `try`, but not inside functions."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if child.name.startswith("_"):
+                continue
+            name = prefix + child.name
+            if isinstance(child, ast.ClassDef):
+                yield from _record(child, module, name, "class")
+                yield from _definitions(child, module, f"{name}.")
+            else:
+                yield from _record(child, module, name, "method" if prefix else "function")
+        elif isinstance(child, ast.If | ast.Try | ast.With | ast.ExceptHandler):
+            yield from _definitions(child, module, prefix)
+
+
+def _record(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
+    module: str,
+    name: str,
+    kind: str,
+) -> Iterator[DocRecord]:
+    docstring = ast.get_docstring(node)
+    if docstring and (sentence := first_sentence(docstring)):
+        yield DocRecord(module, name, kind, _signature(node), sentence, prose(docstring))
+
+
+def _signature(node: ast.AST) -> str:
+    if isinstance(node, ast.ClassDef):
+        inits = (n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+        return next((_signature(init) for init in inits), "")
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return ""
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"({ast.unparse(node.args)}){returns}"

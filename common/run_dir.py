@@ -1,0 +1,306 @@
+"""The directory that a run leaves behind: manifest, config, metrics and checkpoints.
+
+A run may be killed between any two system calls: what is on disk then is complete and readable, and the run
+can be opened again. `metrics.jsonl` alone grows in place, and may end in a torn line, which is not read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from common.checkpoints import CheckpointError, checkpoint_name, checkpoints_in, load_checkpoint
+from common.files import (
+    RunError,
+    atomic_torch_save,
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    make_directory,
+    remove_temporary_files,
+    sync,
+)
+from common.provenance import provenance
+
+__all__ = [
+    "CheckpointError",
+    "RunBusyError",
+    "RunDir",
+    "RunError",
+    "RunInfo",
+    "atomic_torch_save",
+    "atomic_write_json",
+    "atomic_write_text",
+    "find_runs",
+    "load_checkpoint",
+    "read_metrics",
+    "read_run",
+]
+
+MANIFEST, CONFIG, METRICS, CHECKPOINTS, LOCK = (
+    "manifest.json",
+    "config.json",
+    "metrics.jsonl",
+    "checkpoints",
+    ".lock",
+)
+
+logger = logging.getLogger(__name__)
+
+
+class RunBusyError(RunError):
+    """A run directory that a live process is writing to."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run found on disk: its directory and what its manifest.json and config.json hold."""
+
+    path: Path
+    manifest: dict[str, Any]
+    config: dict[str, Any]
+
+
+class RunDir:
+    """A run directory open for writing, by this process alone; see `create` and `open`.
+
+    Leaving it as a context manager closes it; the status is for the caller to set.
+    """
+
+    def __init__(self, path: Path, lock: int, config: dict[str, Any], manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.config = config
+        self._lock: int | None = lock
+        self._manifest = manifest
+        self._metrics: BinaryIO | None = None
+
+    @classmethod
+    def create(cls, base: Path, name: str, config: dict[str, Any], manifest: dict[str, Any]) -> RunDir:
+        """Make `<base>/<name>_<UTC time>/` with config.json and manifest.json, and lock it.
+
+        manifest: fields of the caller, over those every run has (status "running", argv, created, updated,
+        versions, commit, dirty, platform). Raises RunError if `name` cannot be the name of a directory.
+        """
+        if not name or Path(name).name != name:
+            raise RunError(f"{name!r} cannot name a run directory: it must not be empty or hold '/'")
+        path = _make_run_directory(Path(base), name)
+        lock = _acquire(path)
+        try:
+            now = _now()
+            fields = {"status": "running", "argv": sys.argv, "created": now, "updated": now, **provenance()}
+            # The manifest is what makes the directory a run: it comes last.
+            atomic_write_json(path / CONFIG, config)
+            atomic_write_json(path / MANIFEST, {**fields, **manifest})
+        except BaseException:
+            _release(lock)
+            raise
+        return cls(path, lock, config, {**fields, **manifest})
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """Lock an existing run directory to go on writing to it, and remove what was left half written.
+
+        The manifest stays as it is. Raises RunBusyError if a live process holds the directory, RunError if
+        there is no run in it.
+        """
+        path = Path(path)
+        read_run(path)
+        lock = _acquire(path)
+        try:
+            remove_temporary_files(path)
+            _drop_torn_line(path / METRICS)
+            found = read_run(path)  # Again: it may have changed before the lock was ours.
+        except BaseException:
+            _release(lock)
+            raise
+        return cls(path, lock, found.config, found.manifest)
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files and the lock; may be called twice."""
+        self._close_metrics()
+        if self._lock is not None:
+            _release(self._lock)
+            self._lock = None
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The fields of manifest.json, to read."""
+        return dict(self._manifest)
+
+    def update_manifest(self, **fields: Any) -> None:
+        """Write `fields` over those of the manifest, atomically, after the metrics so far are on disk."""
+        self._sync_metrics()
+        manifest = {**self._manifest, **fields, "updated": _now()}
+        atomic_write_json(self.path / MANIFEST, manifest)
+        self._manifest = manifest
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Add one row to metrics.jsonl, with its "epoch".
+
+        The row survives the process, but not yet a power cut (no fsync: an epoch may take 3 ms);
+        `save_checkpoint` and `update_manifest` see to that. Non-finite numbers are written as NaN and Infinity,
+        which Python reads back but strict JSON lacks: a diverged run is to be seen as such.
+        """
+        if self._metrics is None:
+            self._metrics = (self.path / METRICS).open("ab")
+            sync(self.path)
+        self._metrics.write(json.dumps(row).encode() + b"\n")
+        self._metrics.flush()
+
+    def truncate_metrics(self, last_epoch: int) -> None:
+        """Drop the rows of epochs after `last_epoch`, and a torn last line, atomically."""
+        self._close_metrics()
+        file = self.path / METRICS
+        if file.exists():
+            kept = [line for line, row in _rows(file) if row["epoch"] <= last_epoch]
+            atomic_write_bytes(file, b"".join(kept))
+
+    def save_checkpoint(self, state: dict[str, Any], epoch: int) -> Path:
+        """Write checkpoints/epoch_<epoch, 6 digits>.pt atomically, after the metrics so far are on disk.
+
+        state: tensors and plain values, so that it loads with weights_only=True.
+        """
+        self._sync_metrics()
+        make_directory(self.path / CHECKPOINTS)
+        path = self.path / CHECKPOINTS / checkpoint_name(epoch)
+        atomic_torch_save(path, state)
+        return path
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints of the run, oldest epoch first."""
+        return checkpoints_in(self.path / CHECKPOINTS)
+
+    def delete_checkpoints(self, keep: Iterable[Path]) -> None:
+        """Delete all checkpoints but `keep`, the oldest first."""
+        kept = {path.name for path in keep}
+        for path in self.checkpoints():
+            if path.name not in kept:
+                path.unlink()
+
+    def _sync_metrics(self) -> None:
+        if self._metrics is not None:
+            os.fsync(self._metrics.fileno())
+
+    def _close_metrics(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+
+def read_metrics(run_path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl, without a torn last line; [] if there is none yet.
+
+    Raises RunError if any other line cannot be read.
+    """
+    file = Path(run_path) / METRICS
+    return [row for _, row in _rows(file)] if file.exists() else []
+
+
+def find_runs(base: Path) -> list[RunInfo]:
+    """All runs directly below `base`, oldest first; directories without a readable manifest are no runs."""
+    runs = []
+    for path in Path(base).iterdir() if Path(base).is_dir() else ():
+        try:
+            runs.append(read_run(path))
+        except RunError as error:
+            logger.debug("skipped %s: %s", path, error)
+    return sorted(runs, key=lambda run: (str(run.manifest.get("created", "")), run.path.name))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _make_run_directory(base: Path, name: str) -> Path:
+    base.mkdir(parents=True, exist_ok=True)
+    stem = f"{name}_{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}"
+    path, n = base / stem, 1
+    while True:
+        try:
+            path.mkdir()
+            break
+        except FileExistsError:
+            n += 1
+            path = base / f"{stem}_{n}"
+    sync(base)
+    return path
+
+
+def _acquire(path: Path) -> int:
+    """Lock a run directory until `_release` or the end of the process, however it ends."""
+    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(lock)
+        if not isinstance(error, BlockingIOError):
+            raise
+        message = (
+            f"run directory {path} is in use by a running process (pid {holder}): wait for it, or stop it"
+        )
+        raise RunBusyError(message) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def _release(lock: int) -> None:
+    fcntl.flock(lock, fcntl.LOCK_UN)  # Explicit: a forked child may hold a copy of the descriptor.
+    os.close(lock)
+
+
+def read_run(path: Path) -> RunInfo:
+    """The run in directory `path`. Raises RunError if there is none."""
+    contents = []
+    for name in (MANIFEST, CONFIG):
+        try:
+            content = json.loads((path / name).read_bytes())
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else f"not JSON ({error})"
+            raise RunError(f"{path} is not a run directory: {name}: {why}") from None
+        if not isinstance(content, dict):
+            raise RunError(f"{path} is not a run directory: {name} does not hold an object")
+        contents.append(content)
+    return RunInfo(path, *contents)
+
+
+def _rows(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Lines of a metrics file, each with the row in it; a last line without its end is torn and left out."""
+    *lines, _ = file.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        row = _row(line)
+        if row is None:
+            raise RunError(
+                f"{file} line {number} is not a metrics row; only the last line may be torn: "
+                "repair or delete the line, or start the run anew"
+            )
+        yield line + b"\n", row
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("epoch"), int) else None
+
+
+def _drop_torn_line(file: Path) -> None:
+    if file.exists():
+        data = file.read_bytes()
+        os.truncate(file, data.rfind(b"\n") + 1)

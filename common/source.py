@@ -1,0 +1,265 @@
+"""Config files as data with positions: YAML or JSON, and the line of every key and list item."""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.problems import ConfigError, Keys, Line, Located, Problem, closest, parse_path, path_text
+
+_SUFFIXES = (".json", ".yml", ".yaml")
+_MAP, _SEQ, _MERGE, _FLOAT, _DATE = (
+    f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "merge", "float", "timestamp")
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A config file as read, with the overrides applied so far.
+
+    lines: 1-based line of every mapping key and list item, "--set" for what an override gave.
+    problems: duplicate keys and failed overrides; `raise_problems` reports them along with the model's.
+    """
+
+    path: Path
+    data: dict[str, Any]
+    lines: dict[Keys, Line]
+    problems: tuple[Located, ...] = ()
+
+
+def read_source(path: str | Path) -> Source:
+    """Reads a .json, .yml or .yaml file whose top level is a mapping.
+
+    Mapping keys are always text. Raises ConfigError if the file cannot be read or parsed at all.
+    """
+    path = Path(path)
+    text = _read_text(path)
+    lines: dict[Keys, Line] = {}
+    problems: list[Located] = []
+    if not text.strip():
+        raise ConfigError(path, [Located(None, "", "the file is empty")])
+    try:
+        data = (_read_json if path.suffix == ".json" else _read_yaml)(text, lines, problems)
+    except json.JSONDecodeError as error:
+        message = f"not valid JSON (column {error.colno}): {error.msg[0].lower()}{error.msg[1:]}"
+        raise ConfigError(path, [Located(error.lineno, "", message)]) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, f" (column {mark.column + 1})") if mark else (None, "")
+        # Of two documents in one file the context says what is wrong, else it says what was being read.
+        reason = (
+            error.context
+            if isinstance(error, yaml.composer.ComposerError) and error.context
+            else error.problem
+        )
+        raise ConfigError(path, [Located(line, "", f"not valid YAML{column}: {reason}")]) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        message = f"not valid YAML: character {chr(error.character)!r} is not allowed"
+        raise ConfigError(path, [Located(line, "", message)]) from None
+    except RecursionError:
+        raise ConfigError(
+            path, [Located(None, "", "nested too deeply, or an alias that holds itself")]
+        ) from None
+    except ValueError as error:
+        raise ConfigError(path, [Located(None, "", f"a value cannot be read: {error}")]) from None
+    if not isinstance(data, dict):
+        kind = "a list" if isinstance(data, list) else "nothing" if data is None else "a single value"
+        raise ConfigError(
+            path, [Located(1, "", f"expected a mapping of fields at the top of the file, got {kind}")]
+        )
+    return Source(path, data, lines, tuple(problems))
+
+
+def _read_text(path: Path) -> str:
+    def refuse(message: str, line: Line | None = None) -> ConfigError:
+        return ConfigError(path, [Located(line, "", message)])
+
+    try:
+        if path.is_dir():
+            raise refuse("is a folder; expected a .json, .yml or .yaml file")
+        if not path.exists():
+            if not path.parent.is_dir():
+                raise refuse(f"no such file: there is no folder {str(path.parent)!r}")
+            meant = closest(path.name, sorted(file.name for file in path.parent.iterdir() if file.is_file()))
+            raise refuse("no such file" + (f"; did you mean {meant!r}?" if meant else ""))
+        if path.suffix not in _SUFFIXES:
+            raise refuse(f"unknown kind of file {path.suffix!r}; expected .json, .yml or .yaml")
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise refuse("not UTF-8 text", content.count(b"\n", 0, error.start) + 1) from None
+    except OSError as error:
+        raise refuse(f"cannot be read: {error.strerror}") from None
+
+
+def _duplicate(path: Keys, line: int, first: Line) -> Located:
+    return Located(line, path_text(path), f"duplicate key; first given on line {first}")
+
+
+def _read_json(text: str, lines: dict[Keys, Line], problems: list[Located]) -> Any:
+    """`json.loads` gives the data and refuses bad syntax; a walk over the then good text gives the lines."""
+    data = json.loads(text)
+    decoder = json.JSONDecoder()
+    starts = [0, *(newline.end() for newline in re.finditer("\n", text))]
+    blank = re.compile(r"[ \t\r\n]*")
+
+    def skip(at: int) -> int:
+        return blank.match(text, at).end()  # type: ignore[union-attr]  # matches anywhere
+
+    def walk(at: int, keys: Keys) -> int:
+        """Walks the value that starts at `at`, returns where it ends."""
+        if text[at] not in "{[":
+            end = decoder.raw_decode(text, at)[1]
+            if text[at:end] in ("NaN", "Infinity", "-Infinity"):
+                problems.append(
+                    Located(bisect_right(starts, at), path_text(keys), f"{text[at:end]} is not valid JSON")
+                )
+            return end
+        first: dict[str, int] = {}
+        is_object, index = text[at] == "{", 0
+        at = skip(at + 1)
+        while text[at] not in "}]":
+            line = bisect_right(starts, at)
+            step: str | int = index
+            if is_object:
+                name, at = decoder.raw_decode(text, at)
+                step, at = name, skip(skip(at) + 1)  # over the colon
+                if name in first:
+                    problems.append(_duplicate((*keys, name), line, first[name]))
+                first.setdefault(name, line)
+            lines[(*keys, step)] = line
+            at = skip(walk(at, (*keys, step)))
+            at, index = skip(at + 1) if text[at] == "," else at, index + 1
+        return at + 1
+
+    walk(skip(0), ())
+    return data
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that keeps the lines of items; `1e-6` is a number, as in YAML 1.2, and a date is text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.item_lines: dict[tuple[int, int], int] = {}
+        self.repeated: set[int] = set()  # key nodes already reported, since aliases visit them again
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # Taken here: the node of an alias has the line of its anchor.
+        line = self.peek_event().start_mark.line + 1
+        if isinstance(parent, yaml.SequenceNode):
+            self.item_lines[id(parent), index] = line
+        return super().compose_node(parent, index)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_FLOAT, _DATE)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?$"
+        r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def _read_yaml(text: str, lines: dict[Keys, Line], problems: list[Located]) -> Any:
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    return None if node is None else _from_node(loader, node, (), lines, problems)
+
+
+def _from_node(
+    loader: _Loader, node: yaml.Node, keys: Keys, lines: dict[Keys, Line], problems: list[Located]
+) -> Any:
+    """The value of a node; an aliased one is built anew: no two places of the data share an object."""
+    if node.tag == _MAP and isinstance(node, yaml.MappingNode):
+        pairs = _pairs(loader, node, keys, problems)
+        lines.update({(*keys, key): line for key, (line, _) in pairs.items()})
+        return {
+            key: _from_node(loader, child, (*keys, key), lines, problems) for key, (_, child) in pairs.items()
+        }
+    if node.tag == _SEQ and isinstance(node, yaml.SequenceNode):
+        lines.update({(*keys, index): loader.item_lines[id(node), index] for index in range(len(node.value))})
+        return [_from_node(loader, item, (*keys, i), lines, problems) for i, item in enumerate(node.value)]
+    return loader.construct_object(node, deep=True)
+
+
+def _pairs(
+    loader: _Loader, node: yaml.MappingNode, keys: Keys, problems: list[Located]
+) -> dict[str, tuple[int, yaml.Node]]:
+    """Key -> (its line, its value's node); keys of `<<` merges give way to the mapping's own."""
+    own: dict[str, tuple[int, yaml.Node]] = {}
+    merged: dict[str, tuple[int, yaml.Node]] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key.start_mark)
+        if key.tag == _MERGE:
+            for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(part, yaml.MappingNode):
+                    raise yaml.MarkedYAMLError(problem="'<<' needs a mapping", problem_mark=key.start_mark)
+                merged = _pairs(loader, part, keys, problems) | merged
+        elif key.value in own:
+            if id(key) not in loader.repeated:
+                problems.append(_duplicate((*keys, key.value), line, own[key.value][0]))
+            loader.repeated.add(id(key))
+        else:
+            own[key.value] = line, value
+    return merged | own
+
+
+def parse_value(text: str, problems: list[Located]) -> Any:
+    """A YAML scalar or flow collection; the text itself where it is neither, or would be cut or nested."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        as_written = isinstance(node, yaml.ScalarNode) and (
+            node.style in ("'", '"') or node.value == text.strip()
+        )
+        if node is not None and (as_written or (isinstance(node, yaml.CollectionNode) and node.flow_style)):
+            return _from_node(loader, node, (), {}, problems)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        pass  # a glob such as *.bin or a name such as {dataset}_{model} is no YAML
+    return text
+
+
+def locate(
+    problems: Iterable[Problem], source: Source, origin: Mapping[Keys, Keys] | None = None
+) -> list[Located]:
+    """Problems at their places in the source: the line of the path or of its nearest ancestor, else line 1.
+
+    origin: for a dict put together from several places of the file, where its parts came from, as
+    {path in the dict: path in the file}; the longest matching beginning counts, `()` is the dict itself.
+    """
+    located = []
+    for problem in problems:
+        keys = _longest(parse_path(problem.path), origin or {(): ()})
+        line = next((source.lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in source.lines), 1)
+        located.append(Located(line, path_text(keys), problem.message))
+    return located
+
+
+def _longest(keys: Keys, origin: Mapping[Keys, Keys]) -> Keys:
+    for length in range(len(keys), -1, -1):
+        if keys[:length] in origin:
+            return origin[keys[:length]] + keys[length:]
+    return keys
+
+
+def raise_problems(source: Source, problems: Iterable[Located]) -> None:
+    """Raises ConfigError with the source's own problems and these, if there are any."""
+    found = [*source.problems, *problems]
+    if found:
+        raise ConfigError(source.path, found)

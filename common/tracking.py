@@ -1,0 +1,149 @@
+"""Where the rows of a run's metrics go: metrics.jsonl always, TensorBoard and Weights & Biases when asked."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+from common.run_dir import RunDir
+
+# W&B's own folder, the lock, temporary files.
+_NEVER_UPLOADED = ("wandb/*", ".*", "*/.*")
+
+
+class TrackerError(Exception):
+    """A tracker that could not start; the message is for the user."""
+
+
+@dataclass(frozen=True)
+class WandbSettings:
+    """What Weights & Biases is told.
+
+    entity, resume_id: "" = the account's default, a new run. track_model: what `wandb.watch` logs.
+    exclude_files: globs of files, relative to the run directory, that are not uploaded at the end of the run;
+    `*` matches `/` too.
+    """
+
+    project: str
+    entity: str = ""
+    resume_id: str = ""
+    track_model: Literal["gradients", "parameters", "all"] | None = None
+    exclude_files: tuple[str, ...] = ()
+
+
+def check_trackers(tensorboard: bool, wandb: bool) -> str | None:
+    """What is missing for the trackers asked for, and how to install it; None if nothing. Imports neither."""
+    asked = {"tensorboard": tensorboard, "wandb": wandb}
+    missing = [package for package, wanted in asked.items() if wanted and not _installed(package)]
+    if not missing:
+        return None
+    fields = " and ".join(f"use_{package}" for package in missing)
+    return f"{fields} needs a package that is not installed: pip install {' '.join(missing)}"
+
+
+class Tracker:
+    """Fans the rows of one run out. Left as a context manager it is closed, as failed on an exception."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        tensorboard: bool = False,
+        wandb: WandbSettings | None = None,
+        purge_step: int | None = None,
+    ) -> None:
+        """Start what is asked for. Raises TrackerError if Weights & Biases does not start.
+
+        purge_step: on a resume, the first epoch that is logged again; TensorBoard drops what it had from there.
+        """
+        self._run = run
+        self._settings = wandb
+        self._board: Any = None
+        self._wandb: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run.path / "tensorboard"), purge_step=purge_step)
+        if wandb is not None:
+            self._wandb = _start_wandb(run, wandb)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        self.close(failed=error is not None)
+
+    def watch(self, model: Any) -> None:
+        """Let Weights & Biases follow gradients or parameters of a torch module, if asked for."""
+        if self._settings is not None and self._settings.track_model is not None:
+            self._wandb.watch(model, log=self._settings.track_model)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Log {"epoch": e, "train": {name: value}, "val": {...}}, where `val` is optional.
+
+        The trackers get `train/<name>` and `val/<name>` at step e.
+        """
+        self._run.append_metrics(row)
+        if self._board is None and self._wandb is None:
+            return
+        step = row["epoch"]
+        values = {
+            f"{split}/{name}": v for split in ("train", "val") for name, v in row.get(split, {}).items()
+        }
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(values, step=step)
+
+    def close(self, failed: bool = False) -> None:
+        """Write out what is pending and, with Weights & Biases, save the run's files; may be called twice."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+        if self._wandb is not None and self._settings is not None:
+            for path in files_to_upload(self._run.path, self._settings.exclude_files):
+                self._wandb.save(str(path), base_path=str(self._run.path), policy="now")
+            self._wandb.finish(exit_code=int(failed))
+            self._wandb = None
+
+
+def files_to_upload(directory: Path, exclude: tuple[str, ...]) -> Iterator[Path]:
+    """The files of a run directory that match none of the globs `exclude`; never W&B's own and temporary ones."""
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.is_file() and not any(fnmatch(name, glob) for glob in (*_NEVER_UPLOADED, *exclude)):
+            yield path
+
+
+def _start_wandb(run: RunDir, settings: WandbSettings) -> Any:
+    import wandb
+
+    # A run that is resumed goes on in the W&B run that it began.
+    known_id = settings.resume_id or run.manifest.get("wandb_id")
+    try:
+        started = wandb.init(
+            project=settings.project,
+            entity=settings.entity or None,
+            id=known_id,
+            resume="allow" if known_id else None,
+            name=run.path.name,
+            config=run.config,
+            dir=str(run.path),
+        )
+    except (wandb.Error, OSError) as error:
+        raise TrackerError(
+            f"Weights & Biases did not start: {error}. Log in (wandb login), work offline "
+            "(WANDB_MODE=offline), or set use_wandb to false"
+        ) from None
+    run.update_manifest(wandb_id=started.id)
+    return started
+
+
+def _installed(package: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    # A mere folder of that name, such as the ./wandb that W&B leaves behind, has a spec without a file.
+    return spec is not None and spec.origin is not None

@@ -1,0 +1,220 @@
+"""Plans: one file that expands to experiments, each configuration by the product of its options."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from common.config import (
+    Config,
+    Keys,
+    Located,
+    Problem,
+    Source,
+    apply_overrides,
+    locate,
+    raise_problems,
+    read_source,
+    unknown_key,
+    validate,
+)
+from sft_vs_rft.config import AUTO_CHECKPOINT, MEANINGLESS_FIELDS, ExperimentConfig
+from sft_vs_rft.pretraining import find_pretraining, mismatches, pretrain_hint
+
+DATASET_SIZES = {"mnist": 60_000, "fmnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "cifar100coarse": 50_000,
+                 "svhn": 73_257, "stsb": 5_749, "digits": 1_000}  # fmt: skip
+
+
+class Configuration(Config):
+    """Expands to one experiment for each element of the product of `options`, written over `base_config`."""
+
+    base_config: dict[str, Any] = Field({}, description="fields of the experiments (see ExperimentConfig)")
+    options: dict[str, list[Any]] = Field({}, description="field -> values to try; the last field varies fastest")
+
+
+class Plan(Config):
+    """What a plan file holds."""
+
+    name: str = Field("controlled experiments", description="shown in logs and bars")
+    description: str = Field("", description="for the reader")
+    skip: Annotated[int, Field(ge=0)] = Field(0, description="expanded configurations to skip from the start")
+    repetitions: Annotated[int, Field(ge=1)] = Field(1, description="times that each experiment is run")
+    largest: bool = Field(False, description="a larger score is better, when the best configuration is named")
+    multiprocess: bool = Field(False, description="one process per experiment, num_parallel at a time")
+    num_parallel: Annotated[int, Field(ge=1)] = Field(1, description="experiments at a time, with multiprocess")
+    gpu_ids_pool: list[Annotated[int, Field(ge=0)]] = Field(
+        [], description="GPUs handed out to the processes, in place of gpu_ids; [] = each experiment's own gpu_ids"
+    )
+    configurations: Annotated[list[Configuration], Field(min_length=1)] = Field(description="what to run")
+
+    def check(self) -> list[Problem]:
+        options = [
+            Problem(f"configurations[{i}].options.{name}", "an empty list of values leaves no experiment to run")
+            for i, configuration in enumerate(self.configurations)
+            for name, values in configuration.options.items()
+            if not values
+        ]
+        count = sum(math.prod(map(len, c.options.values())) for c in self.configurations)
+        if not options and self.skip >= count:
+            options.append(Problem("skip", f"skips all {count} configurations of the plan"))
+        return options
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run of a plan. index: its place among all; repetition: from 0."""
+
+    index: int
+    repetition: int
+    config: ExperimentConfig
+
+    @property
+    def label(self) -> str:
+        again = f" (repetition {self.repetition + 1})" if self.repetition else ""
+        return f"{self.config.experiment_name}{again}"
+
+
+@dataclass(frozen=True)
+class LoadedPlan:
+    """A valid plan, its experiments in the order in which they run, and what to tell the user."""
+
+    plan: Plan
+    experiments: list[Experiment]
+    notices: list[str]
+
+
+def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> LoadedPlan:
+    """Read, override, expand and check a plan file, before anything heavy is imported.
+
+    overrides: `field=value`, of the plan, of every experiment (replacing its options; a list of values
+    becomes the options), or by full path, such as `configurations[0].base_config.lr=1e-3`.
+    Raises ConfigError with all problems.
+    """
+    source = read_source(path)
+    plain, unknown = _spread_overrides(source, overrides)
+    source = apply_overrides(source, plain)
+    plan, problems = validate(Plan, source.data)
+    located = [*unknown, *locate(problems, source)]
+    if plan is None:
+        raise_problems(source, located)
+        raise AssertionError("a plan that does not validate has problems")
+
+    notices: list[str] = []
+    configs: list[ExperimentConfig] = []
+    for fields, origin in expand(plan):
+        for name in MEANINGLESS_FIELDS.keys() & fields.keys():
+            del fields[name]
+            notices.append(f"{name} is ignored: {MEANINGLESS_FIELDS[name]}")
+        fields, problems = format_strings(fields)
+        config, more = validate(ExperimentConfig, fields)
+        if config is not None and not (problems or more):
+            config, more, notes = _resolve_start(config)
+            notices += notes
+        located += locate([*problems, *more], source, origin)
+        if config is not None:
+            configs.append(config)
+    raise_problems(source, located)
+    configs = configs[plan.skip :]
+    seen: dict[str, int] = {}
+    for i, config in enumerate(configs):
+        if (first := seen.setdefault(config.model_dump_json(), i)) != i:
+            raise_problems(source, [Located(1, "configurations", f"experiments {first} and {i} are the same")])
+    experiments = [
+        Experiment(plan.repetitions * i + repetition, repetition, config)
+        for i, config in enumerate(configs)
+        for repetition in range(plan.repetitions)
+    ]
+    if plan.repetitions > 1 and any(config.random_seed >= 0 for config in configs):
+        notices.append("repetitions with a fixed random_seed give the same numbers: use -1, or options over random_seed")
+    return LoadedPlan(plan, experiments, list(dict.fromkeys(notices)))
+
+
+def expand(plan: Plan) -> Iterator[tuple[dict[str, Any], dict[Keys, Keys]]]:
+    """Fields of each experiment, in order, and where in the plan file each came from."""
+    for i, configuration in enumerate(plan.configurations):
+        place: Keys = ("configurations", i)
+        origin: dict[Keys, Keys] = {(): (*place, "base_config")}
+        names = list(configuration.options)
+        for choice in itertools.product(*(enumerate(values) for values in configuration.options.values())):
+            chosen = {name: value for name, (_, value) in zip(names, choice, strict=True)}
+            from_options = {(name,): (*place, "options", name, j) for name, (j, _) in zip(names, choice, strict=True)}
+            yield configuration.base_config | chosen, origin | from_options
+
+
+def format_strings(fields: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """String fields formatted with the configuration's own fields and defaults, and those that cannot be.
+
+    In `experiment_name`, a folder name, `.` and `,` become `-`, and `[`, `]` and spaces go.
+    """
+    defaults = {
+        name: field.get_default() for name, field in ExperimentConfig.model_fields.items() if not field.is_required()
+    }
+    values, formatted, problems = defaults | fields, dict(fields), []
+    for name, value in fields.items():
+        if isinstance(value, str) and ("{" in value or "}" in value):
+            try:
+                formatted[name] = value.format(**values)
+            except (LookupError, ValueError, AttributeError, TypeError) as error:
+                reason = unknown_key(error.args[0], values) if isinstance(error, KeyError) else str(error)
+                problems.append(Problem(name, f"cannot fill in the braces of {value!r}: {reason}"))
+    if isinstance(name := formatted.get("experiment_name"), str):
+        formatted["experiment_name"] = name.translate(str.maketrans(".,", "--", "[] "))
+    return formatted, problems
+
+
+def steps_of(config: ExperimentConfig) -> str:
+    """Derived sizes of an experiment in words; unknown where only the data tells."""
+    size = config.num_train_samples if config.num_train_samples > 0 else DATASET_SIZES.get(config.dataset)
+    if size is None:
+        return f"{config.epochs:,} epochs over all train inputs of the file"
+    batches = math.ceil(size / config.batch_size)
+    return f"{size:,} inputs, {batches:,} steps an epoch x {config.epochs:,} epochs = {batches * config.epochs:,} steps"
+
+
+def _resolve_start(config: ExperimentConfig) -> tuple[ExperimentConfig, list[Problem], list[str]]:
+    """`auto` replaced by the checkpoint it stands for; an explicit one compared with its own run's config."""
+    field = "load_model_from_checkpoint"
+    start = config.load_model_from_checkpoint
+    if start == AUTO_CHECKPOINT:
+        found = find_pretraining(config)
+        if found is None:
+            message = f"'auto' found no finished matching pretraining run under {config.outputs_dir!r}: "
+            return config, [Problem(field, message + pretrain_hint(config))], []
+        note = f"load_model_from_checkpoint 'auto' of {config.dataset} {config.model_type}: {found}"
+        return config.model_copy(update={field: str(found)}), [], [note]
+    if start:
+        return config, [Problem(field, message) for message in mismatches(config, Path(start))], []
+    return config, [], []
+
+
+def _spread_overrides(source: Source, overrides: Iterable[str]) -> tuple[list[str], list[Located]]:
+    """Overrides of experiment fields written out for each configuration of the file; the unknown ones as problems."""
+    plain, unknown = [], []
+    configurations = source.data.get("configurations")
+    count = len(configurations) if isinstance(configurations, list) else 0
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        head = name.strip().split(".")[0].split("[")[0]
+        if head in ExperimentConfig.model_fields and equals:
+            for i in range(count):
+                options = configurations[i].get("options") if isinstance(configurations[i], dict) else None
+                is_list = typing.get_origin(ExperimentConfig.model_fields[head].annotation) is list
+                given = value.strip()
+                several = given.startswith("[") and not is_list
+                if several or (isinstance(options, dict) and head in options):
+                    plain.append(f"configurations[{i}].options.{name.strip()}={given if several else f'[{given}]'}")
+                else:
+                    plain.append(f"configurations[{i}].base_config.{name.strip()}={given}")
+        elif head in Plan.model_fields or not equals:
+            plain.append(override)
+        else:
+            known = [*Plan.model_fields, *ExperimentConfig.model_fields]
+            unknown.append(Located("--set", head, unknown_key(head, known)))
+    return plain, unknown

@@ -1,0 +1,104 @@
+"""Job 3: runs a plan of controlled experiments (Section 4.2 of the paper)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common.config import ConfigError, add_config_arguments, describe_fields
+from common.console import setup_logging
+from common.interrupts import INTERRUPTED_EXIT_CODE
+from sft_vs_rft.config import ExperimentConfig
+from sft_vs_rft.plan import LoadedPlan, Plan, load_plan, steps_of
+from sft_vs_rft.schedule import Outcome, run_plan
+
+logger = logging.getLogger(__name__)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Flags of the runner; the experiments themselves are described by the plan file."""
+    parser = argparse.ArgumentParser(
+        description="Runs the experiments of a plan file: skips the finished ones, resumes those that were cut. "
+        "Exit status: 0 all finished, 1 some failed, 2 a mistake in the plan, 130 interrupted."
+    )
+    parser.add_argument("--plan_config_path", type=Path, help="plan file (JSON or YAML), see sft_vs_rft/experiment_plans")
+    parser.add_argument("--disable_console_log", action="store_true", help="no log lines and progress bars")
+    parser.add_argument("--save_logs", action="store_true", help="also write the log of the whole plan to a file")
+    parser.add_argument("--log_dir", type=Path, default=Path("outputs/plan_logs"), help="its folder (%(default)s)")
+    parser.add_argument("--log_file_name_prefix", help="start of its file name (default: the plan file's name)")
+    parser.add_argument("--fresh", action="store_true", help="run everything anew, ignoring earlier runs of the plan")
+    add_config_arguments(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, load and check the plan, run it, print the summary; returns the exit status."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.list_fields:
+        print(f"Plan file\n\n{describe_fields(Plan)}\n\nbase_config and options: fields of an experiment\n")
+        print(describe_fields(ExperimentConfig))
+        return 0
+    if args.plan_config_path is None:
+        parser.error("the following arguments are required: --plan_config_path")
+    try:
+        loaded = load_plan(args.plan_config_path, args.overrides)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if args.check:
+        print_check(loaded)
+        return 0
+    log_file = None
+    if args.save_logs:
+        prefix = args.log_file_name_prefix or args.plan_config_path.stem
+        log_file = args.log_dir / f"{prefix}_{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}.log"
+    console = not args.disable_console_log
+    with setup_logging(console=console, log_file=log_file):
+        for notice in loaded.notices:
+            logger.warning("%s", notice)
+        outcomes = run_plan(loaded.plan, loaded.experiments, fresh=args.fresh, console=console)
+        for line in summary(loaded.plan, outcomes):
+            logger.info("%s", line)
+    if any(outcome.status == "failed" for outcome in outcomes):
+        return 1
+    return INTERRUPTED_EXIT_CODE if any(outcome.status == "interrupted" for outcome in outcomes) else 0
+
+
+def print_check(loaded: LoadedPlan) -> None:
+    """What the plan would run: resolved configs and derived sizes."""
+    for notice in loaded.notices:
+        print(f"note: {notice}")
+    print(f"{loaded.plan.name}: {len(loaded.experiments)} experiments")
+    for experiment in loaded.experiments:
+        print(f"\n{experiment.label}: {steps_of(experiment.config)}")
+        print(json.dumps(experiment.config.model_dump(), indent=2))
+
+
+def summary(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
+    """Lines that say how each experiment ended, and which configuration was the best."""
+    lines = [f"plan {plan.name}: {len(outcomes)} experiments"]
+    scores: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        result = f"score {outcome.score:.6g}" if outcome.score is not None else outcome.error or "not run to its end"
+        where = f" ({outcome.run})" if outcome.run else ""
+        lines.append(f"  {outcome.status:<11} {outcome.experiment.label}: {result}{where}")
+        if outcome.score is not None:
+            scores.setdefault(outcome.experiment.config.experiment_name, []).append(outcome.score)
+    if scores:
+        means = {name: statistics.fmean(values) for name, values in scores.items()}
+        best = (max if plan.largest else min)(means, key=means.__getitem__)
+        spread = f", std {statistics.stdev(scores[best]):.3g} over {len(scores[best])}" if len(scores[best]) > 1 else ""
+        metrics = {o.experiment.config.score_metric_name for o in outcomes}
+        lines.append(f"  best ({'largest' if plan.largest else 'smallest'} {'/'.join(sorted(metrics))}): {best}, {means[best]:.6g}{spread}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
