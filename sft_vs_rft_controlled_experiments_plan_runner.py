@@ -24,15 +24,23 @@ logger = logging.getLogger(__name__)
 def build_parser() -> argparse.ArgumentParser:
     """Flags of the runner; the experiments themselves are described by the plan file."""
     parser = argparse.ArgumentParser(
-        description="Runs the experiments of a plan file: skips the finished ones, resumes those that were cut. "
+        description="Runs the experiments of a plan file: skips the finished ones, resumes the cut ones. "
         "Exit status: 0 all finished, 1 some failed, 2 a mistake in the plan, 130 interrupted."
     )
-    parser.add_argument("--plan_config_path", type=Path, help="plan file (JSON or YAML), see sft_vs_rft/experiment_plans")
+    parser.add_argument("--plan_config_path", type=Path, help="plan file, see sft_vs_rft/experiment_plans")
     parser.add_argument("--disable_console_log", action="store_true", help="no log lines and progress bars")
-    parser.add_argument("--save_logs", action="store_true", help="also write the log of the whole plan to a file")
-    parser.add_argument("--log_dir", type=Path, default=Path("outputs/plan_logs"), help="its folder (%(default)s)")
-    parser.add_argument("--log_file_name_prefix", help="start of its file name (default: the plan file's name)")
-    parser.add_argument("--fresh", action="store_true", help="run everything anew, ignoring earlier runs of the plan")
+    parser.add_argument(
+        "--save_logs", action="store_true", help="also write the log of the whole plan to a file"
+    )
+    parser.add_argument(
+        "--log_dir", type=Path, default=Path("outputs/plan_logs"), help="its folder (%(default)s)"
+    )
+    parser.add_argument(
+        "--log_file_name_prefix", help="start of its file name (default: the plan file's name)"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="run everything anew, ignoring earlier runs of the plan"
+    )
     add_config_arguments(parser)
     return parser
 
@@ -86,7 +94,11 @@ def summary(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
     lines = [f"plan {plan.name}: {len(outcomes)} experiments"]
     scores: dict[str, list[float]] = {}
     for outcome in outcomes:
-        result = f"score {outcome.score:.6g}" if outcome.score is not None else outcome.error or "not run to its end"
+        result = (
+            f"score {outcome.score:.6g}"
+            if outcome.score is not None
+            else outcome.error or "not run to its end"
+        )
         where = f" ({outcome.run})" if outcome.run else ""
         lines.append(f"  {outcome.status:<11} {outcome.experiment.label}: {result}{where}")
         if outcome.score is not None:
@@ -94,9 +106,12 @@ def summary(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
     if scores:
         means = {name: statistics.fmean(values) for name, values in scores.items()}
         best = (max if plan.largest else min)(means, key=means.__getitem__)
-        spread = f", std {statistics.stdev(scores[best]):.3g} over {len(scores[best])}" if len(scores[best]) > 1 else ""
-        metrics = {o.experiment.config.score_metric_name for o in outcomes}
-        lines.append(f"  best ({'largest' if plan.largest else 'smallest'} {'/'.join(sorted(metrics))}): {best}, {means[best]:.6g}{spread}")
+        values, spread = scores[best], ""
+        if len(values) > 1:
+            spread = f", std {statistics.stdev(values):.3g} over {len(values)}"
+        metric = "/".join(sorted({o.experiment.config.score_metric_name for o in outcomes}))
+        order = "largest" if plan.largest else "smallest"
+        lines.append(f"  best ({order} {metric}): {best}, {means[best]:.6g}{spread}")
     return lines
 
 

@@ -169,11 +169,12 @@ def _removable(data: dict[str, Any], keys: Keys) -> Keys:
 def _mapping_at(data: Any, keys: Keys) -> dict[str | int, Any]:
     """The mapping at `keys`, empty if there is none."""
     for key in keys:
-        if not isinstance(data, dict | list) or key not in (
-            data if isinstance(data, dict) else range(len(data))
-        ):
+        if isinstance(data, dict):
+            data = data.get(key)
+        elif isinstance(data, list) and isinstance(key, int) and key < len(data):
+            data = data[key]
+        else:
             return {}
-        data = data[key]  # type: ignore[index]
     return data if isinstance(data, dict) else {}
 
 

@@ -77,7 +77,7 @@ class Progress(_TqdmBase):
         self, total: int, desc: str, position: int, hidden: bool, unit: str, initial: int, log_every: float
     ) -> None:
         self._name, self._unit, self._steps, self._log_every = desc, unit, total, log_every
-        self._first = self._done = initial
+        self._first: float = initial
         self._start = self._last_line = time.monotonic()
         self._moved = False
         super().__init__(
@@ -96,21 +96,24 @@ class Progress(_TqdmBase):
         """Count `n` more steps."""
         if not self.disable:
             return super().update(n)
-        self._done += int(n or 0)
+        self.n += n or 0
         now = time.monotonic()
-        if now - self._last_line >= self._log_every and self._done > self._first:
+        if now - self._last_line >= self._log_every and self.n > self._first:
             self._last_line = now
-            seconds = (now - self._start) / (self._done - self._first)
+            seconds = (now - self._start) / (self.n - self._first)
             pace = f"{seconds:.1f} s/{self._unit}" if seconds > 1 else f"{1 / seconds:.1f} {self._unit}s/s"
-            left = tqdm.format_interval(seconds * (self._steps - self._done))
-            steps = f"{self._done}/{self._steps} {self._unit}s"
+            left = tqdm.format_interval(seconds * (self._steps - self.n))
+            steps = f"{self.n:.0f}/{self._steps} {self._unit}s"
             logger.info("%s: %s, %s, %s left", self._name, steps, pace, left)
         return None
 
     def move_to(self, n: float) -> None:
-        """Show `n` steps as done; the first call says where this process starts, so that the rate is its own."""
+        """Show `n` steps as done in all; rate and time left are reckoned from the first call on."""
         if not self._moved:
-            self._moved, self.initial, self._first = True, n, n
+            self._moved = True
+            self._first = self.initial = self.n = self.last_print_n = n
+            self._start = time.monotonic()
+            self.start_t = self.last_print_t = time.time()
         self.update(n - self.n)
 
 

@@ -24,7 +24,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request(message: str) -> Iterator[StopRequest]:
-    """Within it, the first Ctrl-C or SIGTERM logs `message` and sets the request; the second interrupts at once."""
+    """The first Ctrl-C or SIGTERM inside logs `message` and sets the request; the second interrupts."""
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:

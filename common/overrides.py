@@ -44,11 +44,13 @@ def apply_overrides(source: Source, overrides: Iterable[str]) -> Source:
 
 
 def _set_value(data: dict[str, Any], keys: Keys, value: Any) -> Keys:
-    """Sets the value in place, returns its keys (list indices as numbers). Raises LookupError."""
+    """Sets the value in place and returns its keys, list indices as numbers.
+
+    Raises LookupError with the message for the user, the data then being unchanged.
+    """
     place: Any = data
-    walked: Keys = ()
     for position, key in enumerate(keys):
-        is_last = position == len(keys) - 1
+        walked, rest = keys[:position], keys[position + 1 :]
         if isinstance(place, list):
             if not str(key).isdecimal():
                 raise LookupError(f"{path_text(walked)!r} is a list; expected an index, got {key!r}")
@@ -57,19 +59,18 @@ def _set_value(data: dict[str, Any], keys: Keys, value: Any) -> Keys:
                 raise LookupError(
                     f"index {key} is out of range: {path_text(walked)!r} has {len(place)} items"
                 )
+            keys = (*walked, key, *rest)
         elif not isinstance(place, dict):
             raise LookupError(f"{path_text(walked)!r} is a single value, {key!r} cannot be set in it")
         elif isinstance(key, int):
             raise LookupError(f"{path_text(walked) or 'the file'!r} is a mapping, it has no item [{key}]")
-        elif not is_last and place.get(key) is None:
-            if isinstance(keys[position + 1], int):
-                raise LookupError(
-                    f"{path_text((*walked, key))!r} is not a list in the file, it has no items to set"
-                )
-            place[key] = {}
-        walked = (*walked, key)
-        if is_last:
+        inner = place.get(key) if isinstance(place, dict) else place[int(key)]
+        if not rest or inner is None:
+            for name in reversed(rest):
+                if isinstance(name, int):
+                    raise LookupError(f"{path_text(keys)!r} goes through a list that the file does not have")
+                value = {name: value}
             place[key] = value
-        else:
-            place = place[key]
-    return walked
+            break
+        place = inner
+    return keys

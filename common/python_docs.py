@@ -57,8 +57,9 @@ _SECTION_START = re.compile(
     re.IGNORECASE,
 )
 _UNDERLINE = re.compile(r"([-=~^*#])\1{2,}\s*$")
-_ROLE = re.compile(r":[\w:.+-]+:`[~!]?([^`<]+?)(?:\s*<[^`>]*>)?`")
-_QUOTED = re.compile(r"(`{1,2})([^`]+?)\1_{0,2}")
+# :role:`text`, :role:`text <target>`, and :role:`~package.name`, which stands for the name.
+_ROLE = re.compile(r":[\w:.+-]+:`(?:~[^`<]*\.|[~!])?([^`<]+?)(?:\s*<[^`>]*>)?`")
+_QUOTED = re.compile(r"(`{1,2})(?:~(?:\w+\.)*(?=\w))?([^`]+?)\1_{0,2}")
 _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})([^\s*](?:[^*]*[^\s*])?)\1(?![\w*])")
 # A full stop ends a sentence before white space and a capital, but not after "e.g.", "vs." or an initial.
 _SENTENCE_END = re.compile(
@@ -71,7 +72,7 @@ class DocRecord:
     """One documented thing. Markup is removed from `sentence` and `text`.
 
     kind: "module", "class", "function" or "method"; signature: of a class, that of its __init__, if it has
-    one; text: the docstring's prose up to its first section, list or example, paragraphs apart by empty lines.
+    one; text: the docstring's prose up to its first section, list or example, paragraphs as in the docstring.
     """
 
     module: str

@@ -45,13 +45,8 @@ __all__ = [
     "read_run",
 ]
 
-MANIFEST, CONFIG, METRICS, CHECKPOINTS, LOCK = (
-    "manifest.json",
-    "config.json",
-    "metrics.jsonl",
-    "checkpoints",
-    ".lock",
-)
+MANIFEST, CONFIG, METRICS = "manifest.json", "config.json", "metrics.jsonl"
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
 
 logger = logging.getLogger(__name__)
 
@@ -152,8 +147,8 @@ class RunDir:
         """Add one row to metrics.jsonl, with its "epoch".
 
         The row survives the process, but not yet a power cut (no fsync: an epoch may take 3 ms);
-        `save_checkpoint` and `update_manifest` see to that. Non-finite numbers are written as NaN and Infinity,
-        which Python reads back but strict JSON lacks: a diverged run is to be seen as such.
+        `save_checkpoint` and `update_manifest` see to that. Numbers that are not finite are written as NaN
+        and Infinity, which Python reads back but strict JSON lacks: a diverged run is to be seen as such.
         """
         if self._metrics is None:
             self._metrics = (self.path / METRICS).open("ab")

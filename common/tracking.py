@@ -41,8 +41,10 @@ def check_trackers(tensorboard: bool, wandb: bool) -> str | None:
     missing = [package for package, wanted in asked.items() if wanted and not _installed(package)]
     if not missing:
         return None
+    if len(missing) == 1:
+        return f"use_{missing[0]} needs a package that is not installed: pip install {missing[0]}"
     fields = " and ".join(f"use_{package}" for package in missing)
-    return f"{fields} needs a package that is not installed: pip install {' '.join(missing)}"
+    return f"{fields} need packages that are not installed: pip install {' '.join(missing)}"
 
 
 class Tracker:
@@ -57,7 +59,7 @@ class Tracker:
     ) -> None:
         """Start what is asked for. Raises TrackerError if Weights & Biases does not start.
 
-        purge_step: on a resume, the first epoch that is logged again; TensorBoard drops what it had from there.
+        purge_step: on a resume, the first epoch logged again; TensorBoard drops what it had from there on.
         """
         self._run = run
         self._settings = wandb
@@ -112,7 +114,7 @@ class Tracker:
 
 
 def files_to_upload(directory: Path, exclude: tuple[str, ...]) -> Iterator[Path]:
-    """The files of a run directory that match none of the globs `exclude`; never W&B's own and temporary ones."""
+    """The files of a run directory that match none of the globs `exclude`; never W&B's own or hidden ones."""
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
         if path.is_file() and not any(fnmatch(name, glob) for glob in (*_NEVER_UPLOADED, *exclude)):

@@ -45,10 +45,8 @@ class Fault:
 
 def faults(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
     """All faults that pydantic found, one for each value, those of a union for the branch that fits best."""
-    return [
-        _fault(finding)
-        for finding in _one_branch_each([_trace(e, model) for e in error.errors(include_url=False)])
-    ]
+    findings = [_trace(details, model) for details in error.errors(include_url=False)]
+    return [_fault(finding) for finding in _one_branch_each(findings)]
 
 
 @dataclass(eq=False)
@@ -57,9 +55,8 @@ class _Finding:
 
     error: Any
     keys: Keys = ()
-    branches: list[tuple[Keys, str, Any]] = field(
-        default_factory=list
-    )  # unions passed: place, branch taken, type
+    # The unions passed: place, name of the branch taken, type of the whole union.
+    branches: list[tuple[Keys, str, Any]] = field(default_factory=list)
     owner: type[BaseModel] | None = None  # model of the last field on the way
     expected: Any = Any
 
@@ -203,9 +200,8 @@ def _wrong_type(expected: Any, value: Any) -> str:
     meant = closest(value, names) if isinstance(value, str) else None
     hint = f"did you mean {meant!r}?" if meant else ""
     if isinstance(value, str) and names and not others:
-        return (
-            f"unknown value {show(value)}; {hint}{' ' * bool(hint)}allowed: {', '.join(map(show, choices))}"
-        )
+        allowed = f"allowed: {', '.join(map(show, choices))}"
+        return f"unknown value {show(value)}; " + (f"{hint} {allowed}" if hint else allowed)
     plain = [bare_type(other)[0] for other in others]
     if str in plain and isinstance(value, bool | int | float):
         hint = "put it in quotes"

@@ -1,16 +1,17 @@
-"""Figure 3 of the paper: reward, reward std and gradient norm of RFT and SFT in the controlled environments."""
+"""Figure 3 of the paper: reward, reward std and gradient norm of RFT and SFT, controlled environments."""
 
 from __future__ import annotations
+
+import textwrap
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import METHOD_COLORS, house_style
+from figures.style import METHOD_COLORS, METHOD_MARKERS, house_style
 
 ROWS = {"reward": "train reward", "reward_std": "reward std", "grad_norm": "gradient norm"}
 DASHES = {"small": "solid", "large": (0, (4, 2))}
-MARKERS = {"RFT": "o", "SFT": "^"}
 POINTS = 8  # markers a line: they tell the methods apart without colour
 
 
@@ -36,9 +37,16 @@ def figure3(table: pd.DataFrame, title: str | None = None) -> Figure:
             grid[0][column].set_title(environment + partial, fontsize="medium")
             grid[-1][column].set_xlabel("epoch")
         handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, title="inputs by reward std under the pretrained model")
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=2 if len(environments) == 1 else 4,
+            title="inputs by their reward std under the pretrained model",
+            handlelength=4,
+        )
         if title:
-            figure.suptitle(title)
+            figure.suptitle(textwrap.fill(title, 36 * len(environments)), fontsize="large")
     return figure
 
 
@@ -55,7 +63,7 @@ def _draw(axes: Axes, part: pd.DataFrame, quantity: str) -> None:
                 mean,
                 color=METHOD_COLORS.get(method),
                 linestyle=dashes,
-                marker=MARKERS.get(method, "s"),
+                marker=METHOD_MARKERS.get(method),
                 markevery=max(1, len(mean) // POINTS),
                 markersize=4,
                 markerfacecolor="white" if group == "large" else None,
@@ -63,7 +71,9 @@ def _draw(axes: Axes, part: pd.DataFrame, quantity: str) -> None:
             )
             if lines["run"].nunique() > 1:
                 std = by_epoch.std(ddof=0)
-                axes.fill_between(mean.index, mean - std, mean + std, color=METHOD_COLORS.get(method), alpha=0.2, lw=0)
+                axes.fill_between(
+                    mean.index, mean - std, mean + std, color=METHOD_COLORS.get(method), alpha=0.2, lw=0
+                )
     if quantity == "grad_norm":
         axes.set_yscale("log")
     axes.grid(True, alpha=0.3)

@@ -13,7 +13,13 @@ from common.run_dir import RunInfo, find_runs, read_metrics, read_run
 METHODS = {"expected_reinforce": "RFT", "reinforce": "RFT (sampled)", "supervised": "SFT"}
 GROUPS = {"small": " small reward std", "large": " large reward std"}
 MODELS = {"mlp": "MLP", "resnet18": "ResNet18", "bert-mini": "BERT-mini"}
-DATASETS = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "stsb": "STS-B", "docstring_pairs": "docstring pairs"}
+DATASETS = {
+    "digits": "digits",
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "stsb": "STS-B",
+    "docstring_pairs": "docstring pairs",
+}
 
 
 class NoRunsError(Exception):
@@ -27,9 +33,17 @@ def runs_in(paths: Iterable[Path]) -> list[RunInfo]:
     """
     runs: list[RunInfo] = []
     for path in paths:
-        found = [read_run(path)] if (path / "manifest.json").is_file() else find_runs(path) if path.is_dir() else []
+        found = (
+            [read_run(path)]
+            if (path / "manifest.json").is_file()
+            else find_runs(path)
+            if path.is_dir()
+            else []
+        )
         if not found:
-            raise NoRunsError(f"{path}: neither a run folder (with a manifest.json) nor a folder of run folders")
+            raise NoRunsError(
+                f"{path}: neither a run folder (with a manifest.json) nor a folder of run folders"
+            )
         runs += found
     return runs
 
@@ -39,9 +53,19 @@ def finetuning_runs(runs: Iterable[RunInfo]) -> list[RunInfo]:
     return [run for run in runs if run.config.get("frac_samples_to_modify_labels", 0) > 0]
 
 
+def figure3_item(config: dict[str, Any]) -> str:
+    """Which version of Figure 3 a finetuning run belongs to, by its reward and optimiser."""
+    if config["reward_type"] == "labels_with_custom":
+        return "figure3_high_init_reward"
+    return "figure3_sgd" if config["optimizer"] == "sgd" else "figure3"
+
+
 def environment_label(config: dict[str, Any]) -> str:
     """Model and data of a controlled run, and the settings that its curve depends on, in two lines."""
-    model, dataset = MODELS.get(config["model_type"], config["model_type"]), DATASETS.get(config["dataset"], config["dataset"])
+    model, dataset = (
+        MODELS.get(config["model_type"], config["model_type"]),
+        DATASETS.get(config["dataset"], config["dataset"]),
+    )
     size = f"{config['num_train_samples']:,} inputs, " if config["num_train_samples"] > 0 else ""
     optimizer = {"adam": "Adam", "sgd": "SGD"}[config["optimizer"]]
     return f"{model}, {dataset}\n{size}{optimizer} {config['lr']:g}, batch {config['batch_size']}"
@@ -76,5 +100,7 @@ def controlled_table(runs: Iterable[RunInfo]) -> pd.DataFrame:
             )
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if table.empty:
-        raise NoRunsError("no finetuning run with modified inputs (frac_samples_to_modify_labels > 0) and an epoch")
+        raise NoRunsError(
+            "no finetuning run with modified inputs (frac_samples_to_modify_labels > 0) and an epoch"
+        )
     return table

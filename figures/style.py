@@ -1,4 +1,4 @@
-"""One look for all figures, and the files that each figure leaves: PDF, PNG, the plotted numbers, their origin."""
+"""One look for all figures, and the files that each leaves: PDF, PNG, the plotted numbers, their origin."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ HOUSE_STYLE: dict[str, Any] = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """The look of the project inside the block, whatever the user's own matplotlib settings, which come back after."""
+    """The project's look inside the block, whatever the user's matplotlib settings, which come back after."""
     with matplotlib.style.context(["default", HOUSE_STYLE]):
         yield
 

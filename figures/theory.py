@@ -1,4 +1,4 @@
-"""The figure of the theory: the gradient norm and its bounds against reward std, and the time RFT and SFT need."""
+"""The figure of the theory: gradient norm and its bounds against reward std, the time RFT and SFT need."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from figures.style import BLACK, BLUE, GREEN, GREY, METHOD_COLORS, METHOD_MARKER
 
 Series = dict[tuple[str, str], pd.DataFrame]  # (panel, series) -> its rows of `plotted_numbers`
 
-NEARLY_CONSTANT = (
-    "nearly constant"  # the kind of reward set apart: its std is small whatever the distribution
-)
-MIN_MODELS = 10  # in a decade of reward std, for its largest ratio to mean something
+NEARLY_CONSTANT = "nearly constant"  # the kind of reward drawn apart: its std is small whatever the model
+MIN_SHARE = 0.005  # of the models in a decade of reward std, for its largest ratio to mean something
 SYMBOLS = (
     r"$\sigma$: std of the reward of one input under the model; $V$: its mean; $L$: output length; "
     r"$\gamma$: largest spectral norm of the logits' Jacobian in the parameters, over all prefixes;" + "\n"
@@ -28,7 +26,7 @@ SYMBOLS = (
 
 @dataclass(frozen=True)
 class Bound:
-    """A bound as drawn: its column, those of the gradient norm and the std that belong to it, and its look."""
+    """A bound as drawn: its column, those of the gradient norm and the std that it is about, and its look."""
 
     column: str
     norm: str
@@ -49,7 +47,7 @@ LINEAR = Bound(
     "grad_norm",
     "std",
     r"$\sqrt{L/2}\;\gamma\,\sigma$",
-    {"color": BLUE, "marker": "^", "linestyle": (0, (6, 1.5)), "markerfacecolor": "white", "markersize": 7},
+    {"color": BLUE, "marker": "^", "linestyle": (0, (6, 1.5)), "markerfacecolor": "none", "markersize": 7},
 )
 POWER = Bound(
     "power_bound",
@@ -67,7 +65,7 @@ KL = Bound(
         "color": PURPLE,
         "marker": "D",
         "linestyle": (0, (4, 1, 1, 1)),
-        "markerfacecolor": "white",
+        "markerfacecolor": "none",
         "markersize": 6,
     },
 )
@@ -77,21 +75,19 @@ BOUNDS = (LINEAR, FISHER, KL, POWER)
 def theory_figure(bounds_table: pd.DataFrame, rates_table: pd.DataFrame) -> Figure:
     """Three panels, all against reward std: the gradient norm, its share of each bound, the time to V = 0.
 
-    bounds_table: a row a model, with reward (its kind), length, gamma, std, grad_norm, power_bound, linear_bound, fisher_bound,
-    kl_std, kl_grad_norm, kl_bound; rates_table: a row a method (RFT, SFT) and initial std, with method,
-    std, time. What is drawn is `plotted_numbers`.
+    bounds_table: a row a model with a positive std, with reward (its kind), length, gamma, std, grad_norm,
+    power_bound, linear_bound, fisher_bound, kl_std, kl_grad_norm, kl_bound; rates_table: a row a method
+    (RFT, SFT) and initial std, with method, std, time. What is drawn is `plotted_numbers`.
     """
     numbers = plotted_numbers(bounds_table, rates_table)
     series = {(str(panel), str(name)): rows for (panel, name), rows in numbers.groupby(["panel", "series"])}
     with house_style():
-        figure = Figure(figsize=(11, 4.3), layout="constrained")
-        figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr]
-        gradients, ratios, times = figure.subplots(1, 3)
+        figure = Figure(figsize=(11, 4.3))
+        figure.set_layout_engine("constrained", wspace=0.06)
+        gradients, ratios, times = figure.subplots(1, 3, subplot_kw={"xscale": "log", "yscale": "log"})
         _draw_gradients(gradients, series)
         _draw_ratios(ratios, series)
         _draw_times(times, series, fitted_slopes(rates_table))
-        for axes in (gradients, ratios, times):
-            axes.set(xscale="log", yscale="log")
         figure.supxlabel(SYMBOLS, fontsize=7.5, x=0.01, ha="left", linespacing=1.5)
     return figure
 
@@ -106,15 +102,15 @@ def plotted_numbers(bounds_table: pd.DataFrame, rates_table: pd.DataFrame) -> pd
     # Over L gamma, Theorem 1 is one line for all models, and the linear bound is loosest at L = 1.
     normalised = bounds_table["grad_norm"] / (bounds_table["length"] * bounds_table["gamma"])
     apart = bounds_table["reward"] == NEARLY_CONSTANT
-    add("gradient", f"reward {NEARLY_CONSTANT}", bounds_table["std"][apart], normalised[apart])
-    add("gradient", "reward other", bounds_table["std"][~apart], normalised[~apart])
+    add("gradient", NEARLY_CONSTANT, bounds_table["std"][apart], normalised[apart])
+    add("gradient", "other", bounds_table["std"][~apart], normalised[~apart])
     ends = np.array([bounds_table["std"].min(), 1.0])
     add("gradient", POWER.column, ends, 6 * ends ** (2 / 3))
     add("gradient", LINEAR.column, ends, ends / np.sqrt(2))
     for bound in BOUNDS:
         std, ratio = bounds_table[bound.std], bounds_table[bound.norm] / bounds_table[bound.column]
         by_decade = ratio.groupby(np.floor(np.log10(std)))
-        largest = by_decade.idxmax()[by_decade.size() >= MIN_MODELS]
+        largest = by_decade.idxmax()[by_decade.size() >= MIN_SHARE * len(ratio)]
         add("ratio", bound.column, std[largest], ratio[largest])
     for method, rows in rates_table.sort_values("std").groupby("method"):
         add("time", str(method), rows["std"], rows["time"])
@@ -138,10 +134,18 @@ def _fit(method: str, rows: pd.DataFrame) -> tuple[float, np.ndarray]:
 
 
 def _draw_gradients(axes: Axes, series: Series) -> None:
-    for name, color, marker in (("other", BLACK, "o"), (NEARLY_CONSTANT, GREY, "x")):
-        models = series["gradient", f"reward {name}"]
-        label = f"{len(models):,} models, reward {name}"
-        style = {"color": color, "marker": marker, "markersize": 2, "markeredgewidth": 0.5, "linestyle": ""}
+    for name, color, marker in ((NEARLY_CONSTANT, GREY, "x"), ("other", BLACK, "o")):
+        if ("gradient", name) not in series:
+            continue
+        models = series["gradient", name]
+        label = f"{len(models):,} models, {name} rewards"
+        style: dict[str, Any] = {
+            "color": color,
+            "marker": marker,
+            "markersize": 2,
+            "markeredgewidth": 0.5,
+            "linestyle": "",
+        }
         axes.plot(models["std"], models["value"], **style, label=label)
     for bound, label in (
         (POWER, r"$6\,\sigma^{2/3}$ (Theorem 1)"),
@@ -158,6 +162,9 @@ def _draw_gradients(axes: Axes, series: Series) -> None:
 
 def _draw_ratios(axes: Axes, series: Series) -> None:
     axes.axhline(1, color=BLACK, linewidth=0.8)
+    axes.annotate(
+        "bound reached", (1, 1), (0, 4), ("axes fraction", "data"), "offset points", ha="right", fontsize=8
+    )
     for bound in BOUNDS:
         largest = series["ratio", bound.column]
         axes.plot(largest["std"], largest["value"], **bound.style, label=bound.label)
@@ -179,7 +186,8 @@ def _draw_times(axes: Axes, series: Series, slopes: dict[str, float]) -> None:
         axes.plot(times["std"], times["value"], color=color, marker=marker, markersize=5, linestyle="")
         axes.plot(fit["std"], fit["value"], color=color, linestyle=dashes)
         axes.plot([], [], color=color, marker=marker, markersize=5, linestyle=dashes, label=laws[method])
-    axes.set_title("(c) It delays RFT far more than SFT")
+    axes.set_title("(c) A small std delays RFT, hardly SFT")
     axes.set_xlabel(r"initial reward std $\sigma$")
     axes.set_ylabel("time $t$ of gradient flow until $V = 0$")
+    axes.set_ylim(top=1e7)
     axes.legend(loc="upper right", title="markers: integrated; lines: fitted law", alignment="left")

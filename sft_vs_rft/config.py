@@ -34,9 +34,20 @@ class ExperimentConfig(Config):
 
     # Data
     dataset: Literal[
-        "digits", "npz", "mnist", "fmnist", "cifar10", "cifar100", "cifar100coarse", "svhn", "stsb", "docstring_pairs"
-    ] = Field(description="digits and docstring_pairs are embedded, npz is the user's own, the others are downloaded")
-    data_dir: str = Field("", description="file or folder that holds the dataset, tried before the hub; '' = hub")
+        "digits",
+        "npz",
+        "mnist",
+        "fmnist",
+        "cifar10",
+        "cifar100",
+        "cifar100coarse",
+        "svhn",
+        "stsb",
+        "docstring_pairs",
+    ] = Field(description="digits, docstring_pairs: embedded; npz: the user's own; the others are downloaded")
+    data_dir: str = Field(
+        "", description="file or folder that holds the dataset, tried before the hub; '' = hub"
+    )
     tokenizer_path: str = Field("", description="folder of the BERT tokenizer; '' = hub prajjwal1/bert-mini")
     num_train_samples: MinusOneOrPositive = Field(-1, description="train inputs, stratified; -1 = all")
     num_test_samples: MinusOneOrPositive = Field(-1, description="test inputs, stratified; -1 = all")
@@ -48,20 +59,27 @@ class ExperimentConfig(Config):
         False, description="pretraining: the target is the whole set of K labels of the input's class"
     )
     frac_samples_to_modify_labels: float = Field(
-        0.0, ge=0, le=1, description="share of train inputs that get a label outside their set (small reward std)"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of train inputs that get a label outside their set (small reward std)",
     )
 
     # Model
-    model_type: Literal["mlp", "resnet18", "bert-mini"] = Field(description="architecture, randomly initialised")
+    model_type: Literal["mlp", "resnet18", "bert-mini"] = Field(
+        description="architecture, randomly initialised"
+    )
     mlp_hidden_layer_sizes: list[Positive] = Field([250, 100], description="widths of the MLP's ReLU layers")
     init_rnd_seed: Seed = Field(-1, description="seed of the initial weights; -1 = unseeded")
     load_model_from_checkpoint: str = Field(
-        "", description="start weights: a checkpoint file, a run folder, 'auto' (newest matching pretraining), '' = none"
+        "",
+        description="start weights: a checkpoint, a run folder, 'auto' (newest pretraining), '' = none",
     )
 
     # Objective
     opt_method: Literal["supervised", "expected_reinforce", "reinforce"] = Field(
-        "supervised", description="cross entropy, exact expected policy gradient, or one sampled label per input"
+        "supervised",
+        description="cross entropy, exact expected policy gradient, or one sampled label per input",
     )
     reward_type: Literal["labels", "labels_with_custom"] = Field(
         "labels", description="wrong labels pay min_reward; with_custom: they pay 0.5 on modified inputs"
@@ -69,7 +87,9 @@ class ExperimentConfig(Config):
     min_reward: float = Field(-1.0, ge=-1, lt=1, description="reward of a wrong label (the right one pays 1)")
     kl_regularization_coeff: float = Field(0.0, ge=0, description="weight of KL(p || reference)")
     kl_reg_ref_unif: bool = Field(False, description="the KL's reference is uniform, not the start model")
-    logits_temperature: float = Field(1.0, gt=0, description="the logits are divided by it before the softmax")
+    logits_temperature: float = Field(
+        1.0, gt=0, description="the logits are divided by it before the softmax"
+    )
 
     # Optimisation
     optimizer: Literal["adam", "sgd"] = Field("adam", description="sgd has no momentum")
@@ -79,26 +99,46 @@ class ExperimentConfig(Config):
     micro_batch_size: Positive = Field(64, description="text only: inputs per forward pass, sorted by length")
     epochs: Positive = Field(description="passes over the train inputs")
     random_seed: Seed = Field(-1, description="seed of data order and label sampling; -1 = fresh, recorded")
-    gpu_ids: list[Annotated[int, Field(ge=0)]] = Field([0], description="the GPU to use; [] = CPU; CPU if there is none")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 = autocast of the forward pass")
+    gpu_ids: list[Annotated[int, Field(ge=0)]] = Field(
+        [0], description="the GPU to use; [] = CPU; CPU if there is none"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16 = autocast of the forward pass"
+    )
 
     # Measuring and stopping
     validate_every: Positive = Field(1, description="epochs between evaluations on the test inputs")
     score_metric_name: str = Field("train loss", description="metric that scores a run")
     is_train_metric: bool = Field(True, description="the score metric is a train metric, not a test one")
     score_largest: bool = Field(False, description="a larger score is better")
-    return_best_score: bool = Field(False, description="a run's score is its best validation's, not its last's")
+    return_best_score: bool = Field(
+        False, description="a run's score is its best validation's, not its last's"
+    )
     early_stop: bool = Field(False, description="stop when the score stops improving")
-    early_stop_min_delta: float = Field(0.0, ge=0, description="smallest change that counts as an improvement")
-    early_stop_patience: Annotated[int, Field(ge=0)] = Field(0, description="validations without improvement allowed")
-    early_stop_cooldown: Annotated[int, Field(ge=0)] = Field(0, description="first validations that never stop a run")
-    early_stop_restore_best_weights: bool = Field(False, description="end with the weights of the best validation")
+    early_stop_min_delta: float = Field(
+        0.0, ge=0, description="smallest change that counts as an improvement"
+    )
+    early_stop_patience: Annotated[int, Field(ge=0)] = Field(
+        0, description="validations without improvement allowed"
+    )
+    early_stop_cooldown: Annotated[int, Field(ge=0)] = Field(
+        0, description="first validations that never stop a run"
+    )
+    early_stop_restore_best_weights: bool = Field(
+        False, description="end with the weights of the best validation"
+    )
 
     # Output
-    experiment_name: str = Field(min_length=1, description="run folder name; may hold {fields} of this config")
+    experiment_name: str = Field(
+        min_length=1, description="run folder name; may hold {fields} of this config"
+    )
     outputs_dir: str = Field("outputs/controlled", description="folder of the run folders")
-    save_checkpoints: bool = Field(True, description="without checkpoints a cut run starts again from its beginning")
-    save_every_num_val: Positive = Field(1, description="validations between checkpoints; the last epoch always has one")
+    save_checkpoints: bool = Field(
+        True, description="without checkpoints a cut run starts again from its beginning"
+    )
+    save_every_num_val: Positive = Field(
+        1, description="validations between checkpoints; the last epoch always has one"
+    )
     num_checkpoints: MinusOneOrPositive = Field(1, description="checkpoints to keep; -1 = all")
     save_checkpoints_by_score: bool = Field(
         False, description="keep the best by score; the newest is kept too, for resuming"
@@ -108,7 +148,9 @@ class ExperimentConfig(Config):
     )
     disable_console_log: bool = Field(False, description="no log lines and bars on the console")
     save_logs: bool = Field(True, description="write log.txt into the run folder")
-    train_batch_log_interval: MinusOneOrPositive = Field(-1, description="batches between log lines; -1 = none")
+    train_batch_log_interval: MinusOneOrPositive = Field(
+        -1, description="batches between log lines; -1 = none"
+    )
     epoch_log_interval: MinusOneOrPositive = Field(10, description="epochs between log lines; -1 = none")
     save_metric_plots: bool = Field(True, description="draw the metrics into plots/ as the run goes")
     use_tensorboard: bool = Field(False, description="also log to TensorBoard (in the run folder)")
@@ -119,7 +161,9 @@ class ExperimentConfig(Config):
     wandb_track_model: Literal["gradients", "parameters", "all"] | None = Field(
         None, description="what wandb.watch logs; null = nothing"
     )
-    wandb_exclude_files: list[str] = Field(["plots/**"], description="globs of run files that are not uploaded")
+    wandb_exclude_files: list[str] = Field(
+        ["plots/**"], description="globs of run files that are not uploaded"
+    )
 
     def check(self) -> list[Problem]:
         """Impossible combinations of fields, each at the field to change."""
@@ -135,7 +179,11 @@ class ExperimentConfig(Config):
             is_text == is_bert,
             "model_type",
             f"{self.model_type!r} cannot read dataset {self.dataset!r}: "
-            + ("sentence pairs need 'bert-mini'" if is_text else f"'bert-mini' needs one of {', '.join(TEXT_DATASETS)}"),
+            + (
+                "sentence pairs need 'bert-mini'"
+                if is_text
+                else f"'bert-mini' needs one of {', '.join(TEXT_DATASETS)}"
+            ),
         )
         require(
             not k_sets or self.opt_method == "supervised",
@@ -146,14 +194,16 @@ class ExperimentConfig(Config):
         require(
             not k_sets or self.frac_samples_to_modify_labels == 0,
             "frac_samples_to_modify_labels",
-            "modified labels mean nothing to label sets (use_multiple_labels_per_sample); must be 0 while pretraining",
+            "must be 0 while pretraining: modified labels mean nothing to use_multiple_labels_per_sample",
         )
         require(
             k_sets or k == 1 or self.samples_rnd_seed >= 0 or _npz_holds_modified(self),
             "samples_rnd_seed",
-            "finetuning with label sets needs the seed of its pretraining: -1 would draw other inputs and sets",
+            "finetuning needs the seed of its pretraining: -1 would draw other inputs and label sets",
         )
-        require(len(self.gpu_ids) <= 1, "gpu_ids", "one experiment uses one GPU; list several in gpu_ids_pool")
+        require(
+            len(self.gpu_ids) <= 1, "gpu_ids", "one experiment uses one GPU; list several in gpu_ids_pool"
+        )
         require(self.num_train_samples != 0, "num_train_samples", "must be at least 1, or -1 for all, got 0")
         require(self.num_test_samples != 0, "num_test_samples", "must be at least 1, or -1 for all, got 0")
         for field in ("num_checkpoints", "epoch_log_interval", "train_batch_log_interval"):
@@ -180,13 +230,27 @@ class ExperimentConfig(Config):
 
 def tracked_metrics(config: ExperimentConfig) -> tuple[list[str], list[str]]:
     """Names of the train and of the test metrics that an experiment tracks, in the order of its rows."""
-    train = ["train loss", "reg objective value", "kl reg", "params_norm", "grad norm", "normalized grad norm"]
+    train = [
+        "train loss",
+        "reg objective value",
+        "kl reg",
+        "params_norm",
+        "grad norm",
+        "normalized grad norm",
+    ]
     test = ["test loss"]
     if not config.use_multiple_labels_per_sample:
         train += ["train accuracy", "reward"]
         test += ["test accuracy"]
     if config.frac_samples_to_modify_labels > 0:
-        grouped = ["grad norm", "normalized grad norm", "reg objective", "train accuracy", "reward", "avg reward std"]
+        grouped = [
+            "grad norm",
+            "normalized grad norm",
+            "reg objective",
+            "train accuracy",
+            "reward",
+            "avg reward std",
+        ]
         train += [name + group for group in (SMALL, LARGE) for name in grouped]
     return train, test
 
@@ -224,7 +288,9 @@ def _checkpoint_problems(config: ExperimentConfig) -> list[Problem]:
         )
     elif start and start != AUTO_CHECKPOINT and not Path(start).exists():
         problems.append(
-            Problem("load_model_from_checkpoint", f"no such file or folder: {start!r}; {pretrain_hint(config)}")
+            Problem(
+                "load_model_from_checkpoint", f"no such file or folder: {start!r}; {pretrain_hint(config)}"
+            )
         )
     if resumed and not Path(resumed).is_file():
         problems.append(Problem("trainer_checkpoint", f"no such file: {resumed!r}"))

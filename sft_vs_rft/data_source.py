@@ -136,7 +136,11 @@ SOURCES = {
 TOKENIZER_REPO = "prajjwal1/bert-mini"
 TOKENIZER_REVISION = "5e123abc2480f0c4b4cac186d3b3f09299c258fc"
 # Python pickles: reading one runs whatever code it holds.
-_PICKLED_CIFAR = {"cifar-10-batches-py": "CIFAR-10", "cifar-100-python": "CIFAR-100"}
+_PICKLED = {
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "cifar100coarse": "cifar-100-python",
+}
 
 
 @dataclass(frozen=True)
@@ -216,12 +220,12 @@ def find_copy(dataset: str, data_dir: str) -> LocalCopy:
         raise DataError(
             f"{data_dir!r} is an incomplete copy of dataset {dataset!r}, missing: {', '.join(missing)}"
         )
-    for name, title in _PICKLED_CIFAR.items():
-        if dataset.startswith("cifar") and (folder.name == name or (folder / name).is_dir()):
-            raise DataError(
-                f"{data_dir!r} holds the Python version of {title}, whose pickle files can run code and are not "
-                f"read; download the binary version instead ({source.folders[0]}) and name its folder"
-            )
+    pickled = _PICKLED.get(dataset)
+    if pickled and (folder.name == pickled or (folder / pickled).is_dir()):
+        raise DataError(
+            f"{data_dir!r} holds the Python version of {dataset!r}, whose pickles can run code and are not "
+            f"read; download the binary version ({source.folders[0]}) and name its folder instead"
+        )
     raise DataError(f"{data_dir!r} holds no copy of dataset {dataset!r}; {what_to_put(dataset)}")
 
 

@@ -63,7 +63,11 @@ def run_experiment(
             logger.info("start weights: %s", start)
         first_epoch = 0 if checkpoint is None else checkpoint["epoch"] + 1
         run.truncate_metrics(first_epoch - 1)
-        if checkpoint is None and config.frac_samples_to_modify_labels > 0 and config.num_labels_per_sample > 1:
+        if (
+            checkpoint is None
+            and config.frac_samples_to_modify_labels > 0
+            and config.num_labels_per_sample > 1
+        ):
             run.update_manifest(start=report_start(config, data, model))
 
         # 3. Training.
@@ -151,7 +155,7 @@ def choose_device(config: ExperimentConfig) -> torch.device:
 
 
 def num_threads(config: ExperimentConfig, share: int) -> int:
-    """One torch thread for an MLP (two on a busy 2-core machine were up to 28 times slower), else its share of cores."""
+    """One torch thread for an MLP (two on busy cores: up to 28 times slower), else its share of cores."""
     return 1 if config.model_type == "mlp" else max(1, (os.cpu_count() or 1) // share)
 
 

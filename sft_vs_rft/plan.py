@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import typing
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,15 +29,19 @@ from common.config import (
 from sft_vs_rft.config import AUTO_CHECKPOINT, MEANINGLESS_FIELDS, ExperimentConfig
 from sft_vs_rft.pretraining import find_pretraining, mismatches, pretrain_hint
 
-DATASET_SIZES = {"mnist": 60_000, "fmnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "cifar100coarse": 50_000,
-                 "svhn": 73_257, "stsb": 5_749, "digits": 1_000}  # fmt: skip
+DATASET_SIZES = {  # of the train split
+    "mnist": 60_000, "fmnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "cifar100coarse": 50_000,
+    "svhn": 73_257, "stsb": 5_749, "digits": 1_000,
+}  # fmt: skip
 
 
 class Configuration(Config):
     """Expands to one experiment for each element of the product of `options`, written over `base_config`."""
 
     base_config: dict[str, Any] = Field({}, description="fields of the experiments (see ExperimentConfig)")
-    options: dict[str, list[Any]] = Field({}, description="field -> values to try; the last field varies fastest")
+    options: dict[str, list[Any]] = Field(
+        {}, description="field -> values to try; the last field varies fastest"
+    )
 
 
 class Plan(Config):
@@ -48,15 +53,20 @@ class Plan(Config):
     repetitions: Annotated[int, Field(ge=1)] = Field(1, description="times that each experiment is run")
     largest: bool = Field(False, description="a larger score is better, when the best configuration is named")
     multiprocess: bool = Field(False, description="one process per experiment, num_parallel at a time")
-    num_parallel: Annotated[int, Field(ge=1)] = Field(1, description="experiments at a time, with multiprocess")
+    num_parallel: Annotated[int, Field(ge=1)] = Field(
+        1, description="experiments at a time, with multiprocess"
+    )
     gpu_ids_pool: list[Annotated[int, Field(ge=0)]] = Field(
-        [], description="GPUs handed out to the processes, in place of gpu_ids; [] = each experiment's own gpu_ids"
+        [],
+        description="GPUs handed out to the processes; [] = each experiment's own gpu_ids",
     )
     configurations: Annotated[list[Configuration], Field(min_length=1)] = Field(description="what to run")
 
     def check(self) -> list[Problem]:
         options = [
-            Problem(f"configurations[{i}].options.{name}", "an empty list of values leaves no experiment to run")
+            Problem(
+                f"configurations[{i}].options.{name}", "an empty list of values leaves no experiment to run"
+            )
             for i, configuration in enumerate(self.configurations)
             for name, values in configuration.options.items()
             if not values
@@ -98,7 +108,7 @@ def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> LoadedPlan:
     Raises ConfigError with all problems.
     """
     source = read_source(path)
-    plain, unknown = _spread_overrides(source, overrides)
+    source, plain, unknown = _spread_overrides(source, overrides)
     source = apply_overrides(source, plain)
     plan, problems = validate(Plan, source.data)
     located = [*unknown, *locate(problems, source)]
@@ -125,14 +135,18 @@ def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> LoadedPlan:
     seen: dict[str, int] = {}
     for i, config in enumerate(configs):
         if (first := seen.setdefault(config.model_dump_json(), i)) != i:
-            raise_problems(source, [Located(1, "configurations", f"experiments {first} and {i} are the same")])
+            raise_problems(
+                source, [Located(1, "configurations", f"experiments {first} and {i} are the same")]
+            )
     experiments = [
         Experiment(plan.repetitions * i + repetition, repetition, config)
         for i, config in enumerate(configs)
         for repetition in range(plan.repetitions)
     ]
     if plan.repetitions > 1 and any(config.random_seed >= 0 for config in configs):
-        notices.append("repetitions with a fixed random_seed give the same numbers: use -1, or options over random_seed")
+        notices.append(
+            "repetitions with a fixed random_seed give the same numbers: use -1, or options over random_seed"
+        )
     return LoadedPlan(plan, experiments, list(dict.fromkeys(notices)))
 
 
@@ -144,7 +158,14 @@ def expand(plan: Plan) -> Iterator[tuple[dict[str, Any], dict[Keys, Keys]]]:
         names = list(configuration.options)
         for choice in itertools.product(*(enumerate(values) for values in configuration.options.values())):
             chosen = {name: value for name, (_, value) in zip(names, choice, strict=True)}
-            from_options = {(name,): (*place, "options", name, j) for name, (j, _) in zip(names, choice, strict=True)}
+            # An unknown field is one problem, not one for each of its values.
+            items = {
+                name: (j,) if name in ExperimentConfig.model_fields else ()
+                for name, (j, _) in zip(names, choice, strict=True)
+            }
+            from_options: dict[Keys, Keys] = {
+                (name,): (*place, "options", name, *item) for name, item in items.items()
+            }
             yield configuration.base_config | chosen, origin | from_options
 
 
@@ -154,7 +175,9 @@ def format_strings(fields: dict[str, Any]) -> tuple[dict[str, Any], list[Problem
     In `experiment_name`, a folder name, `.` and `,` become `-`, and `[`, `]` and spaces go.
     """
     defaults = {
-        name: field.get_default() for name, field in ExperimentConfig.model_fields.items() if not field.is_required()
+        name: info.get_default()
+        for name, info in ExperimentConfig.model_fields.items()
+        if not info.is_required()
     }
     values, formatted, problems = defaults | fields, dict(fields), []
     for name, value in fields.items():
@@ -164,8 +187,8 @@ def format_strings(fields: dict[str, Any]) -> tuple[dict[str, Any], list[Problem
             except (LookupError, ValueError, AttributeError, TypeError) as error:
                 reason = unknown_key(error.args[0], values) if isinstance(error, KeyError) else str(error)
                 problems.append(Problem(name, f"cannot fill in the braces of {value!r}: {reason}"))
-    if isinstance(name := formatted.get("experiment_name"), str):
-        formatted["experiment_name"] = name.translate(str.maketrans(".,", "--", "[] "))
+    if isinstance(folder := formatted.get("experiment_name"), str):
+        formatted["experiment_name"] = folder.translate(str.maketrans(".,", "--", "[] "))
     return formatted, problems
 
 
@@ -175,7 +198,8 @@ def steps_of(config: ExperimentConfig) -> str:
     if size is None:
         return f"{config.epochs:,} epochs over all train inputs of the file"
     batches = math.ceil(size / config.batch_size)
-    return f"{size:,} inputs, {batches:,} steps an epoch x {config.epochs:,} epochs = {batches * config.epochs:,} steps"
+    steps = batches * config.epochs
+    return f"{size:,} inputs, {batches:,} steps an epoch x {config.epochs:,} epochs = {steps:,} steps"
 
 
 def _resolve_start(config: ExperimentConfig) -> tuple[ExperimentConfig, list[Problem], list[str]]:
@@ -194,27 +218,27 @@ def _resolve_start(config: ExperimentConfig) -> tuple[ExperimentConfig, list[Pro
     return config, [], []
 
 
-def _spread_overrides(source: Source, overrides: Iterable[str]) -> tuple[list[str], list[Located]]:
-    """Overrides of experiment fields written out for each configuration of the file; the unknown ones as problems."""
-    plain, unknown = [], []
-    configurations = source.data.get("configurations")
-    count = len(configurations) if isinstance(configurations, list) else 0
+def _spread_overrides(source: Source, overrides: Iterable[str]) -> tuple[Source, list[str], list[Located]]:
+    """Overrides of experiment fields written out for each configuration; the unknown ones as problems.
+
+    An overridden field leaves the options of the returned source; a list of values for it becomes options.
+    """
+    data, plain, unknown = copy.deepcopy(source.data), [], []
+    found = data.get("configurations")
+    configurations = [c for c in found if isinstance(c, dict)] if isinstance(found, list) else []
     for override in overrides:
         name, equals, value = override.partition("=")
         head = name.strip().split(".")[0].split("[")[0]
         if head in ExperimentConfig.model_fields and equals:
-            for i in range(count):
-                options = configurations[i].get("options") if isinstance(configurations[i], dict) else None
-                is_list = typing.get_origin(ExperimentConfig.model_fields[head].annotation) is list
-                given = value.strip()
-                several = given.startswith("[") and not is_list
-                if several or (isinstance(options, dict) and head in options):
-                    plain.append(f"configurations[{i}].options.{name.strip()}={given if several else f'[{given}]'}")
-                else:
-                    plain.append(f"configurations[{i}].base_config.{name.strip()}={given}")
+            is_list = typing.get_origin(ExperimentConfig.model_fields[head].annotation) is list
+            part = "options" if value.strip().startswith("[") and not is_list else "base_config"
+            for i, configuration in enumerate(configurations):
+                plain.append(f"configurations[{i}].{part}.{override.strip()}")
+                if isinstance(configuration.get("options"), dict):
+                    configuration["options"].pop(head, None)
         elif head in Plan.model_fields or not equals:
             plain.append(override)
         else:
             known = [*Plan.model_fields, *ExperimentConfig.model_fields]
             unknown.append(Located("--set", head, unknown_key(head, known)))
-    return plain, unknown
+    return replace(source, data=data), plain, unknown

@@ -26,18 +26,25 @@ PLAN_NAMES = {
 
 
 def find_pretraining(config: ExperimentConfig) -> Path | None:
-    """The checkpoint of the newest finished pretraining run under `outputs_dir` with the same data, model, seeds and K."""
+    """Checkpoint of the newest finished pretraining run in `outputs_dir`: same data, model, seeds, K."""
     wanted = _fields(config.model_dump(), (*DATA_FIELDS, *MODEL_FIELDS))
     for run in reversed(find_runs(Path(config.outputs_dir))):
-        is_pretraining = run.config.get("use_multiple_labels_per_sample") and run.manifest.get("status") == "finished"
+        is_pretraining = (
+            run.config.get("use_multiple_labels_per_sample") and run.manifest.get("status") == "finished"
+        )
         checkpoint = run.manifest.get("checkpoint")
-        if is_pretraining and checkpoint and _fields(run.config, wanted) == wanted and (run.path / checkpoint).is_file():
+        if (
+            is_pretraining
+            and checkpoint
+            and _fields(run.config, wanted) == wanted
+            and (run.path / checkpoint).is_file()
+        ):
             return run.path / checkpoint
     return None
 
 
 def mismatches(config: ExperimentConfig, start: Path) -> list[str]:
-    """Why the checkpoint does not fit, as far as its run's config.json tells; none for weights from elsewhere."""
+    """Why the checkpoint does not fit, as far as its run's config.json tells; else nothing."""
     folder = start if start.is_dir() else start.parent.parent
     try:
         pretraining = json.loads((folder / "config.json").read_text())

@@ -32,12 +32,14 @@ COSMETIC_FIELDS = {
     "outputs_dir", "gpu_ids", "disable_console_log", "save_logs", "train_batch_log_interval",
     "epoch_log_interval", "save_metric_plots",
 }  # fmt: skip
-INTERRUPT_MESSAGE = "stopping after the epochs under way, with a checkpoint; press Ctrl-C again to stop at once"
+INTERRUPT_MESSAGE = (
+    "stopping after the epochs under way, with a checkpoint; press Ctrl-C again to stop at once"
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one experiment of a plan ended. status: finished, skipped (finished earlier), failed, interrupted."""
+    """How an experiment ended. status: finished, skipped (finished earlier), failed, interrupted."""
 
     experiment: Experiment
     status: str
@@ -62,7 +64,9 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def run_plan(plan: Plan, experiments: Sequence[Experiment], fresh: bool = False, console: bool = True) -> list[Outcome]:
+def run_plan(
+    plan: Plan, experiments: Sequence[Experiment], fresh: bool = False, console: bool = True
+) -> list[Outcome]:
     """Run `experiments` in their order; returns one outcome each, also when some fail or Ctrl-C stops them.
 
     fresh: ignore earlier runs; console: bars and log lines on the terminal.
@@ -88,7 +92,11 @@ def run_plan(plan: Plan, experiments: Sequence[Experiment], fresh: bool = False,
 def _earlier_run(experiment: Experiment) -> tuple[Path, dict[str, Any]] | None:
     """The newest run of the same identity under `outputs_dir`, a finished one first."""
     wanted = identity(experiment)
-    runs = [run for run in find_runs(Path(experiment.config.outputs_dir)) if run.manifest.get("identity") == wanted]
+    runs = [
+        run
+        for run in find_runs(Path(experiment.config.outputs_dir))
+        if run.manifest.get("identity") == wanted
+    ]
     runs.sort(key=lambda run: run.manifest.get("status") == "finished")
     return (runs[-1].path, runs[-1].manifest) if runs else None
 
@@ -115,9 +123,13 @@ def execute(
             config = experiment.config.model_copy(update=run.manifest["seeds"])
         else:
             config = resolve_seeds(experiment.config)
-            seeds = {name: getattr(config, name) for name in ("random_seed", "init_rnd_seed", "samples_rnd_seed")}
+            seeds = {
+                name: getattr(config, name) for name in ("random_seed", "init_rnd_seed", "samples_rnd_seed")
+            }
             manifest = {"identity": identity(experiment), "repetition": experiment.repetition, "seeds": seeds}
-            run = RunDir.create(Path(config.outputs_dir), config.experiment_name, config.model_dump(), manifest)
+            run = RunDir.create(
+                Path(config.outputs_dir), config.experiment_name, config.model_dump(), manifest
+            )
         path = run.path
     except (RunBusyError, OSError) as error:
         return Outcome(experiment, "failed", path, error=str(error))
@@ -168,8 +180,12 @@ def _in_processes(
             experiment, earlier = waiting.pop(0)
             gpu = free_gpus.pop(0) if free_gpus else None
             if gpu is not None:
-                experiment = replace(experiment, config=experiment.config.model_copy(update={"gpu_ids": [gpu]}))
-            process = context.Process(target=_work, args=(experiment, earlier, messages, plan.num_parallel), name=experiment.label)
+                experiment = replace(
+                    experiment, config=experiment.config.model_copy(update={"gpu_ids": [gpu]})
+                )
+            process = context.Process(
+                target=_work, args=(experiment, earlier, messages, plan.num_parallel), name=experiment.label
+            )
             process.start()
             position = positions.pop(0)
             bar = progress(experiment.config.epochs, experiment.label, position=position, disable=not console)
@@ -220,7 +236,7 @@ def _work(experiment: Experiment, earlier: Path | None, messages: Any, share: in
 
 
 def _die_with_parent() -> None:
-    """A killed runner leaves no worker behind: the run could not be resumed while one still holds its lock."""
+    """A killed runner leaves no worker behind: its lock would keep the run from being resumed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

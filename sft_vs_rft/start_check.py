@@ -29,10 +29,15 @@ def ideal_start(config: ExperimentConfig) -> dict[str, tuple[float, float]]:
     """
     p, wrong = 1 / config.num_labels_per_sample, config.min_reward
     large = (p + (1 - p) * wrong, (1 - wrong) * math.sqrt(p * (1 - p)))
-    return {"small": (CUSTOM_WRONG_REWARD if config.reward_type == "labels_with_custom" else wrong, 0.0), "large": large}
+    return {
+        "small": (CUSTOM_WRONG_REWARD if config.reward_type == "labels_with_custom" else wrong, 0.0),
+        "large": large,
+    }
 
 
-def measured_start(config: ExperimentConfig, data: ControlledData, model: nn.Module) -> dict[str, tuple[float, float]]:
+def measured_start(
+    config: ExperimentConfig, data: ControlledData, model: nn.Module
+) -> dict[str, tuple[float, float]]:
     """Mean over each group's train inputs of reward and reward std, before the first step."""
     probs = predict(config, model, data.train_inputs).exp()
     wrong = wrong_rewards(data.modified, config.reward_type, config.min_reward)
@@ -46,7 +51,9 @@ def measured_start(config: ExperimentConfig, data: ControlledData, model: nn.Mod
     return {name: mean(group) for name, group in groups.items() if group.any()}
 
 
-def report_start(config: ExperimentConfig, data: ControlledData, model: nn.Module) -> dict[str, tuple[float, float]]:
+def report_start(
+    config: ExperimentConfig, data: ControlledData, model: nn.Module
+) -> dict[str, tuple[float, float]]:
     """Log start reward and std of both groups beside their ideal values; warn when they are far off."""
     measured, ideal = measured_start(config, data, model), ideal_start(config)
     unfit = []
@@ -65,7 +72,8 @@ def report_start(config: ExperimentConfig, data: ControlledData, model: nn.Modul
     if unfit:
         logger.warning(
             "the start model is far from a fitted pretrained one on the %s reward std inputs: "
-            "the comparison of RFT and SFT says little from here; pretrain longer, or check load_model_from_checkpoint",
+            "the comparison of RFT and SFT says little from here; pretrain longer, "
+            "or check load_model_from_checkpoint",
             " and ".join(unfit),
         )
     return measured

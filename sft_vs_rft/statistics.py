@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_vs_rft.config import LARGE, SMALL, ExperimentConfig
-from sft_vs_rft.data import TokenizedPairs
+from sft_vs_rft.data import Inputs, TokenizedPairs
 from sft_vs_rft.objectives import (
     cross_entropy,
     expected_reward,
@@ -22,7 +22,6 @@ from sft_vs_rft.objectives import (
     rewards_of_labels,
 )
 
-Inputs = Tensor | TokenizedPairs
 Forward = Callable[[Inputs], Tensor]
 Gradients = list[Tensor]
 
@@ -57,7 +56,7 @@ class PerInput:
 
 @dataclass(frozen=True)
 class BatchGradient:
-    """The mean gradient of a batch and of its groups. `groups`: name suffix -> (slice of the batch, gradient)."""
+    """Mean gradient of a batch and of its groups. `groups`: name suffix -> (slice of the batch, gradient)."""
 
     gradient: Gradients
     groups: dict[str, tuple[slice, Gradients]]
@@ -70,7 +69,7 @@ def scaled_log_softmax(logits: Tensor, temperature: float) -> Tensor:
 
 
 def sample_labels(logprobs: Tensor, uniforms: Tensor) -> Tensor:
-    """One label per input by inversion of the distribution function. logprobs [B, C]; uniforms [B]. Returns [B]."""
+    """One label per input, by inversion of its distribution. logprobs [B, C]; uniforms [B]. Returns [B]."""
     below = logprobs.detach().exp().cumsum(-1) <= uniforms[:, None]
     return below.sum(-1).clamp_max(logprobs.shape[-1] - 1)
 
@@ -78,7 +77,7 @@ def sample_labels(logprobs: Tensor, uniforms: Tensor) -> Tensor:
 def losses(
     config: ExperimentConfig, logits: Tensor, targets: Targets, label_sets: Tensor | None
 ) -> tuple[Tensor, PerInput]:
-    """The loss of each input, with gradient, and its tracked values without. logits: [B, C]. Returns ([B], PerInput)."""
+    """The loss of each input [B], with gradient, and its tracked values, without. logits: [B, C]."""
     logprobs = scaled_log_softmax(logits, config.logits_temperature)
     rewards = rewards_of_labels(targets.labels, targets.wrong_reward, logits.shape[-1])
     sampled = None if targets.uniforms is None else sample_labels(logprobs, targets.uniforms)
@@ -126,7 +125,9 @@ def batch_gradient(
     else:
         parts = []
         for name, s in slices.items():
-            gradients[name], part = _accumulated_gradient(params, forward, inputs[s], targets[s], config, label_sets)
+            gradients[name], part = _accumulated_gradient(
+                params, forward, inputs[s], targets[s], config, label_sets
+            )
             parts.append(part)
         values = parts[0] if len(parts) == 1 else PerInput(*(torch.cat(p) for p in _fields(parts)))
 
@@ -143,7 +144,7 @@ def _accumulated_gradient(
     config: ExperimentConfig,
     label_sets: Tensor | None,
 ) -> tuple[Gradients, PerInput]:
-    """Gradient of the mean loss over `inputs`, text in length-sorted micro-batches (18 times faster, exact)."""
+    """Gradient of the mean loss over `inputs`; text in length-sorted micro-batches (18 times faster)."""
     if isinstance(inputs, Tensor):
         loss, values = losses(config, forward(inputs), targets, label_sets)
         return list(torch.autograd.grad(loss.mean(), params)), values

@@ -1,16 +1,15 @@
-"""The bounds on the expected policy gradient and the rates of RFT and SFT, on models small enough to enumerate.
+"""The bounds on the expected policy gradient, and the rates of RFT and SFT, checked on exact small models.
 
 Letters: N models (each with its one input), K tokens in the vocabulary, L output length, Y = K**L outputs,
-P = 1 + K + ... + K**(L-1) prefixes, F features of a prefix, D parameters. All tensors are float64: the
-reward stds of interest span ten decades, and every sum here is arranged to keep its relative precision.
+D parameters. All tensors are float64: the reward stds of interest span ten decades, and every sum here is
+arranged to keep its relative precision.
 Sources: Theorems 1 and 2 of the paper; Proposition 2 of its sequel (arXiv 2503.15477) for the KL penalty.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,129 +18,17 @@ from scipy.integrate import solve_ivp
 from scipy.special import softmax
 from torch import Tensor
 
-HIDDEN = 3  # units of the `network` kind
-LARGEST_SCALE = {
-    "tabular": 12.0,
-    "shared": 12.0,
-    "linear": 7.0,
-    "network": 6.0,
-}  # reward stds down to about 1e-10
+from sft_vs_rft.small_models import MODELS, Outputs, enumerate_models, enumerate_outputs, num_params
+
+LARGEST_SCALE = {"tabular": 12.0, "shared": 12.0, "linear": 7.0, "network": 6.0}  # reward stds down to 1e-10
 SHAPES = ((2, 1), (5, 1), (2, 2), (5, 2), (3, 3), (2, 5), (4, 3))  # (K, L) of a campaign
 METHODS = ("RFT", "SFT")
 REWARDS = ("uniform", "sign", "one right", "additive", "nearly constant")
 
 
-# --- Models ---------------------------------------------------------------------------------------------------
-
-
-def _tabular(params: Tensor, features: Tensor, num_tokens: int) -> Tensor:
-    return params.view(len(features), num_tokens)
-
-
-def _shared(params: Tensor, features: Tensor, num_tokens: int) -> Tensor:
-    return params.expand(len(features), num_tokens)
-
-
-def _linear(params: Tensor, features: Tensor, num_tokens: int) -> Tensor:
-    return features @ params.view(-1, num_tokens)
-
-
-def _network(params: Tensor, features: Tensor, num_tokens: int) -> Tensor:
-    size = features.shape[-1] * HIDDEN
-    return torch.tanh(features @ params[:size].view(-1, HIDDEN)) @ params[size:].view(HIDDEN, num_tokens)
-
-
-# kind -> logits [P, K] of parameters [D] and prefix features [P, F]: free logits of every prefix; the same
-# logits whatever the prefix; linear in the features; one hidden layer.
-MODELS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "tabular": _tabular,
-    "shared": _shared,
-    "linear": _linear,
-    "network": _network,
-}
-
-
-def num_params(kind: str, num_tokens: int, length: int) -> int:
-    """D of a kind of model."""
-    num_prefixes, num_features = prefix_features(num_tokens, length).shape
-    return {
-        "tabular": num_prefixes * num_tokens,
-        "shared": num_tokens,
-        "linear": num_features * num_tokens,
-        "network": (num_features + num_tokens) * HIDDEN,
-    }[kind]
-
-
-def enumerate_outputs(num_tokens: int, length: int) -> tuple[Tensor, Tensor]:
-    """All outputs, in the order of counting. Returns (index of the prefix before each token, token), int64 [Y, L].
-
-    Prefixes are numbered by length, then in the order of counting: 0 is the empty one.
-    """
-    outputs = torch.arange(num_tokens**length)[:, None]
-    place = num_tokens ** torch.arange(length - 1, -1, -1)
-    lengths = torch.arange(length)
-    first_of_length = (num_tokens**lengths - 1) // (num_tokens - 1)
-    return first_of_length + outputs // (place * num_tokens), outputs // place % num_tokens
-
-
-def prefix_features(num_tokens: int, length: int) -> Tensor:
-    """What the tied models see of a prefix. Returns [P, F]: one-hot position, one-hot last token, token counts."""
-    prefixes, tokens = enumerate_outputs(num_tokens, length)
-    features = torch.zeros(int(prefixes.max()) + 1, length + 2 * num_tokens, dtype=torch.float64)
-    for position in range(length):
-        index = prefixes[:, position]
-        features[index, position] = 1
-        if position > 0:
-            features[index, length + tokens[:, position - 1]] = 1
-            counts = torch.nn.functional.one_hot(tokens[:, :position], num_tokens).sum(1)
-            features[index, length + num_tokens :] = counts.double()
-    return features
-
-
-# --- Exact quantities -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """The distribution of N models over all their outputs, and its derivatives.
-
-    logprobs: [N, Y], log p(y|x); scores: [N, Y, D], its gradient in the parameters; gamma: [N], the largest
-    spectral norm over all prefixes (so over positions too) of the Jacobian of the logits in the parameters.
-    """
-
-    logprobs: Tensor
-    scores: Tensor
-    gamma: Tensor
-
-
-def enumerate_models(kind: str, params: Tensor, num_tokens: int, length: int) -> Outputs:
-    """Enumerate N models of one kind. params: [N, D] float64."""
-    features = prefix_features(num_tokens, length)
-
-    def logits_of(flat: Tensor) -> Tensor:
-        return MODELS[kind](flat, features, num_tokens)
-
-    logits = torch.func.vmap(logits_of)(params)  # [N, P, K]
-    jacobian = torch.func.vmap(torch.func.jacrev(logits_of))(params)  # [N, P, K, D]
-    gamma = torch.linalg.eigvalsh(jacobian @ jacobian.mT)[..., -1].amax(-1).sqrt()
-
-    # e_y - p, with 1 - p_y as the sum of the others: as a difference it is lost when p_y is near 1.
-    others = 1 - torch.eye(num_tokens, dtype=torch.float64)
-    probs = logits.softmax(-1)
-    token_scores = (torch.diag_embed(probs @ others) - probs[..., None, :] * others) @ jacobian
-    token_logprobs = logits.log_softmax(-1)
-
-    prefixes, tokens = enumerate_outputs(num_tokens, length)
-    logprobs = token_logprobs[:, prefixes, tokens].sum(-1)
-    scores = torch.zeros(len(params), len(tokens), params.shape[-1], dtype=torch.float64)
-    for position in range(length):
-        scores += token_scores[:, prefixes[:, position], tokens[:, position]]
-    return Outputs(logprobs, scores, gamma)
-
-
 def centred_rewards(logprobs: Tensor, rewards: Tensor) -> Tensor:
     """r(x, y) - V(x). logprobs, rewards: [N, Y]. Returns [N, Y]."""
-    # Relative to the reward of the likeliest output, V is a sum of small terms, and so is r - V where p is large.
+    # Relative to the likeliest output's reward, V is a sum of small terms, and so is r - V where p is large.
     likeliest = logprobs.argmax(-1, keepdim=True)
     relative = rewards - rewards.gather(-1, likeliest)
     return relative - (logprobs.exp() * relative).sum(-1, keepdim=True)
@@ -163,14 +50,7 @@ def value_gradient(outputs: Outputs, rewards: Tensor) -> Tensor:
     return (weights[:, None] @ outputs.scores).squeeze(1)
 
 
-def fisher_norm(outputs: Outputs) -> Tensor:
-    """sqrt of the largest eigenvalue of the Fisher information of p(.|x) in the parameters. Returns [N]."""
-    roots = (outputs.logprobs / 2).exp()[..., None] * outputs.scores  # F = roots^T roots
-    gram = roots.mT @ roots if roots.shape[-1] < roots.shape[-2] else roots @ roots.mT
-    return torch.linalg.eigvalsh(gram)[..., -1].clamp_min(0).sqrt()
-
-
-# --- Bounds on the norm of the gradient -----------------------------------------------------------------------
+# Bounds on the norm of the gradient
 
 
 def power_bound(length: int, gamma: Tensor, std: Tensor, reward_range: Tensor | float = 1.0) -> Tensor:
@@ -182,22 +62,24 @@ def power_bound(length: int, gamma: Tensor, std: Tensor, reward_range: Tensor | 
 
 
 def linear_bound(length: int, gamma: Tensor, std: Tensor) -> Tensor:
-    """sqrt(L / 2) gamma STD: the Fisher information of a softmax is at most 1/2 in its logits, L times over."""
+    """sqrt(L / 2) gamma STD: each token's Fisher information in its logits is at most 1/2."""
     return math.sqrt(length / 2) * gamma * std
 
 
-def fisher_bound(norm: Tensor, std: Tensor) -> Tensor:
-    """STD sqrt(lambda_max(F)), by Cauchy-Schwarz on E (r - V) grad log p. norm: see `fisher_norm`."""
-    return norm * std
+def fisher_bound(outputs: Outputs, std: Tensor) -> Tensor:
+    """STD sqrt(lambda_max(F)), F the Fisher information of p(.|x): Cauchy-Schwarz on E (r - V) grad log p."""
+    roots = (outputs.logprobs / 2).exp()[..., None] * outputs.scores  # F = roots^T roots
+    gram = roots.mT @ roots if roots.shape[-1] < roots.shape[-2] else roots @ roots.mT
+    return torch.linalg.eigvalsh(gram)[..., -1].clamp_min(0).sqrt() * std
 
 
-# --- A campaign of random models ------------------------------------------------------------------------------
+# A campaign of random models
 
 
 def draw_params(
     kind: str, num_models: int, num_tokens: int, length: int, generator: torch.Generator
 ) -> Tensor:
-    """Parameters [N, D], normal, each model at its own scale: from nearly uniform outputs to one nearly certain."""
+    """Normal parameters [N, D], each model at its own scale: from uniform outputs to one nearly certain."""
     size = num_params(kind, num_tokens, length)
     largest = LARGEST_SCALE[kind] / math.sqrt(length)
     scale = 0.05 + largest * torch.rand(num_models, 1, dtype=torch.float64, generator=generator)
@@ -266,7 +148,7 @@ def _campaign_group(
         "grad_norm": value_gradient(outputs, rewards).norm(dim=-1),
         "power_bound": power_bound(length, outputs.gamma, std),
         "linear_bound": linear_bound(length, outputs.gamma, std),
-        "fisher_bound": fisher_bound(fisher_norm(outputs), std),
+        "fisher_bound": fisher_bound(outputs, std),
         "kl_coeff": kl_coeff,
         "kl_std": kl_std,
         "kl_grad_norm": value_gradient(outputs, penalised).norm(dim=-1),
@@ -288,7 +170,7 @@ def _log_uniform(low: float, high: float, shape: tuple[int, ...], generator: tor
     return low * (high / low) ** torch.rand(shape, dtype=torch.float64, generator=generator)
 
 
-# --- Rates ----------------------------------------------------------------------------------------------------
+# Rates
 
 
 def right_label_probability(std: float) -> float:
@@ -297,7 +179,7 @@ def right_label_probability(std: float) -> float:
 
 
 def time_to_zero_reward(method: str, std: float, num_labels: int = 5) -> float:
-    """Time of gradient flow on the logits of one input until V = 0, in closed form (the setting of Theorem 2).
+    """Time of gradient flow on the logits of one input until V = 0, in closed form (setting of Theorem 2).
 
     The reward is +1 for the right label, -1 for the others, which start equal and stay so: one variable
     is left, p of the right label, with dp/dt = 2 k p^2 (1 - p)^2 for RFT and k p (1 - p)^2 for SFT,
@@ -311,14 +193,14 @@ def time_to_zero_reward(method: str, std: float, num_labels: int = 5) -> float:
 
 
 def logits_velocity(method: str, logits: np.ndarray) -> np.ndarray:
-    """d logits / dt of gradient flow, label 0 being right: p (r - V) for RFT, e_0 - p for SFT. logits: [K]."""
+    """d logits / dt of gradient flow, label 0 being right. RFT: p (r - V); SFT: e_0 - p. logits: [labels]."""
     probs, right = softmax(logits), np.eye(len(logits))[0]
     rewards = 2 * right - 1
     return probs * (rewards - probs @ rewards) if method == "RFT" else right - probs
 
 
 def integrate_time(method: str, std: float, num_labels: int = 5) -> float:
-    """`time_to_zero_reward` by integrating the flow in the space of the logits, with no use of the symmetry."""
+    """`time_to_zero_reward` by integrating the flow of all logits, with no use of the symmetry."""
     p = right_label_probability(std)
     start = np.log(np.array([p] + [(1 - p) / (num_labels - 1)] * (num_labels - 1)))
 
@@ -338,7 +220,7 @@ def integrate_time(method: str, std: float, num_labels: int = 5) -> float:
     return float(flow.t_events[0][0])
 
 
-def rates(stds: Iterable[float]) -> list[dict[str, Any]]:
+def rates(stds: Sequence[float]) -> list[dict[str, Any]]:
     """One row a method and initial reward std: method, std, time (integrated), exact_time (closed form)."""
     return [
         {

@@ -1,4 +1,4 @@
-"""Training of one controlled experiment: exact expected REINFORCE, sampled REINFORCE or supervised (Section 4.2)."""
+"""Training of a controlled experiment by expected or sampled REINFORCE, or supervised (Section 4.2)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from common.run_dir import RunDir
 from common.seeding import derive_seed
 from common.tracking import Tracker
 from sft_vs_rft.config import ExperimentConfig
-from sft_vs_rft.data import ControlledData
+from sft_vs_rft.data import ControlledData, Inputs
 from sft_vs_rft.monitor import ScoreMonitor
 from sft_vs_rft.objectives import cross_entropy, wrong_rewards
 from sft_vs_rft.statistics import (
     Forward,
-    Inputs,
     Targets,
     batch_gradient,
     global_norm,
@@ -104,7 +103,7 @@ def train(
     resume_from: a checkpoint's dict to continue; progress(epochs done), called after every batch.
     Raises TrainingInterrupted when `should_stop()` after an epoch (checkpointed first), NonFiniteLossError.
     """
-    # 1. What is fixed for the run: the reference of the KL, the rewards of wrong labels, the order of the data.
+    # 1. What is fixed for the run: the KL's reference, the rewards of wrong labels, the order of the data.
     config = resolve_seeds(config)
     state = TrainState(model, build_optimizer(config, model), ScoreMonitor.of(config))
     if config.kl_regularization_coeff and not config.kl_reg_ref_unif:
@@ -127,7 +126,7 @@ def train(
         targets = replace(targets, uniforms=epoch_uniforms(config, epoch, targets.labels))
         batches = [torch.as_tensor(index, dtype=torch.long) for index in batch_order(epoch)]
         for i, batch in enumerate(batches):
-            # 2. The exact gradient of the regularised objective (of each group apart), at the weights before the step.
+            # 2. The exact gradient of the regularised objective, of each group apart, before the step.
             index, num_small = small_first(batch, modified)
             index = index.to(targets.labels.device)
             batch_targets = targets[index]
@@ -164,7 +163,11 @@ def train(
         if last:
             state.monitor.restore_best(model)
         stop = should_stop() and not last
-        if run is not None and config.save_checkpoints and (last or stop or (validated and _is_due(config, epoch))):
+        if (
+            run is not None
+            and config.save_checkpoints
+            and (last or stop or (validated and _is_due(config, epoch)))
+        ):
             save_checkpoint(run, state, config)
         if stop:
             raise TrainingInterrupted(epoch)
@@ -173,7 +176,7 @@ def train(
 
 
 def resolve_seeds(config: ExperimentConfig) -> ExperimentConfig:
-    """The config with every seed -1 ("unseeded") replaced by a fresh one, so that the run can be recorded and redone."""
+    """The config with every seed -1 ("unseeded") replaced by a fresh one, so that the run can be redone."""
     fresh = {
         name: secrets.randbelow(2**31)
         for name in ("random_seed", "init_rnd_seed", "samples_rnd_seed")
@@ -189,7 +192,7 @@ def build_optimizer(config: ExperimentConfig, model: nn.Module) -> torch.optim.O
 
 
 def shuffled_batches(num_inputs: int, batch_size: int, seed: int) -> BatchOrder:
-    """A fresh permutation each epoch, a function of (seed, epoch) alone: resuming needs no generator state."""
+    """A fresh permutation each epoch, from (seed, epoch) alone: resuming needs no generator state."""
 
     def batches(epoch: int) -> Sequence[Tensor]:
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
@@ -282,7 +285,10 @@ def save_checkpoint(run: RunDir, state: TrainState, config: ExperimentConfig) ->
 class EpochMeter:
     """Sums up an epoch's batches; values stay on the device until the epoch's end (one transfer an epoch)."""
 
-    WEIGHTED = ("train loss", "train accuracy")  # by batch size; all others: unweighted over batches that have them
+    WEIGHTED = (
+        "train loss",
+        "train accuracy",
+    )  # by batch size; all others: unweighted over batches that have them
 
     def __init__(self) -> None:
         self._batches: list[tuple[list[str], Tensor, int]] = []

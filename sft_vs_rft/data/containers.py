@@ -29,8 +29,8 @@ class TokenizedPairs:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, index: Tensor) -> TokenizedPairs:
-        """The pairs at `index` ([n] positions, or an [N] mask), trimmed to the longest of them."""
+    def __getitem__(self, index: Tensor | slice) -> TokenizedPairs:
+        """The pairs at `index` ([n] positions, an [N] mask, or a slice), trimmed to the longest of them."""
         lengths = self.lengths[index]
         longest = int(lengths.max()) if len(lengths) else 0
         return TokenizedPairs(self.input_ids[index, :longest], self.token_type_ids[index, :longest], lengths)

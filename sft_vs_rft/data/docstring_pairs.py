@@ -1,8 +1,8 @@
 """Sentence pairs built from docstrings, graded by word overlap: STS-B's stand-in that needs no download.
 
 A pair is a sentence and a copy of it with words left out, or replaced by words of another sentence, as many
-as make the grades 0..5 equally frequent. The grade is that of the measured overlap: Dice's, over the words A and
-B of the two sentences (lower-cased, without punctuation, a repeated word counted as often as it occurs):
+as make the grades 0..5 equally frequent. The grade is that of the measured overlap: Dice's, over the words A
+and B of the two sentences (lower-cased, without punctuation, a repeated word counted as often as it occurs):
 
     score = 5 * 2 |A and B| / (|A| + |B|),    class = round(score), half to even as for STS-B
 """
@@ -38,8 +38,14 @@ Sentence = tuple[str, ...]
 
 
 def load_sentences(packages: Sequence[str] = PACKAGES, cache_dir: Path | None = None) -> list[Sentence]:
-    """Distinct docstring sentences of 4 to 12 plain words, without the full stop, in harvest order."""
-    return plain_sentences(harvest(packages, cache_dir))
+    """Distinct docstring sentences of 4 to 12 plain words, without the full stop, in harvest order.
+
+    Raises DataError: a package is not installed.
+    """
+    try:
+        return plain_sentences(harvest(packages, cache_dir))
+    except LookupError as error:
+        raise DataError(f"dataset 'docstring_pairs' reads installed packages: {error}") from error
 
 
 def plain_sentences(records: Sequence[DocRecord]) -> list[Sentence]:
@@ -109,7 +115,7 @@ def _graded_pairs(
 
 
 def _altered(words: Sentence, donor: Sentence, grade: int, rng: np.random.Generator) -> Sentence:
-    """Some of `words` mixed with some of `donor`'s, each in order, as many as give `grade` if none coincide."""
+    """Some of `words` and of `donor`'s, each in order, mixed: as many as give `grade` if none coincide."""
     if grade == 0:
         return donor
     options = _options(len(words), len(donor), grade)

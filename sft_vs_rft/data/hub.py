@@ -36,10 +36,10 @@ def hub_splits(dataset: str) -> tuple[RawSplit, RawSplit]:
 
 
 def copied_splits(dataset: str, copy: LocalCopy) -> tuple[RawSplit, RawSplit]:
-    """Train and test split of a saved copy or of parquet files. Raises DataError: damaged, another dataset."""
+    """Train and test split of a saved copy or parquet files. Raises DataError: damaged, another dataset."""
     import datasets
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     def read(files: Sequence[Path]) -> datasets.Dataset:
         return datasets.Dataset(pyarrow.concat_tables([pyarrow.parquet.read_table(file) for file in files]))

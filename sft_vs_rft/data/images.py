@@ -44,7 +44,7 @@ def read_originals(dataset: str, files: Sequence[Path]) -> tuple[NDArray[np.uint
 
 
 def read_idx(file: Path) -> NDArray[np.uint8]:
-    """Array of an idx file (MNIST's format: magic 0x08 and rank, big-endian shape, bytes), plain or gzipped."""
+    """Array of an idx file (MNIST's format: magic, rank, big-endian shape, bytes), plain or gzipped."""
     content = _content(file)
     rank = content[3] if len(content) >= 4 and content[:3] == b"\0\0\x08" else None
     if rank is None or len(content) < 4 + 4 * rank:
@@ -74,7 +74,7 @@ def read_svhn(file: Path) -> tuple[NDArray[np.uint8], Labels]:
 
 
 def digits() -> Pool:
-    """Scikit-learn's 1,797 8x8 scans, 0..16 scaled to 0..1: a fixed stratified 1,000 for training, 797 for test."""
+    """Scikit-learn's 1,797 scans of 8x8, scaled to 0..1: a fixed stratified 1,000 train, 797 test."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()

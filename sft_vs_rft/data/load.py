@@ -37,9 +37,8 @@ def load_data(config: ExperimentConfig) -> ControlledData:
         return _as_given(pool, config)
     seed = config.samples_rnd_seed if config.samples_rnd_seed >= 0 else secrets.randbits(32)
     num_train, num_test = config.num_train_samples, config.num_test_samples
-    if (
-        config.dataset == "npz"
-    ):  # a user's arrays are used whole where the plan, written for others, asks for more
+    if config.dataset == "npz":
+        # Used whole where the plan, perhaps written for a larger dataset, asks for more.
         num_train, num_test = min(num_train, len(pool.train.labels)), min(num_test, len(pool.test.labels))
     train = _chosen("num_train_samples", pool.train, num_train, derive_seed(seed, "subset", "train"))
     test = _chosen("num_test_samples", pool.test, num_test, derive_seed(seed, "subset", "test"))
@@ -64,7 +63,7 @@ def load_data(config: ExperimentConfig) -> ControlledData:
 
 
 def read_pool(dataset: str, data_dir: str = "", tokenizer_path: str = "") -> Pool:
-    """All of a dataset: from `data_dir` if given, else the installed packages or the hub. Raises DataError."""
+    """All of a dataset: from `data_dir` if given, else installed packages or the hub. Raises DataError."""
     if problem := check_data_source(dataset, data_dir):
         raise DataError(problem)
     if dataset == "digits":
@@ -126,7 +125,7 @@ def _chosen(field: str, split: RawSplit, size: int, seed: int) -> NDArray[np.int
 
 
 def _as_given(pool: Pool, config: ExperimentConfig) -> ControlledData:
-    """A user's data whose labels are modified already: nothing is drawn, so nothing may be left out either."""
+    """A user's data whose labels are modified already: nothing is drawn, so nothing may be left out."""
     assert pool.modified is not None
     num_train = len(pool.modified)
     if -1 < config.num_train_samples < num_train:
@@ -136,12 +135,13 @@ def _as_given(pool: Pool, config: ExperimentConfig) -> ControlledData:
         )
     if config.use_multiple_labels_per_sample:
         raise DataError(
-            "label sets (use_multiple_labels_per_sample) need original labels: leave modified_train out of the "
-            ".npz file to pretrain on it"
+            "label sets (use_multiple_labels_per_sample) need original labels: to pretrain, leave "
+            "modified_train out of the .npz file"
         )
     tracked = config.frac_samples_to_modify_labels > 0
     if tracked and not pool.modified.any():
         logger.warning("modified_train marks no input: there is no small reward std group to track")
+    # A constant seed: what is tested on does not depend on samples_rnd_seed, which has nothing to fix here.
     test = stratified_subset(pool.test.labels, min(config.num_test_samples, len(pool.test.labels)), seed=0)
     everything = np.arange(num_train)
     return ControlledData(

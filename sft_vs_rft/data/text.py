@@ -70,7 +70,7 @@ def load_tokenizer(tokenizer_path: str) -> Tokenizer:
         raise DataError(f"{file} is not a BERT tokenizer: {error}") from error
     if tokenizer.get_vocab_size() > MAX_VOCABULARY:
         raise DataError(
-            f"{file} has {tokenizer.get_vocab_size():,} entries, bert-mini's vocabulary has {MAX_VOCABULARY:,}"
+            f"{file} has {tokenizer.get_vocab_size():,} entries, bert-mini's vocabulary {MAX_VOCABULARY:,}"
         )
     return tokenizer
 
@@ -109,6 +109,6 @@ def _hub_vocabulary() -> Path:
     except Exception as error:  # network, hub, disk and cache errors share no base class
         raise DataError(
             f"the BERT tokenizer could not be read from hub model {TOKENIZER_REPO!r} "
-            f"({type(error).__name__}). Without network, put that repository's vocab.txt (or any uncased BERT's: "
-            "the same 30,522 entries) into a folder and name it with --set tokenizer_path=FOLDER"
+            f"({type(error).__name__}). Without network, put that repository's vocab.txt (or any uncased "
+            "BERT's: the same 30,522 entries) into a folder and name it with --set tokenizer_path=FOLDER"
         ) from error

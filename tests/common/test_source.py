@@ -23,12 +23,6 @@ def _refusal(path: Path) -> str:
     return str(caught.value).replace(f"{path.parent}/", "")
 
 
-def _text_refusal(folder: Path, text: str | bytes, name: str = "c.yml") -> str:
-    path = folder / name
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return _refusal(path)
-
-
 YAML = """\
 # a comment
 base: &base
@@ -262,7 +256,8 @@ def test_nan_is_no_json(tmp_path):
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, text, expected):
-    refusal = _text_refusal(tmp_path, text, name)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    refusal = _refusal(tmp_path / name)
     if expected is None:
         assert "could not determine a constructor for the tag" in refusal
     else:
@@ -277,6 +272,22 @@ def test_missing_files(tmp_path):
     assert _refusal(tmp_path / "zzz") == "zzz: 1 problem\n  no such file"
     assert _refusal(tmp_path / "x" / "a.yml").endswith(f"no such file: there is no folder '{tmp_path / 'x'}'")
     assert _refusal(tmp_path).endswith(": 1 problem\n  is a folder; expected a .json, .yml or .yaml file")
+
+
+@pytest.mark.parametrize("name", ["c.yml", "c.json"])
+def test_damaged_files_are_read_or_refused_but_never_crash(tmp_path, name):
+    random_state = random.Random(0)
+    intact = YAML if name == "c.yml" else json.dumps(_read(tmp_path, YAML).data, indent=1)
+    for _ in range(200):
+        text = list(intact)
+        for _ in range(random_state.randrange(1, 4)):
+            text[random_state.randrange(len(text))] = random_state.choice("{}[]:,-&*!|>'\"#%\t\n .0x_e\x07")
+        try:
+            source = _read(tmp_path, "".join(text), name)
+        except ConfigError as error:
+            assert str(error).startswith(f"{tmp_path / name}: 1 problem\n")
+        else:
+            assert set(source.lines) == {keys for keys, _ in _walk(source.data)}
 
 
 def test_byte_order_mark_is_no_content(tmp_path):

@@ -1,4 +1,4 @@
-"""The values that the released research code computed on an MLP, met epoch by epoch (tests/golden/README.md)."""
+"""What the released research code computed on an MLP, met epoch by epoch (tests/golden/README.md)."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,9 @@ def files(tmp_path_factory):
         y_test=arrays["test_labels"],
     )
     prefix = "pretrained/"
-    weights = {name.removeprefix(prefix): torch.tensor(arrays[name]) for name in arrays if name.startswith(prefix)}
+    weights = {
+        name.removeprefix(prefix): torch.tensor(arrays[name]) for name in arrays if name.startswith(prefix)
+    }
     torch.save({"model": weights}, folder / "pretrained.pt")
     return folder
 
@@ -48,7 +50,9 @@ def test_every_tracked_value_through_the_plan_runner(golden, files, tmp_path):
         "outputs_dir": str(tmp_path / "out"),
     }
     plan = tmp_path / "plan.json"
-    plan.write_text(json.dumps({"name": "golden", "configurations": [{"base_config": base_config, "options": {}}]}))
+    plan.write_text(
+        json.dumps({"name": "golden", "configurations": [{"base_config": base_config, "options": {}}]})
+    )
     assert main(["--plan_config_path", str(plan), "--disable_console_log"]) == 0
 
     (metrics,) = (tmp_path / "out").glob("*/metrics.jsonl")

@@ -49,12 +49,16 @@ def test_expected_reinforce_gradient_is_the_mean_of_sampled_reinforce_gradients(
     n, label = 100_000, labels[:1]
     row = torch.tensor([[0.5, -1.0, 1.0, 0.0, 0.3]], dtype=torch.float64)
     exact_logits = row.clone().requires_grad_()
-    (exact,) = torch.autograd.grad(objective("expected_reinforce", exact_logits, label)[0].sum(), exact_logits)
+    (exact,) = torch.autograd.grad(
+        objective("expected_reinforce", exact_logits, label)[0].sum(), exact_logits
+    )
 
     many = row.repeat(n, 1).requires_grad_()
     uniforms = torch.rand(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     sampled = sample_labels(many.log_softmax(-1), uniforms)
-    (grads,) = torch.autograd.grad(objective("reinforce", many, label.repeat(n), sampled=sampled)[0].sum(), many)
+    (grads,) = torch.autograd.grad(
+        objective("reinforce", many, label.repeat(n), sampled=sampled)[0].sum(), many
+    )
     error = grads.std(0) / math.sqrt(n)
     assert ((grads.mean(0) - exact[0]).abs() < 5 * error + 1e-12).all()
 

@@ -40,15 +40,21 @@ def test_group_gradients_are_those_of_the_groups_and_sum_to_the_batch_gradient(k
     for suffix, part in parts.items():
         expected = plain_gradient(model, inputs, targets, config, part)
         _, gradient = result.groups[suffix]
-        assert global_norm([a - b for a, b in zip(gradient, expected, strict=True)]) < 2e-5 * global_norm(expected)
+        assert global_norm([a - b for a, b in zip(gradient, expected, strict=True)]) < 2e-5 * global_norm(
+            expected
+        )
     whole = plain_gradient(model, inputs, targets, config, slice(0, 24))
-    assert global_norm([a - b for a, b in zip(result.gradient, whole, strict=True)]) < 2e-5 * global_norm(whole)
+    assert global_norm([a - b for a, b in zip(result.gradient, whole, strict=True)]) < 2e-5 * global_norm(
+        whole
+    )
 
 
 def test_batch_norm_statistics_are_updated_once_a_step_from_the_whole_batch():
     config, _, model, inputs, targets, num_small = setting("images")
     batch_gradient(model, model, inputs, targets, num_small, config, None)
-    counts = {int(value) for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    counts = {
+        int(value) for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")
+    }
     assert counts == {1}
 
 
@@ -83,7 +89,7 @@ def test_finite_differences_agree_with_the_expected_gradient():
 
 
 def test_tracked_names_and_values_by_hand():
-    config, data, model, inputs, targets, num_small = setting("vectors", logits_temperature=2.0)
+    config, _, model, inputs, targets, num_small = setting("vectors", logits_temperature=2.0)
     result = batch_gradient(model, model, inputs, targets, num_small, config, None)
     values = tracked_values(config, targets, None, result, global_norm(list(model.parameters())))
     assert sorted(values) == sorted(tracked_metrics(config)[0])

@@ -106,7 +106,9 @@ def test_group_means_are_unweighted_over_the_batches_that_have_the_group():
     logprobs = torch.log_softmax(model(data.train_inputs), -1)
     reward = (2 * logprobs[range(64), data.train_labels].exp() - 1).detach()
     expected_small = (reward[small[:1]].mean() + reward[small[1:6]].mean()) / 2
-    expected_large = torch.stack([reward[part].mean() for part in (large[:3], large[3:10], large[10:12])]).mean()
+    expected_large = torch.stack(
+        [reward[part].mean() for part in (large[:3], large[3:10], large[10:12])]
+    ).mean()
     row = result.rows[0]["train"]
     assert math.isclose(row["reward" + SMALL], expected_small, abs_tol=1e-6)
     assert math.isclose(row["reward" + LARGE], expected_large, abs_tol=1e-6)
@@ -151,7 +153,9 @@ def test_checkpoints_kept_newest_or_best(tmp_path):
         scores = {row["epoch"]: row["train"]["train loss"] for row in result.rows}
         if by_score:
             # the best seen so far are kept, and the newest for resuming
-            assert set(sorted(scores, key=scores.__getitem__)[:1]) <= set(kept) and 7 in kept and len(kept) <= 3
+            assert (
+                set(sorted(scores, key=scores.__getitem__)[:1]) <= set(kept) and 7 in kept and len(kept) <= 3
+            )
         else:
             assert kept == [6, 7]
 
@@ -159,8 +163,8 @@ def test_checkpoints_kept_newest_or_best(tmp_path):
 def test_early_stop_and_best_weights():
     fields = {"opt_method": "supervised", "optimizer": "sgd", "lr": 60.0, "batch_size": 64, "epochs": 60}
     stop = {"early_stop": True, "early_stop_patience": 2, "early_stop_cooldown": 4}
-    config = make_config(early_stop_restore_best_weights=True, is_train_metric=False, score_metric_name="test loss",
-                         return_best_score=True, **fields, **stop)  # fmt: skip
+    score = {"is_train_metric": False, "score_metric_name": "test loss", "return_best_score": True}
+    config = make_config(early_stop_restore_best_weights=True, **score, **fields, **stop)
     result, model = run_once(config)
     losses = [row["val"]["test loss"] for row in result.rows]
     best = min(range(len(losses)), key=losses.__getitem__)
@@ -188,7 +192,7 @@ def test_bfloat16_autocast_trains_close_to_float32():
 
 
 def test_text_batches_train(tmp_path):
-    config = make_config(model_type="bert-mini", dataset="docstring_pairs", epochs=2, lr=1e-3, opt_method="supervised",
-                         micro_batch_size=7)  # fmt: skip
+    fields = {"model_type": "bert-mini", "dataset": "docstring_pairs", "micro_batch_size": 7}
+    config = make_config(epochs=2, lr=1e-3, opt_method="supervised", **fields)
     result, _ = run_once(config, make_data("text"))
     assert result.rows[1]["train"]["train loss"] < result.rows[0]["train"]["train loss"]
