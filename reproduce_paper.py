@@ -217,7 +217,32 @@ def draw_figure3(args: argparse.Namespace, item: str, folders: Sequence[Path]) -
 
 
 def draw_theory(args: argparse.Namespace) -> None:
-    """Enumerate small models, integrate the gradient flows, and draw the theory figure."""
+    """Enumerate small models, integrate the gradient flows, and draw both against theory (seconds)."""
+    import numpy as np
+    import pandas as pd
+
+    from figures.style import save_figure
+    from figures.theory import fitted_slopes, plotted_numbers, theory_figure
+    from sft_vs_rft.theory import campaign, rates
+
+    bounds = pd.DataFrame(campaign(THEORY_SEED, THEORY_MODELS))
+    times = pd.DataFrame(rates(np.geomspace(0.002, 0.2, 13).tolist()))
+    largest = {
+        bound: float((bounds[norm] / bounds[bound]).max())
+        for bound, norm in (
+            ("power_bound", "grad_norm"),
+            ("kl_bound", "kl_grad_norm"),
+            ("linear_bound", "grad_norm"),
+            ("fisher_bound", "grad_norm"),
+        )
+    }
+    slopes = fitted_slopes(times)
+    for name, ratio in largest.items():
+        logger.info("largest gradient / %s over %d models: %.4f", name, THEORY_MODELS, ratio)
+    logger.info("time to reward 0: RFT ~ std^%.3f, SFT ~ %.3f ln(1/std)", slopes["RFT"], slopes["SFT"])
+    meta = {"seed": THEORY_SEED, "num_models": THEORY_MODELS, "largest_ratios": largest, "slopes": slopes}
+    figure, numbers = theory_figure(bounds, times), plotted_numbers(bounds, times)
+    show(save_figure(figure, args.output_dir / "theory", numbers, [], **meta))
 
 
 def show(paths: Sequence[Path]) -> None:

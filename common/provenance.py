@@ -18,13 +18,14 @@ def provenance() -> dict[str, Any]:
     commit, dirty = _git_state()
     system = {"system": platform.system(), "release": platform.release(), "machine": platform.machine()}
     return {
-        "versions": _versions(),
+        "versions": dict(_versions()),
         "commit": commit,
         "dirty": dirty,
         "platform": {**system, "cpu_count": os.cpu_count()},
     }
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in RECORDED_PACKAGES:

@@ -18,7 +18,7 @@ from common.files import atomic_write_bytes, atomic_write_json, atomic_write_tex
 # Okabe and Ito's palette: told apart under the common colour blindnesses. In black and white these are not
 # enough, so that every series has its own marker or dashes too.
 BLACK, GREY = "#000000", "#999999"
-BLUE, ORANGE, GREEN, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#CC79A7"
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 
 METHOD_COLORS = {"RFT": ORANGE, "RFT (sampled)": PURPLE, "SFT": BLUE}
 METHOD_MARKERS = {"RFT": "o", "RFT (sampled)": "D", "SFT": "^"}

@@ -291,13 +291,14 @@ def test_fair_coins_with_one_parameter_reach_the_linear_bound_at_every_length(le
     torch.testing.assert_close(value_gradient(outputs, rewards).norm(dim=-1), bound)
 
 
-def test_std_keeps_its_precision_when_the_distribution_is_peaked():
+def test_std_scores_and_gradient_keep_their_precision_when_the_distribution_is_peaked():
     gap = 60.0  # p of the other output: about 9e-27; 1 - p rounds to 1
     outputs = enumerate_models("tabular", torch.tensor([[gap, 0.0]], dtype=torch.float64), 2, 1)
     rewards = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     assert reward_std(outputs.logprobs, rewards).item() == pytest.approx(2 * math.exp(-gap / 2), rel=1e-12)
-    expected = 2 * math.exp(-gap) * torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
-    torch.testing.assert_close(value_gradient(outputs, rewards), expected, rtol=1e-12, atol=0)
+    direction = math.exp(-gap) * torch.tensor([1.0, -1.0], dtype=torch.float64)
+    torch.testing.assert_close(outputs.scores[0, 0], direction, rtol=1e-12, atol=0)
+    torch.testing.assert_close(value_gradient(outputs, rewards)[0], -2 * direction, rtol=1e-12, atol=0)
 
 
 # The rates
