@@ -7,6 +7,7 @@ import json
 import logging
 import statistics
 import sys
+import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,7 +98,7 @@ def summary(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
         result = (
             f"score {outcome.score:.6g}"
             if outcome.score is not None
-            else outcome.error or "not run to its end"
+            else textwrap.shorten(outcome.error or "not run to its end", 120)
         )
         where = f" ({outcome.run})" if outcome.run else ""
         lines.append(f"  {outcome.status:<11} {outcome.experiment.label}: {result}{where}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -40,7 +41,9 @@ def run_experiment(
     run.update_manifest(status="running", device=str(device), num_threads=torch.get_num_threads(), error=None)
     try:
         # 1. Data and model, both functions of the config's seeds.
-        data = load_data(config).to(device)
+        data = load_data(config)
+        check_same_data(run, fingerprint(data))
+        data = data.to(device)
         model = build_model(config, data).to(device)
         num_params = sum(p.numel() for p in model.parameters())
         logger.info(
@@ -122,6 +125,33 @@ def _train(
             progress=progress,
             should_stop=should_stop,
         )
+
+
+class ChangedDataError(Exception):
+    """The data of a run is no longer what it began with, so that it cannot be continued."""
+
+
+def fingerprint(data: ControlledData) -> str:
+    """Hash of all that a run reads of its data: inputs, final labels, modified inputs and label sets."""
+    digest = hashlib.sha256()
+    for inputs in (data.train_inputs, data.test_inputs):
+        parts = [inputs] if isinstance(inputs, torch.Tensor) else [inputs.input_ids, inputs.token_type_ids]
+        for part in parts:
+            digest.update(part.contiguous().numpy().tobytes())
+    for tensor in (data.train_labels, data.modified, data.test_labels, data.label_sets):
+        digest.update(b"none" if tensor is None else tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_same_data(run: RunDir, data: str) -> None:
+    """Record the data's fingerprint in the manifest. Raises ChangedDataError if another one is there."""
+    before = run.manifest.get("data")
+    if before is not None and before != data:
+        raise ChangedDataError(
+            f"the data is not what {run.path} began with (other files, or other versions of the packages "
+            "it comes from): delete that folder, or start anew with --fresh"
+        )
+    run.update_manifest(data=data)
 
 
 def resume_point(config: ExperimentConfig, run: RunDir, device: torch.device) -> dict[str, Any] | None:

@@ -18,8 +18,8 @@ def rewards_of_labels(labels: Tensor, wrong_reward: Tensor, num_classes: int) ->
 
     labels: [B] int64; wrong_reward: [B]. Returns rewards [B, C].
     """
-    one_hot = F.one_hot(labels, num_classes)
-    return torch.where(one_hot.bool(), 1.0, wrong_reward[:, None])
+    right = labels[:, None] == torch.arange(num_classes, device=labels.device)
+    return torch.where(right, 1.0, wrong_reward[:, None])
 
 
 def wrong_rewards(modified: Tensor, reward_type: str, min_reward: float) -> Tensor:

@@ -185,7 +185,7 @@ def format_strings(fields: dict[str, Any]) -> tuple[dict[str, Any], list[Problem
             try:
                 formatted[name] = value.format(**values)
             except (LookupError, ValueError, AttributeError, TypeError) as error:
-                reason = unknown_key(error.args[0], values) if isinstance(error, KeyError) else str(error)
+                reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
                 problems.append(Problem(name, f"cannot fill in the braces of {value!r}: {reason}"))
     if isinstance(folder := formatted.get("experiment_name"), str):
         formatted["experiment_name"] = folder.translate(str.maketrans(".,", "--", "[] "))

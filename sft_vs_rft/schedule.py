@@ -21,7 +21,7 @@ from typing import Any
 
 from common.console import Progress, progress, setup_logging
 from common.interrupts import StopRequest, stop_request
-from common.run_dir import RunBusyError, RunDir, find_runs
+from common.run_dir import RunDir, RunError, find_runs
 from sft_vs_rft.data_source import find_npz
 from sft_vs_rft.plan import Experiment, Plan
 
@@ -131,7 +131,7 @@ def execute(
                 Path(config.outputs_dir), config.experiment_name, config.model_dump(), manifest
             )
         path = run.path
-    except (RunBusyError, OSError) as error:
+    except (RunError, OSError) as error:
         return Outcome(experiment, "failed", path, error=str(error))
     log_file = run.path / "log.txt" if config.save_logs else None
     with run, setup_logging(console=console and not config.disable_console_log, log_file=log_file):

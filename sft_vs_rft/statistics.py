@@ -220,7 +220,8 @@ def length_sorted(inputs: TokenizedPairs, size: int) -> Iterator[Tensor]:
 
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Euclidean norm of all entries of `tensors` together."""
-    return torch.nn.utils.get_total_norm(tensors)
+    # torch.nn.utils.get_total_norm is this, after sorting by device and type: four times slower on an MLP.
+    return torch.stack(torch._foreach_norm(list(tensors))).norm()
 
 
 def _fields(parts: list[PerInput]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -1,0 +1,109 @@
+"""Figure 3 on small tables, and the table on small runs."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from common.run_dir import RunDir
+from figures.controlled import figure3
+from figures.runs import NoRunsError, controlled_table, figure3_item, runs_in
+
+CONFIG = {
+    "model_type": "mlp",
+    "dataset": "digits",
+    "optimizer": "adam",
+    "lr": 1e-4,
+    "batch_size": 512,
+    "num_train_samples": -1,
+    "reward_type": "labels",
+    "opt_method": "expected_reinforce",
+    "frac_samples_to_modify_labels": 0.1,
+}
+
+
+def table(environments=("A",), runs=1, finished=True):
+    rows = [
+        {"environment": environment, "method": method, "group": group, "epoch": epoch, "reward": epoch + run,
+         "reward_std": 0.5, "grad_norm": 10.0**-epoch, "run": f"{environment}{method}{run}", "finished": finished}
+        for environment in environments for method in ("RFT", "SFT") for group in ("small", "large")
+        for run in range(runs) for epoch in range(4)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def make_run(folder, method="expected_reinforce", status="finished", epochs=3, **fields):
+    with RunDir.create(folder, method, CONFIG | {"opt_method": method} | fields, {}) as run:
+        for epoch in range(epochs):
+            train = {
+                f"{name} {group} reward std": epoch + offset
+                for name, offset in (("reward", 0), ("avg reward std", 1), ("grad norm", 2))
+                for group in ("small", "large")
+            }
+            run.append_metrics({"epoch": epoch, "train": train})
+        run.update_manifest(status=status)
+        return run.path
+
+
+def test_columns_are_environments_and_rows_the_three_quantities():
+    figure = figure3(table(("A", "B")))
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["A", "B"]
+    assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["train reward", "reward std", "gradient norm"]
+    assert [axes.get_yscale() for axes in figure.axes[::2]] == ["linear", "linear", "log"]
+
+
+def test_lines_hold_the_numbers_of_the_table_and_differ_without_colour():
+    axes = figure3(table()).axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert set(lines) == {f"{m}, {g} std" for m in ("RFT", "SFT") for g in ("small", "large")}
+    assert list(lines["RFT, small std"].get_ydata()) == [0, 1, 2, 3]
+    looks = {(line.get_linestyle(), line.get_marker()) for line in lines.values()}
+    assert len(looks) == 4
+
+
+def test_several_runs_are_drawn_as_their_mean_with_a_band():
+    axes = figure3(table(runs=3)).axes[0]
+    assert list(axes.lines[0].get_ydata()) == [1, 2, 3, 4]
+    assert len(axes.collections) == 4
+    assert not figure3(table()).axes[0].collections
+
+
+def test_unfinished_runs_are_marked_partial():
+    assert "partial" in figure3(table(finished=False)).axes[0].get_title()
+    assert "partial" not in figure3(table()).axes[0].get_title()
+
+
+def test_table_from_runs(tmp_path):
+    make_run(tmp_path)
+    make_run(tmp_path, "supervised", status="running", epochs=2)
+    make_run(tmp_path, frac_samples_to_modify_labels=0)  # pretraining: not drawn
+    result = controlled_table(runs_in([tmp_path]))
+    assert len(result) == 2 * 3 + 2 * 2
+    assert result.groupby("method")["finished"].first().to_dict() == {"RFT": True, "SFT": False}
+    small = result[(result["method"] == "RFT") & (result["group"] == "small")]
+    assert small["reward"].tolist() == [0, 1, 2]
+    assert small["reward_std"].tolist() == [1, 2, 3]
+    assert small["grad_norm"].tolist() == [2, 3, 4]
+    assert set(result["environment"]) == {"MLP, digits\nAdam 0.0001, batch 512"}
+
+
+def test_a_torn_last_row_of_a_running_experiment_is_left_out(tmp_path):
+    path = make_run(tmp_path, status="running")
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"epoch": 3})[:-4])
+    assert len(controlled_table(runs_in([path]))) == 2 * 3
+
+
+def test_runs_are_found_in_folders_and_missing_ones_are_said(tmp_path):
+    path = make_run(tmp_path)
+    assert [run.path for run in runs_in([path])] == [run.path for run in runs_in([tmp_path])] == [path]
+    with pytest.raises(NoRunsError, match="neither a run folder"):
+        runs_in([tmp_path / "nowhere"])
+    with pytest.raises(NoRunsError, match="no finetuning run with modified inputs"):
+        controlled_table(runs_in([make_run(tmp_path / "b", frac_samples_to_modify_labels=0)]))
+
+
+def test_versions_of_figure_3():
+    assert figure3_item(CONFIG) == "figure3"
+    assert figure3_item(CONFIG | {"optimizer": "sgd"}) == "figure3_sgd"
+    assert figure3_item(CONFIG | {"reward_type": "labels_with_custom"}) == "figure3_high_init_reward"

@@ -1,0 +1,68 @@
+"""The front door from nothing to pictures, with few epochs."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from reproduce_paper import main
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("laptop")
+    argv = ["--only", "figure3", "figure3_sgd", "--jobs", "1", "--output_dir", str(folder / "figures")]
+    argv += ["--set", f"outputs_dir={folder / 'runs'}", "--set", "epochs=4", "--set", "save_metric_plots=false"]
+    assert main(argv) == 0
+    return folder, argv
+
+
+def test_each_figure_has_its_picture_numbers_and_runs(drawn):
+    folder, _ = drawn
+    for item in ("figure3", "figure3_sgd"):
+        stem = folder / "figures" / "laptop" / item
+        for suffix in (".pdf", ".png"):
+            assert stem.with_suffix(suffix).stat().st_size > 5_000
+        table = pd.read_csv(stem.with_suffix(".csv"))
+        assert set(table["method"]) == {"RFT", "SFT"} and set(table["epoch"]) == {0, 1, 2, 3}
+        runs = json.loads(stem.with_suffix(".json").read_text())["runs"]
+        assert len(runs) == 2
+        for run in runs:
+            rows = [json.loads(line) for line in open(f"{run['path']}/metrics.jsonl")]
+            name = "RFT" if run["config"]["opt_method"] == "expected_reinforce" else "SFT"
+            plotted = table[(table["method"] == name) & (table["group"] == "small")]["reward"].tolist()
+            assert plotted == pytest.approx([row["train"]["reward small reward std"] for row in rows])
+
+
+def test_again_uses_what_is_finished(drawn):
+    folder, argv = drawn
+    before = sorted((folder / "runs").iterdir())
+    assert len(before) == 1 + 2 + 2  # one pretraining, two methods each for Adam and SGD
+    assert main(argv) == 0
+    assert sorted((folder / "runs").iterdir()) == before
+
+
+def test_runs_draws_what_exists_and_names_the_command_for_what_does_not(drawn, tmp_path, capsys):
+    folder, _ = drawn
+    assert main(["--runs", str(folder / "runs"), "--output_dir", str(tmp_path)]) == 0
+    assert {path.stem for path in tmp_path.rglob("*.png")} == {"figure3", "figure3_sgd"}
+    argv = ["--runs", str(folder / "runs"), "--only", "figure3_high_init_reward", "--output_dir", str(tmp_path)]
+    assert main(argv) == 2
+    assert "finetune_high_init_reward_experiments_plan.json" in capsys.readouterr().err
+    assert main(["--runs", str(tmp_path / "nowhere")]) == 2
+    assert "neither a run folder" in capsys.readouterr().err
+
+
+def test_dry_run_prints_stages_and_checks_every_plan(capsys, tmp_path):
+    assert main(["--dry_run", "--only", "figure3", "--scale", "paper", "--environments", "all"]) == 0
+    output = capsys.readouterr().out
+    assert output.count("expected_reinforce") == 3 and output.count("supervised") == 6
+    assert main(["--dry_run", "--only", "figure3", "--set", "lrr=1"]) == 2
+    assert "unknown key; did you mean 'lr'?" in capsys.readouterr().err
+
+
+def test_theory(tmp_path, capsys):
+    assert main(["--only", "theory", "--output_dir", str(tmp_path)]) == 0
+    assert str(tmp_path / "theory.png") in capsys.readouterr().out
+    numbers = json.loads((tmp_path / "theory.json").read_text())
+    assert all(ratio <= 1 + 1e-9 for ratio in numbers["largest_ratios"].values())
