@@ -1,7 +1,7 @@
 """The directory that a run leaves behind: manifest, config, metrics and checkpoints.
 
 A run may be killed between any two system calls: what is on disk then is complete and readable, and the run
-can be opened again. `metrics.jsonl` alone grows in place, and may end in a torn line, which is not read.
+can be opened again. Only files of rows (`metrics.jsonl`) grow in place; see `common.row_log`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from common.checkpoints import CheckpointError, checkpoint_name, checkpoints_in, load_checkpoint
 from common.files import (
     RunError,
     atomic_torch_save,
-    atomic_write_bytes,
     atomic_write_json,
     atomic_write_text,
     make_directory,
@@ -29,6 +28,7 @@ from common.files import (
     sync,
 )
 from common.provenance import provenance
+from common.row_log import RowLog, drop_torn_line, read_rows
 
 __all__ = [
     "CheckpointError",
@@ -75,7 +75,7 @@ class RunDir:
         self.config = config
         self._lock: int | None = lock
         self._manifest = manifest
-        self._metrics: BinaryIO | None = None
+        self._rows: dict[str, RowLog] = {}
 
     @classmethod
     def create(cls, base: Path, name: str, config: dict[str, Any], manifest: dict[str, Any]) -> RunDir:
@@ -111,7 +111,8 @@ class RunDir:
         lock = _acquire(path)
         try:
             remove_temporary_files(path)
-            _drop_torn_line(path / METRICS)
+            for file in path.glob("*.jsonl"):
+                drop_torn_line(file)
             found = read_run(path)  # Again: it may have changed before the lock was ours.
         except BaseException:
             _release(lock)
@@ -126,7 +127,8 @@ class RunDir:
 
     def close(self) -> None:
         """Let go of the files and the lock; may be called twice."""
-        self._close_metrics()
+        for log in self._rows.values():
+            log.close()
         if self._lock is not None:
             _release(self._lock)
             self._lock = None
@@ -137,39 +139,30 @@ class RunDir:
         return dict(self._manifest)
 
     def update_manifest(self, **fields: Any) -> None:
-        """Write `fields` over those of the manifest, atomically, after the metrics so far are on disk."""
-        self._sync_metrics()
+        """Write `fields` over those of the manifest, atomically, after the rows so far are on disk."""
+        self._sync_rows()
         manifest = {**self._manifest, **fields, "updated": _now()}
         atomic_write_json(self.path / MANIFEST, manifest)
         self._manifest = manifest
 
-    def append_metrics(self, row: dict[str, Any]) -> None:
-        """Add one row to metrics.jsonl, with its "epoch".
+    def rows(self, name: str, key: str) -> RowLog:
+        """The file of rows `name` of the run, open until the run is closed; every row has a whole number `key`."""
+        return self._rows.setdefault(name, RowLog(self.path / name, key))
 
-        The row survives the process, but not yet a power cut (no fsync: an epoch may take 3 ms);
-        `save_checkpoint` and `update_manifest` see to that. Numbers that are not finite are written as NaN
-        and Infinity, which Python reads back but strict JSON lacks: a diverged run is to be seen as such.
-        """
-        if self._metrics is None:
-            self._metrics = (self.path / METRICS).open("ab")
-            sync(self.path)
-        self._metrics.write(json.dumps(row).encode() + b"\n")
-        self._metrics.flush()
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Add one row to metrics.jsonl, with its "epoch"."""
+        self.rows(METRICS, "epoch").append(row)
 
     def truncate_metrics(self, last_epoch: int) -> None:
         """Drop the rows of epochs after `last_epoch`, and a torn last line, atomically."""
-        self._close_metrics()
-        file = self.path / METRICS
-        if file.exists():
-            kept = [line for line, row in _rows(file) if row["epoch"] <= last_epoch]
-            atomic_write_bytes(file, b"".join(kept))
+        self.rows(METRICS, "epoch").keep(lambda row: row["epoch"] <= last_epoch)
 
     def save_checkpoint(self, state: dict[str, Any], epoch: int) -> Path:
-        """Write checkpoints/epoch_<epoch, 6 digits>.pt atomically, after the metrics so far are on disk.
+        """Write checkpoints/epoch_<epoch, 6 digits>.pt atomically, after the rows so far are on disk.
 
         state: tensors and plain values, so that it loads with weights_only=True.
         """
-        self._sync_metrics()
+        self._sync_rows()
         make_directory(self.path / CHECKPOINTS)
         path = self.path / CHECKPOINTS / checkpoint_name(epoch)
         atomic_torch_save(path, state)
@@ -186,14 +179,9 @@ class RunDir:
             if path.name not in kept:
                 path.unlink()
 
-    def _sync_metrics(self) -> None:
-        if self._metrics is not None:
-            os.fsync(self._metrics.fileno())
-
-    def _close_metrics(self) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
-            self._metrics = None
+    def _sync_rows(self) -> None:
+        for log in self._rows.values():
+            log.sync()
 
 
 def read_metrics(run_path: Path) -> list[dict[str, Any]]:
@@ -201,8 +189,7 @@ def read_metrics(run_path: Path) -> list[dict[str, Any]]:
 
     Raises RunError if any other line cannot be read.
     """
-    file = Path(run_path) / METRICS
-    return [row for _, row in _rows(file)] if file.exists() else []
+    return read_rows(Path(run_path) / METRICS, "epoch")
 
 
 def find_runs(base: Path) -> list[RunInfo]:
@@ -272,30 +259,3 @@ def read_run(path: Path) -> RunInfo:
             raise RunError(f"{path} is not a run directory: {name} does not hold an object")
         contents.append(content)
     return RunInfo(path, *contents)
-
-
-def _rows(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Lines of a metrics file, each with the row in it; a last line without its end is torn and left out."""
-    *lines, _ = file.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        row = _row(line)
-        if row is None:
-            raise RunError(
-                f"{file} line {number} is not a metrics row; only the last line may be torn: "
-                "repair or delete the line, or start the run anew"
-            )
-        yield line + b"\n", row
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("epoch"), int) else None
-
-
-def _drop_torn_line(file: Path) -> None:
-    if file.exists():
-        data = file.read_bytes()
-        os.truncate(file, data.rfind(b"\n") + 1)

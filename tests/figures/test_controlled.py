@@ -1,5 +1,6 @@
 """Figure 3 on small tables, and the table on small runs."""
 
+import itertools
 import json
 
 import pandas as pd
@@ -23,12 +24,21 @@ CONFIG = {
 
 
 def table(environments=("A",), runs=1, finished=True):
+    keys = itertools.product(environments, ("RFT", "SFT"), ("small", "large"), range(runs), range(4))
     rows = [
-        {"environment": environment, "method": method, "group": group, "epoch": epoch, "reward": epoch + run,
-         "reward_std": 0.5, "grad_norm": 10.0**-epoch, "run": f"{environment}{method}{run}", "finished": finished}
-        for environment in environments for method in ("RFT", "SFT") for group in ("small", "large")
-        for run in range(runs) for epoch in range(4)
-    ]  # fmt: skip
+        {
+            "environment": environment,
+            "method": method,
+            "group": group,
+            "epoch": epoch,
+            "reward": epoch + run,
+            "reward_std": 0.5,
+            "grad_norm": 10.0**-epoch,
+            "run": f"{environment}{method}{run}",
+            "finished": finished,
+        }
+        for environment, method, group, run, epoch in keys
+    ]
     return pd.DataFrame(rows)
 
 

@@ -12,7 +12,8 @@ from reproduce_paper import main
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("laptop")
     argv = ["--only", "figure3", "figure3_sgd", "--jobs", "1", "--output_dir", str(folder / "figures")]
-    argv += ["--set", f"outputs_dir={folder / 'runs'}", "--set", "epochs=4", "--set", "save_metric_plots=false"]
+    for override in (f"outputs_dir={folder / 'runs'}", "epochs=4", "save_metric_plots=false"):
+        argv += ["--set", override]
     assert main(argv) == 0
     return folder, argv
 
@@ -46,8 +47,8 @@ def test_runs_draws_what_exists_and_names_the_command_for_what_does_not(drawn, t
     folder, _ = drawn
     assert main(["--runs", str(folder / "runs"), "--output_dir", str(tmp_path)]) == 0
     assert {path.stem for path in tmp_path.rglob("*.png")} == {"figure3", "figure3_sgd"}
-    argv = ["--runs", str(folder / "runs"), "--only", "figure3_high_init_reward", "--output_dir", str(tmp_path)]
-    assert main(argv) == 2
+    argv = ["--runs", str(folder / "runs"), "--output_dir", str(tmp_path)]
+    assert main([*argv, "--only", "figure3_high_init_reward"]) == 2
     assert "finetune_high_init_reward_experiments_plan.json" in capsys.readouterr().err
     assert main(["--runs", str(tmp_path / "nowhere")]) == 2
     assert "neither a run folder" in capsys.readouterr().err
