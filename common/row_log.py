@@ -44,7 +44,8 @@ class RowLog:
         """Drop all rows but the wanted ones, and a torn last line, atomically."""
         self.close()
         if self.path.exists():
-            atomic_write_bytes(self.path, b"".join(line for line, row in _rows(self.path, self._key) if wanted(row)))
+            kept = [line for line, row in _rows(self.path, self._key) if wanted(row)]
+            atomic_write_bytes(self.path, b"".join(kept))
 
     def close(self) -> None:
         """Close the file; the next row opens it again."""

@@ -146,7 +146,7 @@ class RunDir:
         self._manifest = manifest
 
     def rows(self, name: str, key: str) -> RowLog:
-        """The file of rows `name` of the run, open until the run is closed; every row has a whole number `key`."""
+        """The file of rows `name` of the run, open until the run is closed. key: see RowLog."""
         return self._rows.setdefault(name, RowLog(self.path / name, key))
 
     def append_metrics(self, row: dict[str, Any]) -> None:
