@@ -1,0 +1,50 @@
+"""Figures 1 and 5 on small tables."""
+
+import numpy as np
+import pandas as pd
+
+from figures.grue import example_inputs, figure1, figure5
+
+
+def panels(*names):
+    rng = np.random.default_rng(0)
+    tables = [
+        pd.DataFrame({"panel": name, "input": range(12), "mean": rng.random(12), "std": rng.random(12)})
+        for name in names
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_every_panel_is_ordered_by_the_std_of_the_first():
+    table = panels("pretrained", "RFT", "SFT")
+    figure = figure1(table, "ROUGE-L")
+    first = table[table["panel"] == "pretrained"].sort_values("std")
+    for axes, name in zip(figure.axes, ("pretrained", "RFT", "SFT"), strict=False):
+        offsets = np.asarray(axes.collections[0].get_offsets())
+        rows = table[table["panel"] == name].set_index("input").loc[first["input"]]
+        assert offsets[:, 0].tolist() == list(range(12))
+        assert np.allclose(offsets[:, 1], rows["mean"])
+        assert np.allclose(axes.collections[0].get_array(), rows["std"])
+        assert axes.get_title().startswith(name)
+
+
+def test_colours_mean_the_same_in_every_panel():
+    figure = figure1(panels("pretrained", "RFT"), "x")
+    assert len({axes.collections[0].get_clim() for axes in figure.axes[:2]}) == 1
+
+
+def test_constant_rewards_can_be_drawn(tmp_path):
+    table = pd.DataFrame({"panel": "pretrained", "input": range(3), "mean": 0.0, "std": 0.0})
+    figure1(table, "x").savefig(tmp_path / "x.png")
+
+
+def test_examples_are_of_the_smallest_and_largest_std_and_not_solved():
+    table = pd.DataFrame({"mean": [1.0, 0.1, 0.2, 0.5], "std": [0.0, 0.01, 0.2, 0.4]})
+    assert example_inputs(table) == (1, 3)
+    assert example_inputs(table.assign(mean=1.0)) == (0, 3)
+
+
+def test_example_shows_prompt_references_and_every_generation():
+    text = figure5("what?", ["this"], ["this", "that"], [1.0, 0.0], "small std")
+    for part in ("what?", "reference: this", "1.000  'this'", "0.000  'that'", "mean 0.500, std 0.500"):
+        assert part in text

@@ -1,0 +1,65 @@
+"""Statistics of rewards against hand computations and simulation."""
+
+import math
+
+import numpy as np
+import pytest
+
+from rl4lms.reward_statistics import describe, input_statistics, std_percentile, summarise
+
+
+def test_std_divides_by_the_number_of_generations():
+    mean, std = input_statistics(np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 3.0]]))
+    assert mean.tolist() == [0.5, 0.5, 2.0]
+    assert std.tolist() == [0.5, 0.0, 1.0]
+
+
+def test_percentile_leaves_out_near_optimal_inputs():
+    std = np.arange(10) / 10
+    mean = np.zeros(10)
+    assert std_percentile(mean, std) == (pytest.approx(0.09), 10)
+    mean[0] = 0.95  # the one with std 0
+    assert std_percentile(mean, std) == (pytest.approx(np.percentile(std[1:], 10)), 9)
+    assert std_percentile(np.full(10, 0.9), std)[1] == 10
+    value, kept = std_percentile(np.ones(10), std)
+    assert math.isnan(value) and kept == 0
+
+
+def test_selection_can_be_by_another_models_means():
+    std, mean = np.array([0.1, 0.2, 0.3]), np.array([0.95, 0.0, 0.0])
+    assert std_percentile(mean, std, selection_mean=np.zeros(3)) == (pytest.approx(np.percentile(std, 10)), 3)
+
+
+def test_share_of_small_std_and_low_mean():
+    rewards = np.array([[0.0, 0.0], [0.05, 0.05], [0.5, 0.5], [0.0, 1.0]])
+    summary = summarise(rewards)
+    assert summary.small_low == 0.5
+    low, high = summary.small_low_interval
+    assert low == pytest.approx(0.0676, abs=1e-4) and high == pytest.approx(
+        0.9324, abs=1e-4
+    )  # Clopper-Pearson
+    assert summary.mean == pytest.approx(0.2625) and summary.inputs == 4 and summary.generations == 2
+
+
+def test_bound_on_what_was_not_seen():
+    """At that probability, G generations miss the other reward in exactly 5% of cases."""
+    summary = summarise(np.zeros((3, 10)))
+    assert (1 - summary.unseen) ** 10 == pytest.approx(0.05)
+    assert summarise(np.zeros((3, 8))).unseen == pytest.approx(0.31, abs=0.005)
+
+
+def test_interval_of_the_share_covers():
+    """The exact interval covers a known share at least 95% of the time."""
+    rng, p, covered = np.random.default_rng(0), 0.3, 0
+    for _ in range(300):
+        dead = rng.random(80) < p
+        rewards = np.where(dead[:, None], 0.0, rng.random((80, 5)) + 0.5)
+        low, high = summarise(rewards).small_low_interval
+        covered += low <= p <= high
+    assert covered / 300 > 0.93
+
+
+def test_lines_say_that_equal_rewards_prove_little():
+    lines = "\n".join(describe(summarise(np.zeros((5, 10))), "rouge"))
+    assert "10 equal rewards do not prove a std of 0" in lines and "0.26" in lines
+    assert "10th percentile" in lines and "95% interval" in lines
