@@ -26,7 +26,10 @@ FIGURE3_ITEMS = {
     "figure3_sgd": "finetune_sgd",
     "figure3_high_init_reward": "finetune_high_init_reward",
 }
-ITEMS = [*FIGURE3_ITEMS, "theory"]
+EXTRACTION_ITEMS = ["figure1", "figure5"]
+ITEMS = [*EXTRACTION_ITEMS, *FIGURE3_ITEMS, "theory"]
+DEFAULT_ITEMS = [*FIGURE3_ITEMS, "theory"]
+PANELS = ("pretrained", "RFT", "SFT")
 PLANS = Path("sft_vs_rft/experiment_plans")
 ENVIRONMENTS = {
     "laptop": {
@@ -47,6 +50,7 @@ TITLES = {
 }
 THEORY_MODELS, THEORY_SEED = 2_800, 0
 PLAN_RUNNER = "python sft_vs_rft_controlled_experiments_plan_runner.py"
+EXTRACT_RUNNER = "python rl4lms_extract_samples_from_model_runner.py"
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(describe_fields(Plan), describe_fields(ExperimentConfig), sep="\n\n")
         return 0
     try:
+        extraction_items = [item for item in EXTRACTION_ITEMS if item in (args.only or ())]
+        if extraction_items:
+            return draw_extractions(args, extraction_items)
         if args.runs:
             return draw_runs(args)
         stages = plan_stages(args)
@@ -147,7 +154,7 @@ def print_stages(stages: Sequence[Stage]) -> None:
 
 def run_and_draw(args: argparse.Namespace, stages: Sequence[Stage]) -> int:
     """Run the stages, skipping what is finished, and draw each asked item as soon as its runs are there."""
-    for item in args.only or ITEMS:
+    for item in args.only or DEFAULT_ITEMS:
         if item == "theory":
             draw_theory(args)
             continue
@@ -194,6 +201,40 @@ def draw_runs(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
         return 2
+    return 0
+
+
+def draw_extractions(args: argparse.Namespace, items: Sequence[str]) -> int:
+    """Figures 1 and 5 from extraction files, pretrained / RFT / SFT in this order."""
+    if set(args.only) - set(items) or not args.runs or len(args.runs) > len(PANELS):
+        print(
+            f"{' and '.join(items)} are drawn from extraction files, alone: --only {' '.join(items)} --runs "
+            f"PRETRAINED.pt [RFT.pt [SFT.pt]]; such a file comes from: {EXTRACT_RUNNER} --config_path CONFIG",
+            file=sys.stderr,
+        )
+        return 2
+    from figures.grue import example_inputs, figure1, figure5
+    from figures.runs import NoRunsError, extraction_table, load_extraction
+    from figures.style import save_figure
+
+    panels = dict(zip(PANELS, args.runs, strict=False))
+    try:
+        table = extraction_table(panels)
+        first = load_extraction(args.runs[0])
+    except NoRunsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    reward, values = next(iter(first["all_metric_values"].items()))
+    if "figure1" in items:
+        title = f"{first['config']['datapool']['id']}: {len(values):,} train inputs"
+        runs = [{"panel": panel, "path": str(path)} for panel, path in panels.items()]
+        show(save_figure(figure1(table, reward, title), args.output_dir / "runs" / "figure1", table, runs))
+    if "figure5" in items:
+        for title, i in zip(
+            ("small std", "large std"), example_inputs(table[table["panel"] == PANELS[0]]), strict=True
+        ):
+            texts, rewards = first["all_generated_texts"][i], values[i].tolist()
+            print(figure5(first["prompts"][i], first["references"][i], texts, rewards, f"{title}, input {i}"))
     return 0
 
 

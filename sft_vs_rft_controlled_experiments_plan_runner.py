@@ -72,7 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with setup_logging(console=console, log_file=log_file):
         for notice in loaded.notices:
             logger.warning("%s", notice)
-        outcomes = run_plan(loaded.plan, loaded.experiments, fresh=args.fresh, console=console)
+        try:
+            outcomes = run_plan(loaded.plan, loaded.experiments, fresh=args.fresh, console=console)
+        except KeyboardInterrupt:
+            logger.warning("stopped at once; the same command goes on from the last checkpoints")
+            return INTERRUPTED_EXIT_CODE
         for line in summary(loaded.plan, outcomes):
             logger.info("%s", line)
     if any(outcome.status == "failed" for outcome in outcomes):
@@ -93,7 +97,8 @@ def print_check(loaded: LoadedPlan) -> None:
 def summary(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
     """Lines that say how each experiment ended, and which configuration was the best."""
     lines = [f"plan {plan.name}: {len(outcomes)} experiments"]
-    scores: dict[str, list[float]] = {}
+    scores: dict[int, list[float]] = {}  # by configuration: several may have one name
+    names: dict[int, str] = {}
     for outcome in outcomes:
         result = (
             f"score {outcome.score:.6g}"
@@ -103,16 +108,18 @@ def summary(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
         where = f" ({outcome.run})" if outcome.run else ""
         lines.append(f"  {outcome.status:<11} {outcome.experiment.label}: {result}{where}")
         if outcome.score is not None:
-            scores.setdefault(outcome.experiment.config.experiment_name, []).append(outcome.score)
+            configuration = outcome.experiment.index - outcome.experiment.repetition
+            scores.setdefault(configuration, []).append(outcome.score)
+            names[configuration] = outcome.experiment.config.experiment_name
     if scores:
-        means = {name: statistics.fmean(values) for name, values in scores.items()}
+        means = {configuration: statistics.fmean(values) for configuration, values in scores.items()}
         best = (max if plan.largest else min)(means, key=means.__getitem__)
         values, spread = scores[best], ""
         if len(values) > 1:
             spread = f", std {statistics.stdev(values):.3g} over {len(values)}"
         metric = "/".join(sorted({o.experiment.config.score_metric_name for o in outcomes}))
         order = "largest" if plan.largest else "smallest"
-        lines.append(f"  best ({order} {metric}): {best}, {means[best]:.6g}{spread}")
+        lines.append(f"  best ({order} {metric}): {names[best]}, {means[best]:.6g}{spread}")
     return lines
 
 

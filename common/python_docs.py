@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from common.files import atomic_write_text
@@ -43,7 +44,7 @@ DEFAULT_PACKAGES = (
 )
 CACHE_VARIABLE = "VANISHING_GRADIENTS_RFT_CACHE"
 # Part of every cache key: raise it when the same source gives other records.
-_FORMAT = 1
+_FORMAT = 2
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 # Test suites, bundled copies of other packages, tools that rewrite Python: not the package's documentation.
 _SKIPPED_FOLDERS = frozenset(
@@ -74,7 +75,8 @@ class DocRecord:
     """One documented thing. Markup is removed from `sentence` and `text`.
 
     kind: "module", "class", "function" or "method"; signature: of a class, that of its __init__, if it has
-    one; text: the docstring's prose up to its first section, list or example, paragraphs as in the docstring.
+    one; text: the docstring's prose up to its first section, list or example, paragraphs as in the docstring;
+    docstring: all of it as written, but dedented.
     """
 
     module: str
@@ -83,6 +85,7 @@ class DocRecord:
     signature: str
     sentence: str
     text: str
+    docstring: str
 
 
 def harvest(packages: Sequence[str] = DEFAULT_PACKAGES, cache_dir: Path | None = None) -> list[DocRecord]:
@@ -114,8 +117,19 @@ def prose(docstring: str) -> str:
             or any(_UNDERLINE.match(line) for line in lines)
         ):
             break
-        paragraphs.append(_without_markup(" ".join(block.split())))
+        paragraphs.append(without_markup(" ".join(block.split())))
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def sentences(paragraph: str) -> list[str]:
+    """The sentences of a paragraph on one line, in order."""
+    starts = [0, *(end.end() for end in _SENTENCE_END.finditer(paragraph))]
+    return [paragraph[start:end].strip() for start, end in pairwise([*starts, len(paragraph)])]
+
+
+def without_markup(text: str) -> str:
+    """Text without the marks of reStructuredText and Markdown for roles, code and emphasis."""
+    return _EMPHASIS.sub(r"\2", _QUOTED.sub(r"\2", _ROLE.sub(r"\1", text)))
 
 
 def content_hash(records: Sequence[DocRecord]) -> str:
@@ -133,12 +147,8 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vanishing-gradients-rft"
 
 
-def _without_markup(text: str) -> str:
-    return _EMPHASIS.sub(r"\2", _QUOTED.sub(r"\2", _ROLE.sub(r"\1", text)))
-
-
 def _harvest_package(package: str, cache_dir: Path) -> list[DocRecord]:
-    root = _package_root(package)
+    root = package_root(package)
     files = _source_files(root)
     version = _version(package)
     sizes = [(file.relative_to(root.parent).as_posix(), file.stat().st_size) for file in files]
@@ -173,8 +183,8 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _package_root(package: str) -> Path:
-    """Folder (or single file) of a package, found without importing it."""
+def package_root(package: str) -> Path:
+    """Folder (or single file) of a package, found without importing it. Raises LookupError: none here."""
     if package == STDLIB:
         return Path(sysconfig.get_path("stdlib"))
     # Only for a dotted name would find_spec import something (the parents).
@@ -247,7 +257,7 @@ def _record(
 ) -> Iterator[DocRecord]:
     docstring = ast.get_docstring(node)
     if docstring and (sentence := first_sentence(docstring)):
-        yield DocRecord(module, name, kind, _signature(node), sentence, prose(docstring))
+        yield DocRecord(module, name, kind, _signature(node), sentence, prose(docstring), docstring)
 
 
 def _signature(node: ast.AST) -> str:

@@ -26,6 +26,10 @@ class RowLog:
         self._key = key
         self._file: BinaryIO | None = None
 
+    def read(self) -> list[Row]:
+        """The rows so far; see `read_rows`."""
+        return read_rows(self.path, self._key)
+
     def append(self, row: Row) -> None:
         """Add a row. It survives the process, but a power cut only after `sync` (an epoch may take 3 ms)."""
         if self._file is None:

@@ -104,3 +104,46 @@ def controlled_table(runs: Iterable[RunInfo]) -> pd.DataFrame:
             "no finetuning run with modified inputs (frac_samples_to_modify_labels > 0) and an epoch"
         )
     return table
+
+
+def extraction_table(panels: dict[str, Path]) -> pd.DataFrame:
+    """Reward mean and std of each input of extractions of the same inputs: panel name -> its .pt file.
+
+    Columns: panel, input (position), id, mean, std (of the file's first metric, over G generations, ddof 0).
+    Raises NoRunsError: not an extraction file, or not of the same inputs.
+    """
+    tables, first = [], None
+    for panel, path in panels.items():
+        extraction = load_extraction(path)
+        first = first or extraction
+        if extraction["prompts"] != first["prompts"]:
+            raise NoRunsError(
+                f"{path} is not of the inputs of {next(iter(panels.values()))}: extract with "
+                "--set datapool.used_indices_from=FIRST.pt"
+            )
+        rewards = next(iter(extraction["all_metric_values"].values())).double().numpy()
+        tables.append(
+            pd.DataFrame(
+                {
+                    "panel": panel,
+                    "input": range(len(rewards)),
+                    "id": extraction["ids"],
+                    "mean": rewards.mean(1),
+                    "std": rewards.std(1),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def load_extraction(path: Path) -> dict[str, Any]:
+    """What an extraction left in its .pt file. Raises NoRunsError if it is not one."""
+    import torch
+
+    try:
+        content = torch.load(path, weights_only=True)
+        if {"all_metric_values", "all_generated_texts", "prompts", "ids"} <= content.keys():
+            return content
+    except Exception as error:
+        raise NoRunsError(f"{path} cannot be read as an extraction file: {error}") from error
+    raise NoRunsError(f"{path} is not an extraction file: it lacks texts, rewards or prompts")

@@ -47,8 +47,8 @@ def input_statistics(rewards: Floats) -> tuple[Floats, Floats]:
 def std_percentile(mean: Floats, std: Floats, selection_mean: Floats | None = None) -> tuple[float, int]:
     """10th percentile of the reward std over inputs that are not near-optimal, and how many these are.
 
-    A small std matters only where the mean is not high already: inputs with a mean above 0.9 are left out
-    (Figure 2). mean, std: [N]; selection_mean: the means to select by (the pretrained model's), default `mean`.
+    A small std matters only where the mean is not high already: those with a mean above 0.9 are left out
+    (Figure 2). mean, std: [N]; selection_mean: the means to select by (the pretrained model's), or None.
     """
     kept = std[(mean if selection_mean is None else selection_mean) <= NEAR_OPTIMAL_MEAN]
     return (float(np.percentile(kept, 10)), len(kept)) if len(kept) else (float("nan"), 0)
@@ -86,8 +86,8 @@ def describe(summary: RewardSummary, reward: str) -> list[str]:
         f"  mean over inputs: reward {summary.mean:.4f}, reward std {summary.std:.4f}",
         f"  10th percentile of the reward std: {summary.std_percentile:.4f} "
         f"({summary.percentile_inputs:,} inputs, without those of mean above {NEAR_OPTIMAL_MEAN})",
-        f"  std below {summary.small_std:g} and mean below {summary.low_mean:g}: {summary.small_low:.1%} of the "
-        f"inputs (95% interval {low:.1%} to {high:.1%})",
-        f"  {summary.generations} equal rewards do not prove a std of 0: another reward may still have a "
-        f"probability of up to {summary.unseen:.2f} (95%)",
+        f"  std below {summary.small_std:g} and mean below {summary.low_mean:g}: {summary.small_low:.1%} of "
+        f"the inputs (95% interval {low:.1%} to {high:.1%})",
+        f"  {summary.generations} equal rewards do not prove a std of 0: another reward may still have "
+        f"a probability of up to {summary.unseen:.2f} (95%)",
     ]

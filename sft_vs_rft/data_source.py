@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from common.hub import DataError
+
 EMBEDDED = ("digits", "docstring_pairs")
-
-
-class DataError(Exception):
-    """The user's data is missing, damaged or does not fit the config; the message says what to do."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from common.tracking import Tracker, WandbSettings
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.data import ControlledData, load_data
 from sft_vs_rft.models import build_model, load_weights
+from sft_vs_rft.pretraining import start_checkpoint
 from sft_vs_rft.start_check import report_start
 from sft_vs_rft.train import TrainingInterrupted, TrainResult, train
 
@@ -75,7 +76,7 @@ def run_experiment(
 
         # 3. Training.
         result = _train(config, data, model, run, checkpoint, progress, should_stop)
-    except TrainingInterrupted:
+    except (TrainingInterrupted, KeyboardInterrupt):
         run.update_manifest(status="interrupted")
         raise
     except BaseException as error:
@@ -162,16 +163,6 @@ def resume_point(config: ExperimentConfig, run: RunDir, device: torch.device) ->
     if config.trainer_checkpoint:
         return load_checkpoint(Path(config.trainer_checkpoint), device)
     return None
-
-
-def start_checkpoint(path: Path) -> Path:
-    """The checkpoint file that `load_model_from_checkpoint` names: itself, or the newest of a run folder."""
-    if path.is_file():
-        return path
-    found = sorted((path / "checkpoints").glob("epoch_*.pt")) or sorted(path.glob("*.pt"))
-    if not found:
-        raise FileNotFoundError(f"no checkpoint (*.pt) in {path}")
-    return found[-1]
 
 
 def choose_device(config: ExperimentConfig) -> torch.device:

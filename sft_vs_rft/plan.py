@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from common.checkpoints import CheckpointError
 from common.config import (
     Config,
     Keys,
@@ -27,7 +28,7 @@ from common.config import (
     validate,
 )
 from sft_vs_rft.config import AUTO_CHECKPOINT, MEANINGLESS_FIELDS, ExperimentConfig
-from sft_vs_rft.pretraining import find_pretraining, mismatches, pretrain_hint
+from sft_vs_rft.pretraining import find_pretraining, mismatches, pretrain_hint, start_checkpoint
 
 DATASET_SIZES = {  # of the train split
     "mnist": 60_000, "fmnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "cifar100coarse": 50_000,
@@ -188,7 +189,9 @@ def format_strings(fields: dict[str, Any]) -> tuple[dict[str, Any], list[Problem
                 reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
                 problems.append(Problem(name, f"cannot fill in the braces of {value!r}: {reason}"))
     if isinstance(folder := formatted.get("experiment_name"), str):
-        formatted["experiment_name"] = folder.translate(str.maketrans(".,", "--", "[] "))
+        formatted["experiment_name"] = name = folder.translate(str.maketrans(".,", "--", "[] "))
+        if "/" in name:
+            problems.append(Problem("experiment_name", f"names a folder, so it must not hold '/': {name!r}"))
     return formatted, problems
 
 
@@ -214,6 +217,10 @@ def _resolve_start(config: ExperimentConfig) -> tuple[ExperimentConfig, list[Pro
         note = f"load_model_from_checkpoint 'auto' of {config.dataset} {config.model_type}: {found}"
         return config.model_copy(update={field: str(found)}), [], [note]
     if start:
+        try:
+            start_checkpoint(Path(start))
+        except CheckpointError as error:
+            return config, [Problem(field, f"{error}; {pretrain_hint(config)}")], []
         return config, [Problem(field, message) for message in mismatches(config, Path(start))], []
     return config, [], []
 
@@ -223,7 +230,8 @@ def _spread_overrides(source: Source, overrides: Iterable[str]) -> tuple[Source,
 
     An overridden field leaves the options of the returned source; a list of values for it becomes options.
     """
-    data, plain, unknown = copy.deepcopy(source.data), [], []
+    data, unknown = copy.deepcopy(source.data), []
+    plain: list[str] = []
     found = data.get("configurations")
     configurations = [c for c in found if isinstance(c, dict)] if isinstance(found, list) else []
     for override in overrides:
@@ -233,6 +241,8 @@ def _spread_overrides(source: Source, overrides: Iterable[str]) -> tuple[Source,
             is_list = typing.get_origin(ExperimentConfig.model_fields[head].annotation) is list
             part = "options" if value.strip().startswith("[") and not is_list else "base_config"
             for i, configuration in enumerate(configurations):
+                replaced = f"configurations[{i}].options.{head}="  # by an earlier override
+                plain = [earlier for earlier in plain if not earlier.startswith(replaced)]
                 plain.append(f"configurations[{i}].{part}.{override.strip()}")
                 if isinstance(configuration.get("options"), dict):
                     configuration["options"].pop(head, None)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.checkpoints import CheckpointError, checkpoints_in
 from common.run_dir import find_runs
 
 if TYPE_CHECKING:
@@ -41,6 +42,19 @@ def find_pretraining(config: ExperimentConfig) -> Path | None:
         ):
             return run.path / checkpoint
     return None
+
+
+def start_checkpoint(path: Path) -> Path:
+    """The checkpoint file that `load_model_from_checkpoint` names: itself, or the newest of a run folder.
+
+    Raises CheckpointError if there is none.
+    """
+    if path.is_file():
+        return path
+    found = checkpoints_in(path / "checkpoints") or sorted(path.glob("*.pt"))
+    if not found:
+        raise CheckpointError(f"no checkpoint (*.pt) in {path}")
+    return found[-1]
 
 
 def mismatches(config: ExperimentConfig, start: Path) -> list[str]:

@@ -5,36 +5,36 @@ Imports nothing heavy: the worker imports torch, in its own process when the pla
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from queue import Empty
-from typing import Any
+from types import FrameType
+from typing import cast
 
 from common.console import Progress, progress, setup_logging
 from common.interrupts import StopRequest, stop_request
-from common.run_dir import RunDir, RunError, find_runs
-from sft_vs_rft.data_source import find_npz
+from common.run_dir import RunBusyError, RunDir
+from sft_vs_rft.config import ExperimentConfig
+from sft_vs_rft.identity import earlier_run, identity, remove_stillborn
 from sft_vs_rft.plan import Experiment, Plan
 
 logger = logging.getLogger(__name__)
 
-# Fields that change neither the numbers of a run nor what it leaves: they may differ when it is found again.
-COSMETIC_FIELDS = {
-    "outputs_dir", "gpu_ids", "disable_console_log", "save_logs", "train_batch_log_interval",
-    "epoch_log_interval", "save_metric_plots",
-}  # fmt: skip
 INTERRUPT_MESSAGE = (
     "stopping after the epochs under way, with a checkpoint; press Ctrl-C again to stop at once"
 )
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LOCK_PATIENCE = 5.0  # seconds; a worker of a killed runner ends well within them
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,6 @@ class Outcome:
     error: str | None = None
 
 
-def identity(experiment: Experiment) -> str:
-    """Hash of all that decides an experiment's numbers: its fields, its repetition and the files it reads."""
-    config = experiment.config
-    fields = {name: value for name, value in config.model_dump().items() if name not in COSMETIC_FIELDS}
-    files = [find_npz(config.data_dir) if config.dataset == "npz" else None]
-    files += [Path(p) if p else None for p in (config.load_model_from_checkpoint, config.trainer_checkpoint)]
-    digests = [_digest(path) for path in files if path is not None and path.is_file()]
-    text = json.dumps([fields, experiment.repetition, digests], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def run_plan(
     plan: Plan, experiments: Sequence[Experiment], fresh: bool = False, console: bool = True
 ) -> list[Outcome]:
@@ -72,38 +56,32 @@ def run_plan(
     fresh: ignore earlier runs; console: bars and log lines on the terminal.
     """
     outcomes: dict[int, Outcome] = {}
-    to_run: list[tuple[Experiment, Path | None]] = []
+    to_run: list[Experiment] = []
+    for folder in {experiment.config.outputs_dir for experiment in experiments}:
+        remove_stillborn(Path(folder))
     for experiment in experiments:
-        earlier = None if fresh else _earlier_run(experiment)
-        if earlier is not None and earlier[1].get("status") == "finished":
-            logger.info("%s: finished earlier, skipped (%s)", experiment.label, earlier[0])
-            outcomes[experiment.index] = Outcome(experiment, "skipped", earlier[0], earlier[1].get("score"))
+        earlier = None if fresh else earlier_run(experiment)
+        if earlier is not None and earlier.manifest.get("status") == "finished":
+            logger.info("%s: finished earlier, skipped (%s)", experiment.label, earlier.path)
+            outcomes[experiment.index] = Outcome(
+                experiment, "skipped", earlier.path, earlier.manifest.get("score")
+            )
         else:
-            to_run.append((experiment, earlier[0] if earlier else None))
+            to_run.append(experiment)
     with stop_request(INTERRUPT_MESSAGE) as stop:
         run = _in_processes if plan.multiprocess else _in_process
         with progress(len(to_run), f"plan {plan.name}", unit="experiment", disable=not console) as bar:
-            for outcome in run(plan, to_run, stop, console):
+            for outcome in run(plan, to_run, fresh, stop, console):
                 outcomes[outcome.experiment.index] = outcome
                 bar.update(1)
+                if outcome.status == "failed" and (plan.multiprocess or outcome.run is None):
+                    logger.error("%s failed: %s", outcome.experiment.label, outcome.error)
     return [outcomes.get(e.index, Outcome(e, "interrupted")) for e in experiments]
-
-
-def _earlier_run(experiment: Experiment) -> tuple[Path, dict[str, Any]] | None:
-    """The newest run of the same identity under `outputs_dir`, a finished one first."""
-    wanted = identity(experiment)
-    runs = [
-        run
-        for run in find_runs(Path(experiment.config.outputs_dir))
-        if run.manifest.get("identity") == wanted
-    ]
-    runs.sort(key=lambda run: run.manifest.get("status") == "finished")
-    return (runs[-1].path, runs[-1].manifest) if runs else None
 
 
 def execute(
     experiment: Experiment,
-    earlier: Path | None,
+    fresh: bool,
     stop: Callable[[], bool],
     report: Callable[[float], None],
     console: bool,
@@ -113,48 +91,82 @@ def execute(
 
     report(epochs done); share: how many experiments share the cores.
     """
-    from sft_vs_rft.experiment import run_experiment
-    from sft_vs_rft.train import TrainingInterrupted, resolve_seeds
+    import sft_vs_rft.experiment  # noqa: F401  # Takes seconds: before the run is looked for, or stopped.
 
-    path = earlier
+    if stop():
+        return Outcome(experiment, "interrupted")
     try:
-        if earlier is not None:
-            run = RunDir.open(earlier)
+        with _open_run(experiment, fresh) as run:
+            if run.manifest["status"] == "finished":  # By another runner, since the plan began.
+                return Outcome(experiment, "skipped", run.path, run.manifest.get("score"))
             config = experiment.config.model_copy(update=run.manifest["seeds"])
-        else:
-            config = resolve_seeds(experiment.config)
-            seeds = {
-                name: getattr(config, name) for name in ("random_seed", "init_rnd_seed", "samples_rnd_seed")
-            }
-            manifest = {"identity": identity(experiment), "repetition": experiment.repetition, "seeds": seeds}
-            run = RunDir.create(
-                Path(config.outputs_dir), config.experiment_name, config.model_dump(), manifest
-            )
-        path = run.path
-    except (RunError, OSError) as error:
-        return Outcome(experiment, "failed", path, error=str(error))
-    log_file = run.path / "log.txt" if config.save_logs else None
-    with run, setup_logging(console=console and not config.disable_console_log, log_file=log_file):
+            log_file = run.path / "log.txt" if config.save_logs else None
+            with setup_logging(console=console and not config.disable_console_log, log_file=log_file):
+                return _run_in(experiment, config, run, stop, report, share)
+    except Exception as error:
+        return Outcome(experiment, "failed", error=str(error))
+
+
+def _open_run(experiment: Experiment, fresh: bool) -> RunDir:
+    """The experiment's earlier run, or a new one if there is none, or `fresh`; its seeds are in the manifest.
+
+    Raises RunBusyError if a live process holds it, RunError if the experiment's name cannot name a folder.
+    """
+    from sft_vs_rft.train import resolve_seeds
+
+    earlier = None if fresh else earlier_run(experiment)
+    if earlier is None:
+        config = resolve_seeds(experiment.config)
+        names = ("random_seed", "init_rnd_seed", "samples_rnd_seed")
+        seeds = {name: getattr(config, name) for name in names}
+        manifest = {"identity": identity(experiment), "repetition": experiment.repetition, "seeds": seeds}
+        return RunDir.create(Path(config.outputs_dir), config.experiment_name, config.model_dump(), manifest)
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while True:
         try:
-            logger.info("%s: %s in %s", experiment.label, "resumed" if earlier else "started", run.path)
-            result = run_experiment(config, run, report, stop, share)
-            return Outcome(experiment, "finished", run.path, result.score)
-        except TrainingInterrupted:
-            return Outcome(experiment, "interrupted", run.path)
-        except Exception as error:
-            expected = type(error).__module__.split(".")[0] in ("common", "sft_vs_rft")
-            logger.error("%s failed: %s", experiment.label, error, exc_info=not expected)
-            return Outcome(experiment, "failed", run.path, error=f"{type(error).__name__}: {error}")
+            return RunDir.open(earlier.path)
+        except RunBusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def _run_in(
+    experiment: Experiment,
+    config: ExperimentConfig,
+    run: RunDir,
+    stop: Callable[[], bool],
+    report: Callable[[float], None],
+    share: int,
+) -> Outcome:
+    from sft_vs_rft.experiment import run_experiment
+    from sft_vs_rft.train import TrainingInterrupted
+
+    try:
+        logger.info("%s: %s in %s", experiment.label, "resumed" if run.checkpoints() else "started", run.path)
+        result = run_experiment(config, run, report, stop, share)
+        return Outcome(experiment, "finished", run.path, result.score)
+    except TrainingInterrupted:
+        return Outcome(experiment, "interrupted", run.path)
+    except Exception as error:
+        expected = type(error).__module__.split(".")[0] in ("common", "sft_vs_rft")
+        logger.error("%s failed: %s", experiment.label, error, exc_info=not expected)
+        return Outcome(experiment, "failed", run.path, error=f"{type(error).__name__}: {error}")
 
 
 def _in_process(
-    plan: Plan, to_run: Sequence[tuple[Experiment, Path | None]], stop: StopRequest, console: bool
+    plan: Plan, to_run: Sequence[Experiment], fresh: bool, stop: StopRequest, console: bool
 ) -> Iterator[Outcome]:
-    for experiment, earlier in to_run:
+    for experiment in to_run:
         if stop.requested:
             return
-        with progress(experiment.config.epochs, experiment.label, position=1, disable=not console) as bar:
-            yield execute(experiment, earlier, stop, bar.move_to, console)
+        with _bar(experiment, 1, console) as bar:
+            yield execute(experiment, fresh, stop, bar.move_to, console)
+
+
+def _bar(experiment: Experiment, position: int, console: bool) -> Progress:
+    hidden = not console or experiment.config.disable_console_log
+    return progress(experiment.config.epochs, experiment.label, position=position, disable=hidden)
 
 
 @dataclass
@@ -167,61 +179,95 @@ class _Worker:
 
 
 def _in_processes(
-    plan: Plan, to_run: Sequence[tuple[Experiment, Path | None]], stop: StopRequest, console: bool
+    plan: Plan, to_run: Sequence[Experiment], fresh: bool, stop: StopRequest, console: bool
 ) -> Iterator[Outcome]:
-    """One spawned process per experiment, at most `num_parallel` at a time, GPUs handed out from the pool."""
+    """One spawned process per experiment, at most `num_parallel` at a time, GPUs handed out from the pool.
+
+    Each has a pipe of its own: a worker that is killed in the middle of a message, or of waiting for a lock,
+    keeps no other from reporting.
+    """
     context = multiprocessing.get_context("spawn")
-    messages: Any = context.Queue()
-    waiting, running = list(to_run), dict[int, _Worker]()
+    waiting, running = list(to_run), dict[Connection, _Worker]()
     free_gpus = list(plan.gpu_ids_pool)
     positions = list(range(1, plan.num_parallel + 1))
-    while waiting or running:
-        while waiting and positions and not stop.requested and (free_gpus or not plan.gpu_ids_pool):
-            experiment, earlier = waiting.pop(0)
-            gpu = free_gpus.pop(0) if free_gpus else None
-            if gpu is not None:
-                experiment = replace(
-                    experiment, config=experiment.config.model_copy(update={"gpu_ids": [gpu]})
-                )
-            process = context.Process(
-                target=_work, args=(experiment, earlier, messages, plan.num_parallel), name=experiment.label
-            )
-            process.start()
-            position = positions.pop(0)
-            bar = progress(experiment.config.epochs, experiment.label, position=position, disable=not console)
-            running[experiment.index] = _Worker(experiment, process, gpu, bar, position)
-        if stop.requested:
-            waiting.clear()
-        finished = _take_message(messages, running)
-        for index, worker in list(running.items()):
-            died = finished is None and not worker.process.is_alive() and messages.empty()
-            if died:
-                code = worker.process.exitcode
-                finished = Outcome(worker.experiment, "failed", error=f"its process died (exit code {code})")
-            if finished is not None and finished.experiment.index == index:
-                worker.process.join()
-                worker.bar.close()
-                positions.insert(0, worker.position)
-                free_gpus += [] if worker.gpu is None else [worker.gpu]
-                del running[index]
-                yield finished
-                finished = None
-
-
-def _take_message(messages: Any, running: dict[int, _Worker]) -> Outcome | None:
+    told_to_stop = False
     try:
-        message = messages.get(timeout=0.2)
-    except Empty:
-        return None
+        while running or (waiting and not stop.requested):
+            while waiting and positions and not stop.requested and (free_gpus or not plan.gpu_ids_pool):
+                experiment = waiting.pop(0)
+                gpu = free_gpus.pop(0) if free_gpus else None
+                if gpu is not None:
+                    config = experiment.config.model_copy(update={"gpu_ids": [gpu]})
+                    experiment = replace(experiment, config=config)
+                messages, sender = context.Pipe(duplex=False)
+                process = context.Process(
+                    target=_work, args=(experiment, fresh, sender, plan.num_parallel), name=experiment.label
+                )
+                position = positions.pop(0)
+                bar = _bar(experiment, position, console)
+                with _held_signals():
+                    process.start()
+                    running[messages] = _Worker(experiment, process, gpu, bar, position)
+                sender.close()  # The worker's is now the only one: its end is the end of the messages.
+            for ready in wait(list(running), timeout=0.2):
+                messages = cast(Connection, ready)
+                worker = running[messages]
+                outcome = _take_message(messages, worker)
+                if outcome is not None:
+                    del running[messages]
+                    messages.close()
+                    worker.process.join()
+                    worker.bar.close()
+                    positions.insert(0, worker.position)
+                    free_gpus += [] if worker.gpu is None else [worker.gpu]
+                    yield outcome
+            if stop.requested and not told_to_stop:
+                told_to_stop = True
+                for worker in running.values():
+                    worker.process.terminate()
+    finally:  # Of a second Ctrl-C: without this, Python would wait for the workers to finish.
+        for worker in running.values():
+            worker.process.kill()
+            worker.process.join()
+            worker.bar.close()
+
+
+@contextmanager
+def _held_signals() -> Iterator[None]:
+    """Signals to stop wait for the end of the block; a process started in it holds them until it is ready."""
+    resource_tracker.ensure_running()  # Else it starts within the block, and lets the signals through.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def _take_message(messages: Connection, worker: _Worker) -> Outcome | None:
+    """The next message of a worker if it is its last: its outcome, or its death."""
+    try:
+        message = messages.recv()
+    except (EOFError, OSError):
+        worker.process.join()
+        error = f"its process died (exit code {worker.process.exitcode})"
+        return Outcome(worker.experiment, "failed", error=error)
     if isinstance(message, Outcome):
         return message
-    index, epochs = message
-    running[index].bar.move_to(epochs)
+    worker.bar.move_to(message)
     return None
 
 
-def _work(experiment: Experiment, earlier: Path | None, messages: Any, share: int) -> None:
-    """Body of a worker process: reports (index, epochs done), and at last its Outcome."""
+def _work(experiment: Experiment, fresh: bool, messages: Connection, share: int) -> None:
+    """Body of a worker process: reports epochs done, and at last its Outcome."""
+    stop = StopRequest()
+
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        stop.requested = True
+
+    # Ctrl-C comes from the terminal, from the runner, or from both: once or twice, it asks to stop.
+    for number in STOP_SIGNALS:
+        signal.signal(number, request_stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     last_report = 0.0
 
@@ -229,10 +275,10 @@ def _work(experiment: Experiment, earlier: Path | None, messages: Any, share: in
         nonlocal last_report
         if (now := time.monotonic()) - last_report > 0.2:
             last_report = now
-            messages.put((experiment.index, epochs))
+            with suppress(BrokenPipeError):  # The runner was killed: `_die_with_parent` is about to end this.
+                messages.send(epochs)
 
-    with stop_request("") as stop:
-        messages.put(execute(experiment, earlier, stop, report, console=False, share=share))
+    messages.send(execute(experiment, fresh, stop, report, console=False, share=share))
 
 
 def _die_with_parent() -> None:

@@ -19,7 +19,6 @@ from sft_vs_rft.objectives import (
     expected_reward,
     regularised_objective,
     reward_std,
-    rewards_of_labels,
 )
 
 Forward = Callable[[Inputs], Tensor]
@@ -30,18 +29,18 @@ Gradients = list[Tensor]
 class Targets:
     """What the loss needs to know of B inputs, beside the inputs.
 
-    labels [B] int64; wrong_reward [B]: reward of a wrong label; ref_logprobs [B, C] or None: of the KL's
-    reference; uniforms [B] or None: in [0, 1), which label `reinforce` samples (drawn per input, so that
-    the sample does not depend on grouping).
+    labels [B] int64; rewards [B, C]: of every label; ref_logprobs [B, C] or None: of the KL's reference;
+    uniforms [B] or None: in [0, 1), which label `reinforce` samples (drawn per input, so that the sample
+    does not depend on grouping).
     """
 
     labels: Tensor
-    wrong_reward: Tensor
+    rewards: Tensor
     ref_logprobs: Tensor | None = None
     uniforms: Tensor | None = None
 
     def __getitem__(self, index: Tensor | slice) -> Targets:
-        columns = (self.labels, self.wrong_reward, self.ref_logprobs, self.uniforms)
+        columns = (self.labels, self.rewards, self.ref_logprobs, self.uniforms)
         return Targets(*(None if column is None else column[index] for column in columns))  # type: ignore[arg-type]
 
 
@@ -79,12 +78,11 @@ def losses(
 ) -> tuple[Tensor, PerInput]:
     """The loss of each input [B], with gradient, and its tracked values, without. logits: [B, C]."""
     logprobs = scaled_log_softmax(logits, config.logits_temperature)
-    rewards = rewards_of_labels(targets.labels, targets.wrong_reward, logits.shape[-1])
     sampled = None if targets.uniforms is None else sample_labels(logprobs, targets.uniforms)
     loss, objective, kl = regularised_objective(
         config.opt_method,
         logprobs,
-        rewards,
+        targets.rewards,
         targets.labels,
         label_sets if config.use_multiple_labels_per_sample else None,
         config.kl_regularization_coeff,
@@ -187,21 +185,21 @@ def tracked_values(
     if k_sets:
         return row
     probs = logprobs.exp()
-    rewards = rewards_of_labels(targets.labels, targets.wrong_reward, logprobs.shape[-1])
-    reward = expected_reward(probs, rewards)
+    reward = expected_reward(probs, targets.rewards)
     correct = (logprobs.argmax(-1) == targets.labels).float()
     row |= {"train accuracy": correct.mean(), "reward": reward.mean()}
     if config.frac_samples_to_modify_labels > 0:
-        std = reward_std(probs, rewards)
+        per_input = torch.stack([values.objective, correct, reward, reward_std(probs, targets.rewards)])
         for suffix, (s, group_gradient) in gradient.groups.items():
             norm = global_norm(group_gradient)
+            group_objective, group_accuracy, group_reward, group_std = per_input[:, s].mean(1)
             row |= {
                 "grad norm" + suffix: norm,
                 "normalized grad norm" + suffix: norm / params_norm,
-                "reg objective" + suffix: values.objective[s].mean(),
-                "train accuracy" + suffix: correct[s].mean(),
-                "reward" + suffix: reward[s].mean(),
-                "avg reward std" + suffix: std[s].mean(),
+                "reg objective" + suffix: group_objective,
+                "train accuracy" + suffix: group_accuracy,
+                "reward" + suffix: group_reward,
+                "avg reward std" + suffix: group_std,
             }
     return row
 
@@ -211,6 +209,11 @@ def small_first(index: Tensor, modified: Tensor) -> tuple[Tensor, int]:
     mask = modified[index]
     small = index[mask]
     return torch.cat([small, index[~mask]]), len(small)
+
+
+def select(inputs: Inputs, index: Tensor) -> Inputs:
+    """The inputs at `index` [n] (on a tensor three times faster than `inputs[index]`)."""
+    return inputs.index_select(0, index) if isinstance(inputs, Tensor) else inputs[index]
 
 
 def length_sorted(inputs: TokenizedPairs, size: int) -> Iterator[Tensor]:

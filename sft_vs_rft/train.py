@@ -18,7 +18,7 @@ from common.tracking import Tracker
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.data import ControlledData, Inputs
 from sft_vs_rft.monitor import ScoreMonitor
-from sft_vs_rft.objectives import cross_entropy, wrong_rewards
+from sft_vs_rft.objectives import cross_entropy, rewards_of_labels, wrong_rewards
 from sft_vs_rft.statistics import (
     Forward,
     Targets,
@@ -26,6 +26,7 @@ from sft_vs_rft.statistics import (
     global_norm,
     length_sorted,
     scaled_log_softmax,
+    select,
     small_first,
     tracked_values,
 )
@@ -103,7 +104,7 @@ def train(
     resume_from: a checkpoint's dict to continue; progress(epochs done), called after every batch.
     Raises TrainingInterrupted when `should_stop()` after an epoch (checkpointed first), NonFiniteLossError.
     """
-    # 1. What is fixed for the run: the KL's reference, the rewards of wrong labels, the order of the data.
+    # 1. What is fixed for the run: the KL's reference, the rewards, the order of the data.
     config = resolve_seeds(config)
     state = TrainState(model, build_optimizer(config, model), ScoreMonitor.of(config))
     if config.kl_regularization_coeff and not config.kl_reg_ref_unif:
@@ -129,9 +130,9 @@ def train(
             # 2. The exact gradient of the regularised objective, of each group apart, before the step.
             index, num_small = small_first(batch, modified)
             index = index.to(targets.labels.device)
-            batch_targets = targets[index]
+            inputs, batch_targets = select(data.train_inputs, index), targets[index]
             gradient = batch_gradient(
-                model, forward, data.train_inputs[index], batch_targets, num_small, config, data.label_sets
+                model, forward, inputs, batch_targets, num_small, config, data.label_sets
             )
             # 3. Tracked values: reward, reward std and gradient norm, of all inputs and of the two groups.
             values = tracked_values(config, batch_targets, data.label_sets, gradient, global_norm(params))
@@ -227,7 +228,8 @@ def train_targets(
         shape = (len(data.train_labels), data.num_classes)
         ref_logprobs = torch.full(shape, -math.log(data.num_classes), device=data.train_labels.device)
     wrong = wrong_rewards(data.modified, config.reward_type, config.min_reward)
-    return Targets(data.train_labels, wrong, ref_logprobs)
+    rewards = rewards_of_labels(data.train_labels, wrong, data.num_classes)
+    return Targets(data.train_labels, rewards, ref_logprobs)
 
 
 @torch.no_grad()

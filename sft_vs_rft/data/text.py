@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from common.hub import spare_retries_without_network
 from sft_vs_rft.data.containers import TextPairs, TokenizedPairs
-from sft_vs_rft.data.hub import spare_retries_without_network
 from sft_vs_rft.data_source import TOKENIZER_REPO, TOKENIZER_REVISION, DataError, find_tokenizer
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 import io
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sft_vs_rft.data.hub import score_classes, spare_retries_without_network
+from sft_vs_rft.data.hub import score_classes
 from sft_vs_rft.data.load import read_pool
 from sft_vs_rft.data.text import load_tokenizer
 from sft_vs_rft.data_source import DataError
@@ -232,32 +231,3 @@ def test_no_network_and_no_tokenizer(
         "Without network, put that repository's vocab.txt (or any uncased BERT's: the same 30,522 entries) "
         "into a folder and name it with --set tokenizer_path=FOLDER"
     )
-
-
-def test_without_network_the_hub_client_does_not_retry(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def unresolved(*args: Any) -> None:
-        raise socket.gaierror("Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unresolved)
-    monkeypatch.setattr("urllib.request.getproxies", dict)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    spare_retries_without_network()
-    assert huggingface_hub.constants.HF_HUB_OFFLINE
-    start = time.monotonic()
-    with pytest.raises(DataError, match="the BERT tokenizer could not be read from hub model"):
-        load_tokenizer("")
-    assert time.monotonic() - start < 5  # 24 s with its retries
-
-
-def test_behind_a_proxy_names_need_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unresolved(*args: Any) -> None:
-        raise AssertionError("must not be asked")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unresolved)
-    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "proxy"})
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    spare_retries_without_network()
-    assert not huggingface_hub.constants.HF_HUB_OFFLINE

@@ -94,7 +94,7 @@ def test_chosen_pairs_are_trimmed_to_their_longest() -> None:
 
 
 def record(sentence: str) -> DocRecord:
-    return DocRecord("m", "f", "function", "()", sentence, sentence)
+    return DocRecord("m", "f", "function", "()", sentence, sentence, sentence)
 
 
 def test_plain_sentences_are_distinct_and_of_4_to_12_words() -> None:

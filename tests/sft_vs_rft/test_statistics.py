@@ -71,7 +71,7 @@ def test_values_keep_the_order_of_the_batch_whatever_the_micro_batches():
 def test_finite_differences_agree_with_the_expected_gradient():
     config, _, model, inputs, targets, num_small = setting("vectors")
     model.double()
-    inputs, targets = inputs.double(), Targets(targets.labels, targets.wrong_reward.double())
+    inputs, targets = inputs.double(), Targets(targets.labels, targets.rewards.double())
     result = batch_gradient(model, model, inputs, targets, num_small, config, None)
     weight, step = next(model.parameters()), 1e-4
     for i, j in [(0, 0), (3, 5), (15, 11)]:

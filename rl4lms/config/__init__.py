@@ -1,0 +1,37 @@
+"""The YAML schema of extraction and training.
+
+    config = load_train_config("rl4lms_scripts/training/narrative_qa/t5_ppo.yml", ["runtime.seed=1"])
+
+Imports nothing heavy: `-h`, `--check` and `--list_fields` must not wait for torch.
+"""
+
+from rl4lms.config.algorithms import NlpoConfig, OnPolicyConfig, PpoConfig, SupervisedConfig
+from rl4lms.config.extract import ExtractConfig
+from rl4lms.config.parts import MetricConfig, TokenizerConfig, unique_metrics
+from rl4lms.config.report import (
+    check_report,
+    load_extract_config,
+    load_train_config,
+    missing_components,
+    resolved,
+)
+from rl4lms.config.sizes import OnPolicySizes
+from rl4lms.config.train import TrainConfig
+
+__all__ = [
+    "ExtractConfig",
+    "MetricConfig",
+    "NlpoConfig",
+    "OnPolicyConfig",
+    "OnPolicySizes",
+    "PpoConfig",
+    "SupervisedConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+    "check_report",
+    "load_extract_config",
+    "load_train_config",
+    "missing_components",
+    "resolved",
+    "unique_metrics",
+]

@@ -1,0 +1,127 @@
+"""The YAML schema of extraction: texts and rewards of train inputs under a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from common.config import Config, Problem
+from rl4lms.config.parts import (
+    Args,
+    MetricConfig,
+    MinusOneOrPositive,
+    MinusOneOrSeed,
+    Positive,
+    RuntimeConfig,
+    TokenizerConfig,
+    metric_notices,
+    minus_one_as_none,
+    prompt_notices,
+    prompt_problem,
+    repeated_metrics,
+)
+from rl4lms.datapools import DATAPOOLS
+from rl4lms.generation_config import GenerationSettings
+from rl4lms.model_source import Kind, check_model_source
+
+
+class ExtractDatapoolConfig(Config):
+    id: str = Field(description="registered dataset, or package.module:function of your own")
+    args: Args = Field({}, description="its keyword arguments")
+    num_train_samples: MinusOneOrPositive = Field(
+        -1, description="train inputs to take; -1 = all (paper: 5000)"
+    )
+    train_samples_rnd_seed: MinusOneOrSeed = Field(
+        -1, description="seed of their choice; -1 = unseeded (paper: 7)"
+    )
+    used_indices_from: str | None = Field(
+        None, description="the .pt of an earlier extraction, whose inputs are taken; null = chosen anew"
+    )
+
+    @property
+    def train_samples(self) -> int | None:
+        """Number of train inputs, None for all."""
+        return minus_one_as_none(self.num_train_samples)
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the choice of train inputs, None for unseeded."""
+        return minus_one_as_none(self.train_samples_rnd_seed)
+
+    def check(self) -> list[Problem]:
+        problems = DATAPOOLS.check(self.id, self.args)
+        if self.num_train_samples == 0:
+            problems.append(Problem("num_train_samples", "must be at least 1, or -1 for all, got 0"))
+        if self.used_indices_from is not None and not Path(self.used_indices_from).is_file():
+            problems.append(Problem("used_indices_from", f"no such file: {self.used_indices_from!r}"))
+        return problems
+
+
+class ExtractAlgConfig(Config):
+    model_type: Kind = Field(description="kind of the language model")
+    model_name: str = Field(min_length=1, description="language model: hub name or folder")
+    generation_kwargs: GenerationSettings = Field(description="how its texts are sampled")
+
+    def check(self) -> list[Problem]:
+        message = check_model_source(self.model_name, self.model_type)
+        return [Problem("model_name", message)] if message else []
+
+
+class EvaluationConfig(Config):
+    eval_batch_size: Positive = Field(description="texts generated at a time")
+    num_samples_per_input: Positive = Field(
+        10, description="texts generated for each input (all 7 files: 10)"
+    )
+    metrics: Annotated[list[MetricConfig], Field(min_length=1)] = Field(
+        description="the rewards to compute of each text; statistics and figures are of the first"
+    )
+
+    def check(self) -> list[Problem]:
+        problems = repeated_metrics(self.metrics, "metrics")
+        for number, metric in enumerate(self.metrics):
+            if metric.id == "causal_perplexity":
+                message = "'causal_perplexity' is not defined on train inputs, and extraction has no others"
+                problems.append(Problem(f"metrics[{number}].id", message))
+        return problems
+
+
+class ExtractConfig(Config):
+    """One extraction: sample texts for train inputs, score them, leave mean and std of every input."""
+
+    tokenizer: TokenizerConfig = Field(description="from text to tokens")
+    datapool: ExtractDatapoolConfig = Field(description="the dataset, and which of its train inputs")
+    alg: ExtractAlgConfig = Field(description="the model and how it is sampled")
+    evaluation: EvaluationConfig = Field(description="how many texts, and what to compute of them")
+    runtime: RuntimeConfig = Field(RuntimeConfig(), description="how to run")
+
+    def check(self) -> list[Problem]:
+        message = prompt_problem(
+            self.tokenizer,
+            self.alg.model_name,
+            self.alg.model_type,
+            self.alg.generation_kwargs.max_new_tokens,
+        )
+        return [Problem("alg.generation_kwargs.max_new_tokens", message)] if message else []
+
+    @property
+    def generations(self) -> int | None:
+        """Number of texts; None if it depends on the size of the dataset."""
+        samples = self.datapool.train_samples
+        return None if samples is None else samples * self.evaluation.num_samples_per_input
+
+    def notices(self) -> list[str]:
+        """What the user should know of a valid config: fields without effect, and possible surprises."""
+        alg, evaluation = self.alg, self.evaluation
+        notices = metric_notices(evaluation.metrics, "evaluation.metrics")
+        notices += prompt_notices(
+            self.tokenizer, alg.model_name, alg.model_type, alg.generation_kwargs.max_new_tokens
+        )
+        if not alg.generation_kwargs.do_sample and evaluation.num_samples_per_input > 1:
+            notices.append(
+                "alg.generation_kwargs.do_sample: false makes all texts of an input equal, and their std 0"
+            )
+        if self.runtime.gradient_checkpointing:
+            notices.append("runtime.gradient_checkpointing: no effect, extraction computes no gradients")
+        return notices

@@ -1,0 +1,122 @@
+"""Loading the configs of the two jobs, what they need on this machine, and what `--check` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+from common.config import Keys, Problem, load_config, parse_path, path_text
+from common.registry import Registry
+from rl4lms.config.algorithms import SupervisedConfig
+from rl4lms.config.extract import ExtractConfig
+from rl4lms.config.parts import Args, MetricConfig, resolved_args, unique_metrics
+from rl4lms.config.train import ON_POLICY_ONLY, TrainConfig
+from rl4lms.datapools import DATAPOOLS
+from rl4lms.metrics import METRICS
+from rl4lms.rewards import REWARDS
+
+
+def load_extract_config(path: str | Path, overrides: Iterable[str] = ()) -> ExtractConfig:
+    """The extraction that a file describes. Raises ConfigError with all problems."""
+    return load_config(path, ExtractConfig, overrides)
+
+
+def load_train_config(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
+    """The training that a file describes. Raises ConfigError with all problems."""
+    return load_config(path, TrainConfig, overrides)
+
+
+def missing_components(config: ExtractConfig | TrainConfig) -> list[Problem]:
+    """What dataset, reward and metrics need and this machine lacks, each with the command that gets it.
+
+    Not part of `--check`: it may ask the hub.
+    """
+    return [
+        Problem(path_text((*place, *parse_path(problem.path))), problem.message)
+        for place, registry, name, args in _components(config)
+        for problem in registry.missing(name, args)
+    ]
+
+
+def resolved(config: ExtractConfig | TrainConfig) -> dict[str, Any]:
+    """The config with all defaults, those of dataset, reward and metrics too; it loads as the same run."""
+    data = config.model_dump()
+    for place, registry, name, args in _components(config):
+        reduce(getitem, place, data)["args"] = resolved_args(registry, name, args)  # type: ignore[arg-type]
+    if isinstance(config, TrainConfig) and isinstance(config.alg, SupervisedConfig):
+        data["alg"]["training_args"] = config.alg.trainer_arguments()
+        for name in ON_POLICY_ONLY:
+            del data["train_evaluation"][name]
+    return data
+
+
+def _components(config: ExtractConfig | TrainConfig) -> Iterator[tuple[Keys, Registry, str, Args]]:
+    """Dataset, reward and metrics that a run uses, with their place in its config."""
+    yield ("datapool",), DATAPOOLS, config.datapool.id, config.datapool.args
+    if isinstance(config, ExtractConfig):
+        at, metrics = "evaluation", config.evaluation.metrics
+    else:
+        at, metrics = "train_evaluation", config.train_evaluation.metrics
+        if config.reward_fn is not None and not isinstance(config.alg, SupervisedConfig):
+            yield ("reward_fn",), REWARDS, config.reward_fn.id, config.reward_fn.args
+    for number, metric in enumerate(metrics):
+        yield (at, "metrics", number), METRICS, metric.id, metric.args
+
+
+def check_report(config: ExtractConfig | TrainConfig) -> str:
+    """Notices, derived sizes and the resolved config, which as a file gives the same run."""
+    sizes = _extraction_sizes(config) if isinstance(config, ExtractConfig) else _training_sizes(config)
+    lines = [*(f"note: {notice}" for notice in config.notices()), *sizes]
+    return "\n".join([*lines, json.dumps(resolved(config), indent=2)])
+
+
+def _extraction_sizes(config: ExtractConfig) -> list[str]:
+    inputs, each = config.datapool.train_samples, config.evaluation.num_samples_per_input
+    share = "all train inputs" if inputs is None else f"{inputs:,} train inputs"
+    total = "" if config.generations is None else f" = {config.generations:,}"
+    longest = config.alg.generation_kwargs.max_new_tokens
+    return [
+        f"generations: {share} x {each}{total} texts of at most {longest:,} new tokens",
+        f"scored by: {_names(config.evaluation.metrics)}",
+    ]
+
+
+def _training_sizes(config: TrainConfig) -> list[str]:
+    evaluation, datapool = config.train_evaluation, config.datapool
+    share = (
+        "all train samples"
+        if datapool.train_fraction is None
+        else f"{datapool.train_fraction:.4g} of the train samples"
+    )
+    inputs = "all" if evaluation.max_eval_samples is None else f"at most {evaluation.max_eval_samples:,}"
+    if isinstance(config.alg, SupervisedConfig):
+        lines = [f"training: {share}, {_supervised_length(config.alg)}"]
+        often = f"on val every {config.alg.trainer_arguments().get('logging_steps', 500):,} updates"
+    else:
+        assert config.sizes is not None and config.reward_fn is not None  # TrainConfig.check
+        lines = [f"training: {share}, rewarded by {config.reward_fn.id}", *config.sizes.lines()]
+        often = f"on val every {evaluation.eval_every:,} iterations"
+    return [
+        *lines,
+        f"evaluation: {inputs} inputs of each split before and after, {often}: {_names(evaluation.metrics)}",
+    ]
+
+
+def _supervised_length(alg: SupervisedConfig) -> str:
+    """How long supervised finetuning goes on, by the Trainer's own defaults where nothing is given."""
+    given = alg.trainer_arguments()
+    batch = given.get("per_device_train_batch_size", 8) * given.get("gradient_accumulation_steps", 1)
+    steps, epochs = given.get("max_steps", -1), given.get("num_train_epochs", 3)
+    return (
+        f"{steps:,} updates of {batch:,} texts each"
+        if steps > 0
+        else f"{epochs:g} epochs, {batch:,} texts an update"
+    )
+
+
+def _names(metrics: list[MetricConfig]) -> str:
+    return ", ".join(metric.id for metric in unique_metrics(metrics)) or "no metric"

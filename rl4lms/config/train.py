@@ -1,0 +1,197 @@
+"""The YAML schema of training: supervised finetuning, PPO, NLPO."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from common.config import Config, Problem
+from rl4lms.config.algorithms import NlpoConfig, PpoConfig, SupervisedConfig
+from rl4lms.config.parts import (
+    TokenizerConfig,
+    idle_args,
+    metric_notices,
+    padding_notices,
+    prompt_notices,
+    prompt_problem,
+    repeated_metrics,
+)
+from rl4lms.config.placeholders import placeholder_problem
+from rl4lms.config.positions import max_positions
+from rl4lms.config.sizes import OnPolicySizes
+from rl4lms.config.training_args import translate_training_args
+from rl4lms.config.training_blocks import (
+    EnvArgs,
+    EnvConfig,
+    RewardConfig,
+    TrainDatapoolConfig,
+    TrainEvaluationConfig,
+    TrainRuntimeConfig,
+)
+from rl4lms.model_source import check_model_source
+from rl4lms.rewards import REWARDS
+
+Algorithm = Annotated[
+    PpoConfig | NlpoConfig | SupervisedConfig, Field(discriminator="id", description="what to train with")
+]
+
+ON_POLICY_ONLY = ("n_iters", "eval_every", "save_every")  # of train_evaluation
+
+
+class TrainConfig(Config):
+    """One training run."""
+
+    tokenizer: TokenizerConfig = Field(description="from text to tokens")
+    reward_fn: RewardConfig | None = Field(None, description="what PPO and NLPO maximise")
+    datapool: TrainDatapoolConfig = Field(description="the dataset")
+    env: EnvConfig | None = Field(None, description="rollouts of PPO and NLPO")
+    alg: Algorithm
+    train_evaluation: TrainEvaluationConfig = Field(description="what to measure, how often")
+    runtime: TrainRuntimeConfig = Field(TrainRuntimeConfig(), description="how to run")
+
+    @property
+    def sizes(self) -> OnPolicySizes | None:
+        """Derived sizes of PPO and NLPO, None for supervised finetuning."""
+        if (
+            isinstance(self.alg, SupervisedConfig)
+            or self.env is None
+            or self.train_evaluation.n_iters is None
+        ):
+            return None
+        args = self.alg.args
+        return OnPolicySizes(
+            tokens=args.n_steps * self.env.n_envs,
+            batch_size=args.batch_size,
+            minibatch_unit=args.minibatch_unit,
+            epochs=args.n_epochs,
+            iterations=self.train_evaluation.n_iters,
+        )
+
+    def check(self) -> list[Problem]:
+        """Problems between blocks, each at the field to change."""
+        problems = repeated_metrics(self.train_evaluation.metrics, "train_evaluation.metrics")
+        name = self.alg.model_name
+        message = placeholder_problem(name, self.datapool.id) or check_model_source(name, self.alg.model_type)
+        if message:
+            supervised = isinstance(self.alg, SupervisedConfig)
+            problems.append(
+                Problem("alg.model_name" if supervised else "alg.policy.args.model_name", message)
+            )
+        if not isinstance(self.alg, SupervisedConfig):
+            return problems + self._on_policy_problems(self.alg)
+        message = prompt_problem(self.tokenizer, name, self.alg.model_type, self._longest_text())
+        if message:
+            problems.append(Problem("alg.generation_kwargs.max_new_tokens", message))
+        return problems
+
+    def _on_policy_problems(self, alg: PpoConfig | NlpoConfig) -> list[Problem]:
+        needed = {
+            "reward_fn": (self.reward_fn, "a mapping (what PPO and NLPO maximise)"),
+            "env": (self.env, "a mapping (rollouts of PPO and NLPO)"),
+            "train_evaluation.n_iters": (self.train_evaluation.n_iters, "a whole number >= 1 (iterations)"),
+        }
+        problems = [
+            Problem(field, f"missing; expected {what}")
+            for field, (value, what) in needed.items()
+            if value is None
+        ]
+        if alg.generation_kwargs.num_beams > 1:
+            message = "must be 1: rollouts are drawn token by token, not by beam search"
+            problems.append(Problem("alg.policy.args.generation_kwargs.num_beams", message))
+        if self.env is not None:
+            limit, new = self.env.args.max_prompt_length, self._longest_text()
+            positions = max_positions(alg.model_name)
+            room = None if positions is None else positions - (new if alg.model_type == "causal" else 0)
+            if room is not None and limit > room:
+                remedy = f"at most {room:,}" if room > 0 else "generate fewer"
+                message = (
+                    f"{limit:,} tokens and {new:,} new ones are more than {alg.model_name!r} takes; {remedy}"
+                )
+                problems.append(Problem("env.args.max_prompt_length", message))
+        if self.sizes is not None and alg.args.minibatch_unit == "token" and self.sizes.last_minibatch == 1:
+            message = (
+                f"leaves a minibatch of one token of the {self.sizes.tokens:,} of an iteration: "
+                "a single advantage cannot be normalised"
+            )
+            problems.append(Problem("alg.args.batch_size", message))
+        return problems
+
+    def _longest_text(self) -> int:
+        """New tokens of the longest text that may be generated."""
+        evaluation = self.train_evaluation.generation_kwargs
+        return max(
+            settings.max_new_tokens for settings in (self.alg.generation_kwargs, evaluation) if settings
+        )
+
+    def notices(self) -> list[str]:
+        """What the user should know of a valid config: fields without effect, and possible surprises."""
+        notices = metric_notices(self.train_evaluation.metrics, "train_evaluation.metrics")
+        if isinstance(self.alg, SupervisedConfig):
+            return notices + self._supervised_notices(self.alg)
+        return notices + self._on_policy_notices(self.alg)
+
+    def _supervised_notices(self, alg: SupervisedConfig) -> list[str]:
+        given = [name for name in ("reward_fn", "env") if getattr(self, name) is not None]
+        evaluation = self.train_evaluation
+        given += [
+            f"train_evaluation.{name}" for name in ON_POLICY_ONLY if name in evaluation.model_fields_set
+        ]
+        notices = [f"no effect on supervised finetuning: {', '.join(given)}"] if given else []
+        notices += [f"alg.training_args.{notice}" for notice in translate_training_args(alg.training_args)[1]]
+        if alg.add_eos and alg.model_type == "seq2seq":
+            notices.append(
+                "alg.add_eos: no effect, the labels of seq2seq models end with the end-of-text token"
+            )
+        return notices + prompt_notices(self.tokenizer, alg.model_name, alg.model_type, self._longest_text())
+
+    def _on_policy_notices(self, alg: PpoConfig | NlpoConfig) -> list[str]:
+        notices = []
+        if idle := self._fields_without_effect(alg):
+            notices.append(f"no effect (kept for old files): {', '.join(idle)}")
+        if self.reward_fn is not None:
+            notices += idle_args(REWARDS, self.reward_fn.id, self.reward_fn.args, "reward_fn.args")
+        if self.env is not None:
+            notices += _rollout_notices(self.env.args, alg, self.tokenizer)
+        notices += padding_notices(self.tokenizer)
+        sizes = self.sizes
+        if sizes is not None and sizes.last_minibatch < sizes.batch_size:
+            notices.append(
+                f"alg.args.batch_size: of {sizes.tokens:,} tokens an iteration the last minibatch has "
+                f"{sizes.last_minibatch:,} instead of {sizes.batch_size:,}"
+            )
+        return notices
+
+    def _fields_without_effect(self, alg: PpoConfig | NlpoConfig) -> list[str]:
+        given = {
+            "env.args.context_start_token": self.env is not None
+            and self.env.args.context_start_token is not None,
+            "alg.args.verbose": alg.args.verbose,
+            "alg.policy.args.apply_model_parallel": alg.policy.args.apply_model_parallel,
+        }
+        return [name for name, value in given.items() if value]
+
+
+def _rollout_notices(env: EnvArgs, alg: PpoConfig | NlpoConfig, tokenizer: TokenizerConfig) -> list[str]:
+    notices = []
+    if tokenizer.max_length not in (None, env.max_prompt_length):
+        notices.append(
+            f"tokenizer.max_length: no effect on {alg.id}, prompts are cut to env.args.max_prompt_length "
+            f"({env.max_prompt_length:,})"
+        )
+    new = alg.generation_kwargs.max_new_tokens
+    if new > env.max_episode_length:
+        notices.append(
+            f"alg.policy.args.generation_kwargs.max_new_tokens: {new:,} exceeds env.args.max_episode_length, "
+            f"which ends episodes after {env.max_episode_length:,} tokens"
+        )
+    if not env.reward_unfinished and new < env.max_episode_length:
+        notices.append(
+            f"env.args.reward_unfinished: texts cut at max_new_tokens ({new:,}) get no reward, since "
+            f"max_episode_length is {env.max_episode_length:,}"
+        )
+    if not alg.generation_kwargs.do_sample:
+        notices.append(
+            "alg.policy.args.generation_kwargs.do_sample: false gives each prompt one and the same text"
+        )
+    return notices

@@ -1,0 +1,50 @@
+"""CNN/DailyMail 3.0.0 (Hermann et al. 2015; See et al. 2017): article -> highlights."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from rl4lms.datapools import Split
+from rl4lms.datapools.sources import Published, Row, as_samples, read_rows
+from rl4lms.samples import Sample
+
+CNN_DAILY_MAIL = Published(
+    name="cnn_daily_mail",
+    columns={"article": str, "highlights": str},
+    rows={"train": 287_113, "val": 13_368, "test": 11_490},
+    repo="abisee/cnn_dailymail",
+    config="3.0.0",
+    revision="96df5e686bee6baa90b8bee7c28b81fa3fa6223d",
+)
+
+
+def load(
+    split: Split,
+    *,
+    prompt_prefix: str,
+    prompt_suffix: str,
+    truncate_article: int | None,
+    max_size: int | None,
+    data_path: str | None,
+) -> list[Sample]:
+    """One sample for each of the first `max_size` articles. Raises DataError."""
+
+    def sample(number: int, row: Row) -> Sample:
+        prompt = prompt_prefix + truncated(row["article"], truncate_article) + prompt_suffix
+        return Sample(f"{split}_{number}", prompt, [row["highlights"]])
+
+    rows = islice(read_rows(CNN_DAILY_MAIL, split, data_path), max_size)
+    return as_samples(CNN_DAILY_MAIL, rows, sample)
+
+
+def truncated(text: str, num_tokens: int | None) -> str:
+    """The first word tokens of a text, joined by spaces; the text itself for None.
+
+    NLTK's word tokenizer on the whole text: splitting into sentences first would need a download, and only
+    separates full stops inside the text from the words before them.
+    """
+    if num_tokens is None:
+        return text
+    from nltk.tokenize import NLTKWordTokenizer
+
+    return " ".join(NLTKWordTokenizer().tokenize(text)[:num_tokens])

@@ -1,0 +1,65 @@
+"""IMDB reviews (Maas et al. 2011): the first half of a review -> the rest."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rl4lms.datapools import Split
+from rl4lms.datapools.sources import Published, Row, read_rows
+from rl4lms.samples import Sample
+
+IMDB = Published(
+    name="imdb",
+    columns={"text": str, "label": int},
+    rows={"train": 25_000, "test": 25_000},
+    repo="stanfordnlp/imdb",
+    config="plain_text",
+    revision="e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
+)
+POSITIVE = 1
+TRAIN_SHARE = 0.8
+NUM_TEST = 5_000
+
+
+def load(split: Split, *, seed: int, only_positive_samples: bool, data_path: str | None) -> list[Sample]:
+    """Prompt: first half of the words; reference: the whole review. Raises DataError."""
+    return [
+        Sample(f"{split}_{i}", halves(row["text"])[0], [row["text"]])
+        for i, row in _shuffled(split, seed, data_path)
+        if split != "train" or not only_positive_samples or row["label"] == POSITIVE
+    ]
+
+
+def load_seq2seq(split: Split, *, seed: int, positive_ratio: float, data_path: str | None) -> list[Sample]:
+    """Prompt and reference: the two halves; of train only the first positive reviews. Raises DataError.
+
+    The same shuffle as `load`: supervised finetuning sees none of what the others validate on.
+    """
+    rows = _shuffled(split, seed, data_path)
+    if split == "train":
+        positive = [(i, row) for i, row in rows if row["label"] == POSITIVE]
+        rows = positive[: math.floor(positive_ratio * len(positive) + 1e-9)]
+    return [Sample(f"{split}_{i}", *_pair(row["text"]), {"reference": row["text"]}) for i, row in rows]
+
+
+def halves(text: str) -> tuple[str, str]:
+    """The words of a text, split at single spaces, up to the middle and from there on."""
+    words = text.split(" ")
+    middle = len(words) // 2
+    return " ".join(words[:middle]), " ".join(words[middle:])
+
+
+def _pair(text: str) -> tuple[str, list[str]]:
+    first, second = halves(text)
+    return first, [second]
+
+
+def _shuffled(split: Split, seed: int, data_path: str | None) -> list[tuple[int, Row]]:
+    """The reviews of a split, numbered in the order that `datasets.Dataset.shuffle(seed)` gives them."""
+    rows = list(read_rows(IMDB, "test" if split == "test" else "train", data_path))
+    order = np.random.default_rng(seed).permutation(len(rows))
+    cut = int(len(rows) * TRAIN_SHARE)
+    chosen = {"train": order[:cut], "val": order[cut:], "test": order[:NUM_TEST]}[split]
+    return [(number, rows[position]) for number, position in enumerate(chosen)]

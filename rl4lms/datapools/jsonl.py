@@ -1,0 +1,110 @@
+"""The user's own samples: JSON lines with a prompt, references and anything else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.config import closest
+from common.hub import DataError
+from rl4lms.datapools import Split
+from rl4lms.datapools.sources import SPLIT_NAMES, json_lines
+from rl4lms.samples import Sample
+
+logger = logging.getLogger(__name__)
+
+
+def load(
+    split: Split,
+    *,
+    data_path: str,
+    prompt_field: str,
+    references_field: str,
+    id_field: str,
+    split_field: str,
+) -> list[Sample]:
+    """A sample for each line; fields that are neither prompt, references, id nor split are its meta_data.
+
+    Raises DataError that names the line.
+    """
+    fields = (prompt_field, references_field, id_field, split_field)
+    places: dict[str | int, str] = {}
+    samples = []
+    for number, (where, row) in enumerate(_rows(split, Path(data_path).expanduser(), split_field)):
+        sample = Sample(
+            _id(row, id_field, where, f"{split}_{number}"),
+            _text(row, prompt_field, where),
+            _references(row, references_field, where),
+            {name: value for name, value in row.items() if name not in fields},
+        )
+        if sample.id in places:
+            raise DataError(f"{where}: id {sample.id!r} is also that of {places[sample.id]}")
+        places[sample.id] = where
+        samples.append(sample)
+    return samples
+
+
+def _rows(split: Split, path: Path, split_field: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a split: a file of its own in a folder, or those that name it, or all if none names any."""
+    if path.is_dir():
+        names = [f"{name}.jsonl" for name in SPLIT_NAMES[split]]
+        path = next((path / name for name in names if (path / name).is_file()), path)
+        if path.is_dir():
+            raise DataError(f"{str(path)!r} has no {' or '.join(names)}")
+        with path.open("rb") as lines:
+            yield from json_lines(lines, str(path))
+        return
+    try:
+        with path.open("rb") as lines:
+            rows = list(json_lines(lines, str(path)))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    named = [row.get(split_field) for _, row in rows]
+    if not any(named):
+        if split != "train":
+            logger.warning(
+                "%s is one file without a field %r: its rows serve as split %r too", path, split_field, split
+            )
+        yield from rows
+        return
+    known = {name for names in SPLIT_NAMES.values() for name in names}
+    for (where, row), name in zip(rows, named, strict=True):
+        if name not in known:
+            raise DataError(f"{where}: {split_field!r} must be one of train, val, test, is {name!r}")
+        if name in SPLIT_NAMES[split]:
+            yield where, row
+
+
+def _id(row: dict[str, Any], name: str, where: str, default: str) -> str | int:
+    value = row.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise DataError(f"{where}: {name!r} must be a string or a whole number, is {value!r:.60}")
+    return value
+
+
+def _text(row: dict[str, Any], name: str, where: str) -> str:
+    value = _value(row, name, "prompt_field", where)
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {name!r} must be a string, is {value!r:.60}")
+    return value
+
+
+def _references(row: dict[str, Any], name: str, where: str) -> list[str]:
+    value = _value(row, name, "references_field", where)
+    references = [value] if isinstance(value, str) else value
+    if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
+        raise DataError(f"{where}: {name!r} must be a string or a list of strings, is {value!r:.60}")
+    return references
+
+
+def _value(row: dict[str, Any], name: str, argument: str, where: str) -> Any:
+    if name not in row:
+        meant = closest(name, row)
+        hint = f"did you mean {meant!r}? " if meant else ""
+        raise DataError(
+            f"{where}: no {name!r}; {hint}there are: {', '.join(row) or 'none'}; "
+            f"say which it is with --set datapool.args.{argument}=NAME"
+        )
+    return row[name]

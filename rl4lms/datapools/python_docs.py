@@ -1,0 +1,176 @@
+"""Tasks that need no download: docstrings of the standard library and of the packages this project needs.
+
+Everything hangs on a record's first sentence (case, punctuation and space aside). By its hash it belongs to
+the half for pretraining or to the half for tasks, and there to train, val or test; the hash also gives the
+order, so that the first n samples are a random choice and those of a smaller n are among those of a larger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from operator import itemgetter
+from typing import Literal
+
+from common.docstring_sections import paragraphs
+from common.hub import DataError
+from common.python_docs import DEFAULT_PACKAGES, DocRecord, harvest
+from rl4lms.datapools import Split
+from rl4lms.datapools.arguments import FormName
+from rl4lms.datapools.python_docs_forms import FORMS, MIN_WORDS, Form, Pair, is_plain
+from rl4lms.samples import Sample
+
+logger = logging.getLogger(__name__)
+
+Part = Literal["pretraining", "train", "val", "test"]
+# The smaller ones first: what would be in two splits is left out of train.
+_SPLITS: tuple[Split, ...] = ("test", "val", "train")
+# Shares of all sentences: half for pretraining; of the rest 80% train, 10% val, 10% test.
+_SHARES: dict[Part, float] = {"pretraining": 0.5, "train": 0.4, "val": 0.05, "test": 0.05}
+
+
+def load(
+    split: Split,
+    *,
+    form: FormName,
+    packages: Sequence[str],
+    num_train: int | None,
+    num_val: int | None,
+    num_test: int | None,
+    prompt_prefix: str | None,
+    prompt_suffix: str,
+) -> list[Sample]:
+    """The first samples of a split; no prompt and no sentence asked for is also in another split.
+
+    Raises DataError: a package is not installed.
+    """
+    samples = [
+        _with_prompt(sample, FORMS[form], prompt_prefix, prompt_suffix)
+        for sample in _task_samples(form, tuple(packages))[split]
+    ]
+    size = {"train": num_train, "val": num_val, "test": num_test}[split]
+    if size is not None and size > len(samples):
+        logger.warning("%s %s samples asked for, there are %s", f"{size:,}", split, f"{len(samples):,}")
+    return samples[:size]
+
+
+def pretraining_text(packages: Sequence[str] = DEFAULT_PACKAGES) -> list[str]:
+    """Distinct paragraphs of the pretraining half, in hash order; none contains a sentence of a task."""
+    sentences = _task_sentences(tuple(packages))
+    found = (
+        text
+        for _, records in _by_part(tuple(packages))["pretraining"]
+        for record in records
+        for text in paragraphs(record.docstring)
+    )
+    return [text for text in dict.fromkeys(found) if not _contains(text, sentences)]
+
+
+def pretraining_samples(
+    form: FormName,
+    packages: Sequence[str] = DEFAULT_PACKAGES,
+    prompt_prefix: str | None = None,
+    prompt_suffix: str = "",
+) -> list[Sample]:
+    """Samples of a form made of the pretraining half, none of which contains a sentence of a task."""
+    sentences = _task_sentences(tuple(packages))
+    return [
+        _with_prompt(sample, FORMS[form], prompt_prefix, prompt_suffix)
+        for sample in _distinct(form, "pretraining", _by_part(tuple(packages))["pretraining"], set())
+        if not any(_contains(text, sentences) for text in (sample.prompt_or_input_text, *sample.references))
+    ]
+
+
+@lru_cache(maxsize=2)
+def _by_part(packages: tuple[str, ...]) -> dict[Part, list[tuple[str, list[DocRecord]]]]:
+    """The first sentences of each part, as first written, with all their records, in hash order."""
+    try:
+        records = harvest(packages)
+    except LookupError as error:
+        raise DataError(f"datapool.args.packages: {error}") from error
+    groups: dict[str, list[DocRecord]] = {}
+    for record in records:
+        groups.setdefault(_key(record.sentence), []).append(record)
+    parts: dict[Part, list[tuple[str, list[DocRecord]]]] = {part: [] for part in _SHARES}
+    for key in sorted(filter(None, groups), key=_fraction):
+        parts[_part(_fraction(key))].append((groups[key][0].sentence, groups[key]))
+    return parts
+
+
+@lru_cache(maxsize=len(FORMS))
+def _task_samples(form: FormName, packages: tuple[str, ...]) -> dict[Split, list[Sample]]:
+    """All samples of a form, prompts without prefix; none repeats a prompt, or a sentence asked for."""
+    seen: set[str] = set()
+    parts = _by_part(packages)
+    return {split: _distinct(form, split, parts[split], seen) for split in _SPLITS}
+
+
+def _distinct(
+    form: FormName, part: Part, groups: Iterable[tuple[str, list[DocRecord]]], seen: set[str]
+) -> list[Sample]:
+    """The samples of a part by the hash of their prompts; they repeat nothing `seen`, which grows by them."""
+    found: list[tuple[float, Pair]] = []
+    for sentence, records in groups:
+        if not is_plain(sentence):
+            continue
+        for pair in FORMS[form].pairs(sentence, records):
+            prompt, references, _ = pair
+            keys = {_key(text) for text in (prompt, *(references if FORMS[form].distinct_references else ()))}
+            if "" not in keys and not keys & seen:
+                seen |= keys
+                found.append((_fraction(_key(prompt)), pair))
+    found.sort(key=itemgetter(0))
+    return [Sample(f"{part}_{number}", *pair) for number, (_, pair) in enumerate(found)]
+
+
+@lru_cache(maxsize=2)
+def _task_sentences(packages: tuple[str, ...]) -> dict[tuple[str, ...], list[tuple[str, ...]]]:
+    """Every sentence that a task shows or asks for, as words, by its first words."""
+    parts = _by_part(packages)
+    texts = {sentence for split in _SPLITS for sentence, _ in parts[split]}
+    for form in FORMS:
+        for samples in _task_samples(form, packages).values():
+            texts.update(text for sample in samples for text in sample.references)
+    sentences: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for words in {tuple(_words(text)) for text in texts}:
+        if len(words) >= MIN_WORDS:
+            sentences.setdefault(words[:MIN_WORDS], []).append(words)
+    return sentences
+
+
+def _contains(text: str, sentences: dict[tuple[str, ...], list[tuple[str, ...]]]) -> bool:
+    words = tuple(_words(text))
+    return any(
+        words[start : start + len(sentence)] == sentence
+        for start in range(len(words) - MIN_WORDS + 1)
+        for sentence in sentences.get(words[start : start + MIN_WORDS], ())
+    )
+
+
+def _with_prompt(sample: Sample, form: Form, prefix: str | None, suffix: str) -> Sample:
+    prompt = (form.prefix if prefix is None else prefix) + sample.prompt_or_input_text + suffix
+    return Sample(sample.id, prompt, list(sample.references), dict(sample.meta_data))
+
+
+def _key(text: str) -> str:
+    return " ".join(_words(text))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def _fraction(key: str) -> float:
+    """A number in [0, 1) that the hash of a text gives."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
+
+
+def _part(fraction: float) -> Part:
+    for part, share in _SHARES.items():
+        if fraction < share:
+            return part
+        fraction -= share
+    return "test"

@@ -1,0 +1,256 @@
+"""Rows of the published datasets: from the user's own copy, else from where they are published."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import logging
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.files import atomic_path
+from common.hub import DataError, damage_reported, first_line, load_from_hub, read_parquet
+from common.python_docs import default_cache_dir
+from rl4lms.datapools import Split
+from rl4lms.samples import Sample
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+# What a split is called in files and folders; the hub's name comes first.
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("validation", "val", "dev"),
+    "test": ("test",),
+}
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published dataset.
+
+    name: the datapool's id; columns: those that are read, with their types; rows: of each split of the full
+    dataset; repo, config, revision: on the hub; files: where in the repository the parquet files of a
+    `{split}` are, if the repository does not say so itself; originals: file names of the original release;
+    copy: what a local copy consists of, where it is not the usual (see `what_to_put`).
+    """
+
+    name: str
+    columns: Mapping[str, type]
+    rows: Mapping[Split, int]
+    repo: str
+    revision: str = ""
+    config: str | None = None
+    files: str | None = None
+    originals: Mapping[Split, str] = field(default_factory=dict)
+    copy: str = ""
+
+
+def read_rows(dataset: Published, split: Split, data_path: str | None) -> Iterator[Row]:
+    """The rows of a split of the dataset, from `data_path` if given, else from the hub. Raises DataError."""
+    return local_rows(dataset, split, data_path) if data_path is not None else hub_rows(dataset, split)
+
+
+def as_samples(dataset: Published, rows: Iterable[Row], sample: Callable[[int, Row], Sample]) -> list[Sample]:
+    """A sample for each row, made of its number and the row. Raises DataError: a row has another form."""
+    samples = []
+    for number, row in enumerate(rows):
+        try:
+            samples.append(sample(number, row))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{dataset.name}: row {number} has another form: {type(error).__name__}: {error}"
+            ) from error
+    return samples
+
+
+def hub_rows(dataset: Published, split: Split) -> Iterator[Row]:
+    """Rows from the hub at the pinned revision. Raises DataError: unreachable, or not the rows expected."""
+    name = SPLIT_NAMES[split][0]
+    options: dict[str, Any] = {"split": name}
+    if dataset.files:
+        options["data_files"] = {name: dataset.files.format(split=name)}
+    rows = load_from_hub(
+        dataset.name, dataset.repo, dataset.config, dataset.revision, what_to_put(dataset), **options
+    )
+    yield from complete(dataset, split, _numbered(rows, f"hub dataset {dataset.repo!r}, split {name!r}"))
+
+
+def complete(dataset: Published, split: Split, rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
+    """Checked rows of a download. Raises DataError, after the last, if they are not as many as published."""
+    count = 0
+    for count, row in enumerate(_checked(dataset, rows), start=1):  # noqa: B007
+        yield row
+    if count != dataset.rows[split]:
+        raise DataError(
+            f"{_other_count(dataset, split, count)}: what is published has changed; {what_to_put(dataset)}"
+        )
+
+
+def local_rows(dataset: Published, split: Split, data_path: str) -> Iterator[Row]:
+    """Rows of the user's copy: JSON lines, parquet files, or what `save_to_disk` wrote. Raises DataError."""
+    path = Path(data_path).expanduser()
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        rows = _saved_rows(dataset, split, path)
+    else:
+        patterns = [
+            "{split}.jsonl",
+            "{split}.json",
+            "{split}.parquet",
+            "{split}-*.parquet",
+            "{split}/*.parquet",
+        ]
+        rows = _file_rows(find_files(dataset, split, path, patterns))
+    count = 0
+    for count, row in enumerate(_checked(dataset, rows), start=1):  # noqa: B007
+        yield row
+    if count != dataset.rows[split]:
+        logger.warning("%s", _other_count(dataset, split, count))
+
+
+def find_files(dataset: Published, split: Split, path: Path, patterns: Iterable[str]) -> list[Path]:
+    """The file `path`, or the files of a split in that folder, by the original or usual names.
+
+    Raises DataError: nothing there.
+    """
+    if path.is_file():
+        if split != "train":
+            logger.warning("%s is one file: its rows serve as split %r too", path, split)
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"datapool.args.data_path: no such file or folder: {str(path)!r}")
+    names = [dataset.originals[split]] if split in dataset.originals else []
+    names += [pattern.format(split=name) for name in SPLIT_NAMES[split] for pattern in patterns]
+    for place in (path, path / (dataset.config or "default"), path / "data", path / f"{dataset.name}_data"):
+        for name in names:
+            if found := sorted(place.glob(name)):
+                return found
+    raise DataError(f"{str(path)!r} has no file of split {split!r}; {what_to_put(dataset)}")
+
+
+def json_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, Row]]:
+    """The objects in JSON lines, each with its place. Raises DataError that names the line."""
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            where = f"{name} line {number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{where} is not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise DataError(
+                    f"{where}: expected a JSON object with a field for each column, got {row!r:.60}"
+                )
+            yield where, row
+
+
+def download(dataset: Published, url: str, sha256: str | None = None) -> Path:
+    """A file from the web, kept in the cache. Raises DataError: not reachable, or not the file expected."""
+    target = default_cache_dir() / "downloads" / dataset.name / url.rpartition("/")[2]
+    if target.is_file():
+        return target
+    try:
+        _fetch(url, target, sha256)
+    except (OSError, http.client.HTTPException) as error:
+        raise DataError(
+            f"dataset {dataset.name!r} could not be downloaded from {url} "
+            f"({type(error).__name__}: {first_line(error)}). Without network, {what_to_put(dataset)}"
+        ) from error
+    return target
+
+
+def what_to_put(dataset: Published) -> str:
+    """Advice for a machine without network: which files to put where."""
+    files = dataset.files or f"{dataset.config or 'data'}/{{split}}-*.parquet"
+    copy = dataset.copy or (
+        f"one of: (a) train.jsonl, validation.jsonl, test.jsonl, with {', '.join(dataset.columns)} in each "
+        f"line; (b) the files {files} of hub dataset {dataset.repo!r} at revision {dataset.revision}; "
+        "(c) what save_to_disk of the datasets library wrote of it"
+    )
+    return f"name a folder with --set datapool.args.data_path=FOLDER that holds {copy}"
+
+
+def _fetch(url: str, target: Path, sha256: str | None) -> None:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("offline mode (HF_HUB_OFFLINE)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest, size = hashlib.sha256(), 0
+    with (
+        atomic_path(target) as temporary,
+        urllib.request.urlopen(url, timeout=60) as response,
+        temporary.open("wb") as file,
+    ):
+        expected = int(response.headers.get("Content-Length", 0))
+        logger.info("downloading %s (%.0f MB)", url, expected / 1e6)
+        while chunk := response.read(_CHUNK):
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        if expected and size != expected:
+            raise OSError(f"{size:,} of {expected:,} bytes came")
+        if sha256 not in (None, digest.hexdigest()):
+            raise OSError(f"SHA-256 is {digest.hexdigest()}, must be {sha256}")
+
+
+def _saved_rows(dataset: Published, split: Split, folder: Path) -> Iterator[tuple[str, Row]]:
+    import datasets
+
+    with damage_reported(f"the copy of dataset {dataset.name!r} in {str(folder)!r}"):
+        saved = datasets.load_from_disk(folder)
+    if isinstance(saved, datasets.DatasetDict):
+        name = next((name for name in SPLIT_NAMES[split] if name in saved), None)
+        if name is None:
+            raise DataError(
+                f"the copy of dataset {dataset.name!r} in {str(folder)!r} has no split "
+                f"{SPLIT_NAMES[split][0]!r}, only: {', '.join(saved)}"
+            )
+        saved = saved[name]
+    elif split != "train":
+        logger.warning("%s is one split: its rows serve as split %r too", folder, split)
+    yield from _numbered(saved, str(folder))
+
+
+def _file_rows(files: list[Path]) -> Iterator[tuple[str, Row]]:
+    suffixes = {file.suffix for file in files}
+    if suffixes == {".parquet"}:
+        with damage_reported(str(files[0])):
+            rows = read_parquet(files)
+        yield from _numbered(rows, str(files[0]))
+    elif suffixes <= {".jsonl", ".json"}:
+        for file in files:
+            with file.open("rb") as lines:
+                yield from json_lines(lines, str(file))
+    else:
+        raise DataError(f"{files[0]}: must be .jsonl (JSON lines) or .parquet")
+
+
+def _numbered(rows: Iterable[Row], name: str) -> Iterator[tuple[str, Row]]:
+    for number, row in enumerate(rows):
+        yield f"{name}, row {number}", row
+
+
+def _checked(dataset: Published, rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
+    """The rows. Raises DataError for one that lacks a column, or has another type of value there."""
+    for where, row in rows:
+        for column, kind in dataset.columns.items():
+            if column not in row:
+                raise DataError(
+                    f"{where}: no {column!r}, which dataset {dataset.name!r} has; there are: {', '.join(row)}"
+                )
+            if not isinstance(row[column], kind):
+                raise DataError(
+                    f"{where}: {column!r} must be of type {kind.__name__}, is {row[column]!r:.60}"
+                )
+        yield row
+
+
+def _other_count(dataset: Published, split: Split, count: int) -> str:
+    expected = dataset.rows[split]
+    return f"{dataset.name}: {count:,} rows in split {split!r}, the full dataset has {expected:,}"

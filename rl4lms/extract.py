@@ -1,0 +1,290 @@
+"""Job 1: texts and rewards of train inputs under a model, every text on disk before it is scored."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.files import atomic_torch_save, atomic_write_text
+from common.run_dir import RunDir
+from rl4lms.config import ExtractConfig, missing_components, resolved, unique_metrics
+from rl4lms.datapools import load_datapool
+from rl4lms.generation import Decoding, generate_batch, plan_batches
+from rl4lms.language_model import autocast, check_vocabulary, choose_device, load_model, load_tokenizer
+from rl4lms.metrics import Metric, build_metric
+from rl4lms.requirements import RequirementError
+from rl4lms.reward_statistics import input_statistics
+from rl4lms.samples import Sample, content_hash, subsample_indices
+from rl4lms.text import Score, TextBatch
+
+logger = logging.getLogger(__name__)
+TEXTS, SCORES, INDICES = "texts.jsonl", "scores.jsonl", "used_train_indices"
+INPUTS_PER_SCORING = 100  # what a crash in scoring costs at most
+
+
+class ExtractionError(Exception):
+    """What stops an extraction; the message is for the user, and what was computed stays on disk."""
+
+
+class ExtractionInterrupted(Exception):
+    """The caller asked to stop; everything so far is on disk."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The result: N inputs, G texts each. rewards: [N, G] of the first metric, whose name is `reward`."""
+
+    reward: str
+    rewards: Tensor
+    path: Path
+    csv: Path
+
+
+def extract(
+    config: ExtractConfig,
+    run: RunDir,
+    progress: Callable[[int], None] = lambda texts: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Extraction:
+    """Run or continue the extraction of `run`; progress(texts done in all).
+
+    The same seed and config give the same file, however often it was cut. Raises ExtractionInterrupted,
+    ExtractionError, RequirementError, DataError, ModelSourceError, GenerationError.
+    """
+    # 1. Inputs and metrics, before the model: what is missing shows now.
+    metrics = unique_metrics(config.evaluation.metrics)
+    if lacking := missing_components(config):
+        raise RequirementError("\n".join(f"{problem.path}: {problem.message}" for problem in lacking))
+    built = {metric.id: build_metric(metric.id, metric.args) for metric in metrics}
+    samples, indices = choose_inputs(config, run)
+    logger.info("%d train inputs of %s", len(samples), config.datapool.id)
+
+    # 2. Texts, a batch at a time, on disk before the next one.
+    device = choose_device(config.runtime.device)
+    run.update_manifest(status="running", device=str(device), error=None)
+    tokenizer = load_tokenizer(
+        config.tokenizer.model_name,
+        padding_side=config.tokenizer.padding_side,
+        truncation_side=config.tokenizer.truncation_side,
+        pad_token_as_eos_token=config.tokenizer.pad_token_as_eos_token,
+    )
+    model = load_model(config.alg.model_name, config.alg.model_type, torch.float32, device)
+    check_vocabulary(model, tokenizer)
+    prompts = [sample.prompt_or_input_text for sample in samples]
+    decoding = Decoding(
+        settings=config.alg.generation_kwargs,
+        max_prompt_length=config.tokenizer.max_length,
+        truncation_side=config.tokenizer.truncation_side,
+        batch_size=config.evaluation.eval_batch_size,
+        num_samples=config.evaluation.num_samples_per_input,
+        seed=config.runtime.seed,
+    )
+    log = run.rows(TEXTS, "batch")
+    texts: dict[int, list[str]] = {}
+    done = set()
+    for row in log.read():
+        done.add(row["batch"])
+        texts.update(zip(row["inputs"], row["texts"], strict=True))
+    progress(len(texts) * decoding.num_samples)
+    for batch in plan_batches(model, tokenizer, prompts, decoding):
+        if batch.id in done:
+            continue
+        if should_stop():
+            raise ExtractionInterrupted
+        with autocast(device, config.runtime.dtype):
+            of_batch = generate_batch(model, tokenizer, prompts, decoding, batch)
+        log.append({"batch": batch.id, "inputs": list(batch.indices), "texts": of_batch})
+        texts.update(zip(batch.indices, of_batch, strict=True))
+        progress(len(texts) * decoding.num_samples)
+    log.sync()
+
+    # 3. Scores, some inputs at a time; 4. the files that the paper's figures are made of.
+    all_texts = [texts[i] for i in range(len(samples))]
+    values = score(built, samples, all_texts, model, run, should_stop)
+    return save(config, run, samples, indices, all_texts, values)
+
+
+def choose_inputs(config: ExtractConfig, run: RunDir) -> tuple[list[Sample], list[int]]:
+    """The train inputs of the run and their positions in the dataset: chosen once, then as recorded.
+
+    Raises ExtractionError: the data is not what the run, or the extraction it takes its inputs from, saw.
+    """
+    pool = load_datapool(config.datapool.id, "train", config.datapool.args)
+    indices = run.manifest.get(INDICES)
+    if indices is None and config.datapool.used_indices_from is not None:
+        indices = indices_of(config.datapool.used_indices_from, pool)
+    if indices is None:
+        indices = subsample_indices(len(pool), n=config.datapool.train_samples, seed=config.datapool.seed)
+    if max(indices) >= len(pool):
+        raise ExtractionError(f"datapool {config.datapool.id!r} now has only {len(pool):,} train inputs")
+    samples = [pool[i] for i in indices]
+    digest, before = content_hash(samples), run.manifest.get("inputs")
+    if before is not None and before != digest:
+        raise ExtractionError(
+            f"datapool {config.datapool.id!r} no longer gives the inputs that {run.path} began with"
+        )
+    run.update_manifest(**{INDICES: indices, "inputs": digest})
+    return samples, indices
+
+
+def indices_of(path: str, pool: Sequence[Sample]) -> list[int]:
+    """The inputs of an earlier extraction, if they are inputs of this pool too. Raises ExtractionError."""
+    try:
+        earlier = torch.load(path, weights_only=True)
+        indices, prompts = [int(i) for i in earlier["used_train_indices"]], earlier["prompts"]
+    except Exception as error:
+        raise ExtractionError(
+            f"datapool.used_indices_from: {path!r} is no extraction file ({error})"
+        ) from error
+    for i, prompt in zip(indices, prompts, strict=True):
+        if i >= len(pool) or pool[i].prompt_or_input_text != prompt:
+            raise ExtractionError(
+                f"datapool.used_indices_from: train input {i} of this datapool is not that of {path!r}: "
+                "the panels would not show the same inputs; use the datapool, and its args, of that file"
+            )
+    return indices
+
+
+def score(
+    metrics: dict[str, Metric],
+    samples: Sequence[Sample],
+    texts: Sequence[Sequence[str]],
+    model: Any,
+    run: RunDir,
+    should_stop: Callable[[], bool],
+) -> dict[str, Tensor]:
+    """Value of every metric for every text: result key -> [N, G] float32.
+
+    Raises ExtractionError naming the metric and the input whose text it fails on.
+    """
+    log = run.rows(SCORES, "first_input")
+    done = {row["first_input"]: row["values"] for row in log.read()}
+    for first in range(0, len(samples), INPUTS_PER_SCORING):
+        if first in done:
+            continue
+        if should_stop():
+            raise ExtractionInterrupted
+        chunk = slice(first, first + INPUTS_PER_SCORING)
+        done[first] = score_inputs(metrics, samples[chunk], texts[chunk], model)
+        log.append({"first_input": first, "values": done[first]})
+    log.sync()
+    parts = [done[first] for first in sorted(done)]
+    return {key: torch.tensor([row for part in parts for row in part[key]]) for key in parts[0]}
+
+
+def score_inputs(
+    metrics: dict[str, Metric], samples: Sequence[Sample], texts: Sequence[Sequence[str]], model: Any
+) -> dict[str, list[list[float]]]:
+    """Values of some inputs' texts: result key -> one list per input. Each text is a corpus of its own."""
+    owners = [sample for sample, own in zip(samples, texts, strict=True) for _ in own]
+    batch = TextBatch(
+        [sample.prompt_or_input_text for sample in owners],
+        [text for own in texts for text in own],
+        [sample.references for sample in owners],
+        [sample.meta_data for sample in owners],
+        model,
+        "train",
+    )
+    values: dict[str, list[float]] = {}
+    for number, (name, metric) in enumerate(metrics.items()):
+        for key, of_texts in per_text(name, metric, batch, owners).items():
+            bad = next((i for i, value in enumerate(of_texts) if not math.isfinite(value)), None)
+            if number == 0 and bad is not None:  # of the others NaN may mean "undefined for this text"
+                place = _place(batch, owners, bad)
+                raise ExtractionError(f"metric {name!r}: {key} is {of_texts[bad]} for {place}")
+            values[key] = of_texts
+    sizes = [len(own) for own in texts]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return {
+        key: [of_texts[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+        for key, of_texts in values.items()
+    }
+
+
+def per_text(name: str, metric: Metric, batch: TextBatch, owners: Sequence[Sample]) -> dict[str, list[float]]:
+    """A metric's value of each text alone. Raises ExtractionError naming the first text that it fails on."""
+    try:
+        scores = metric(batch)
+        complete = all(score.per_sample is not None for score in scores.values())
+    except RequirementError:
+        raise
+    except Exception:
+        complete = False
+    if not complete:
+        alone = [_alone(name, metric, batch, owners, i) for i in range(len(batch))]
+        return {key: [scores[key].corpus for scores in alone] for key in (alone[0] if alone else {})}
+    values = {key: list(score.per_sample or []) for key, score in scores.items()}
+    for key, of_texts in values.items():
+        if len(of_texts) != len(batch):
+            raise ExtractionError(
+                f"metric {name!r} returned {len(of_texts)} values of {key} for {len(batch)} texts; "
+                "expected one per text"
+            )
+    return values
+
+
+def _alone(name: str, metric: Metric, batch: TextBatch, owners: Sequence[Sample], i: int) -> dict[str, Score]:
+    try:
+        return metric(batch.select([i]))
+    except RequirementError:
+        raise
+    except Exception as error:
+        raise ExtractionError(
+            f"metric {name!r} raised {type(error).__name__} for {_place(batch, owners, i)}: {error}"
+        ) from error
+
+
+def _place(batch: TextBatch, owners: Sequence[Sample], i: int) -> str:
+    return f"a text of input {owners[i].id!r}: {batch.generated[i]!r:.100}"
+
+
+def save(
+    config: ExtractConfig,
+    run: RunDir,
+    samples: Sequence[Sample],
+    indices: list[int],
+    texts: list[list[str]],
+    values: dict[str, Tensor],
+) -> Extraction:
+    """Write `<run>.pt` and `<run>.csv` beside the run directory, each atomically.
+
+    The .pt holds what the released code's does (all_generated_texts, all_metric_values, used_train_indices,
+    num_train_samples, config), and ids, prompts and references of the inputs.
+    """
+    reward = next(iter(values))
+    path = run.path.with_name(f"{run.path.name}.pt")
+    content = {
+        "all_generated_texts": texts,
+        "all_metric_values": values,
+        "used_train_indices": indices,
+        "num_train_samples": len(samples),
+        "config": resolved(config),
+        "ids": [sample.id for sample in samples],
+        "prompts": [sample.prompt_or_input_text for sample in samples],
+        "references": [sample.references for sample in samples],
+    }
+    atomic_torch_save(path, content)
+    mean, std = input_statistics(values[reward].double().numpy())
+    csv = run.path.with_name(f"{run.path.name}.csv")
+    atomic_write_text(csv, _csv(samples, mean.tolist(), std.tolist()))
+    run.update_manifest(status="finished", artefacts=[path.name, csv.name])
+    return Extraction(reward, values[reward], path, csv)
+
+
+def _csv(samples: Sequence[Sample], mean: list[float], std: list[float]) -> str:
+    import csv
+    import io
+
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["id", "prompt", "mean", "std"])
+    for sample, m, s in zip(samples, mean, std, strict=True):
+        writer.writerow([sample.id, sample.prompt_or_input_text, m, s])
+    return buffer.getvalue()

@@ -1,0 +1,165 @@
+"""PARENT (Dhingra et al. 2019) and BLEU of sentences about ToTTo tables.
+
+Of all tables, of those whose header and title a training table has too ("overlap"), and of the others. The
+value of a subset without a table is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from sacrebleu.metrics import BLEU
+
+from rl4lms.text import Score, TextBatch
+
+Tokens = list[str]
+
+_MAX_ORDER = 4
+_REFERENCES = 3  # ToTTo's evaluation fills up to three with empty ones, which counts in PARENT
+_SMOOTHING = 1e-5
+# Numbers with their separators, abbreviations, words with their inner hyphens; else a mark by itself.
+_TOKEN = re.compile(r"\d+(?:[.,]\d+)+|(?:[^\W\d_]\.){2,}|'?\w+(?:-\w+)*|[^\w\s]")
+
+
+class Parent(NamedTuple):
+    """PARENT of one text."""
+
+    f_score: float
+    precision: float
+    recall: float
+
+
+def parent_totto(batch: TextBatch) -> dict[str, Score]:
+    """PARENT of each text against its best reference; the corpus value is the mean."""
+    values = [
+        best_parent(text, references, table)
+        for text, references, table in zip(batch.generated, batch.references, tables_of(batch), strict=True)
+    ]
+    scores = {}
+    for subset, inside in _subsets(batch).items():
+        name = f"table_to_text/parent_{subset}"
+        for key, column in (("/precision", 1), ("/recall", 2), ("_f_score", 0)):
+            per_sample = [
+                value[column] if member else math.nan for value, member in zip(values, inside, strict=True)
+            ]
+            members = [value for value, member in zip(per_sample, inside, strict=True) if member]
+            scores[name + key] = Score(per_sample, fmean(members) if members else math.nan)
+    return scores
+
+
+def bleu_totto(batch: TextBatch) -> dict[str, Score]:
+    """SacreBLEU / 100 against all references of a table."""
+    metric = BLEU()
+
+    def value(indices: Sequence[int]) -> float:
+        if not indices:
+            return math.nan
+        references = [batch.references[i] or [""] for i in indices]
+        # sacrebleu takes None for a reference that a text lacks, though its types do not say so.
+        streams: list[list[Any]] = [
+            [refs[k] if k < len(refs) else None for refs in references]
+            for k in range(max(map(len, references)))
+        ]
+        return metric.corpus_score([batch.generated[i] for i in indices], streams).score / 100
+
+    scores = {}
+    for subset, inside in _subsets(batch).items():
+        members = [i for i, member in enumerate(inside) if member]
+        per_sample = [value([i] if member else []) for i, member in enumerate(inside)]
+        scores[f"table_to_text/bleu_{subset}"] = Score(per_sample, value(members))
+    return scores
+
+
+def tables_of(batch: TextBatch) -> list[dict[str, Any]]:
+    """The tables the texts are about. Raises ValueError for a text without one."""
+    for i, meta in enumerate(batch.meta):
+        if "raw_table" not in meta:
+            raise ValueError(
+                f"text {i} is not about a ToTTo table: its meta data have no 'raw_table'; "
+                "metrics and rewards of tables go with datapool totto"
+            )
+    return [meta["raw_table"] for meta in batch.meta]
+
+
+def _subsets(batch: TextBatch) -> dict[str, list[bool]]:
+    overlap = [bool(table["overlap_subset"]) for table in tables_of(batch)]
+    return {"overall": [True] * len(batch), "overlap": overlap, "non_overlap": [not x for x in overlap]}
+
+
+def best_parent(text: str, references: list[str], table: dict[str, Any]) -> Parent:
+    """PARENT against the best reference: precision by the whole table, recall by its highlighted cells."""
+    cells = [cell["value"] for row in table["table"] for cell in row]
+    highlighted = [table["table"][row][column]["value"] for row, column in table["highlighted_cells"]]
+    titles = [table["table_page_title"], table["table_section_title"]]
+    known = _tokenized([*cells, *titles, table.get("table_section_text", "")])
+    wanted = _tokenized([*highlighted, *titles])
+    filled = references[:_REFERENCES] + [""] * (_REFERENCES - len(references))
+    return max(parent(tokens(text), tokens(reference), known, wanted) for reference in filled)
+
+
+def _tokenized(values: list[str]) -> list[Tokens]:
+    return [found for value in values if (found := tokens(value))]
+
+
+def tokens(text: str) -> Tokens:
+    """Lower-case words and marks, as for PARENT."""
+    return _TOKEN.findall(text.lower())
+
+
+def parent(text: Tokens, reference: Tokens, known: list[Tokens], wanted: list[Tokens]) -> Parent:
+    """PARENT of a text against one reference (the paper's section 3); 0 for an empty text.
+
+    known: values of the table that back an n-gram up. wanted: the values that the text should mention.
+    """
+    if not text:
+        return Parent(0.0, 0.0, 0.0)
+    vocabulary = {word for value in known for word in value}
+
+    def backed(ngram: tuple[str, ...]) -> float:  # w(g), the word overlap model
+        return sum(word in vocabulary for word in ngram) / len(ngram)
+
+    precisions, recalls = [], []
+    for order in range(1, _MAX_ORDER + 1):
+        ours, theirs = _ngrams(text, order), _ngrams(reference, order)
+        common = ours & theirs
+        entailed = sum(
+            common[ngram] + (count - common[ngram]) * backed(ngram) for ngram, count in ours.items()
+        )
+        precisions.append(entailed / ours.total() if ours else 0.0)  # shorter than the order: F is 0
+        relevant = sum(count * backed(ngram) for ngram, count in theirs.items())
+        recalled = sum(count * backed(ngram) for ngram, count in common.items())
+        recalls.append((recalled / relevant or _SMOOTHING) if relevant else 1.0)
+
+    precision = _geometric_mean(precisions)
+    # The more of the table a reference holds, the more it alone decides what has to be said.
+    weight = _mentioned(wanted, reference)
+    recall = _geometric_mean(recalls) ** weight * (_mentioned(wanted, text) or _SMOOTHING) ** (1 - weight)
+    return Parent(2 * precision * recall / (precision + recall + 1e-8), precision, recall)
+
+
+def _ngrams(words: Tokens, order: int) -> Counter[tuple[str, ...]]:
+    return Counter(zip(*(words[i:] for i in range(order)), strict=False))
+
+
+def _geometric_mean(values: list[float]) -> float:
+    return math.exp(fmean(map(math.log, values))) if all(values) else 0.0
+
+
+def _mentioned(values: list[Tokens], text: Tokens) -> float:
+    """Mean share of a value's words that stand in the text in their order; 0 for a table without values."""
+    return fmean(_lcs_length(value, text) / len(value) for value in values) if values else 0.0
+
+
+def _lcs_length(a: Tokens, b: Tokens) -> int:
+    row = [0] * (len(b) + 1)
+    for word in a:
+        above = row
+        row = [0]
+        for j, other in enumerate(b):
+            row.append(above[j] + 1 if word == other else max(above[j + 1], row[j]))
+    return row[-1]

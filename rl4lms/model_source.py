@@ -1,0 +1,91 @@
+"""What a model or tokenizer name in a config points to, checked without importing anything heavy."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["causal", "seq2seq"]
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+# tokenizer.json, or what the classes of T5 and GPT-2 build their tokenizer from.
+TOKENIZERS = (
+    ("tokenizer.json",),
+    ("spiece.model", "config.json"),
+    ("vocab.json", "merges.txt", "config.json"),
+)
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_MODEL_FILES = "a model folder holds config.json, model.safetensors and tokenizer.json"
+
+
+class ModelSourceError(Exception):
+    """A model or tokenizer that cannot be used as asked: the user's mistake, said in one line."""
+
+
+def check_model_source(name: str, kind: Kind | None = None) -> str | None:
+    """What is wrong with the model that `name` (hub name or folder) points to, None if nothing is known.
+
+    Of a folder: files and, with `kind`, whether it is of that kind. Of a hub name: its form only.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return _not_a_folder(name)
+    if not (folder / "config.json").is_file():
+        inside = sorted(file.parent for file in folder.glob("*/config.json"))
+        hint = f"did you mean {str(inside[-1])!r}?" if inside else _MODEL_FILES
+        return f"folder {name!r} holds no model: it has no config.json; {hint}"
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"{folder / 'config.json'} cannot be read: {error}"
+    if not any((folder / file).is_file() for file in WEIGHTS):
+        return (
+            f"folder {name!r} has no weights (model.safetensors): "
+            "write them with model.save_pretrained(folder), or copy the missing file"
+        )
+    if kind and bool(config.get("is_encoder_decoder")) != (kind == "seq2seq"):
+        return wrong_kind(name, str(config.get("model_type", "unknown")), kind)
+    return None
+
+
+def check_tokenizer_source(name: str) -> str | None:
+    """What is wrong with the tokenizer that `name` points to, likewise."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return _not_a_folder(name)
+    if not any(all((folder / file).is_file() for file in files) for files in TOKENIZERS):
+        return (
+            f"folder {name!r} has no tokenizer (tokenizer.json): write it with "
+            "tokenizer.save_pretrained(folder), or set tokenizer.model_name to the model it was made from"
+        )
+    return None
+
+
+def wrong_kind(name: str, model_type: str, kind: Kind) -> str:
+    """Message for a model of the other kind than `kind`."""
+    words = {"causal": "a decoder-only", "seq2seq": "an encoder-decoder"}
+    actual: Kind = "seq2seq" if kind == "causal" else "causal"
+    return (
+        f"model {name!r} ({model_type}) is {words[actual]} model, the config wants {words[kind]} one: "
+        f"set model_type: {actual}, or name another model"
+    )
+
+
+def _not_a_folder(name: str) -> str | None:
+    path = Path(name).expanduser()
+    if path.exists():
+        return f"{name!r} is a file; name the model's folder: {_MODEL_FILES}"
+    first, *rest = name.split("/")
+    # `a/b` could be on the hub, but hardly if there is a folder `a` here.
+    if name.startswith((".", "~")) or len(rest) > 1 or (rest and Path(first).is_dir()):
+        return f"no such folder: {name!r}; {_MODEL_FILES}"
+    if not _HUB_NAME.fullmatch(name):
+        return f"{name!r} is neither a folder nor a hub name such as 't5-base' or 'lvwerra/gpt2-imdb'"
+    return None

@@ -1,0 +1,98 @@
+"""What rewards and metrics need besides the packages of requirements.txt: models, a corpus.
+
+Each check returns None, or what is missing and how to get it, and imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from common.hub import spare_retries_without_network
+from rl4lms.model_source import WEIGHTS, check_model_source, check_tokenizer_source
+
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+_HUB_TIMEOUT = 10.0  # seconds
+
+
+class RequirementError(Exception):
+    """Something to be downloaded or named differently; the message is for the user."""
+
+
+def require(problem: str | None) -> None:
+    """Raises RequirementError if a check found a problem."""
+    if problem:
+        raise RequirementError(problem)
+
+
+def wordnet_problem() -> str | None:
+    """None if NLTK's WordNet corpus lies in one of the folders where NLTK looks."""
+    for folder in nltk_folders():
+        corpus = folder / "corpora" / "wordnet"
+        if (corpus / "data.noun").is_file() or corpus.with_suffix(".zip").is_file():
+            return None
+    return (
+        "METEOR needs the WordNet corpus, which is not on this machine: python -m nltk.downloader wordnet; "
+        "or match exact words and stems only, under a result key of its own: args: {wordnet: false}"
+    )
+
+
+def nltk_folders() -> list[Path]:
+    """Where NLTK looks for data (`nltk.data.path`, without the seconds that importing it takes)."""
+    named = [Path(folder) for folder in os.environ.get("NLTK_DATA", "").split(os.pathsep) if folder]
+    prefix = Path(sys.prefix)
+    own = [Path.home() / "nltk_data", *(prefix / sub / "nltk_data" for sub in ("", "share", "lib"))]
+    shared = [
+        Path(top) / "nltk_data" for top in ("/usr/share", "/usr/local/share", "/usr/lib", "/usr/local/lib")
+    ]
+    return [*named, *own, *shared]
+
+
+def model_problem(name: str) -> str | None:
+    """None if a model with its tokenizer is in this folder or the hub's cache, or can be had from the hub."""
+    wrong = check_model_source(name) or _wrong_tokenizer(name)
+    return wrong or _not_to_be_had(name, (("config.json",), WEIGHTS, _TOKENIZERS))
+
+
+def tokenizer_problem(name: str) -> str | None:
+    """None if a tokenizer is in this folder or the hub's cache, or can be had from the hub."""
+    return _wrong_tokenizer(name) or _not_to_be_had(name, (_TOKENIZERS,))
+
+
+def _wrong_tokenizer(name: str) -> str | None:
+    folder = Path(name).expanduser()  # encoders may come with a vocabulary alone
+    return None if (folder / "vocab.txt").is_file() else check_tokenizer_source(name)
+
+
+def _not_to_be_had(name: str, parts: Iterable[tuple[str, ...]]) -> str | None:
+    """parts: files of which one each must be in the cache, to be able to do without the hub."""
+    if Path(name).expanduser().is_dir():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = all(
+        any(isinstance(try_to_load_from_cache(name, file), str) for file in files) for files in parts
+    )
+    return None if cached else _hub_problem(name)
+
+
+def _hub_problem(name: str) -> str | None:
+    from huggingface_hub import model_info
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    spare_retries_without_network()
+    try:
+        model_info(name, timeout=_HUB_TIMEOUT)
+    except GatedRepoError:
+        return f"the hub gives model {name!r} only to accounts that asked for it; then log in: hf auth login"
+    except RepositoryNotFoundError:
+        return f"the hub has no model {name!r}, or it is private; a folder of your own is named by its path"
+    except Exception as error:  # offline, no route, proxy, rate limit: the client has many words for it
+        return (
+            f"model {name!r} is not in the local cache, and the hub cannot be reached "
+            f"({type(error).__name__}): get it where there is a network with: hf download {name}; or name "
+            "the folder of a copy"
+        )
+    return None

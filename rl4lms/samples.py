@@ -1,0 +1,107 @@
+"""Samples: what a datapool returns, and how the configs choose some of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.hub import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One input of a dataset, with the texts its outputs are compared to.
+
+    id: unique within a split, the same in every run; meta_data: whatever rewards and metrics of the dataset
+    need besides.
+    """
+
+    id: str | int
+    prompt_or_input_text: str
+    references: list[str]
+    meta_data: dict[str, Any] = field(default_factory=dict)
+
+
+def subsample(
+    samples: Sequence[Sample], n: int | None = None, frac: float | None = None, seed: int | None = None
+) -> list[Sample]:
+    """The samples at `subsample_indices`."""
+    return [samples[i] for i in subsample_indices(len(samples), n, frac, seed)]
+
+
+def subsample_indices(
+    total: int, n: int | None = None, frac: float | None = None, seed: int | None = None
+) -> list[int]:
+    """The first n, or floor(frac * total), of `numpy.random.RandomState(seed).permutation(total)`.
+
+    n, frac: give at most one; without both (None or -1): all, in their order. seed: None or -1 = unseeded.
+    Raises ValueError: both given, or a fraction that is not in (0, 1] or leaves nothing.
+    """
+    n, frac = (None if value in (None, -1) else value for value in (n, frac))  # type: ignore[assignment]
+    if n is None and frac is None:
+        return list(range(total))
+    if n is not None and frac is not None:
+        raise ValueError(f"give a number of samples or a fraction, not both: {n} and {frac}")
+    if frac is not None:
+        if not 0 < frac <= 1:
+            raise ValueError(f"a fraction of samples must be in (0, 1], got {frac}")
+        # The tolerance undoes binary rounding: 0.29 * 100 is 28.999999999999996.
+        n = math.floor(frac * total + 1e-9)
+        if n == 0:
+            raise ValueError(f"a fraction of {frac} is less than one of {total:,} samples")
+    assert n is not None
+    if n < 1:
+        raise ValueError(f"a number of samples must be at least 1 (-1 = all), got {n}")
+    if n > total:
+        logger.warning("%s samples asked for, all %s there are taken", f"{n:,}", f"{total:,}")
+    import numpy as np
+
+    seed = None if seed == -1 else seed
+    return [int(i) for i in np.random.RandomState(seed).permutation(total)[:n]]
+
+
+def checked(samples: Any, what: str) -> list[Sample]:
+    """What a datapool returned, as a list. Raises DataError: none, not only samples, or repeated ids."""
+    if not isinstance(samples, Sequence):
+        raise DataError(f"{what}: expected a list of rl4lms.samples.Sample, got {type(samples).__name__}")
+    if not samples:
+        raise DataError(f"{what}: there are no samples")
+    ids: set[str | int] = set()
+    for position, sample in enumerate(samples):
+        problem = _problem(sample)
+        if problem is None and sample.id in ids:
+            problem = f"id {sample.id!r} is also that of a sample before it"
+        if problem:
+            raise DataError(f"{what}, position {position}: {problem}")
+        ids.add(sample.id)
+    return list(samples)
+
+
+def _problem(sample: Any) -> str | None:
+    if not isinstance(sample, Sample):
+        return f"expected a rl4lms.samples.Sample, got {type(sample).__name__}"
+    if not isinstance(sample.id, str | int):
+        return f"id must be a string or a whole number, is {sample.id!r}"
+    if not isinstance(sample.prompt_or_input_text, str):
+        return f"prompt_or_input_text must be a string, is {sample.prompt_or_input_text!r:.60}"
+    if not isinstance(sample.references, list) or not all(isinstance(r, str) for r in sample.references):
+        return f"references must be a list of strings, is {sample.references!r:.60}"
+    if not isinstance(sample.meta_data, dict):
+        return f"meta_data must be a dict, is {sample.meta_data!r:.60}"
+    return None
+
+
+def content_hash(samples: Sequence[Sample]) -> str:
+    """SHA-256 of the samples' content and order, hexadecimal: did two runs see the same data?"""
+    digest = hashlib.sha256()
+    for sample in samples:
+        content = [sample.id, sample.prompt_or_input_text, sample.references, sample.meta_data]
+        digest.update(json.dumps(content, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,223 @@
+import re
+from collections.abc import Iterator
+from typing import get_args
+
+import pytest
+
+import rl4lms.datapools.python_docs as python_docs
+from common.python_docs import CACHE_VARIABLE, DEFAULT_PACKAGES, DocRecord
+from rl4lms.datapools import Split, load_datapool
+from rl4lms.datapools.arguments import FormName
+from rl4lms.datapools.python_docs import pretraining_samples, pretraining_text
+from rl4lms.datapools.python_docs_forms import FORMS, is_plain
+from rl4lms.samples import Sample, content_hash
+
+# Small packages with a few hundred docstrings between them.
+PACKAGES = ["email", "argparse", "logging", "json", "http", "xml", "unittest", "importlib", "tkinter"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+ALL_FORMS: tuple[FormName, ...] = get_args(FormName)
+
+RECORD = DocRecord(
+    "package.module",
+    "Grid.set_spacing",
+    "method",
+    "(self, width: float, height=None)",
+    "Set the distance between two lines of the grid.",
+    "Set the distance between two lines of the grid. A distance of zero removes all lines.\n\n"
+    "The grid is drawn again the next time that the window is shown.",
+    "Set the distance between two lines of the grid.\n\nParameters\n----------\nwidth : float\n"
+    "    Distance of the vertical lines. Never negative.\nheight : float, optional\n    Short.",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def load(form: FormName, split: Split, **args: object) -> list[Sample]:
+    return load_datapool("python_docs", split, {"form": form, "packages": PACKAGES, **args})
+
+
+def padded(text: str) -> str:
+    """The words of a text between single spaces, so that `in` finds whole words."""
+    return " ".join(["", *re.findall(r"\w+", text.casefold()), ""])
+
+
+@pytest.mark.parametrize(
+    ("form", "prompt", "references"),
+    [
+        ("summary", "Grid.set_spacing(width: float, height=None)", [RECORD.sentence]),
+        ("sentence_from_words", "distance grid lines set two.", [RECORD.sentence]),
+        (
+            "continuation",
+            "Set the distance between two lines of the grid. A distance of zero removes",
+            ["all lines. The grid is drawn again the next time that the window is shown."],
+        ),
+        ("question", RECORD.sentence, ["set_spacing"]),
+        ("parameter", "Grid.set_spacing: width (float)", ["Distance of the vertical lines."]),
+        ("next_sentence", RECORD.sentence, ["A distance of zero removes all lines."]),
+        (
+            "first_sentence",
+            "A distance of zero removes all lines. "
+            "The grid is drawn again the next time that the window is shown.",
+            [RECORD.sentence],
+        ),
+        ("identifier", RECORD.sentence, ["set_the_distance_between_two_lines_of_the_grid"]),
+    ],
+)
+def test_forms(form: FormName, prompt: str, references: list[str]) -> None:
+    ((actual_prompt, actual_references, meta),) = FORMS[form].pairs(RECORD.sentence, [RECORD])
+    assert (actual_prompt, actual_references) == (prompt, references)
+    assert set(meta) == {"continuation": {"reference"}, "sentence_from_words": {"concepts"}}.get(form, set())
+
+
+def test_a_form_passes_over_what_does_not_suit_it() -> None:
+    short = DocRecord("m", "f", "function", "()", "Return it.", "Return it.", "Return it.")
+    assert [form for form in ALL_FORMS if list(FORMS[form].pairs(short.sentence, [short]))] == [
+        "summary",
+        "question",
+        "hard_question",
+        "identifier",
+    ]
+    module = DocRecord("m", "", "module", "", "Tools for grids.", "Tools for grids.", "Tools for grids.")
+    for form in ("summary", "question", "hard_question"):
+        assert list(FORMS[form].pairs(module.sentence, [module])) == []  # type: ignore[index]
+
+
+def test_a_question_has_all_names_as_references() -> None:
+    names = ("Reader.close", "Writer.shut", "close", "Reader")
+    kinds = ("method", "method", "function", "class")
+    sentence = "Release the file that is read."
+    records = [
+        DocRecord("m", name, kind, "()", sentence, sentence, sentence)
+        for name, kind in zip(names, kinds, strict=True)
+    ]
+    assert list(FORMS["question"].pairs(sentence, records)) == [(sentence, ["close", "shut"], {})]
+    assert list(FORMS["hard_question"].pairs(sentence, records)) == [(sentence, ["close", "shut"], {})]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence", "easy"),
+    [
+        ("splitext", "Split the extension from a path.", True),
+        ("get_value", "Return the values.", True),
+        ("neg", "Negation of a number.", True),
+        ("readline", "Take one line from the file.", True),
+        ("HTTPServer", "Answers requests for http pages.", True),
+        ("dump", "Serialize the object to a file.", False),
+        ("map", "Apply a function to all elements.", False),
+        ("is_it", "Tell whether it is so.", False),
+    ],
+)
+def test_a_hard_name_shares_no_stem_with_its_sentence(name: str, sentence: str, easy: bool) -> None:
+    record = DocRecord("m", name, "function", "()", sentence, sentence, sentence)
+    assert (list(FORMS["hard_question"].pairs(sentence, [record])) == []) is easy
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("Return the mean of the values.", True),
+        ("Return it.", False),
+        ("x (int, optional): The number of it all.", False),
+        ("return the mean of the values.", False),
+        ("Return x[0] + y[1] - z[2] now.", False),
+        (" ".join(["Word"] * 23), False),
+    ],
+)
+def test_plain_sentences(sentence: str, expected: bool) -> None:
+    assert is_plain(sentence) is expected
+
+
+@pytest.mark.parametrize("form", ALL_FORMS)
+def test_no_prompt_and_no_sentence_asked_for_is_in_two_splits(form: FormName) -> None:
+    splits = {split: load(form, split) for split in SPLITS}
+    assert all(splits.values())
+    assert len(splits["train"]) > len(splits["val"]) + len(splits["test"])
+    everything = [sample for samples in splits.values() for sample in samples]
+    prompts = [padded(sample.prompt_or_input_text) for sample in everything]
+    assert len(set(prompts)) == len(prompts)
+    if form not in ("question", "hard_question"):
+        references = [padded(text) for sample in everything for text in sample.references]
+        assert len(set(references)) == len(references)
+    # Whatever the form, the first sentences of a split are its own.
+    parts = python_docs._by_part(tuple(PACKAGES))
+    keys = [padded(sentence) for part in parts.values() for sentence, _ in part]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_same_samples_every_time_and_fewer_are_the_first_ones(caplog: pytest.LogCaptureFixture) -> None:
+    everything = load("summary", "train")
+    python_docs._by_part.cache_clear()
+    python_docs._task_samples.cache_clear()
+    again = load("summary", "train")
+    assert again == everything and again[0] is not everything[0]
+    assert content_hash(again) == content_hash(everything)
+    assert load("summary", "train", num_train=5, num_val=1) == everything[:5]
+    assert len(load("summary", "val", num_train=5, num_val=3)) == 3
+    assert caplog.text == ""
+    assert len(load("summary", "test", num_test=10_000)) < 10_000
+    assert "10,000 test samples asked for, there are " in caplog.text
+
+
+def test_another_package_moves_no_sentence_to_another_part() -> None:
+    few, more = (
+        {
+            padded(sentence): part
+            for part, groups in python_docs._by_part(packages).items()
+            for sentence, _ in groups
+        }
+        for packages in (("json", "http"), ("argparse", "http", "json"))
+    )
+    assert few.items() < more.items()
+
+
+def test_prefix_and_suffix() -> None:
+    (plain,) = load("identifier", "val", num_val=1, prompt_prefix="")
+    (default,) = load("identifier", "val", num_val=1)
+    (own,) = load("identifier", "val", num_val=1, prompt_prefix="a ", prompt_suffix=" b")
+    assert default.prompt_or_input_text == "write as an identifier: " + plain.prompt_or_input_text
+    assert own.prompt_or_input_text == f"a {plain.prompt_or_input_text} b"
+    assert plain.references == default.references == own.references
+
+
+def test_pretraining_sees_no_sentence_of_a_task() -> None:
+    text = pretraining_text(PACKAGES)
+    assert len(text) > 100 and len(set(text)) == len(text)
+    shown = {padded(text) for text in text}
+    shown |= {
+        padded(text)
+        for form in ALL_FORMS
+        for sample in pretraining_samples(form, PACKAGES, prompt_prefix="")
+        for text in (sample.prompt_or_input_text, *sample.references)
+    }
+    asked = {
+        padded(text)
+        for form in ALL_FORMS
+        for split in SPLITS
+        for sample in load(form, split)
+        for text in sample.references
+    }
+    asked |= {padded(sample.prompt_or_input_text) for sample in load("question", "test", prompt_prefix="")}
+    corpus = "\n".join(shown)
+    assert len(asked) > 500
+    assert [sentence for sentence in asked if len(sentence.split()) >= 4 and sentence in corpus] == []
+
+
+def test_pretraining_has_the_same_forms() -> None:
+    samples = pretraining_samples("identifier", PACKAGES)
+    assert len(samples) > 20
+    assert all(sample.prompt_or_input_text.startswith("write as an identifier: ") for sample in samples)
+    assert samples[0].id == "pretraining_0"
+
+
+@pytest.mark.slow
+def test_the_default_packages_have_enough_of_everything() -> None:
+    for form in ALL_FORMS:
+        sizes = {split: len(load_datapool("python_docs", split, {"form": form})) for split in SPLITS}
+        assert sizes["train"] >= 1_000 and sizes["val"] >= 100 and sizes["test"] >= 100, (form, sizes)
+    text = pretraining_text(DEFAULT_PACKAGES)
+    assert len(text) > 25_000 and sum(len(paragraph.split()) for paragraph in text) > 500_000

@@ -1,0 +1,151 @@
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rl4lms.language_model import check_vocabulary, choose_device, load_model, load_tokenizer
+from rl4lms.model_source import Kind, ModelSourceError, check_model_source, check_tokenizer_source
+from tiny_models import edit_json
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_t5: Path) -> Path:
+    """A copy of the tiny T5 to be damaged."""
+    return Path(shutil.copytree(tiny_t5, tmp_path / "t5"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_gpt2_gets_a_padding_token_and_its_files_stay(tiny_gpt2: Path) -> None:
+    before = files(tiny_gpt2)
+    tokenizer = load_tokenizer(str(tiny_gpt2), padding_side="left", truncation_side="right")
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 0
+    assert (tokenizer.padding_side, tokenizer.truncation_side) == ("left", "right")
+    assert files(tiny_gpt2) == before
+
+
+def test_t5_keeps_its_padding_token_unless_asked(tiny_t5: Path) -> None:
+    assert load_tokenizer(str(tiny_t5)).pad_token == "<pad>"
+    assert load_tokenizer(str(tiny_t5), pad_token_as_eos_token=True).pad_token == "</s>"
+
+
+def test_weights_have_the_dtype_asked_for_whatever_the_checkpoint_has(folder: Path) -> None:
+    model = load_model(str(folder), "seq2seq", torch.bfloat16, "cpu")
+    assert model.dtype == torch.bfloat16
+    model.save_pretrained(folder)
+    model = load_model(str(folder), "seq2seq", torch.float32, "cpu")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not model.training
+
+
+@pytest.mark.parametrize(("kind", "other"), [("seq2seq", "causal"), ("causal", "seq2seq")])
+def test_a_model_of_the_other_kind_is_refused(
+    kind: Kind, other: Kind, tiny_t5: Path, tiny_gpt2: Path
+) -> None:
+    folder = tiny_t5 if kind == "seq2seq" else tiny_gpt2
+    assert check_model_source(str(folder), kind) is None
+    with pytest.raises(ModelSourceError, match=f"set model_type: {kind}, or name another model"):
+        load_model(str(folder), other, torch.float32, "cpu")
+
+
+def test_the_kind_is_checked_after_loading_where_the_folder_does_not_tell(folder: Path) -> None:
+    edit_json(folder / "config.json", is_encoder_decoder=False)
+    with pytest.raises(ModelSourceError, match=r"cannot be loaded .*causal|T5Config|AutoModel"):
+        load_model(str(folder), "causal", torch.float32, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [
+        ("config.json", "holds no model: it has no config.json; a model folder holds config.json"),
+        ("model.safetensors", r"has no weights \(model.safetensors\): write them with model.save_pretrained"),
+    ],
+)
+def test_what_a_model_folder_lacks_is_named(folder: Path, removed: str, message: str) -> None:
+    (folder / removed).unlink()
+    with pytest.raises(ModelSourceError, match=message):
+        load_model(str(folder), "seq2seq", torch.float32, "cpu")
+
+
+def test_a_folder_without_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(
+        ModelSourceError, match=r"has no tokenizer \(tokenizer.json\): write it with .*, or set"
+    ):
+        load_tokenizer(str(folder))
+
+
+def test_weights_that_are_not_all_there_are_not_made_up(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("decoder")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelSourceError, match=r"lacks \d+ of its weights \(decoder.*not saved from a T5For"):
+        load_model(str(folder), "seq2seq", torch.float32, "cpu")
+
+
+def test_damaged_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(
+        ModelSourceError, match=r"the model in folder .* cannot be loaded .*copy or save it again"
+    ):
+        load_model(str(folder), "seq2seq", torch.float32, "cpu")
+
+
+def test_the_run_folder_named_in_place_of_the_model_inside_it(folder: Path) -> None:
+    assert check_model_source(str(folder.parent)) == (
+        f"folder {str(folder.parent)!r} holds no model: it has no config.json; did you mean {str(folder)!r}?"
+    )
+
+
+@pytest.mark.parametrize("check", [check_model_source, check_tokenizer_source])
+def test_names(check: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert callable(check)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "weights.bin").touch()
+    assert check("t5-base") is check("lvwerra/gpt2-imdb") is None
+    for missing in ("outputs/run", "./run", "a/b/c", "/nowhere/run"):
+        assert check(missing).startswith(f"no such folder: {missing!r}; a model folder holds config.json")
+    assert check("weights.bin").startswith("'weights.bin' is a file; name the model's folder")
+    assert check("t5 base").startswith("'t5 base' is neither a folder nor a hub name such as 't5-base'")
+
+
+def test_the_hub_out_of_reach() -> None:
+    with pytest.raises(ModelSourceError) as error:
+        load_tokenizer("t5-base")
+    assert str(error.value).startswith(
+        "tokenizer 't5-base' is no folder here and could not be read from the hub"
+    )
+    assert str(error.value).endswith("tokenizer.json) into a folder and name that")
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_of_another_model(tiny_t5: Path, tiny_gpt2: Path) -> None:
+    model = load_model(str(tiny_t5), "seq2seq", torch.float32, "cpu")
+    check_vocabulary(model, load_tokenizer(str(tiny_t5)))
+    with pytest.raises(ModelSourceError, match=r"has 300 tokens, the model .* set tokenizer.model_name"):
+        check_vocabulary(model, load_tokenizer(str(tiny_gpt2)))
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    count = torch.cuda.device_count()
+    assert choose_device("auto").type == ("cuda" if count else "cpu")
+    with pytest.raises(ModelSourceError, match=f"has {count} CUDA devices; set runtime.device: auto"):
+        choose_device(f"cuda:{count}")
+
+
+def test_checks_import_nothing_heavy() -> None:
+    import subprocess
+
+    code = (
+        "import sys, rl4lms.model_source, rl4lms.generation_config;"
+        "print(sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

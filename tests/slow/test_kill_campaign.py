@@ -1,0 +1,246 @@
+"""Plans killed with SIGKILL at any moment and started again come to the numbers of an uninterrupted plan.
+
+Prints where the kills hit: pytest -m slow tests/slow/test_kill_campaign.py -s
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from plan_runs import all_numbers, rows_written, runs_of, write_plan
+
+from common.run_dir import load_checkpoint, read_metrics
+from sft_vs_rft_controlled_experiments_plan_runner import main
+
+pytestmark = pytest.mark.slow
+
+REPO = Path(__file__).parents[2]
+RUNNER = REPO / "sft_vs_rft_controlled_experiments_plan_runner.py"
+EPOCHS = 400
+METHODS = ["reinforce", "supervised"]
+KILLS = 15  # in each of the two campaigns
+TIMEOUT = 120  # seconds for one start of the plan
+
+
+def make_plan(folder: Path, multiprocess: bool, **fields: Any) -> Path:
+    folder.mkdir()
+    settings = {"epochs": EPOCHS, "validate_every": 2, "num_checkpoints": 2, "save_metric_plots": True}
+    parallel = {"multiprocess": multiprocess, "num_parallel": 2}
+    return write_plan(folder, {"opt_method": METHODS}, **(settings | parallel | fields))
+
+
+def start(plan: Path) -> subprocess.Popen[bytes]:
+    """The runner on a plan, leading a process group of its own; what it prints goes to a file."""
+    command = [sys.executable, str(RUNNER), "--plan_config_path", str(plan)]
+    with (plan.parent / "printed.txt").open("ab") as printed:
+        return subprocess.Popen(command, stdout=printed, stderr=printed, start_new_session=True)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """All files below a folder to which others may be writing."""
+    return [Path(top) / name for top, _, names in os.walk(folder) for name in names]
+
+
+def stage(folder: Path) -> str:
+    """Where a killed plan was, as its files tell: what each experiment had begun and not ended."""
+    runs = folder / "runs"
+    paths = sorted(runs.iterdir()) if runs.is_dir() else []
+    stages = [stage_of(path) for path in paths]
+    under_way = [s for s in stages if s != "finished"]
+    return " + ".join(sorted(under_way)) if under_way else f"{len(stages)} finished, none under way"
+
+
+def stage_of(run: Path) -> str:
+    if not (run / "manifest.json").exists():
+        return "making the folder"
+    if json.loads((run / "manifest.json").read_text())["status"] == "finished":
+        return "finished"
+    rows = rows_written(run)
+    checkpoints = sorted(path.name for path in (run / "checkpoints").glob("*.pt"))
+    epochs = int(checkpoints[-1].removesuffix(".pt").rpartition("_")[2]) + 1 if checkpoints else 0
+    temporary = [path for path in files_in(run) if path.name.startswith(".tmp-")]
+    if temporary:
+        return f"writing {temporary[0].parent.name if temporary[0].parent != run else 'manifest or rows'}"
+    if rows == 0:
+        return "before the first row"
+    if epochs == EPOCHS:
+        return "after the last checkpoint"
+    if len(checkpoints) > 2:
+        return "between checkpoint and deletion"
+    return "rows ahead of the checkpoint" if rows > epochs else "rows and checkpoint equal"
+
+
+def check_files(folder: Path) -> None:
+    """Every file that the runs left can be read, and none is temporary."""
+    kinds: Counter[str] = Counter()
+    for path in files_in(folder / "runs"):
+        assert not path.name.startswith(".tmp-"), path
+        kinds[path.suffix] += 1
+        match path.suffix:
+            case ".json":
+                assert isinstance(json.loads(path.read_text()), dict)
+            case ".jsonl":
+                assert all(isinstance(json.loads(line), dict) for line in path.read_text().splitlines())
+                assert path.read_bytes().endswith(b"\n")
+            case ".pt":
+                assert "model" in load_checkpoint(path)
+            case ".png":
+                Image.open(path).verify()
+            case ".txt":
+                path.read_text()
+    assert kinds[".json"] == 4 and kinds[".jsonl"] == 2 and kinds[".pt"] >= 2
+
+
+def check_end(folder: Path, whole: dict[str, Any]) -> None:
+    """The plan in `folder` has come to the numbers `whole`, in one run for each experiment."""
+    check_files(folder)
+    for path in (folder / "runs").iterdir():
+        # Killed before it had written its number into the lock, a run leaves an empty folder.
+        assert (path / "manifest.json").exists() or not any(f.stat().st_size for f in files_in(path)), path
+    for run in runs_of(folder):
+        assert [row["epoch"] for row in read_metrics(run.path)] == list(range(run.config["epochs"]))
+    assert all_numbers(folder) == whole
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Numbers of the plan when nothing stops it."""
+    plan = make_plan(tmp_path_factory.mktemp("whole") / "plan", multiprocess=False, save_every_num_val=EPOCHS)
+    assert main(["--plan_config_path", str(plan), "--disable_console_log"]) == 0
+    return all_numbers(plan.parent)
+
+
+def random_moment(rng: random.Random, folder: Path) -> Callable[[float], bool]:
+    """Whether to kill a plan now, given the seconds since it was started."""
+    if rng.random() < 0.3:  # while Python and torch start
+        delay = rng.uniform(0, 2.5)
+        return lambda seconds: seconds > delay
+    # Else some time after it has first changed a file: in the middle of epochs, or of drawing the plots.
+    before, delay, changed = snapshot(folder), rng.uniform(0, rng.choice([0.5, 3])), []
+
+    def due(seconds: float) -> bool:
+        if not changed and snapshot(folder) != before:
+            changed.append(seconds)
+        return bool(changed) and seconds > changed[0] + delay
+
+    return due
+
+
+def snapshot(folder: Path) -> set[tuple[str, int]]:
+    found = set()
+    for path in files_in(folder / "runs"):
+        try:
+            found.add((str(path), path.stat().st_mtime_ns))
+        except FileNotFoundError:  # a temporary file, renamed by now
+            continue
+    return found
+
+
+@pytest.mark.parametrize("multiprocess", [False, True], ids=["in process", "in processes"])
+def test_kill_9_at_random_moments(multiprocess, whole, tmp_path):
+    seed = random.SystemRandom().randrange(10**6)
+    rng, kills, starts, rounds = random.Random(seed), Counter[str](), 0, 0
+    while kills.total() < KILLS:
+        rounds += 1
+        folder = tmp_path / f"round_{rounds}"
+        plan, runner = make_plan(folder, multiprocess), None
+        while runner is None or runner.returncode == -signal.SIGKILL:
+            due = random_moment(rng, folder) if kills.total() < KILLS else lambda seconds: False
+            runner, begin = start(plan), time.monotonic()
+            starts += 1
+            while runner.poll() is None and not due(time.monotonic() - begin):
+                assert time.monotonic() - begin < TIMEOUT
+                time.sleep(0.002)
+            if runner.poll() is None:
+                # Killed alone, it leaves workers that must end by themselves, while the next one starts.
+                alone = multiprocess and rng.random() < 0.5
+                (os.kill if alone else os.killpg)(runner.pid, signal.SIGKILL)
+                runner.wait()
+                kills[("runner alone: " if alone else "") + stage(folder)] += 1
+        assert runner.returncode == 0, (folder / "printed.txt").read_text()
+        check_end(folder, whole)
+        after = snapshot(folder)
+        assert start(plan).wait(TIMEOUT) == 0 and snapshot(folder) == after, "nothing is left to do"
+    print(f"\nseed {seed}: {kills.total()} kills in {starts} starts of {rounds} plans")
+    for name, count in sorted(kills.items()):
+        print(f"{count:4}  {name}")
+
+
+# Moments that chance seldom finds: the kill comes right before the nth thing that is done to a file.
+
+CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.truncate", "os.rmdir", "fcntl.flock"}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def in_child_killed_before_change(number: int, folder: Path, work: Callable[[], int]) -> bool:
+    """Run `work` in a forked process that dies before its nth change of a file below `folder`; did it die?"""
+    pid = os.fork()
+    if pid == 0:
+        left = number
+
+        def hook(event: str, args: tuple[Any, ...]) -> None:
+            nonlocal left
+            if event not in CHANGES or (event == "open" and not args[2] & WRITING):
+                return
+            if isinstance(args[0], str | os.PathLike) and not str(args[0]).startswith(str(folder)):
+                return
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        try:
+            os._exit(work())
+        finally:
+            os._exit(99)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+SHORT = {"epochs": 3, "validate_every": 1, "num_checkpoints": 1, "save_metric_plots": False}
+
+
+@pytest.fixture(scope="module")
+def whole_short(tmp_path_factory):
+    plan = make_plan(tmp_path_factory.mktemp("short") / "plan", False, **SHORT)
+    assert main(["--plan_config_path", str(plan), "--disable_console_log"]) == 0
+    return all_numbers(plan.parent)
+
+
+def test_killed_before_each_change_of_a_file(whole_short, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # What a killed process has written needs none.
+    number, killed = 0, True
+    while killed:
+        number += 1
+        plan = make_plan(tmp_path / str(number), False, **SHORT)
+        command = ["--plan_config_path", str(plan), "--disable_console_log"]
+        killed = in_child_killed_before_change(number, plan.parent / "runs", lambda: main(command))  # noqa: B023
+        assert main(command) == 0
+        check_end(plan.parent, whole_short)
+    print(f"\nkilled before each of {number - 1} changes of files")
+    assert number > 60
+
+
+def test_killed_again_and_again_before_changes_of_files(whole_short, tmp_path, monkeypatch):
+    """Also while a run is being resumed."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    seed = random.SystemRandom().randrange(10**6)
+    rng, kills = random.Random(seed), 0
+    for round_ in range(25):
+        plan = make_plan(tmp_path / str(round_), False, **SHORT)
+        command = ["--plan_config_path", str(plan), "--disable_console_log"]
+        while in_child_killed_before_change(rng.randint(1, 40), plan.parent / "runs", lambda: main(command)):  # noqa: B023
+            kills += 1
+        check_end(plan.parent, whole_short)
+    print(f"\nseed {seed}: {kills} kills in 25 plans")

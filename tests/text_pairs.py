@@ -1,0 +1,85 @@
+"""Generated texts with references, for comparing metrics with the libraries that define them."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from rl4lms.text import TextBatch
+
+_ODD = [
+    ("", [""]),
+    ("", ["the cat"]),
+    ("the cat", [""]),
+    ("...", ["!!!"]),
+    ("the cat", ["the cat"]),
+    ("The Cat SAT.", ["the cat sat", "a cat sat on the mat"]),
+    ("naïve café résumé", ["naive cafe resume", "naïve café résumé"]),
+    ("Die Straße ist schön – im Frühling.", ["Im Frühling ist die Straße schön."]),
+    ("日本語 のテスト", ["日本語 の テスト"]),
+    ("İstanbul ÄÖÜ ß", ["istanbul aou ss"]),
+    ("I cannot go, he cannots; scannot", ["I can not go", "cannot canned cannotation"]),
+    ("gonna gimme what I wanna", ["I gotta lemme wanna", "going to give me"]),
+    ("first line\nsecond line\n\nthird line", ["second line first line third", "third line\nfirst line"]),
+    ("the cat the cat\nthe dog", ["the dog the cat\nthe the the cat cat"]),
+    ("mice ran and geese flew", ["the mouse runs, the goose flies"]),
+    ("running runner runs ran", ["run runner running runs"]),
+    ('he said "hello there" to \'Kenobi\'', ["he said 'hello there' to Kenobi"]),
+    ("U.S. president's 3rd visit (2019-2020)", ["The US president made a third visit in 2019/2020."]),
+    ("In 1998, the price rose by 3.5% to $1,234.56.", ["The price rose 3.5 % to $ 1,234.56 in 1998 ."]),
+    ("a a a a a a", ["a a"]),
+    ("b", ["b"]),
+    ("one two three " * 60, ["three two one " * 50, "one two three " * 40]),
+    ("word\ttab  spaces \n", [" word tab spaces"]),
+]
+_WORDS = (
+    "the a of cat cats dog running runs happily children child mice went going taken better worst don't cannot "
+    "gonna U.S. 3.5% café state-of-the-art under_score <EOU> . , ! \n"
+).split(" ")
+
+
+def text_pairs(count: int = 120, seed: int = 0) -> TextBatch:
+    """A batch of odd texts, filled up with random ones of 0 to 130 words and 1 to 3 references."""
+    rng = random.Random(seed)
+
+    def text() -> str:
+        return " ".join(rng.choices(_WORDS, k=rng.choice([0, 1, 3, 6, 12, 12, 20, 130])))
+
+    pairs = [*_ODD, *((text(), [text() for _ in range(rng.randint(1, 3))]) for _ in range(count - len(_ODD)))]
+    return batch_of(pairs)
+
+
+def batch_of(pairs: list[tuple[str, list[str]]]) -> TextBatch:
+    """The batch of these texts and references, without prompts and meta data."""
+    generated = [text for text, _ in pairs]
+    return TextBatch([""] * len(pairs), generated, [references for _, references in pairs], [{} for _ in pairs])
+
+
+def import_py_rouge() -> ModuleType:
+    """py-rouge 1.1, which wants pkg_resources (gone from setuptools) and NLTK's sentence splitter (a download).
+
+    It only tokenises texts of letters, digits, spaces and underscores: there is no sentence end to split at.
+    """
+    from importlib.util import find_spec
+
+    spec = find_spec("rouge")
+    assert spec and spec.origin, "py-rouge is in requirements-dev.txt"
+    shim = ModuleType("pkg_resources")
+    shim.resource_filename = lambda package, name: str(Path(spec.origin).parent / name)  # type: ignore[attr-defined,arg-type]
+    real = sys.modules.get("pkg_resources")
+    sys.modules["pkg_resources"] = shim
+    try:
+        import rouge
+    finally:
+        if real is None:
+            del sys.modules["pkg_resources"]
+        else:
+            sys.modules["pkg_resources"] = real
+    from nltk.tokenize import NLTKWordTokenizer
+
+    tokenizer = NLTKWordTokenizer()
+    rouge.rouge.pkg_resources = shim
+    rouge.Rouge.tokenize_text = staticmethod(lambda text, language="english": tokenizer.tokenize(text))
+    return rouge
