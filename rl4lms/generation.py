@@ -189,8 +189,8 @@ def _texts(
     except torch.OutOfMemoryError as error:
         if prompts * per_prompt == 1:
             raise GenerationError(
-                f"the GPU's memory is short of one text of {settings.max_new_tokens} tokens after a prompt of "
-                f"{ids.shape[1]}: lower tokenizer.max_length, or set runtime.device: cpu"
+                f"the GPU's memory is too small for one text of {settings.max_new_tokens} tokens after a "
+                f"prompt of {ids.shape[1]}: lower tokenizer.max_length, or set runtime.device: cpu"
             ) from error
     else:
         texts = [decode(tokenizer, row[keep].tolist()) for row, keep in zip(responses, real, strict=True)]
@@ -209,7 +209,7 @@ def _texts(
 
 @cache
 def _say_memory_is_short() -> None:
-    logger.warning("the GPU's memory is short of a whole batch: it is cut in halves; texts stay the same")
+    logger.warning("the GPU's memory is too small for a whole batch: it is halved; the texts stay the same")
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -26,7 +26,7 @@ _ODD = [
     ("the cat the cat\nthe dog", ["the dog the cat\nthe the the cat cat"]),
     ("mice ran and geese flew", ["the mouse runs, the goose flies"]),
     ("running runner runs ran", ["run runner running runs"]),
-    ('he said "hello there" to \'Kenobi\'', ["he said 'hello there' to Kenobi"]),
+    ("he said \"hello there\" to 'Kenobi'", ["he said 'hello there' to Kenobi"]),
     ("U.S. president's 3rd visit (2019-2020)", ["The US president made a third visit in 2019/2020."]),
     ("In 1998, the price rose by 3.5% to $1,234.56.", ["The price rose 3.5 % to $ 1,234.56 in 1998 ."]),
     ("a a a a a a", ["a a"]),
@@ -41,20 +41,29 @@ _WORDS = (
 
 
 def text_pairs(count: int = 120, seed: int = 0) -> TextBatch:
-    """A batch of odd texts, filled up with random ones of 0 to 130 words and 1 to 3 references."""
+    """A batch of odd texts, filled up with random ones of 0 to 130 words and 1 to 3 references, mostly similar."""
     rng = random.Random(seed)
 
-    def text() -> str:
-        return " ".join(rng.choices(_WORDS, k=rng.choice([0, 1, 3, 6, 12, 12, 20, 130])))
+    def text() -> list[str]:
+        return rng.choices(_WORDS, k=rng.choice([0, 1, 3, 6, 12, 12, 20, 130]))
 
-    pairs = [*_ODD, *((text(), [text() for _ in range(rng.randint(1, 3))]) for _ in range(count - len(_ODD)))]
-    return batch_of(pairs)
+    def edited(words: list[str]) -> str:
+        kept = [word if rng.random() < 0.9 else rng.choice(_WORDS) for word in words if rng.random() < 0.9]
+        return " ".join(kept if rng.random() < 0.7 else text())
+
+    def pair() -> tuple[str, list[str]]:
+        words = text()
+        return " ".join(words), [edited(words) for _ in range(rng.randint(1, 3))]
+
+    return batch_of([*_ODD, *(pair() for _ in range(count - len(_ODD)))])
 
 
 def batch_of(pairs: list[tuple[str, list[str]]]) -> TextBatch:
     """The batch of these texts and references, without prompts and meta data."""
     generated = [text for text, _ in pairs]
-    return TextBatch([""] * len(pairs), generated, [references for _, references in pairs], [{} for _ in pairs])
+    return TextBatch(
+        [""] * len(pairs), generated, [references for _, references in pairs], [{} for _ in pairs]
+    )
 
 
 def import_py_rouge() -> ModuleType:

@@ -57,7 +57,7 @@ def save_tiny_t5(
 def save_tiny_gpt2(
     folder: Path, texts: Iterable[str] = TEXTS, vocab_size: int = 300, seed: int = 0, **config: Any
 ) -> Path:
-    """A GPT-2 of two layers, random weights; its byte-level BPE has <|endoftext|> as id 0, and no padding token.
+    """A GPT-2 of two layers, random weights; its byte-level BPE has <|endoftext|> as id 0, no padding token.
 
     The weights are drawn wider than GPT-2's are, so that its next tokens are not all equally likely.
     """

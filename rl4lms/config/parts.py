@@ -45,7 +45,7 @@ class RuntimeConfig(Config):
 
 
 class TokenizerConfig(Config):
-    """Defaults are those of the paper's library."""
+    """The tokenizer; the sides default to those of the paper's library."""
 
     model_name: str = Field(min_length=1, description="tokenizer: hub name or folder")
     padding_side: Side = Field(

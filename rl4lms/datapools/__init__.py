@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from common.problems import unknown_name
 from common.registry import Entry, Registry
 from rl4lms.datapools import arguments as a
 from rl4lms.samples import Sample, checked
@@ -31,7 +32,10 @@ DATAPOOLS = Registry(
 def load_datapool(id: str, split: Split, args: Mapping[str, Any] | None = None) -> list[Sample]:
     """The samples of a split of a datapool: a built-in's id, or `package.module:function` of the user's own.
 
-    Raises ConfigError: unknown id, wrong arguments; DataError: data missing or not what it must be.
+    Raises ConfigError: unknown id, wrong arguments; DataError: data missing, or not what it must be;
+    ValueError: no such split.
     """
+    if split not in get_args(Split):
+        raise ValueError(unknown_name("split", split, get_args(Split)))
     function = DATAPOOLS.build(id, args or {})
     return checked(function(split), f"datapool {id!r}, split {split!r}")

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-
 from tiny_models import save_tiny_gpt2, save_tiny_t5
 
 

@@ -84,6 +84,11 @@ def test_wrong_arguments_are_a_config_error(name: str, args: dict[str, Any], mes
     assert message in str(caught.value)
 
 
+def test_splits_have_one_name_each() -> None:
+    with pytest.raises(ValueError, match="unknown split 'validation'; known: train, val, test"):
+        load_datapool("imdb", "validation")  # type: ignore[arg-type]
+
+
 def test_users_own_datapool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_datapools_module.py").write_text(
         "from rl4lms.samples import Sample\n"

@@ -208,7 +208,8 @@ def test_imdb_drops_negative_texts_of_train_only(
     assert load("imdb", "train", folder, only_positive_samples=True) == [
         sample for sample in everything if sample.references[0] in positive
     ]
-    for split in ("val", "test"):
+    others: tuple[Split, ...] = ("val", "test")
+    for split in others:
         assert load("imdb", split, folder, only_positive_samples=True) == load("imdb", split, folder)
 
 
@@ -231,5 +232,5 @@ def test_imdb_seq2seq(reviews: tuple[Path, dict[str, list[dict[str, Any]]]]) -> 
     assert not unseen & {sample.meta_data["reference"] for sample in samples}
     half = load("imdb_seq2seq", "train", folder, positive_ratio=0.5)
     assert half == samples[: len(samples) // 2]
-    for split, size in (("val", 10), ("test", 30)):
-        assert len(load("imdb_seq2seq", split, folder, positive_ratio=0.5)) == size
+    assert len(load("imdb_seq2seq", "val", folder, positive_ratio=0.5)) == 10
+    assert len(load("imdb_seq2seq", "test", folder, positive_ratio=0.5)) == 30

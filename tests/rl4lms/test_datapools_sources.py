@@ -145,8 +145,8 @@ def test_without_network_the_error_says_which_files_to_put_where(hub: Hub) -> No
     assert str(caught.value) == (
         "dataset 'cnn_daily_mail' could not be read from hub dataset 'abisee/cnn_dailymail' "
         "(ConnectionError: Couldn't reach 'abisee/cnn_dailymail' on the Hub (OfflineModeIsEnabled)). "
-        "Without network, name a folder with --set datapool.args.data_path=FOLDER that holds one of: (a) train.jsonl, "
-        "validation.jsonl, test.jsonl, with article, highlights in each line; (b) the files "
+        "Without network, name a folder with --set datapool.args.data_path=FOLDER that holds one of: (a) "
+        "train.jsonl, validation.jsonl, test.jsonl, with article, highlights in each line; (b) the files "
         "3.0.0/{split}-*.parquet of hub dataset 'abisee/cnn_dailymail' at revision "
         "96df5e686bee6baa90b8bee7c28b81fa3fa6223d; (c) what save_to_disk of the datasets library wrote of it"
     )

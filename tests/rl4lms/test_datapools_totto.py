@@ -123,10 +123,10 @@ def test_the_original_release_is_read_from_its_archive(
         lines = "".join(json.dumps(released(table)) + "\n" for table in GOLDEN)
         members.writestr("totto_data/totto_dev_data.jsonl", lines)
     monkeypatch.setattr(totto, "download", lambda dataset, url: archive)
-    monkeypatch.setitem(totto.TOTTO.rows, "val", 3)  # type: ignore[arg-type]
+    monkeypatch.setitem(totto.TOTTO.rows, "val", 3)
     samples = load_datapool("totto", "val")
     assert [sample.prompt_or_input_text for sample in samples] == [t["prompt_subtable"] for t in GOLDEN]
-    monkeypatch.setitem(totto.TOTTO.rows, "val", 7_700)  # type: ignore[arg-type]
+    monkeypatch.setitem(totto.TOTTO.rows, "val", 7_700)
     with pytest.raises(DataError, match="totto: 3 rows in split 'val', the full dataset has 7,700"):
         load_datapool("totto", "val")
     with pytest.raises(DataError, match=r"totto_data.zip \(delete it to download it again\) is damaged: "):

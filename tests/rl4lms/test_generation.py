@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from tiny_models import TEXTS, edit_json
 from torch import Tensor
 
 from rl4lms import generation, responses
@@ -20,8 +21,8 @@ from rl4lms.generation import (
 )
 from rl4lms.generation_config import GenerationSettings
 from rl4lms.language_model import load_model, load_tokenizer
+from rl4lms.model_source import Kind
 from rl4lms.responses import GenerationError
-from tiny_models import TEXTS, edit_json
 
 PROMPTS = [text[: 5 + 3 * i] for i, text in enumerate(TEXTS[::29])]
 
@@ -32,7 +33,7 @@ class LanguageModel(NamedTuple):
 
 
 def load(folder: Path) -> LanguageModel:
-    kind = "seq2seq" if "t5" in folder.name else "causal"
+    kind: Kind = "seq2seq" if "t5" in folder.name else "causal"
     return LanguageModel(load_model(str(folder), kind, torch.float32, "cpu"), load_tokenizer(str(folder)))
 
 
@@ -53,7 +54,7 @@ def lm(request: pytest.FixtureRequest) -> LanguageModel:
 
 def decoding(**changes: Any) -> Decoding:
     own = {key: changes.pop(key) for key in list(changes) if key in Decoding.__dataclass_fields__}
-    defaults = {"max_prompt_length": 20, "truncation_side": "right", "batch_size": 8}
+    defaults: dict[str, Any] = {"max_prompt_length": 20, "truncation_side": "right", "batch_size": 8}
     return Decoding(settings=GenerationSettings(**{"max_new_tokens": 10} | changes), **defaults | own)
 
 
@@ -103,7 +104,7 @@ def test_the_global_generator_is_left_alone(lm: LanguageModel, how: dict[str, An
 
 
 def test_batches_are_of_similar_length_longest_first(lm: LanguageModel) -> None:
-    model, tokenizer = lm
+    tokenizer = lm.tokenizer
     plan = plan_batches(*lm, PROMPTS, decoding(batch_size=12, num_samples=3, do_sample=True))
     assert {len(batch.indices) for batch in plan[:-1]} == {4}
     lengths = [min(20, len(tokenizer(PROMPTS[i])["input_ids"])) for batch in plan for i in batch.indices]
@@ -122,11 +123,8 @@ def test_without_sampling_one_text_stands_for_all(lm: LanguageModel) -> None:
 
 
 def test_more_samples_than_fit_into_a_batch(lm: LanguageModel) -> None:
-    at_once, in_parts = (
-        generate(*lm, PROMPTS[:2], decoding(do_sample=True, num_samples=7, batch_size=size))
-        for size in (7, 3)
-    )
-    assert at_once == in_parts
+    at_once, in_parts = (decoding(do_sample=True, num_samples=7, batch_size=size) for size in (7, 3))
+    assert generate(*lm, PROMPTS[:2], at_once) == generate(*lm, PROMPTS[:2], in_parts)
 
 
 # Prompts
@@ -171,9 +169,7 @@ def test_a_causal_prompt_leaves_room_for_the_text(gpt2: LanguageModel) -> None:
     assert limit(max_prompt_length=54) == 54
     assert limit(max_prompt_length=55) == 45  # less max_new_tokens, as the released code has it
     assert limit(max_prompt_length=64) == limit(max_prompt_length=500) == limit(max_prompt_length=None) == 54
-    with pytest.raises(
-        GenerationError, match=r"max_new_tokens: 64 leaves no room for a prompt .* 64 positions"
-    ):
+    with pytest.raises(GenerationError, match=r"max_new_tokens: 64 leaves no room .* 64 positions"):
         limit(max_new_tokens=64)
 
 
@@ -218,8 +214,8 @@ def test_a_hubs_generation_config_does_not_leak(tiny_gpt2: Path, tiny_t5: Path, 
         )
         plain, odd = load(folder), load(copy)
         for how in ({}, {"do_sample": True}, {"num_beams": 2}, {"num_beams": 2, "do_sample": True}):
-            how = decoding(**how, num_samples=2)
-            assert generate(*odd, PROMPTS[:6], how) == generate(*plain, PROMPTS[:6], how)
+            texts = [generate(*lm, PROMPTS[:6], decoding(**how, num_samples=2)) for lm in (odd, plain)]
+            assert texts[0] == texts[1]
         assert odd.model.generation_config.temperature == 9.0  # still the model's own
 
 
@@ -274,7 +270,7 @@ def test_short_memory_halves_the_batch_and_keeps_the_texts(
     texts = generate(*lm, PROMPTS[:7], how)
     assert small_memory[:4] == [(4, 5), (2, 5), (1, 5), (1, 3)]
     assert [record.message for record in caplog.records] == [
-        "the GPU's memory is short of a whole batch: it is cut in halves; texts stay the same"
+        "the GPU's memory is too small for a whole batch: it is halved; the texts stay the same"
     ]
     monkeypatch.setattr(generation, "generate_ids", responses.generate_ids)
     assert generate(*lm, PROMPTS[:7], how) == texts
@@ -285,5 +281,7 @@ def test_memory_for_no_text_at_all(t5: LanguageModel, monkeypatch: pytest.Monkey
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(generation, "generate_ids", generate_ids)
-    with pytest.raises(GenerationError, match=r"short of one text of 10 tokens after a prompt of \d+: lower"):
+    with pytest.raises(
+        GenerationError, match=r"too small for one text of 10 tokens after a prompt of \d+"
+    ):
         generate(*t5, PROMPTS[:2], decoding())

@@ -66,7 +66,7 @@ def test_settings_without_effect_are_refused(settings: dict[str, Any], field: st
 
 
 def test_min_length_that_cannot_be_reached() -> None:
-    # A seq2seq model's min_length counts the decoder's start token, so one more than max_new_tokens is possible.
+    # That of a seq2seq model counts the decoder's start token: one more than max_new_tokens is possible.
     assert problems(min_length=21, max_new_tokens=20) == {}
     assert problems(min_length=22, max_new_tokens=20) == {"min_length": "22 exceeds max_new_tokens (20)"}
 

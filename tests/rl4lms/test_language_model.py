@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import edit_json
 
 from rl4lms.language_model import check_vocabulary, choose_device, load_model, load_tokenizer
 from rl4lms.model_source import Kind, ModelSourceError, check_model_source, check_tokenizer_source
-from tiny_models import edit_json
 
 
 @pytest.fixture

@@ -126,6 +126,7 @@ def test_totto_subsets() -> None:
     for metric in ("parent_totto", "bleu_totto"):
         for name, score in totto_scores(metric).items():
             inside = [
-                "overall" in name or table["overlap_subset"] == ("non_overlap" not in name) for table in tables
+                "overall" in name or table["overlap_subset"] == ("non_overlap" not in name)
+                for table in tables
             ]
             assert [not math.isnan(value) for value in score.per_sample or []] == inside

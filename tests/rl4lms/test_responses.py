@@ -3,13 +3,14 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import TEXTS
 from torch import Tensor
 
 from rl4lms.generation import encode_prompts
 from rl4lms.generation_config import GenerationSettings
 from rl4lms.language_model import load_model, load_tokenizer
+from rl4lms.model_source import Kind
 from rl4lms.responses import GenerationError, build_generation_config, generate_ids, sample_tokens
-from tiny_models import TEXTS
 
 PROMPTS = ["the old dog", "my sister sings about water.", "us"]
 
@@ -17,7 +18,7 @@ PROMPTS = ["the old dog", "my sister sings about water.", "us"]
 @pytest.fixture(scope="module", params=["tiny_t5", "tiny_gpt2"])
 def lm(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     folder: Path = request.getfixturevalue(request.param)
-    kind = "seq2seq" if "t5" in folder.name else "causal"
+    kind: Kind = "seq2seq" if "t5" in folder.name else "causal"
     return load_model(str(folder), kind, torch.float32, "cpu"), load_tokenizer(str(folder))
 
 
@@ -37,7 +38,7 @@ def next_scores(model: Any, prompt: Tensor, response: list[int]) -> Tensor:
 
 
 def test_greedy_responses_are_those_of_plain_forward_passes(lm: tuple[Any, Any]) -> None:
-    """Without padding, cache, or `generate`: left padding shifts nothing, and the shared prompt is read right."""
+    """No padding, cache or `generate` there: left padding shifts nothing, the shared prompt is read right."""
     model, tokenizer = lm
     ids, mask = encode_prompts(model, tokenizer, PROMPTS, 20, "right")
     responses, real = generate_ids(model, ids, mask, settings(), torch.zeros(3, 2, 8))

@@ -78,12 +78,14 @@ def test_longest_common_subsequence() -> None:
     assert length("ABCBDAB", "BDCABA") == 4
     assert length("", "ABC") == length("ABC", "") == length("ABC", "DEF") == 0
     assert length("AB" * 100, "BA" * 100) == 199  # longer than a machine word
-    assert _lcs_places(("x", "a", "y", "a"), ("a",)) == {1}
+    assert _lcs_places(("a", "b"), ("b", "a")) == {0}  # of two equally long ones, as py-rouge chooses
 
 
 def test_lines_share_the_words_of_the_text() -> None:
     """Both lines of the reference contain "cat", the text only once."""
     score = build_metric("rouge_l_max", {"weight_factor": 1.0})
-    (value,) = score(TextBatch([""], ["cat\ndog"], [["the cat\na cat"]], [{}]))["lexical/rouge_l_max"].per_sample
+    (value,) = score(TextBatch([""], ["cat\ndog"], [["the cat\na cat"]], [{}]))[
+        "lexical/rouge_l_max"
+    ].per_sample
     precision, recall = 1 / 2, 1 / 4
     assert value == pytest.approx(2 * precision * recall / (precision + recall))

@@ -28,7 +28,7 @@ REPO = Path(__file__).parents[2]
 RUNNER = REPO / "sft_vs_rft_controlled_experiments_plan_runner.py"
 EPOCHS = 400
 METHODS = ["reinforce", "supervised"]
-KILLS = 15  # in each of the two campaigns
+KILLS = 12  # in each of the two campaigns
 TIMEOUT = 120  # seconds for one start of the plan
 
 
@@ -121,19 +121,26 @@ def whole(tmp_path_factory):
 
 
 def random_moment(rng: random.Random, folder: Path) -> Callable[[float], bool]:
-    """Whether to kill a plan now, given the seconds since it was started."""
-    if rng.random() < 0.3:  # while Python and torch start
-        delay = rng.uniform(0, 2.5)
+    """Whether to kill a plan now, given the seconds since it was started.
+
+    That is some time after its start (while Python and torch start, or data is read), or after its first
+    new checkpoint (in the middle of epochs, or of drawing the plots).
+    """
+    if rng.random() < 0.35:
+        delay = rng.uniform(0, 6)
         return lambda seconds: seconds > delay
-    # Else some time after it has first changed a file: in the middle of epochs, or of drawing the plots.
-    before, delay, changed = snapshot(folder), rng.uniform(0, rng.choice([0.5, 3])), []
+    before, delay, first = checkpoints(folder), rng.uniform(0, 2), []
 
     def due(seconds: float) -> bool:
-        if not changed and snapshot(folder) != before:
-            changed.append(seconds)
-        return bool(changed) and seconds > changed[0] + delay
+        if not first and checkpoints(folder) - before:
+            first.append(seconds)
+        return bool(first) and seconds > first[0] + delay
 
     return due
+
+
+def checkpoints(folder: Path) -> set[Path]:
+    return set((folder / "runs").glob("*/checkpoints/epoch_*.pt"))
 
 
 def snapshot(folder: Path) -> set[tuple[str, int]]:

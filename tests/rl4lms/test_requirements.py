@@ -1,0 +1,113 @@
+"""What is missing is told with the command that gets it, before anything heavy is imported."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rl4lms.metrics import METRICS
+from rl4lms.requirements import model_problem, nltk_folders, tokenizer_problem, wordnet_problem
+from rl4lms.rewards import REWARDS
+from tiny_encoders import save_tiny_bert
+
+NO_WORDNET = (
+    "METEOR needs the WordNet corpus, which is not on this machine: python -m nltk.downloader wordnet; "
+    "or match exact words and stems only, under a result key of its own: args: {wordnet: false}"
+)
+
+
+@pytest.fixture
+def no_nltk_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr("rl4lms.requirements.nltk_folders", lambda: [tmp_path])
+    return tmp_path
+
+
+def test_wordnet(no_nltk_data: Path) -> None:
+    for registry, name, args in (
+        (METRICS, "meteor", {}),
+        (METRICS, "meteor_common_gen_repeat_penalty", {}),
+        (REWARDS, "meteor", {"as_released": True}),
+    ):
+        (problem,) = registry.missing(name, args)
+        assert (problem.path, problem.message) == ("args.wordnet", NO_WORDNET)
+        assert registry.missing(name, {"wordnet": False}) == []
+    corpora = no_nltk_data / "corpora"
+    corpora.mkdir()
+    (corpora / "wordnet.zip").touch()
+    assert wordnet_problem() is None
+    (corpora / "wordnet.zip").unlink()
+    (corpora / "wordnet").mkdir()
+    assert wordnet_problem() == NO_WORDNET, "an empty folder is no corpus"
+    (corpora / "wordnet" / "data.noun").touch()
+    assert METRICS.missing("meteor", {}) == []
+
+
+def test_folders_are_nltks() -> None:
+    import nltk
+
+    assert {str(folder) for folder in nltk_folders()} == set(nltk.data.path)
+
+
+def test_model_folders(tmp_path: Path) -> None:
+    folder = save_tiny_bert(tmp_path / "model", labels=2)
+    args = {"model_name": str(folder), "label_ix": 0}
+    assert REWARDS.missing("learned_reward", args) == METRICS.missing("learned_reward", args) == []
+    (folder / "model.safetensors").rename(folder / "kept")
+    (problem,) = REWARDS.missing("learned_reward", args)
+    assert problem.path == "args.model_name"
+    assert problem.message.startswith(f"folder {str(folder)!r} has no weights (model.safetensors)")
+    assert tokenizer_problem(str(folder)) is None, "a tokenizer alone has no weights"
+    (folder / "kept").rename(folder / "model.safetensors")
+    (folder / "tokenizer.json").unlink()
+    assert (model_problem(str(folder)) or "").startswith(f"folder {str(folder)!r} has no tokenizer")
+    (folder / "vocab.txt").touch()
+    assert model_problem(str(folder)) is None, "the classifiers of BERT's time come with a vocabulary alone"
+    shutil.rmtree(folder)
+    assert (model_problem(str(folder)) or "").startswith(f"no such folder: {str(folder)!r}")
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "path", "model"),
+    [
+        (
+            "learned_reward",
+            {"model_name": "lvwerra/distilbert-imdb", "label_ix": 1},
+            "model_name",
+            "lvwerra/distilbert-imdb",
+        ),
+        ("bert_score", {"language": "en"}, "language", "roberta-large"),
+        ("bert_score", {"language": "de"}, "language", "bert-base-multilingual-cased"),
+        ("causal_perplexity", {"tokenizer_id": "gpt2"}, "tokenizer_id", "gpt2"),
+        ("intent_accuracy", {}, "model_name", "rajkumarrrk/roberta-daily-dialog-intent-classifier"),
+    ],
+)
+def test_models_of_the_hub(
+    name: str, args: dict[str, object], path: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (problem,) = METRICS.missing(name, args)
+    assert problem.path == f"args.{path}"
+    assert problem.message == (
+        f"model {model!r} is not in the local cache, and the hub cannot be reached (OfflineModeIsEnabled): "
+        f"get it where there is a network with: hf download {model}; or name the folder of a copy"
+    )
+
+
+def test_a_model_in_the_cache_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    present = {"config.json", "pytorch_model.bin", "vocab.txt"}
+    monkeypatch.setattr(
+        huggingface_hub, "try_to_load_from_cache", lambda name, file: "/path" if file in present else None
+    )
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda *_, **__: pytest.fail("the hub was asked"))
+    assert model_problem("lvwerra/distilbert-imdb") is None
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda *_, **__: None)
+    present.remove("pytorch_model.bin")
+    assert model_problem("lvwerra/distilbert-imdb") is None, "the hub has it"
+
+
+def test_wrong_arguments_need_nothing() -> None:
+    assert METRICS.missing("learned_reward", {}) == METRICS.missing("rouge_lmax", {}) == []
