@@ -182,8 +182,9 @@ def _checked_arguments(
     bound: dict[str, Any] = {}
     problems: list[Problem] = []
     hints = _type_hints(function)
+    filled_by_the_program = inspect.signature(function).parameters.keys() - arguments.parameters.keys()
     for name, value in args.items():
-        if name not in arguments.parameters and not arguments.open:
+        if name not in arguments.parameters and (not arguments.open or name in filled_by_the_program):
             problems.append(Problem(f"args.{name}", unknown_key(name, arguments.parameters)))
             continue
         bound[name], found = _typed(value, hints.get(name, Any))
@@ -208,7 +209,7 @@ def _typed(value: Any, hint: Any) -> tuple[Any, list[Problem]]:
     except Exception:  # a type that pydantic cannot check, a date
         return value, []
     try:
-        return getattr(model.model_validate_json(text, strict=True), "value"), []  # noqa: B009
+        return dict(model.model_validate_json(text, strict=True))["value"], []
     except ValidationError as error:
         return value, [
             Problem(

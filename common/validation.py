@@ -138,7 +138,7 @@ def _branch(union: Any, label: str, todo: list[Any]) -> Any:
 def _inside(bare: Any, key: str | int) -> Any:
     if is_model(bare):
         return field_type(bare.model_fields[key]) if key in bare.model_fields else Any
-    arguments = get_args(bare)
+    arguments = [argument for argument in get_args(bare) if argument is not Ellipsis]  # tuple[X, ...]
     return arguments[-1] if arguments else Any
 
 

@@ -24,7 +24,7 @@ from rl4lms.generation_config import GenerationSettings
 from rl4lms.language_model import Side, is_seq2seq, max_positions
 from rl4lms.responses import GenerationError, generate_ids
 
-_PROMPTS_AT_A_TIME = 1000
+_PROMPTS_AT_A_TIME = 256
 _UNLIMITED = 2**31 - 1  # tokenizers without a limit of their own say 10^30, which they cannot cut at
 logger = logging.getLogger(__name__)
 

@@ -125,7 +125,10 @@ def _load(auto: Any, what: str, name: str, **options: Any) -> Any:
     except Exception as error:  # network, hub, disk, format and architecture errors share no base class
         reason = f"({type(error).__name__}: {first_line(error)})"
         if in_folder:
-            message = f"the {what} in folder {name!r} cannot be loaded {reason}: copy or save it again"
+            message = (
+                f"the {what} in folder {name!r} cannot be loaded {reason}: it is damaged, or not of a language "
+                "model; write it with save_pretrained(folder)"
+            )
         else:
             message = (
                 f"{what} {name!r} is no folder here and could not be read from the hub {reason}: "

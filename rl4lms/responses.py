@@ -115,14 +115,16 @@ def sample_tokens(scores: Tensor, uniforms: Tensor, temperature: float, top_k: i
         # The fewest tokens that reach top_p: those before it is reached, and the one that reaches it.
         last = (mass < top_p * total).sum(1, keepdim=True).clamp(max=mass.shape[1] - 1)
         total = mass.gather(1, last)
-    if not total.isfinite().all():
-        raise GenerationError(
-            "the model's scores are not numbers (NaN or infinite): "
-            "its weights have diverged, or need dtype float32"
-        )
-    # Below the total even where rounding would reach it, so that no token of probability 0 is drawn.
-    points = torch.minimum(uniforms[:, None] * total, total.nextafter(torch.zeros_like(total)))
-    picked = torch.searchsorted(mass, points, right=True)
+    picked = torch.searchsorted(mass, uniforms[:, None] * total, right=True).clamp(max=mass.shape[1] - 1)
+    possible = scores.gather(1, picked) > -torch.inf
+    if not (possible & total.isfinite()).all():
+        if not total.isfinite().all():
+            raise GenerationError(
+                "the model's scores are not numbers (NaN or infinite): "
+                "its weights have diverged, or need dtype float32"
+            )
+        # A GPU's sums run on a little behind the last possible token, where the likeliest is as good as any.
+        picked = torch.where(possible, picked, scores.argmax(1, keepdim=True))
     return (picked if ids is None else ids.gather(1, picked))[:, 0]
 
 

@@ -40,10 +40,10 @@ class RewardError(Exception):
         super().__init__(message)
 
 
-def build_reward(name: str, args: Mapping[str, Any] | None = None) -> Reward:
+def build_reward(id: str, args: Mapping[str, Any] | None = None) -> Reward:
     """A reward by its id and arguments, `checked`. Raises ConfigError with all that is wrong with them."""
-    function = REWARDS.build(name, args or {})
-    return checked(_from_plain(function) if _is_plain(inspect.signature(function)) else function, name)
+    function = REWARDS.build(id, args or {})
+    return checked(_from_plain(function) if _is_plain(inspect.signature(function)) else function, id)
 
 
 def checked(reward: Reward, name: str | None = None) -> Reward:

@@ -17,7 +17,7 @@ _ODD = [
     ("the cat", ["the cat"]),
     ("The Cat SAT.", ["the cat sat", "a cat sat on the mat"]),
     ("naïve café résumé", ["naive cafe resume", "naïve café résumé"]),
-    ("Die Straße ist schön – im Frühling.", ["Im Frühling ist die Straße schön."]),
+    ("Die Straße ist schön \u2013 im Frühling.", ["Im Frühling ist die Straße schön."]),
     ("日本語 のテスト", ["日本語 の テスト"]),
     ("İstanbul ÄÖÜ ß", ["istanbul aou ss"]),
     ("I cannot go, he cannots; scannot", ["I can not go", "cannot canned cannotation"]),
@@ -35,13 +35,13 @@ _ODD = [
     ("word\ttab  spaces \n", [" word tab spaces"]),
 ]
 _WORDS = (
-    "the a of cat cats dog running runs happily children child mice went going taken better worst don't cannot "
-    "gonna U.S. 3.5% café state-of-the-art under_score <EOU> . , ! \n"
+    "the a of cat cats dog running runs happily children child mice went going taken better worst don't "
+    "cannot gonna U.S. 3.5% café state-of-the-art under_score <EOU> . , ! \n"
 ).split(" ")
 
 
 def text_pairs(count: int = 120, seed: int = 0) -> TextBatch:
-    """A batch of odd texts, filled up with random ones of 0 to 130 words and 1 to 3 references, mostly similar."""
+    """A batch of odd texts and of random ones of 0 to 130 words, with 1 to 3 references, mostly similar."""
     rng = random.Random(seed)
 
     def text() -> list[str]:
@@ -67,7 +67,7 @@ def batch_of(pairs: list[tuple[str, list[str]]]) -> TextBatch:
 
 
 def import_py_rouge() -> ModuleType:
-    """py-rouge 1.1, which wants pkg_resources (gone from setuptools) and NLTK's sentence splitter (a download).
+    """py-rouge 1.1, which wants pkg_resources (gone from setuptools) and a download of NLTK's.
 
     It only tokenises texts of letters, digits, spaces and underscores: there is no sentence end to split at.
     """

@@ -13,7 +13,7 @@ WORDS = "the a cat dog sat on mat runs in park good bad film it was".split()
 
 
 def save_tiny_bert(folder: Path, labels: int | None, positions: int = 24, seed: int = 0) -> Path:
-    """A BERT of three layers, random weights, WordPiece; a classifier of that many labels, None: no classifier."""
+    """A BERT of three layers, random weights, WordPiece. labels: of its classifier; None: it has none."""
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *string.ascii_lowercase]
     pieces += [f"##{letter}" for letter in string.ascii_lowercase]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}

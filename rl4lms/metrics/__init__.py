@@ -51,6 +51,6 @@ METRICS = Registry(
 )
 
 
-def build_metric(name: str, args: Mapping[str, Any] | None = None) -> Metric:
+def build_metric(id: str, args: Mapping[str, Any] | None = None) -> Metric:
     """A metric by its id and arguments. Raises ConfigError with all that is wrong with them."""
-    return METRICS.build(name, args or {})
+    return METRICS.build(id, args or {})

@@ -155,7 +155,7 @@ def _lcs_length(words: Sentence, positions: dict[str, int], length: int) -> int:
     """Length of the longest common subsequence with a text of `length` words at these positions.
 
     One row of the dynamic programme for each word, as the bits of an integer: a zero at j says that the
-    length grows from j to j + 1 words of the text (Hyyrö 2004, Bit-parallel LCS-length computation revisited).
+    length grows from j to j + 1 words of the text (Hyyrö 2004, Bit-parallel LCS-length computation).
     """
     row = all_ones = (1 << length) - 1
     for word in words:
@@ -181,7 +181,7 @@ def _union_lcs_length(generated: list[Sentence], reference: list[Sentence]) -> i
 
 
 def _lcs_places(reference: Sentence, generated: Sentence) -> set[int]:
-    """The places in the reference of a longest common subsequence; going back, it skips the reference first."""
+    """Where a longest common subsequence stands in the reference; going back it skips the reference first."""
     positions = _positions(generated)
     row = (1 << len(generated)) - 1
     rows = [row]

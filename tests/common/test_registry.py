@@ -102,7 +102,8 @@ def test_unknown_names(registry: Registry) -> None:
 
     assert message("scael") == "unknown rule 'scael'; did you mean 'scale'? known: scale, lost"
     assert message("my.module.f") == (
-        "unknown rule 'my.module.f'; known: scale, lost; a rule of your own is written 'package.module:function'"
+        "unknown rule 'my.module.f'; known: scale, lost; "
+        "a rule of your own is written 'package.module:function'"
     )
     assert message("a-b:c") == "'a-b:c' is not of the form 'package.module:function'"
     assert message(":f") == "':f' is not of the form 'package.module:function'"
@@ -134,6 +135,7 @@ def test_own_code_that_cannot_be_imported(registry: Registry, module: str, tmp_p
 def test_own_functions(registry: Registry, module: str) -> None:
     assert registry.build(f"{module}:Group.inner", {})(4) == 4
     assert registry.build(f"{module}:greedy", {"a": 1, "b": [2]})(0) == {"a": 1, "b": [2]}
+    assert [problem.path for problem in registry.check(f"{module}:greedy", {"value": 1})] == ["args.value"]
     assert registry.build(f"{module}:unresolved", {"other": {"any": "thing"}})(0) == {"any": "thing"}
     args = {"number": 1, "names": ["a", "b"], "path": "x/y", "limit": 4}
     assert registry.build(f"{module}:typed", args)(0) == (1, ("a", "b"), Path("x/y"), 4)
@@ -145,14 +147,17 @@ def test_own_functions(registry: Registry, module: str) -> None:
         ({}, [("args.number", "missing; it has no default")]),
         (
             {"number": "1"},
-            [("args.number", "expected a number, got '1' (a string); write it without quotes")],
+            [("args.number", "expected a number, got '1' (a string)")],
         ),
         (
             {"number": 1, "limit": 1.5},
             [("args.limit", "expected a whole number or null, got 1.5 (a decimal number)")],
         ),
-        ({"number": 1, "names": 2}, [("args.names", "expected a tuple of strings, got 2 (a whole number)")]),
-        ({"number": 1, "lists": [[1], ["a"]]}, [("args.lists[1][0]", "expected a whole number, got 'a'")]),
+        ({"number": 1, "names": 2}, [("args.names", "expected a tuple, got 2 (a whole number)")]),
+        (
+            {"number": 1, "lists": [[1], ["a"]]},
+            [("args.lists[1][0]", "expected a whole number, got 'a' (a string)")],
+        ),
         ({"number": 1, "nmes": []}, [("args.nmes", "unknown key; did you mean 'names'?")]),
         (
             {"number": 1, "value": 2},
@@ -171,9 +176,7 @@ def test_arguments_of_own_functions(
     registry: Registry, module: str, args: dict[str, Any], expected: list[tuple[str, str]]
 ) -> None:
     found = [(problem.path, problem.message) for problem in registry.check(f"{module}:typed", args)]
-    assert [path for path, _ in found] == [path for path, _ in expected]
-    for (_, message), (_, start) in zip(found, expected, strict=True):
-        assert message.startswith(start.split(";")[0])
+    assert found == expected
 
 
 def test_building_tells_all_problems(registry: Registry, module: str) -> None:

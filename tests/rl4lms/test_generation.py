@@ -20,7 +20,7 @@ from rl4lms.generation import (
     prompt_limit,
 )
 from rl4lms.generation_config import GenerationSettings
-from rl4lms.language_model import load_model, load_tokenizer
+from rl4lms.language_model import autocast, load_model, load_tokenizer
 from rl4lms.model_source import Kind
 from rl4lms.responses import GenerationError
 
@@ -92,8 +92,9 @@ def test_seeds(lm: LanguageModel) -> None:
     assert first == again
     assert sum(a == b for a, b in zip(first, other, strict=True)) < len(PROMPTS) / 4
     assert sum(a == b for a, b in first) < len(PROMPTS) / 4  # the texts of one prompt differ
-    same_prompt = generate(*lm, PROMPTS[:1] * 8, decoding(do_sample=True))
-    assert len({texts[0] for texts in same_prompt}) > 4  # and so do those of equal prompts
+    for how in ({}, {"num_beams": 2, "batch_size": 1}):  # and so do those of equal prompts
+        same_prompt = generate(*lm, PROMPTS[:1] * 8, decoding(do_sample=True, temperature=2.0, **how))
+        assert len({texts[0] for texts in same_prompt}) > 4
 
 
 @pytest.mark.parametrize("how", [{"do_sample": True}, {"do_sample": True, "num_beams": 2}])
@@ -147,8 +148,8 @@ def test_long_prompts_are_cut_on_either_side(lm: LanguageModel) -> None:
     whole = tokenizer(TEXTS[0])["input_ids"]
     content, end = (whole[:-1], whole[-1:]) if model.config.is_encoder_decoder else (whole, [])
     keep = 6 - len(end)
-    assert ids_of(lm, TEXTS[0], 6, "right") == content[:keep] + end
     assert ids_of(lm, TEXTS[0], 6, "left") == content[-keep:] + end
+    assert ids_of(lm, TEXTS[0], 6, "right") == content[:keep] + end
     assert tokenizer.truncation_side == "left"  # as it was loaded
 
 
@@ -281,7 +282,14 @@ def test_memory_for_no_text_at_all(t5: LanguageModel, monkeypatch: pytest.Monkey
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(generation, "generate_ids", generate_ids)
-    with pytest.raises(
-        GenerationError, match=r"too small for one text of 10 tokens after a prompt of \d+"
-    ):
+    with pytest.raises(GenerationError, match=r"too small for one text of 10 tokens after a prompt of \d+"):
         generate(*t5, PROMPTS[:2], decoding())
+
+
+def test_generation_under_autocast(lm: LanguageModel) -> None:
+    how = decoding(do_sample=True, num_samples=2)
+    with autocast(torch.device("cpu"), "bfloat16"):
+        low = generate(*lm, PROMPTS[:4], how)
+    with autocast(torch.device("cpu"), "float32"):
+        assert generate(*lm, PROMPTS[:4], how) == generate(*lm, PROMPTS[:4], how) != low
+    assert [len(texts) for texts in low] == [2] * 4

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from text_pairs import text_pairs
 
 from common.config import ConfigError, Problem
 from common.registry import Registry
 from rl4lms.metrics import METRICS, TextBatch, build_metric
 from rl4lms.rewards import REWARDS, build_reward
-from text_pairs import text_pairs
 
 ROOT = Path(__file__).parents[2]
 IDS = {
-    "meteor", "rouge", "bleu", "bert_score", "diversity", "sacre_bleu", "causal_perplexity", "learned_reward",
-    "meteor_common_gen_repeat_penalty", "intent_accuracy", "ter", "chrf", "rouge_l_max", "parent_totto", "bleu_totto",
+    "meteor", "rouge", "bleu", "bert_score", "diversity", "sacre_bleu", "causal_perplexity", "ter", "chrf",
+    "learned_reward", "meteor_common_gen_repeat_penalty", "intent_accuracy", "rouge_l_max", "parent_totto",
+    "bleu_totto",
 }  # fmt: skip
 OFFLINE_ARGS: dict[str, dict[str, Any]] = {
     "rouge_l_max": {},
@@ -102,7 +103,7 @@ def test_odd_batches_are_no_error(name: str) -> None:
 
 
 def test_a_text_batch_is_consistent() -> None:
-    with pytest.raises(ValueError, match="differ in length: .*'references': 1"):
+    with pytest.raises(ValueError, match=r"differ in length: .*'references': 1"):
         TextBatch(["a", "b"], ["c", "d"], [["e"]], [{}, {}])
 
 
@@ -184,3 +185,12 @@ print(*sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_every_metric_and_reward_is_documented() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    metrics, rewards = text.split("## Rewards")
+    for names, section in ((METRICS.entries, metrics), (REWARDS.entries, rewards)):
+        for name, entry in names.items():
+            assert f"`{name}`" in section
+            assert all(f"`{field}`" in text for field in entry.args.model_fields)

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from text_pairs import batch_of
 
 from rl4lms.metrics import Score, TextBatch, build_metric
 from rl4lms.metrics import meteor as meteor_module
-from text_pairs import batch_of
 
 FOLDER = Path(__file__).parents[1] / "golden"
 GOLDEN = json.loads((FOLDER / "metrics.json").read_text(encoding="utf-8"))

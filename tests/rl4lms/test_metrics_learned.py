@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_encoders import save_tiny_bert
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
 from rl4lms.metrics import TextBatch, build_metric
 from rl4lms.requirements import RequirementError
-from tiny_encoders import save_tiny_bert
 
 TEXTS = ["the cat sat on the mat", "", "a good film", "the dog runs " * 20 + "it was bad", "zebra"]
 PROMPTS = ["it was ", "a ", "", "the park " * 20, "the "]
@@ -76,7 +76,7 @@ def test_learned_reward_of_a_causal_classifier_without_padding_token(tmp_path: P
 
 
 def test_a_label_that_the_classifier_lacks(classifier: Path) -> None:
-    with pytest.raises(ValueError, match="label_ix 4 names no class of .*, which tells 4 apart"):
+    with pytest.raises(ValueError, match=r"label_ix 4 names no class of .*, which tells 4 apart"):
         learned(classifier, label_ix=4)
 
 
@@ -101,7 +101,7 @@ def test_intent_accuracy_compares_with_the_act(classifier: Path) -> None:
 
 
 def test_intent_accuracy_needs_intents(classifier: Path) -> None:
-    with pytest.raises(ValueError, match="text 0 has no intent .* goes with datapool daily_dialog"):
+    with pytest.raises(ValueError, match=r"text 0 has no intent .* goes with datapool daily_dialog"):
         build_metric("intent_accuracy", {"model_name": str(classifier)})(batch())
 
 

@@ -10,11 +10,11 @@ from nltk.stem.porter import PorterStemmer
 from nltk.tokenize import TreebankWordTokenizer
 from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
+from text_pairs import batch_of, text_pairs
 
 from rl4lms.metrics import TextBatch, build_metric
 from rl4lms.metrics import meteor as meteor_module
 from rl4lms.metrics.words import words
-from text_pairs import batch_of, text_pairs
 
 BATCH = text_pairs(120)
 # TER takes seconds for long texts that hardly agree.
@@ -99,7 +99,7 @@ def bleu(*pairs: tuple[str, list[str]]) -> list[float]:
 def test_bleu_by_hand() -> None:
     # 5/6 unigrams, 3/5 bigrams, 2/4 trigrams, 1/3 4-grams; as long as the reference.
     assert bleu(("a b c d x f", ["a b c d e f"]))[0] == pytest.approx((5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
-    # A word counts as often as in the reference that has it most often; the shortest reference sets the length.
+    # A word counts as often as in the reference with most of it; the shortest reference sets the length.
     values = bleu(("a a a a a", ["a a a a b b b b", "b b b b b b"]))
     assert values[0] == pytest.approx((4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25 * math.exp(1 - 6 / 5))
     # The corpus value pools the counts.

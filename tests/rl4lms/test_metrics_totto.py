@@ -3,10 +3,10 @@
 import math
 
 import pytest
+from text_pairs import text_pairs
 
 from rl4lms.metrics import TextBatch, build_metric
 from rl4lms.metrics.totto import best_parent, parent, tokens
-from text_pairs import text_pairs
 
 TABLE = {
     "table_page_title": "Ann Lee",
@@ -28,10 +28,10 @@ def test_parent_by_hand() -> None:
     # Precision. Unigrams: ann, lions are in the reference, played, for are not and nothing backs them: 2/4.
     # Bigrams: (ann played) 1/2, (played for) 0, (for lions) 1/2. Trigrams: 1/3, 1/3. The 4-gram: 2/4.
     precision = (2 / 4 * (1 / 3) * (1 / 3) * (1 / 2)) ** 0.25
-    # Recall of the reference, n-grams weighted by how far the table backs them. Unigrams: ann, lions of ann, lee,
-    # red, lions: 2/4. Of the longer ones none: smoothed.
+    # Recall of the reference, n-grams weighted by how far the table backs them. Unigrams: ann, lions of the
+    # four ann, lee, red, lions. Of the longer ones none: smoothed.
     reference_recall = (2 / 4 * 1e-5**3) ** 0.25
-    # Of the wanted values the text mentions none, one word of two, one of two; the reference none, both, both.
+    # Of the wanted values' words the text mentions 0 of 1, 1 of 2, 1 of 2; the reference 0, 2, 2.
     mentioned, weight = (0 + 1 / 2 + 1 / 2) / 3, (0 + 1 + 1) / 3
     recall = reference_recall**weight * mentioned ** (1 - weight)
     found = parent(text.split(), reference.split(), known, wanted)
@@ -93,5 +93,5 @@ def test_tokens() -> None:
 @pytest.mark.parametrize("metric", ["parent_totto", "bleu_totto"])
 def test_a_text_without_table(metric: str) -> None:
     batch = TextBatch(["a", "b"], ["a", "b"], [["a"], ["b"]], [{"raw_table": TABLE}, {}])
-    with pytest.raises(ValueError, match="text 1 is not about a ToTTo table: .* go with datapool totto"):
+    with pytest.raises(ValueError, match=r"text 1 is not about a ToTTo table: .* go with datapool totto"):
         build_metric(metric)(batch)

@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny_encoders import save_tiny_bert
 
 from rl4lms.metrics import METRICS
 from rl4lms.requirements import model_problem, nltk_folders, tokenizer_problem, wordnet_problem
 from rl4lms.rewards import REWARDS
-from tiny_encoders import save_tiny_bert
 
 NO_WORDNET = (
     "METEOR needs the WordNet corpus, which is not on this machine: python -m nltk.downloader wordnet; "

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
+from text_pairs import import_py_rouge, text_pairs
 
 from rl4lms.metrics import TextBatch, build_metric
 from rl4lms.metrics.rouge_l import _lcs_length, _lcs_places, _positions, _sentences
-from text_pairs import import_py_rouge, text_pairs
 
 Rouge = import_py_rouge().Rouge
 PAPER = {

@@ -607,6 +607,22 @@ def test_a_killed_worker_can_be_resumed(in_processes, whole):
     assert rows[:5] == whole(5)["reinforce_0-01"]["rows"]
 
 
+def test_ctrl_c_while_workers_start_leaves_no_traceback(tmp_path, capfd):
+    plan = write_plan(tmp_path, {"opt_method": METHODS}, epochs=LONG, multiprocess=True, num_parallel=2)
+
+    def interrupt_all() -> None:
+        workers = wait_until(multiprocessing.active_children)
+        time.sleep(0.2)  # They are importing what they need to begin.
+        for worker in workers:
+            os.kill(worker.pid or 0, signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with meanwhile(interrupt_all):
+        assert run(plan) == 130
+    assert capfd.readouterr() == ("", "")
+    assert runs_of(tmp_path) == []
+
+
 # The summary
 
 
@@ -774,17 +790,17 @@ def test_metric_plots_only_if_asked_for(tmp_path):
 def test_tensorboard_has_every_epoch_once_after_a_resume(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    plan = write_plan(tmp_path, use_tensorboard=True, save_every_num_val=2, epochs=6)
+    plan = write_plan(tmp_path, use_tensorboard=True, save_every_num_val=2, epochs=7)
 
-    def die_after_epoch_4(run_dir: RunDir, row: dict[str, Any]) -> None:
+    def die_in_epoch_5(run_dir: RunDir, row: dict[str, Any]) -> None:
         append(run_dir, row)
-        if row["epoch"] == 4:
+        if row["epoch"] == 5:
             raise RuntimeError("for the test")
 
     append = RunDir.append_metrics
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunDir, "append_metrics", die_after_epoch_4)
-        assert run(plan) == 1  # epochs 0 to 3 are logged, the checkpoint is of 3
+        patch.setattr(RunDir, "append_metrics", die_in_epoch_5)
+        assert run(plan) == 1  # epochs 0 to 4 are logged, the checkpoint is of 3
     assert run(plan) == 0
     (a_run,) = runs_of(tmp_path)
     events = EventAccumulator(str(a_run.path / "tensorboard")).Reload()
@@ -792,7 +808,7 @@ def test_tensorboard_has_every_epoch_once_after_a_resume(tmp_path):
     for split in ("train", "val"):
         for name in rows[0][split]:
             scalars = events.Scalars(f"{split}/{name}")
-            assert [event.step for event in scalars] == list(range(6))
+            assert [event.step for event in scalars] == list(range(7))
             expected = [row[split][name] for row in rows]
             assert [event.value for event in scalars] == pytest.approx(expected, rel=1e-6)
 
