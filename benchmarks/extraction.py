@@ -1,11 +1,11 @@
 """What extracting texts and rewards costs, against a straightforward re-creation of the old way.
 
-Random models, real prompts (`python_docs`), 10 texts of up to 20 tokens for each, `rouge_l_max`, `sacre_bleu`:
+Random models, real prompts (`python_docs`), 10 texts of 20 tokens for each, `rouge_l_max` and `sacre_bleu`:
   ours  `rl4lms.extract.extract` itself: data, model, texts on disk batch by batch, scores, result files;
   old   one `generate` call per generation index, prompts padded to 512 tokens; each text is scored alone, by
         py-rouge and by a SacreBLEU metric object built for it, as the Hugging Face metrics of then: text and
         references go through an Arrow file. (Left out: reading and importing the metric's script each time.)
-  bare  likewise, but all that is built for each text is sacrebleu's own object.
+  bare  scores likewise, but the object that is built for each text is sacrebleu's own.
 They take short turns, so that a busy machine slows all. Without py-rouge a plain quadratic ROUGE-L stands in.
 """
 
@@ -17,7 +17,7 @@ import math
 import multiprocessing
 import os
 import random
-import resource
+import re
 import sys
 import tempfile
 import time
@@ -28,10 +28,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
+from unittest.mock import patch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import sacrebleu
 import torch
@@ -46,7 +46,7 @@ from common.config import validate
 from common.run_dir import RunDir
 from rl4lms.config import ExtractConfig, resolved
 from rl4lms.datapools import load_datapool
-from rl4lms.extract import extract
+from rl4lms.extract import extract, score
 from rl4lms.language_model import load_model, load_tokenizer
 from rl4lms.metrics import TextBatch, build_metric
 from rl4lms.samples import Sample
@@ -80,7 +80,7 @@ CASES = [
 
 @dataclass(frozen=True)
 class Turn:
-    """Milliseconds a text. scoring: ours with the result files; total: ours with everything."""
+    """Milliseconds a text. ours_total: with everything."""
 
     ours_generation: float
     ours_scoring: float
@@ -128,13 +128,24 @@ def make_config(case: Case, model: Path, samples: Sequence[Sample], inputs: int,
 
 
 def run_ours(config: ExtractConfig, folder: Path) -> tuple[Path, tuple[float, float, float]]:
-    """Extract; the result file, and seconds of generation, of scoring and saving, and in all."""
-    texts: list[float] = []
+    """Extract; the result file, and seconds of generation, of scoring, and in all."""
+    generated: list[float] = []
+    scoring = 0.0
+
+    def timed_score(*args: Any) -> Any:
+        nonlocal scoring
+        start = time.perf_counter()
+        values = score(*args)
+        scoring = time.perf_counter() - start
+        return values
+
     start = time.perf_counter()
-    with RunDir.create(folder, "run", resolved(config), {}) as run:
-        path = extract(config, run, lambda _: texts.append(time.perf_counter())).path
-    end = time.perf_counter()
-    return path, (texts[-1] - texts[0], end - texts[-1], end - start)
+    with (
+        RunDir.create(folder, "run", resolved(config), {}) as run,
+        patch("rl4lms.extract.score", timed_score),
+    ):
+        path = extract(config, run, lambda _: generated.append(time.perf_counter())).path
+    return path, (generated[-1] - generated[0], scoring, time.perf_counter() - start)
 
 
 def generate_the_old_way(model: Any, tokenizer: Any, prompts: list[str]) -> list[str]:
@@ -259,20 +270,93 @@ def score_many(samples: Sequence[Sample]) -> float:
     return time.perf_counter() - start
 
 
-def peak_memory(config: ExtractConfig, folder: Path) -> tuple[int, int]:
-    """Bytes: the most this process ever held, after an extraction; and its texts. Call it in a fresh one."""
+def peak_memory(config: ExtractConfig, folder: Path) -> tuple[float, float]:
+    """MiB: the most this process ever held, after an extraction; and its texts. Call it in a fresh one."""
     torch.set_num_threads(1)
     path, _ = run_ours(config, folder)
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     content = torch.load(path, weights_only=True)
     lists = [content["prompts"], *content["references"], *content["all_generated_texts"]]
-    return peak, sum(sys.getsizeof(text) for texts in lists for text in texts)
+    return int(peak[0]) / 2**10, sum(sys.getsizeof(text) for texts in lists for text in texts) / 2**20
 
 
-ROW = "{:<12}{:>7} |{:>8}{:>8} |{:>9}{:>8}{:>8} |{:>9}{:>8}{:>8}  {:<5}{:<4}|{:>9}{:>9}  {:<5}{:<4}"
-GROUPS = ROW.format(
-    "", "", "generat", "ion", "scoring", "", "", "total", "", "old/", "", "", "scoring", "", "", ""
-)
-TITLES = ROW.format(
-    *"model inputs ours old ours bare old ours bare ours goal met bare/ours old/ours goal met".split()
-)
+def memory_report(case: Case, samples: Sequence[Sample], folder: Path) -> str:
+    """How much more memory an extraction of ten times as many inputs takes: the same, ten times."""
+    peaks = []
+    for inputs in (FEW, MANY):
+        config = make_config(case, folder / case.name, samples[:FEW], inputs, 0)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            peaks.append(pool.apply(peak_memory, (config, folder)))
+    (few, texts_of_few), (many, texts_of_many) = peaks
+    return (
+        f"{case.name}: peak memory {few:,.0f} MiB with {FEW:,} inputs, {many:,.0f} MiB with {MANY:,}: "
+        f"{many - few:+.1f} MiB, of which the texts {texts_of_many - texts_of_few:.1f}"
+    )
+
+
+ROW = "{:<13}{:>6} |{:>7}{:>8} |{:>7}{:>8}{:>8} |{:>7}{:>8} |{:>9} |{:>10}{:>9}"
+TITLES = [
+    ["", "", "genera", "tion   ", "scori", "ng      ", "", "all", "", "all", "scoring", ""],
+    "model inputs ours old ours bare old ours old old/ours bare/ours old/ours".split(),
+    ["", "", "", "", "", "", "", "", "target:", f">= {LEAST_TOTAL}", "", f">= {LEAST_SCORING}"],
+]
+
+
+def report(case: Case, inputs: int, turns: list[Turn]) -> str:
+    """A row of the table: median times, medians of the turns' ratios."""
+    times = [
+        [turn.ours_generation for turn in turns],
+        [turn.old_generation for turn in turns],
+        [turn.ours_scoring for turn in turns],
+        [turn.bare_scoring for turn in turns],
+        [turn.old_scoring for turn in turns],
+        [turn.ours_total for turn in turns],
+        [turn.old_generation + turn.old_scoring for turn in turns],
+    ]
+    _, _, ours, bare, old, all_ours, all_old = times
+    ratios = [
+        median(map(float.__truediv__, a, b)) for a, b in ((all_old, all_ours), (bare, ours), (old, ours))
+    ]
+    met = ratios[0] >= LEAST_TOTAL, True, ratios[2] >= LEAST_SCORING
+    shown = [f"{ratio:.1f}{'' if good else ' NO'}" for ratio, good in zip(ratios, met, strict=True)]
+    return ROW.format(case.name, inputs, *(f"{median(t):.3f}" for t in times), *shown)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the models asked for and print a row for each; returns the exit status."""
+    names = [case.name for case in CASES]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=names, default=names, help="default: all")
+    parser.add_argument(
+        "--inputs", type=int, default=100, help="of ours, 10 texts each (default: %(default)s)"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="measured turns (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.inputs < 1 or args.repeats < 1:
+        parser.error("--inputs and --repeats must be at least 1")
+    torch.set_num_threads(1)
+    samples = load_datapool("python_docs", "train", {"form": "sentence_from_words", "packages": ["stdlib"]})
+
+    print(f"torch {torch.__version__}, 1 thread, cores: {os.cpu_count()}")
+    seconds = score_many(samples)
+    met = "yes" if seconds < MOST_SECONDS else "NO"
+    print(f"{MANY_INPUTS * GENERATIONS:,} rouge_l_max, nothing cached: {seconds:.2f} s")
+    print(f"  target: < {MOST_SECONDS:g} s, met: {met}\n")
+    print(f"milliseconds a text and ratios: medians of {args.repeats} turns; py-rouge: {has_py_rouge()}")
+    for titles in TITLES:
+        print(ROW.format(*titles))
+    with tempfile.TemporaryDirectory() as folder:
+        for case in CASES:
+            if case.name in args.models:
+                turns = measure(case, samples, args.inputs, args.repeats, Path(folder))
+                print(report(case, args.inputs, turns), flush=True)
+                print(f"{'':<12}(old: one pass of the {GENERATIONS} over {case.old_prompts} inputs)")
+        print()
+        for case in CASES:
+            if case.name in args.models and case.name.endswith("tiny"):
+                print(memory_report(case, samples, Path(folder)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

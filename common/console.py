@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,19 @@ def setup_logging(console: bool, log_file: Path | None = None, level: int = logg
         undo.callback(handler.close)
         undo.callback(root.removeHandler, handler)
     return undo
+
+
+@contextmanager
+def console_silenced(silent: bool = True) -> Iterator[None]:
+    """No log lines on the console inside the block, if `silent`; files still get them."""
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, _ConsoleHandler)]
+    for handler in handlers if silent else ():
+        handler.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(_nothing)
 
 
 def progress(
@@ -141,6 +155,10 @@ def _file_handler(path: Path) -> logging.FileHandler:
 
 def _writes_to(handler: logging.Handler, path: Path) -> bool:
     return isinstance(handler, logging.FileHandler) and Path(handler.baseFilename) == path.absolute()
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def _is_ours_or_serious(record: logging.LogRecord) -> bool:

@@ -126,8 +126,8 @@ def _load(auto: Any, what: str, name: str, **options: Any) -> Any:
         reason = f"({type(error).__name__}: {first_line(error)})"
         if in_folder:
             message = (
-                f"the {what} in folder {name!r} cannot be loaded {reason}: it is damaged, or not of a language "
-                "model; write it with save_pretrained(folder)"
+                f"the {what} in folder {name!r} cannot be loaded {reason}: "
+                "it is damaged, or not of a language model; write it with save_pretrained(folder)"
             )
         else:
             message = (

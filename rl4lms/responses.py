@@ -39,7 +39,12 @@ def generate_ids(
     The mask is True up to and including the end token; a response cut by max_new_tokens has no end token.
     """
     config = build_generation_config(model, settings)
-    every_processor: list[Any] = list(processors)
+    # A seq2seq model's min_length counts the decoder's start token, as in the paper's library.
+    before = 0 if is_seq2seq(model) else prompt_ids.shape[1]
+    every_processor: list[Any] = [
+        _no_end_below(before + settings.min_length, _end_tokens(model)),
+        *processors,
+    ]
     if settings.do_sample and settings.num_beams == 1:
         every_processor.append(TokenSampler(uniforms.flatten(0, 1).to(model.device), settings))
     with _for_generation(model, config):
@@ -53,13 +58,11 @@ def generate_ids(
 
 
 def build_generation_config(model: PreTrainedModel, settings: GenerationSettings) -> GenerationConfig:
-    """What `generate` is told; sampling without beams is left to `TokenSampler`.
+    """What `generate` is told; min_length, and sampling without beams, are left to processors of our own.
 
     Of the model's own generation config nothing remains but the ids of its special tokens.
     """
     ends = _end_tokens(model)
-    # min_length of a seq2seq model counts the decoder's start token, as in the paper's library.
-    fewest = max(0, settings.min_length - is_seq2seq(model))
     beams: dict[str, Any] = {}
     if settings.num_beams > 1:
         beams = settings.model_dump(include={"num_beams", "length_penalty", "early_stopping", "do_sample"})
@@ -67,7 +70,6 @@ def build_generation_config(model: PreTrainedModel, settings: GenerationSettings
             beams |= settings.model_dump(include={"temperature", "top_k", "top_p"})
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
-        min_new_tokens=fewest,
         no_repeat_ngram_size=settings.no_repeat_ngram_size,
         repetition_penalty=settings.repetition_penalty,
         eos_token_id=ends or None,
@@ -76,6 +78,17 @@ def build_generation_config(model: PreTrainedModel, settings: GenerationSettings
         bos_token_id=_special_token(model, "bos_token_id"),
         **beams,
     )
+
+
+def _no_end_below(length: int, ends: list[int]) -> Processor:
+    """Rules the end tokens out while there are fewer ids; transformers' own way copies all scores each time."""
+
+    def processor(input_ids: Tensor, scores: Tensor) -> Tensor:
+        if input_ids.shape[1] < length:
+            scores[:, ends] = -torch.inf
+        return scores
+
+    return processor
 
 
 class TokenSampler:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import cast
 
-from common.console import Progress, progress, setup_logging
+from common.console import Progress, console_silenced, progress, setup_logging
 from common.interrupts import StopRequest, stop_request
 from common.run_dir import RunBusyError, RunDir
 from sft_vs_rft.config import ExperimentConfig
@@ -101,7 +101,7 @@ def execute(
                 return Outcome(experiment, "skipped", run.path, run.manifest.get("score"))
             config = experiment.config.model_copy(update=run.manifest["seeds"])
             log_file = run.path / "log.txt" if config.save_logs else None
-            with setup_logging(console=console and not config.disable_console_log, log_file=log_file):
+            with setup_logging(console, log_file), console_silenced(config.disable_console_log):
                 return _run_in(experiment, config, run, stop, report, share)
     except Exception as error:
         return Outcome(experiment, "failed", error=str(error))
@@ -253,8 +253,33 @@ def _take_message(messages: Connection, worker: _Worker) -> Outcome | None:
         return Outcome(worker.experiment, "failed", error=error)
     if isinstance(message, Outcome):
         return message
-    worker.bar.move_to(message)
+    if isinstance(message, LogLine):
+        if not worker.experiment.config.disable_console_log:
+            logger.log(message.level, "%s: %s", worker.experiment.label, message.text)
+    else:
+        worker.bar.move_to(message)
     return None
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A log record of a worker that belongs on the runner's console too."""
+
+    level: int
+    text: str
+
+
+class _Relay(logging.Handler):
+    """Sends the runner what a user must see while workers run: warnings, and how fit the start model is."""
+
+    def __init__(self, messages: Connection) -> None:
+        super().__init__()
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING or record.name == "sft_vs_rft.start_check":
+            with suppress(BrokenPipeError):  # The runner was killed: `_die_with_parent` is about to end this.
+                self._messages.send(LogLine(record.levelno, record.getMessage()))
 
 
 def _work(experiment: Experiment, fresh: bool, messages: Connection, share: int) -> None:
@@ -278,6 +303,7 @@ def _work(experiment: Experiment, fresh: bool, messages: Connection, share: int)
             with suppress(BrokenPipeError):  # The runner was killed: `_die_with_parent` is about to end this.
                 messages.send(epochs)
 
+    logging.getLogger("sft_vs_rft").addHandler(_Relay(messages))
     messages.send(execute(experiment, fresh, stop, report, console=False, share=share))
 
 

@@ -111,6 +111,8 @@ def train(
         state.reference = {name: value.clone() for name, value in model.state_dict().items()}
     if resume_from is not None:
         state.load_state_dict(resume_from)
+        for group in state.optimizer.param_groups:  # `trainer_checkpoint` may continue with another lr
+            group["lr"], group["weight_decay"] = config.lr, config.weight_decay
     forward = autocast_forward(config, model)
     targets = train_targets(config, data, model, state.reference)
     modified = data.modified.cpu()

@@ -758,7 +758,6 @@ def test_no_log_file_unless_asked_for(tmp_path):
     assert not (a_run.path / "log.txt").exists()
 
 
-@pytest.mark.xfail(reason="the plan's console handler stays on the root logger", strict=True)
 def test_an_experiment_can_be_silent_on_the_console(tmp_path, capfd):
     plan = write_plan(
         tmp_path, {"disable_console_log": [True, False]}, experiment_name="{disable_console_log}"
