@@ -81,7 +81,7 @@ def build_generation_config(model: PreTrainedModel, settings: GenerationSettings
 
 
 def _no_end_below(length: int, ends: list[int]) -> Processor:
-    """Rules the end tokens out while there are fewer ids; transformers' own way copies all scores each time."""
+    """Rules the end tokens out while there are fewer ids (transformers' own way copies all scores for it)."""
 
     def processor(input_ids: Tensor, scores: Tensor) -> Tensor:
         if input_ids.shape[1] < length:
