@@ -100,11 +100,15 @@ def test_help_and_check_take_at_most_six_tenths_of_importing_torch():
     """Medians of three runs of each, taken in turns, so that a busy moment hits them all."""
     plan_runner = "sft_vs_rft_controlled_experiments_plan_runner.py"
     plan = "sft_vs_rft/experiment_plans/laptop/sft_vs_rft_mlp_digits_pretrain_experiments_plan.json"
+    extraction = "rl4lms_extract_samples_from_model_runner.py"
+    extraction_config = "rl4lms_scripts/extract_samples/t5_narrative_qa_extract_samples.yml"
     commands = {
         "import torch": ["-c", "import torch"],
         "plan runner -h": [plan_runner, "-h"],
         "plan runner --check": [plan_runner, "--plan_config_path", plan, "--check"],
         "reproduce_paper -h": ["reproduce_paper.py", "-h"],
+        "extraction -h": [extraction, "-h"],
+        "extraction --check": [extraction, "--config_path", extraction_config, "--check"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(3):
