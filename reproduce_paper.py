@@ -122,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with setup_logging(console=True):
             return run_and_draw(args, stages)
+    except KeyboardInterrupt:
+        return INTERRUPTED_EXIT_CODE
     except (ConfigError, RunError) as error:
         print(error, file=sys.stderr)
         return 2

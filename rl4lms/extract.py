@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def extract(
     The same seed and config give the same file, however often it was cut. Raises ExtractionInterrupted,
     ExtractionError, RequirementError, DataError, ModelSourceError, GenerationError.
     """
+    remove_half_written(run.path)
+
     # 1. Inputs and metrics, before the model: what is missing shows now.
     metrics = unique_metrics(config.evaluation.metrics)
     if lacking := missing_components(config):
@@ -109,6 +112,13 @@ def extract(
     all_texts = [texts[i] for i in range(len(samples))]
     values = score(built, samples, all_texts, model, run, should_stop)
     return save(config, run, samples, indices, all_texts, values)
+
+
+def remove_half_written(run: Path) -> None:
+    """Delete what a killed process left of the results and their picture beside the run directory."""
+    for ending in (".", "_scatter."):  # not only by the run's name, with which that of another run may begin
+        for path in run.parent.glob(f".tmp-{escape(run.name + ending)}*"):
+            path.unlink()
 
 
 def choose_inputs(config: ExtractConfig, run: RunDir) -> tuple[list[Sample], list[int]]:

@@ -24,6 +24,12 @@ SMALL, LARGE = " small reward std", " large reward std"
 # Fields that real plan files carry and that mean nothing here: accepted with a warning.
 MEANINGLESS_FIELDS = {"change_label_per_class": "labels are always modified per input, never per class"}
 
+# Fields that change neither the numbers of a run nor what it leaves: they may differ when it is found again.
+COSMETIC_FIELDS = {
+    "outputs_dir", "gpu_ids", "disable_console_log", "save_logs", "train_batch_log_interval",
+    "epoch_log_interval", "save_metric_plots",
+}  # fmt: skip
+
 Seed = Annotated[int, Field(ge=-1, lt=2**32)]
 Positive = Annotated[int, Field(ge=1)]
 MinusOneOrPositive = Annotated[int, Field(ge=-1)]

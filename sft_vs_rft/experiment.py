@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sft_vs_rft.start_check import report_start
 from sft_vs_rft.train import TrainingInterrupted, TrainResult, train
 
 logger = logging.getLogger(__name__)
+SECONDS_BETWEEN_PLOTS = 120  # drawing takes one or two
 
 
 def run_experiment(
@@ -75,7 +77,7 @@ def run_experiment(
             run.update_manifest(start=report_start(config, data, model))
 
         # 3. Training.
-        result = _train(config, data, model, run, checkpoint, progress, should_stop)
+        result = _train(config, data, model, run, checkpoint, progress, _drawing(config, run, should_stop))
     except (TrainingInterrupted, KeyboardInterrupt):
         run.update_manifest(status="interrupted")
         raise
@@ -178,6 +180,20 @@ def choose_device(config: ExperimentConfig) -> torch.device:
 def num_threads(config: ExperimentConfig, share: int) -> int:
     """One torch thread for an MLP (two on busy cores: up to 28 times slower), else its share of cores."""
     return 1 if config.model_type == "mlp" else max(1, (os.cpu_count() or 1) // share)
+
+
+def _drawing(config: ExperimentConfig, run: RunDir, should_stop: Callable[[], bool]) -> Callable[[], bool]:
+    """The same question, asked after every epoch, which also draws the plots of a long run now and then."""
+    last_drawn = time.monotonic()
+
+    def ask() -> bool:
+        nonlocal last_drawn
+        if time.monotonic() - last_drawn > SECONDS_BETWEEN_PLOTS:
+            _draw(config, run)
+            last_drawn = time.monotonic()
+        return should_stop()
+
+    return ask
 
 
 def _draw(config: ExperimentConfig, run: RunDir) -> None:

@@ -10,15 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.run_dir import CONFIG, LOCK, MANIFEST, RunInfo, find_runs
+from sft_vs_rft.config import COSMETIC_FIELDS
 from sft_vs_rft.data_source import find_npz
 from sft_vs_rft.plan import Experiment
 from sft_vs_rft.pretraining import start_checkpoint
-
-# Fields that change neither the numbers of a run nor what it leaves: they may differ when it is found again.
-COSMETIC_FIELDS = {
-    "outputs_dir", "gpu_ids", "disable_console_log", "save_logs", "train_batch_log_interval",
-    "epoch_log_interval", "save_metric_plots",
-}  # fmt: skip
 
 
 def identity(experiment: Experiment) -> str:

@@ -27,7 +27,7 @@ from common.config import (
     unknown_key,
     validate,
 )
-from sft_vs_rft.config import AUTO_CHECKPOINT, MEANINGLESS_FIELDS, ExperimentConfig
+from sft_vs_rft.config import AUTO_CHECKPOINT, COSMETIC_FIELDS, MEANINGLESS_FIELDS, ExperimentConfig
 from sft_vs_rft.pretraining import find_pretraining, mismatches, pretrain_hint, start_checkpoint
 
 DATASET_SIZES = {  # of the train split
@@ -135,7 +135,9 @@ def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> LoadedPlan:
     configs = configs[plan.skip :]
     seen: dict[str, int] = {}
     for i, config in enumerate(configs):
-        if (first := seen.setdefault(config.model_dump_json(), i)) != i:
+        if (
+            first := seen.setdefault(config.model_dump_json(exclude=COSMETIC_FIELDS - {"outputs_dir"}), i)
+        ) != i:
             raise_problems(
                 source, [Located(1, "configurations", f"experiments {first} and {i} are the same")]
             )

@@ -29,6 +29,8 @@ PLAN_NAMES = {
 def find_pretraining(config: ExperimentConfig) -> Path | None:
     """Checkpoint of the newest finished pretraining run in `outputs_dir`: same data, model, seeds, K."""
     wanted = _fields(config.model_dump(), (*DATA_FIELDS, *MODEL_FIELDS))
+    if config.init_rnd_seed < 0:  # The start weights replace the initial ones, whatever their seed.
+        del wanted["init_rnd_seed"]
     for run in reversed(find_runs(Path(config.outputs_dir))):
         is_pretraining = (
             run.config.get("use_multiple_labels_per_sample") and run.manifest.get("status") == "finished"

@@ -113,6 +113,8 @@ def train(
         state.load_state_dict(resume_from)
         for group in state.optimizer.param_groups:  # `trainer_checkpoint` may continue with another lr
             group["lr"], group["weight_decay"] = config.lr, config.weight_decay
+    if run is not None:
+        prune_checkpoints(run, state, config)  # A kill may have come between a checkpoint and its pruning.
     forward = autocast_forward(config, model)
     targets = train_targets(config, data, model, state.reference)
     modified = data.modified.cpu()
@@ -272,14 +274,17 @@ def autocast_forward(config: ExperimentConfig, model: nn.Module) -> Forward:
 
 
 def save_checkpoint(run: RunDir, state: TrainState, config: ExperimentConfig) -> None:
-    """Write the checkpoint of the newest epoch, then delete those that the config does not keep.
-
-    The newest always stays, since resuming needs it, also when the best by score are kept.
-    """
+    """Write the checkpoint of the newest epoch, then delete those that the config does not keep."""
     epoch = state.next_epoch - 1
-    newest = run.save_checkpoint(state.state_dict(config), epoch)
-    if config.num_checkpoints < 0:
+    run.save_checkpoint(state.state_dict(config), epoch)
+    prune_checkpoints(run, state, config)
+
+
+def prune_checkpoints(run: RunDir, state: TrainState, config: ExperimentConfig) -> None:
+    """Delete the checkpoints that the config does not keep; the newest stays, since resuming needs it."""
+    if config.num_checkpoints < 0 or not run.checkpoints():
         return
+    newest = run.checkpoints()[-1]
     kept = run.checkpoints()
     if config.save_checkpoints_by_score:
         kept = sorted(kept, key=lambda path: state.monitor.rank(int(path.stem.rsplit("_", 1)[1])))
