@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 RUNNER = Path(__file__).parents[2] / "rl4lms_extract_samples_from_model_runner.py"
 INPUTS, TEXTS, BATCH = 330, 3, 6
+BATCHES = INPUTS * TEXTS // BATCH
 SCORINGS = math.ceil(INPUTS / INPUTS_PER_SCORING)
 KILLS = 10
 TIMEOUT = 120  # seconds for one start of the runner
@@ -119,7 +120,7 @@ def stage(output: Path) -> str:
         return "5 drawing"
     if scores:
         return "4 scoring"
-    if len(texts) == INPUTS * TEXTS // BATCH:
+    if len(texts) == BATCHES:
         return "3 all texts there"
     if texts:
         return "2 among the texts"
@@ -132,14 +133,14 @@ def random_moment(rng: random.Random, output: Path) -> Callable[[float], bool]:
     That is some time after its start (while Python and torch start), after some texts, or a little after some
     scores (also while results are written and drawn).
     """
-    choice = rng.random()
-    if choice < 0.2:
+    choice, texts, scores = rng.random(), len(rows(output, "texts.jsonl")), len(rows(output, "scores.jsonl"))
+    if choice < 0.2 or scores == SCORINGS:
         delay = rng.uniform(0, 8)
         return lambda seconds: seconds > delay
-    if choice < 0.6:
-        enough = len(rows(output, "texts.jsonl")) + rng.randint(1, 60)
+    if choice < 0.6 and texts < BATCHES:
+        enough = texts + rng.randint(1, 60)
         return lambda seconds: len(rows(output, "texts.jsonl")) >= enough
-    scored, delay, first = rng.randint(1, SCORINGS), rng.uniform(0, 0.5), list[float]()
+    scored, delay, first = rng.randint(scores + 1, SCORINGS), rng.uniform(0, 0.5), list[float]()
 
     def due(seconds: float) -> bool:
         if not first and len(rows(output, "scores.jsonl")) >= scored:
