@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -102,7 +103,7 @@ class Progress(_TqdmBase):
             unit=unit,
             initial=initial,
             leave=position == 0,
-            dynamic_ncols=True,
+            **({"ncols": 80, "nrows": 24} if _has_no_width() else {"dynamic_ncols": True}),
             file=sys.stderr,
         )
 
@@ -129,6 +130,14 @@ class Progress(_TqdmBase):
             self._start = time.monotonic()
             self.start_t = self.last_print_t = time.time()
         self.update(n - self.n)
+
+
+def _has_no_width() -> bool:
+    """Some containers' terminals say they have no columns, in which tqdm would draw nothing."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns == 0
+    except (OSError, ValueError):  # no terminal: no bar either
+        return False
 
 
 class _ConsoleHandler(logging.Handler):

@@ -2,7 +2,9 @@
 
 import io
 import logging
+import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr
@@ -170,3 +172,14 @@ def test_hidden_bar_that_is_moved_reports_its_own_pace(
         clock[0] += 35
         bar.move_to(60)
     assert capsys.readouterr().err.endswith("worker: 60/100 epochs, 3.5 s/epoch, 02:20 left\n")
+
+
+def test_a_terminal_without_columns_still_shows_bars(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(terminal, "fileno", lambda: 2)
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((0, 0)))
+    with progress(10, "work") as bar:
+        bar.update(5)
+        bar.refresh()
+    assert "work:  50%" in terminal.getvalue()
