@@ -246,10 +246,10 @@ def memory_report(case: Case, samples: Sequence[Sample], folder: Path) -> str:
 
 
 ROW = "{:<12}{:>7} |{:>7}{:>8}{:>6} |{:>7}{:>8}{:>8}{:>6}{:>6} |{:>7}{:>8}{:>6}{:>5}"
-TITLES = [
-    ["", "", "genera", "tion", "ratio", "scorin", "g", "", "rat", "ios", "all", "", "ratio", ""],
-    "model inputs ours old o/o ours bare old b/o o/o ours old o/o ok".split(),
-]
+TITLES = (
+    f"{'':19} |{'generation':^21} |{'scoring':^35} |{'all':^26}",
+    ROW.format(*"model inputs ours old o/o ours bare old b/o o/o ours old o/o ok".split()),
+)
 
 
 def report(case: Case, inputs: int, turns: Sequence[tuple[Ours, Old]]) -> str:
@@ -281,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [case.name for case in CASES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=names, default=names, help="default: all")
-    parser.add_argument("--inputs", type=int, default=100, help="of ours (default: %(default)s)")
+    parser.add_argument("--inputs", type=int, default=200, help="of ours (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="measured turns (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.inputs < 1 or args.repeats < 1:
@@ -299,8 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"old generation: one of the {GENERATIONS} calls, for 100 inputs (medium: 32), given per text")
     if not old_extraction.has_py_rouge():
         print("py-rouge is not installed: old and bare use a plain ROUGE-L")
-    for titles in TITLES:
-        print(ROW.format(*titles))
+    print(*TITLES, sep="\n")
     with tempfile.TemporaryDirectory() as folder:
         for case in CASES:
             if case.name in args.models:
