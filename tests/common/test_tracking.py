@@ -4,6 +4,7 @@ import importlib.util
 import json
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,11 +101,19 @@ def test_wandb_runs_offline_in_the_run_directory(run: RunDir, monkeypatch: pytes
     assert len(read_metrics(run.path)) == 2
     (folder,) = (run.path / "wandb").glob("offline-run-*")
     assert folder.name.endswith(run.manifest["wandb_id"])
-    assert b"train/train loss" in (folder / f"run-{run.manifest['wandb_id']}.wandb").read_bytes()
-    uploaded = {
-        p.relative_to(folder / "files").as_posix() for p in (folder / "files").rglob("*") if p.is_symlink()
-    }
-    assert uploaded == {"config.json", "manifest.json", "metrics.jsonl"}
+    records, files = folder / f"run-{run.manifest['wandb_id']}.wandb", folder / "files"
+
+    def uploaded() -> set[str]:
+        return {p.relative_to(files).as_posix() for p in files.rglob("*") if p.is_symlink()}
+
+    wanted = {"config.json", "manifest.json", "metrics.jsonl"}
+    deadline = time.monotonic() + 60  # W&B's own process writes, on a busy machine after `finish` is back
+    while time.monotonic() < deadline:
+        if b"train/train loss" in records.read_bytes() and uploaded() == wanted:
+            break
+        time.sleep(0.1)
+    assert b"train/train loss" in records.read_bytes()
+    assert uploaded() == wanted
 
 
 class FakeWandb:
