@@ -13,7 +13,6 @@ import yaml
 from common.run_dir import RunDir, find_runs
 from rl4lms.config import load_extract_config, resolved
 from rl4lms.extract import ExtractionError, ExtractionInterrupted, extract
-from rl4lms.text import Score
 from rl4lms_extract_samples_from_model_runner import main
 
 N, G = 23, 3
@@ -199,10 +198,6 @@ def test_a_failing_metric_is_named_and_no_text_is_lost(files, tmp_path, monkeypa
     content = content_of(tmp_path)
     lengths = [[float(len(text)) for text in texts] for texts in content["all_generated_texts"]]
     assert content["all_metric_values"]["own"].tolist() == lengths
-
-
-def test_score_is_what_a_metric_returns():
-    assert Score(None, 0.5).corpus == 0.5
 
 
 def test_mistakes_exit_2_and_write_nothing(files, tmp_path, capsys):
