@@ -1,0 +1,93 @@
+"""The processes of one run: alone, or several started by `torchrun` or `accelerate launch`.
+
+Every process holds all models. Work is shared out by rows, results are gathered, gradients summed: the
+numbers are those of one process, up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class WorldError(Exception):
+    """Processes that do not form the world they were started as; the message is for the user."""
+
+
+class World:
+    """rank: this process's number, from 0; size: how many there are. `World()` is one process alone."""
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def share(self, items: list[T]) -> list[T]:
+        """This process's part of what all processes know: every `size`-th item."""
+        return items[self.rank :: self.size]
+
+    def gather(self, part: list[T]) -> list[T]:
+        """The items of which every process gives its `share`, in their order, on all processes."""
+        if self.size == 1:
+            return part
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, part)
+        items: list[Any] = [None] * sum(map(len, parts))
+        for rank, items_of_rank in enumerate(parts):
+            items[rank :: self.size] = items_of_rank
+        return items
+
+    def sum_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its sum over the processes; all are sent as one."""
+        found = list(tensors)
+        if self.size == 1 or not found:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in found])
+        dist.all_reduce(flat)
+        first = 0
+        for tensor in found:
+            tensor.copy_(flat[first : first + tensor.numel()].view_as(tensor))
+            first += tensor.numel()
+
+    def same(self, value: T) -> T:
+        """The main process's value, on all."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def join_world(device: str) -> World:
+    """The world that this process was started in (environment of `torchrun`), joined through accelerate.
+
+    device: as in the config. Raises WorldError: fewer processes came together than were asked for, which
+    `accelerate launch --cpu` does without a word.
+    """
+    asked = int(os.environ.get("WORLD_SIZE", os.environ.get("ACCELERATE_NUM_PROCESSES", "1")))
+    if asked == 1:
+        return World()
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    if state.num_processes != asked:
+        raise WorldError(
+            f"{asked} processes were asked for, {state.num_processes} came together: start with "
+            f"torchrun --nproc_per_node {asked}"
+        )
+    return World(state.process_index, state.num_processes)

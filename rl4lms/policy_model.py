@@ -1,0 +1,238 @@
+"""PolicyModel: what PPO asks of a language model, the same for causal and seq2seq ones.
+
+Everything is computed by teacher forcing: one forward pass over whole sequences gives the log-probabilities
+and values of all their tokens, or of some; the language-model head runs on the tokens asked for alone.
+Dropout is off throughout, as in the paper's runs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from common.seeding import derive_seed, isolated_rng
+from rl4lms.generation_config import GenerationSettings
+from rl4lms.language_model import is_seq2seq, load_model
+from rl4lms.model_source import Kind
+from rl4lms.responses import Processor, generate_ids
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """B prompts with their responses; ids of any value where the masks [B, P] and [B, T] are False."""
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response_ids: Tensor
+    response_mask: Tensor
+
+    def select(self, rows: Tensor, length: int | None = None) -> Sequences:
+        """The sequences `rows`, without the padding that all share; responses cut to `length`."""
+        mask = self.prompt_mask[rows]
+        used = mask.any(0)
+        return Sequences(
+            self.prompt_ids[rows][:, used],
+            mask[:, used],
+            self.response_ids[rows, :length],
+            self.response_mask[rows, :length],
+        )
+
+
+class PolicyModel(nn.Module):
+    """A policy and its value function: a language model, and a second one with a linear head on its states.
+
+    `value_model` and `value_head` are None if only log-probabilities are asked for.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        value_model: PreTrainedModel | None = None,
+        value_head: nn.Linear | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.value_model, self.value_head = model.eval(), value_model, value_head
+        if value_model is not None:
+            value_model.eval()
+
+    @classmethod
+    def load(
+        cls, model_name: str, kind: Kind, device: torch.device | str = "cpu", seed: int = 0
+    ) -> PolicyModel:
+        """Policy and value model, two copies of the model of a hub name or folder, float32.
+
+        seed: of the value head's weights. Raises ModelSourceError.
+        """
+        model = load_model(model_name, kind, torch.float32, device)
+        with isolated_rng(derive_seed(seed, "value head")):
+            head = nn.Linear(hidden_size(model), 1, bias=False)
+        return cls(model, copy.deepcopy(model), head.to(device))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        gen_kwargs: GenerationSettings | Mapping[str, Any],
+        uniforms: Tensor | None = None,
+        processors: Sequence[Processor] = (),
+    ) -> tuple[Tensor, Tensor]:
+        """A response to each prompt [B, P] (causal: padded on the left): ids and mask [B, T].
+
+        uniforms: [B, max_new_tokens], the random number of each token; None = drawn by torch's generator.
+        """
+        if isinstance(gen_kwargs, GenerationSettings):
+            settings = gen_kwargs
+        else:
+            settings = GenerationSettings.model_validate(dict(gen_kwargs))
+        if uniforms is None:
+            uniforms = torch.rand(len(prompt_ids), settings.max_new_tokens)
+        return generate_ids(self.model, prompt_ids, prompt_mask, settings, uniforms[:, None], processors)
+
+    def logprobs(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        response_ids: Tensor,
+        response_mask: Tensor,
+        temperature: float = 1.0,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, those without the action mask, and entropies of response tokens, each [B, T].
+
+        Of softmax(logits / temperature) over the whole vocabulary; with action_mask [B, T, V] the first and
+        the last are over the tokens that it allows. 0 where response_mask is False.
+        """
+        rows, columns = response_mask.nonzero(as_tuple=True)
+        sequences = Sequences(prompt_ids, prompt_mask, response_ids, response_mask)
+        tokens = response_ids[rows, columns]
+        logits = token_logits(self.model, sequences, rows, columns)
+        raw = log_distribution(logits, temperature)
+        masked = raw
+        if action_mask is not None:
+            masked = log_distribution(logits, temperature, action_mask[rows, columns])
+        found = (picked(masked, tokens), picked(raw, tokens), entropy_of(masked))
+        zeros = torch.zeros(response_ids.shape, device=response_ids.device)
+        logprobs, raw_logprobs, entropy = (zeros.index_put((rows, columns), value) for value in found)
+        return logprobs, raw_logprobs, entropy
+
+    def values(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor
+    ) -> Tensor:
+        """The value of the state before each response token, [B, T], 0 where response_mask is False."""
+        rows, columns = response_mask.nonzero(as_tuple=True)
+        sequences = Sequences(prompt_ids, prompt_mask, response_ids, response_mask)
+        found = self.token_values(sequences, rows, columns)
+        return torch.zeros(response_ids.shape, device=found.device).index_put((rows, columns), found)
+
+    def token_values(self, sequences: Sequences, rows: Tensor, columns: Tensor) -> Tensor:
+        """The value of the state before each of the N tokens `response_ids[rows, columns]`, [N]."""
+        assert self.value_model is not None and self.value_head is not None
+        states = token_states(self.value_model, sequences, rows, columns)
+        return self.value_head(states)[:, 0].float()
+
+
+def token_logits(model: PreTrainedModel, sequences: Sequences, rows: Tensor, columns: Tensor) -> Tensor:
+    """The logits [N, V] that predict each of the N tokens `response_ids[rows, columns]`."""
+    arguments, predicting = _teacher_forced(model, sequences, columns)
+    with _head_on(model, rows, predicting):
+        return model(**arguments, use_cache=False).logits.float()
+
+
+def token_states(model: PreTrainedModel, sequences: Sequences, rows: Tensor, columns: Tensor) -> Tensor:
+    """The last hidden states [N, d] at the positions that predict those tokens."""
+    arguments, predicting = _teacher_forced(model, sequences, columns)
+    if is_seq2seq(model):
+        encoded = model.get_encoder()(
+            input_ids=arguments["input_ids"], attention_mask=arguments["attention_mask"]
+        ).last_hidden_state
+        output = model.get_decoder()(
+            input_ids=arguments["decoder_input_ids"],
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=arguments["attention_mask"],
+            use_cache=False,
+        )
+    else:
+        output = model.base_model(**arguments, use_cache=False)
+    return output.last_hidden_state[rows, predicting]
+
+
+def log_distribution(logits: Tensor, temperature: float = 1.0, allowed: Tensor | None = None) -> Tensor:
+    """Log-probabilities [N, V] of all tokens: of softmax(logits / temperature), over the `allowed` [N, V]."""
+    if temperature != 1:
+        logits = logits / temperature
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, -torch.inf)
+    return logits.log_softmax(1)
+
+
+def entropy_of(log_distribution: Tensor) -> Tensor:
+    """The entropies [N], in nats, of distributions [N, V]; tokens that are not allowed add nothing."""
+    finite = log_distribution.clamp(min=torch.finfo(log_distribution.dtype).min)
+    return -(log_distribution.exp() * finite).sum(1)
+
+
+def picked(log_distribution: Tensor, tokens: Tensor) -> Tensor:
+    """The log-probabilities [N] of tokens [N]."""
+    return log_distribution.gather(1, tokens[:, None])[:, 0]
+
+
+def hidden_size(model: PreTrainedModel) -> int:
+    """The length of the model's last hidden states."""
+    return int(model.config.get_text_config(decoder=True).hidden_size)
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Recompute the activations of every layer in the backward pass; dropout stays off.
+
+    The library checkpoints layers in training mode only: the layer is put into it, the dropout inside is not.
+    Generation takes them out of it, so this is called before every update.
+    """
+    model.gradient_checkpointing_enable()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+
+
+def _teacher_forced(
+    model: PreTrainedModel, sequences: Sequences, columns: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Arguments of the forward pass over the sequences, and the positions that predict the columns."""
+    prompt_ids, prompt_mask = sequences.prompt_ids, sequences.prompt_mask.long()
+    before = sequences.response_ids[:, :-1]
+    if is_seq2seq(model):
+        start = prompt_ids.new_full((len(prompt_ids), 1), model.config.decoder_start_token_id)
+        inputs = {"input_ids": prompt_ids, "attention_mask": prompt_mask}
+        return inputs | {"decoder_input_ids": torch.cat([start, before], 1)}, columns
+    width = prompt_ids.shape[1]
+    if width and not prompt_mask[:, -1].all():  # the first token is predicted by the last column
+        prompt_ids, prompt_mask = _padded_left(prompt_ids, prompt_mask)
+    mask = torch.cat([prompt_mask, sequences.response_mask[:, :-1].long()], 1)
+    inputs = {"input_ids": torch.cat([prompt_ids, before], 1), "attention_mask": mask}
+    return inputs | {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}, width - 1 + columns
+
+
+def _padded_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The same rows with their padding in front."""
+    order = mask.argsort(dim=1, stable=True)
+    return ids.gather(1, order), mask.gather(1, order)
+
+
+@contextmanager
+def _head_on(model: PreTrainedModel, rows: Tensor, positions: Tensor) -> Iterator[None]:
+    """The language-model head sees these states alone, as [N, d]: over all of them it would cost the most."""
+    handle = model.get_output_embeddings().register_forward_pre_hook(
+        lambda head, inputs: (inputs[0][rows, positions],)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
