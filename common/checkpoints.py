@@ -35,7 +35,7 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if not path.is_file():
         others = ", ".join(p.name for p in checkpoints_in(path.parent))
         raise CheckpointError(f"no checkpoint {path}" + (f"; its folder holds: {others}" if others else ""))
-    if damage := _damage(path):
+    if damage := archive_damage(path):
         raise CheckpointError(f"corrupt checkpoint {path}: {damage}{_older_hint(path)}")
     try:
         state = torch.load(path, map_location=map_location, weights_only=True)
@@ -62,8 +62,8 @@ def checkpoints_in(directory: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def _damage(path: Path) -> str | None:
-    """What is wrong with the archive that torch.save wrote (torch.load does not verify its checksums)."""
+def archive_damage(path: Path) -> str | None:
+    """What is wrong with an archive that torch.save wrote (torch.load does not verify its checksums)."""
     size = path.stat().st_size
     if size == 0:
         return "the file is empty"
@@ -82,7 +82,7 @@ def _older_hint(path: Path) -> str:
     if path not in siblings:
         return ""
     older = siblings[: siblings.index(path)]
-    intact = next((p for p in reversed(older) if _damage(p) is None), None)
+    intact = next((p for p in reversed(older) if archive_damage(p) is None), None)
     if intact is None:
         return ". There is no intact older checkpoint beside it: run that experiment anew"
     return f". {intact} is older and intact: delete the corrupt file to continue from there"

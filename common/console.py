@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     _TqdmBase = tqdm[Any]
 else:
     _TqdmBase = tqdm
+
+Report = Callable[[float, float], None]  # steps done, of how many
 
 CONSOLE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 FILE_FORMAT = "%(asctime)sZ %(levelname)s %(name)s %(message)s"
@@ -81,8 +83,25 @@ def progress(
     (by a run that is resumed). Where there is no bar (`disable`, or stderr is no terminal), a log line at
     most every `log_every` seconds says how far it is.
     """
-    hidden = disable or not sys.stderr.isatty()
-    return Progress(total, desc, position, hidden, unit, initial, log_every)
+    hidden = disable or _report is not None or not sys.stderr.isatty()
+    bar = Progress(total, desc, position, hidden, unit, initial, log_every)
+    if _report is not None and position == 0 and not disable:
+        bar.report_to(_report)
+    return bar
+
+
+_report: Report | None = None
+
+
+@contextmanager
+def bars_reported(report: Report) -> Iterator[None]:
+    """No bars inside the block: the top one reports its steps done, and how many there are, instead."""
+    global _report
+    before, _report = _report, report
+    try:
+        yield
+    finally:
+        _report = before
 
 
 class Progress(_TqdmBase):
@@ -91,7 +110,10 @@ class Progress(_TqdmBase):
     def __init__(
         self, total: int, desc: str, position: int, hidden: bool, unit: str, initial: int, log_every: float
     ) -> None:
-        self._name, self._unit, self._steps, self._log_every = desc, unit, total, log_every
+        self._name, self._unit, self._log_every = desc, unit, log_every
+        self._steps: float = total
+        self._status = ""
+        self._report: Report | None = None
         self._first: float = initial
         self._start = self._last_line = time.monotonic()
         self._moved = False
@@ -112,18 +134,33 @@ class Progress(_TqdmBase):
         if not self.disable:
             return super().update(n)
         self.n += n or 0
+        if self._report is not None:
+            self._report(self.n, self._steps)
         now = time.monotonic()
         if now - self._last_line >= self._log_every and self.n > self._first:
             self._last_line = now
             seconds = (now - self._start) / (self.n - self._first)
             pace = f"{seconds:.1f} s/{self._unit}" if seconds > 1 else f"{1 / seconds:.1f} {self._unit}s/s"
             left = tqdm.format_interval(seconds * (self._steps - self.n))
-            steps = f"{self.n:.0f}/{self._steps} {self._unit}s"
-            logger.info("%s: %s, %s, %s left", self._name, steps, pace, left)
+            steps = f"{self.n:.0f}/{self._steps:.0f} {self._unit}s"
+            status = f"; {self._status}" if self._status else ""
+            logger.info("%s: %s, %s, %s left%s", self._name, steps, pace, left, status)
         return None
 
-    def move_to(self, n: float) -> None:
-        """Show `n` steps as done in all; rate and time left are reckoned from the first call on."""
+    def show(self, status: str) -> None:
+        """Show how it goes ("reward 0.31, KL 0.02") behind the bar, or in the log lines, from now on."""
+        self._status = status
+        self.set_postfix_str(status, refresh=False)
+
+    def report_to(self, report: Report) -> None:
+        """Report all steps done, now and while it is hidden."""
+        self._report = report
+        report(self.n, self._steps)
+
+    def move_to(self, n: float, total: float | None = None) -> None:
+        """Show `n` steps as done in all (of `total`); rate and time left count from the first call on."""
+        if total is not None:
+            self.total = self._steps = total
         if not self._moved:
             self._moved = True
             self._first = self.initial = self.n = self.last_print_n = n
@@ -170,6 +207,10 @@ def _nothing(record: logging.LogRecord) -> bool:
     return False
 
 
+def is_ours(record: logging.LogRecord) -> bool:
+    """Whether a record comes from this project or the user's own code, not from an installed library."""
+    return "site-packages" not in record.pathname and "dist-packages" not in record.pathname
+
+
 def _is_ours_or_serious(record: logging.LogRecord) -> bool:
-    installed = "site-packages" in record.pathname or "dist-packages" in record.pathname
-    return record.levelno >= logging.WARNING or not installed
+    return record.levelno >= logging.WARNING or is_ours(record)

@@ -31,7 +31,7 @@ def apply_overrides(source: Source, overrides: Iterable[str]) -> Source:
         inner: list[Located] = []
         value = parse_value(text, inner)
         try:
-            keys = _set_value(data, keys, value)
+            keys = set_value(data, keys, value)
         except LookupError as error:
             problems.append(Located("--set", name.strip(), str(error.args[0])))
             continue
@@ -43,8 +43,8 @@ def apply_overrides(source: Source, overrides: Iterable[str]) -> Source:
     return replace(source, data=data, lines=lines, problems=tuple(problems))
 
 
-def _set_value(data: dict[str, Any], keys: Keys, value: Any) -> Keys:
-    """Sets the value in place and returns its keys, list indices as numbers.
+def set_value(data: dict[str, Any], keys: Keys, value: Any) -> Keys:
+    """Sets the value in place and returns its keys, list indices as numbers; missing mappings are made.
 
     Raises LookupError with the message for the user, the data then being unchanged.
     """

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Point = tuple[float, float]
 MAX_POINTS = 250  # of a line; more are drawn as medians and ranges
 
 # How a metric's name says which inputs it is about: the picture is named by the rest.
@@ -104,10 +105,9 @@ def _draw(axes: Axes, family: str, series: list[_Series]) -> None:
         finite = [(e, v) for e, v in zip(line.epochs, line.values, strict=True) if math.isfinite(v)]
         lost = len(line.values) - len(finite)
         label = line.label + (f" ({lost} of {len(line.values)} not finite)" if lost else "")
-        # Thousands of noisy points would hide the line's style, and the lines below it.
-        size = math.ceil(len(finite) / MAX_POINTS) or 1
+        bins = thinned(finite)
+        size = len(bins[0]) if bins else 1
         longest = max(longest, size)
-        bins = [finite[i : i + size] for i in range(0, len(finite), size)]
         centres = [statistics.fmean(e for e, _ in points) for points in bins]
         medians = [statistics.median(v for _, v in points) for points in bins]
         step = max(1, len(bins) // 8)
@@ -129,6 +129,15 @@ def _draw(axes: Axes, family: str, series: list[_Series]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def thinned(points: Sequence[Point]) -> list[Sequence[Point]]:
+    """The points of a line in groups of neighbours, at most MAX_POINTS.
+
+    Thousands of noisy points would hide the line's style, and the lines below it.
+    """
+    size = math.ceil(len(points) / MAX_POINTS) or 1
+    return [points[first : first + size] for first in range(0, len(points), size)]
 
 
 def _file_stem(family: str, taken: set[str]) -> str:

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 class RowLog:
-    """One such file, open for appending by this process alone. key: what every row has, a whole number."""
+    """One such file, open for appending by this process alone. key: what every row has, a number."""
 
     def __init__(self, path: Path, key: str) -> None:
         self.path = path
@@ -81,7 +81,7 @@ def _rows(path: Path, key: str) -> Iterator[tuple[bytes, Row]]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or not isinstance(row.get(key), int):
+        if not isinstance(row, dict) or not isinstance(row.get(key), int | float):
             raise RunError(
                 f"{path} line {number} is not a row with its {key!r}; only the last line may be torn: "
                 "repair or delete the line, or start the run anew"

@@ -72,32 +72,40 @@ class RunDir:
 
     def __init__(self, path: Path, lock: int, config: dict[str, Any], manifest: dict[str, Any]) -> None:
         self.path = path
+        self.prefix: str = manifest.get("prefix", "")
         self.config = config
         self._lock: int | None = lock
         self._manifest = manifest
         self._rows: dict[str, RowLog] = {}
 
     @classmethod
-    def create(cls, base: Path, name: str, config: dict[str, Any], manifest: dict[str, Any]) -> RunDir:
+    def create(
+        cls, base: Path, name: str, config: dict[str, Any], manifest: dict[str, Any], prefix: str = ""
+    ) -> RunDir:
         """Make `<base>/<name>_<UTC time>/` with config.json and manifest.json, and lock it.
 
         manifest: fields of the caller, over those every run has (status "running", argv, created, updated,
-        versions, commit, dirty, platform). Raises RunError if `name` cannot be the name of a directory.
+        versions, commit, dirty, platform). prefix: of the names of the config's file and the checkpoints'
+        folder, recorded in the manifest. Raises RunError if `name` cannot be the name of a directory, or the
+        prefix begin one.
         """
         if not name or Path(name).name != name:
             raise RunError(f"{name!r} cannot name a run directory: it must not be empty or hold '/'")
+        if Path(prefix + CONFIG).name != prefix + CONFIG:
+            raise RunError(f"{prefix!r} cannot begin the names of a run's files: it must not hold '/'")
         path = _make_run_directory(Path(base), name)
         lock = _acquire(path)
         try:
             now = _now()
             fields = {"status": "running", "argv": sys.argv, "created": now, "updated": now, **provenance()}
+            fields |= manifest | ({"prefix": prefix} if prefix else {})
             # The manifest is what makes the directory a run: it comes last.
-            atomic_write_json(path / CONFIG, config)
-            atomic_write_json(path / MANIFEST, {**fields, **manifest})
+            atomic_write_json(path / (prefix + CONFIG), config)
+            atomic_write_json(path / MANIFEST, fields)
         except BaseException:
             _release(lock)
             raise
-        return cls(path, lock, config, {**fields, **manifest})
+        return cls(path, lock, config, fields)
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
@@ -140,7 +148,7 @@ class RunDir:
 
     def update_manifest(self, **fields: Any) -> None:
         """Write `fields` over those of the manifest, atomically, after the rows so far are on disk."""
-        self._sync_rows()
+        self.sync_rows()
         manifest = {**self._manifest, **fields, "updated": _now()}
         atomic_write_json(self.path / MANIFEST, manifest)
         self._manifest = manifest
@@ -157,20 +165,25 @@ class RunDir:
         """Drop the rows of epochs after `last_epoch`, and a torn last line, atomically."""
         self.rows(METRICS, "epoch").keep(lambda row: row["epoch"] <= last_epoch)
 
+    @property
+    def checkpoints_path(self) -> Path:
+        """The folder of the run's checkpoints, which the first of them makes."""
+        return self.path / (self.prefix + CHECKPOINTS)
+
     def save_checkpoint(self, state: dict[str, Any], epoch: int) -> Path:
         """Write checkpoints/epoch_<epoch, 6 digits>.pt atomically, after the rows so far are on disk.
 
         state: tensors and plain values, so that it loads with weights_only=True.
         """
-        self._sync_rows()
-        make_directory(self.path / CHECKPOINTS)
-        path = self.path / CHECKPOINTS / checkpoint_name(epoch)
+        self.sync_rows()
+        make_directory(self.checkpoints_path)
+        path = self.checkpoints_path / checkpoint_name(epoch)
         atomic_torch_save(path, state)
         return path
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints of the run, oldest epoch first."""
-        return checkpoints_in(self.path / CHECKPOINTS)
+        return checkpoints_in(self.checkpoints_path)
 
     def delete_checkpoints(self, keep: Iterable[Path]) -> None:
         """Delete all checkpoints but `keep`, the oldest first."""
@@ -179,7 +192,8 @@ class RunDir:
             if path.name not in kept:
                 path.unlink()
 
-    def _sync_rows(self) -> None:
+    def sync_rows(self) -> None:
+        """Put the rows so far on disk."""
         for log in self._rows.values():
             log.sync()
 
@@ -248,14 +262,16 @@ def _release(lock: int) -> None:
 
 def read_run(path: Path) -> RunInfo:
     """The run in directory `path`. Raises RunError if there is none."""
-    contents = []
-    for name in (MANIFEST, CONFIG):
-        try:
-            content = json.loads((path / name).read_bytes())
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else f"not JSON ({error})"
-            raise RunError(f"{path} is not a run directory: {name}: {why}") from None
-        if not isinstance(content, dict):
-            raise RunError(f"{path} is not a run directory: {name} does not hold an object")
-        contents.append(content)
-    return RunInfo(path, *contents)
+    manifest = _read_object(path, MANIFEST)
+    return RunInfo(path, manifest, _read_object(path, f"{manifest.get('prefix', '')}{CONFIG}"))
+
+
+def _read_object(path: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads((path / name).read_bytes())
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"not JSON ({error})"
+        raise RunError(f"{path} is not a run directory: {name}: {why}") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is not a run directory: {name} does not hold an object")
+    return content

@@ -25,7 +25,7 @@ class WandbSettings:
 
     entity, resume_id: "" = the account's default, a new run. track_model: what `wandb.watch` logs.
     exclude_files: globs of files, relative to the run directory, that are not uploaded at the end of the run;
-    `*` matches `/` too.
+    `*` matches `/` too. opt_out: how the user does without, for the error where it does not start.
     """
 
     project: str
@@ -33,17 +33,21 @@ class WandbSettings:
     resume_id: str = ""
     track_model: Literal["gradients", "parameters", "all"] | None = None
     exclude_files: tuple[str, ...] = ()
+    opt_out: str = "set use_wandb to false"
 
 
-def check_trackers(tensorboard: bool, wandb: bool) -> str | None:
-    """What is missing for the trackers asked for, and how to install it; None if nothing. Imports neither."""
+def check_trackers(tensorboard: bool, wandb: bool, asked_by: str = "use_") -> str | None:
+    """What is missing for the trackers asked for, and how to install it; None if nothing. Imports neither.
+
+    asked_by: what the names of their fields or flags begin with.
+    """
     asked = {"tensorboard": tensorboard, "wandb": wandb}
     missing = [package for package, wanted in asked.items() if wanted and not _installed(package)]
     if not missing:
         return None
     if len(missing) == 1:
-        return f"use_{missing[0]} needs a package that is not installed: pip install {missing[0]}"
-    fields = " and ".join(f"use_{package}" for package in missing)
+        return f"{asked_by}{missing[0]} needs a package that is not installed: pip install {missing[0]}"
+    fields = " and ".join(f"{asked_by}{package}" for package in missing)
     return f"{fields} need packages that are not installed: pip install {' '.join(missing)}"
 
 
@@ -89,12 +93,14 @@ class Tracker:
         The trackers get `train/<name>` and `val/<name>` at step e.
         """
         self._run.append_metrics(row)
-        if self._board is None and self._wandb is None:
-            return
-        step = row["epoch"]
-        values = {
-            f"{split}/{name}": v for split in ("train", "val") for name, v in row.get(split, {}).items()
-        }
+        splits = {split: row.get(split, {}) for split in ("train", "val")}
+        self.send(
+            {f"{split}/{name}": value for split, values in splits.items() for name, value in values.items()},
+            row["epoch"],
+        )
+
+    def send(self, values: dict[str, float], step: int) -> None:
+        """Give values to the trackers alone, for runs that write their rows themselves."""
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
@@ -139,7 +145,7 @@ def _start_wandb(run: RunDir, settings: WandbSettings) -> Any:
     except (wandb.Error, OSError) as error:
         raise TrackerError(
             f"Weights & Biases did not start: {error}. Log in (wandb login), work offline "
-            "(WANDB_MODE=offline), or set use_wandb to false"
+            f"(WANDB_MODE=offline), or {settings.opt_out}"
         ) from None
     run.update_manifest(wandb_id=started.id)
     return started

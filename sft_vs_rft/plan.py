@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import typing
 from collections.abc import Iterable, Iterator
@@ -27,6 +26,7 @@ from common.config import (
     unknown_key,
     validate,
 )
+from common.plan import PlanSettings, choices, empty_options
 from sft_vs_rft.config import AUTO_CHECKPOINT, COSMETIC_FIELDS, MEANINGLESS_FIELDS, ExperimentConfig
 from sft_vs_rft.pretraining import find_pretraining, mismatches, pretrain_hint, start_checkpoint
 
@@ -45,37 +45,20 @@ class Configuration(Config):
     )
 
 
-class Plan(Config):
+class Plan(PlanSettings):
     """What a plan file holds."""
 
     name: str = Field("controlled experiments", description="shown in logs and bars")
-    description: str = Field("", description="for the reader")
     skip: Annotated[int, Field(ge=0)] = Field(0, description="expanded configurations to skip from the start")
-    repetitions: Annotated[int, Field(ge=1)] = Field(1, description="times that each experiment is run")
     largest: bool = Field(False, description="a larger score is better, when the best configuration is named")
-    multiprocess: bool = Field(False, description="one process per experiment, num_parallel at a time")
-    num_parallel: Annotated[int, Field(ge=1)] = Field(
-        1, description="experiments at a time, with multiprocess"
-    )
-    gpu_ids_pool: list[Annotated[int, Field(ge=0)]] = Field(
-        [],
-        description="GPUs handed out to the processes; [] = each experiment's own gpu_ids",
-    )
     configurations: Annotated[list[Configuration], Field(min_length=1)] = Field(description="what to run")
 
     def check(self) -> list[Problem]:
-        options = [
-            Problem(
-                f"configurations[{i}].options.{name}", "an empty list of values leaves no experiment to run"
-            )
-            for i, configuration in enumerate(self.configurations)
-            for name, values in configuration.options.items()
-            if not values
-        ]
+        problems = empty_options([configuration.options for configuration in self.configurations])
         count = sum(math.prod(map(len, c.options.values())) for c in self.configurations)
-        if not options and self.skip >= count:
-            options.append(Problem("skip", f"skips all {count} configurations of the plan"))
-        return options
+        if not problems and self.skip >= count:
+            problems.append(Problem("skip", f"skips all {count} configurations of the plan"))
+        return problems
 
 
 @dataclass(frozen=True)
@@ -158,13 +141,11 @@ def expand(plan: Plan) -> Iterator[tuple[dict[str, Any], dict[Keys, Keys]]]:
     for i, configuration in enumerate(plan.configurations):
         place: Keys = ("configurations", i)
         origin: dict[Keys, Keys] = {(): (*place, "base_config")}
-        names = list(configuration.options)
-        for choice in itertools.product(*(enumerate(values) for values in configuration.options.values())):
-            chosen = {name: value for name, (_, value) in zip(names, choice, strict=True)}
+        for choice in choices(configuration.options):
+            chosen = {name: value for name, (_, value) in choice.items()}
             # An unknown field is one problem, not one for each of its values.
             items = {
-                name: (j,) if name in ExperimentConfig.model_fields else ()
-                for name, (j, _) in zip(names, choice, strict=True)
+                name: (j,) if name in ExperimentConfig.model_fields else () for name, (j, _) in choice.items()
             }
             from_options: dict[Keys, Keys] = {
                 (name,): (*place, "options", name, *item) for name, item in items.items()

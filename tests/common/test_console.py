@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import progress, setup_logging
+from common.console import bars_reported, progress, setup_logging
 
 LOGGER = logging.getLogger("sft_vs_rft.some_module")
 
@@ -155,6 +155,24 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
     ]
 
 
+def test_status_stands_behind_the_bar() -> None:
+    with redirect_stderr(Terminal()) as terminal, progress(10, "ppo", unit="iteration") as bar:
+        bar.show("reward 0.31, KL 0.02")
+        bar.update(5)
+        bar.refresh()
+    assert re.search(r"5/10 \[[^\]]*, reward 0\.31, KL 0\.02\]", terminal.getvalue())
+
+
+def test_status_is_part_of_the_log_lines(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    with setup_logging(console=True), progress(100, "ppo", unit="iteration") as bar:
+        clock[0] += 40
+        bar.show("reward 0.31")
+        bar.update()
+    assert capsys.readouterr().err.endswith(
+        "ppo: 1/100 iterations, 40.0 s/iteration, 1:06:00 left; reward 0.31\n"
+    )
+
+
 def test_disabled_bar_is_quiet_on_a_terminal_too(clock: list[float]) -> None:
     with redirect_stderr(Terminal()) as terminal, setup_logging(console=False):
         with progress(10, "digits", disable=True) as bar:
@@ -183,3 +201,28 @@ def test_a_terminal_without_columns_still_shows_bars(monkeypatch):
         bar.update(5)
         bar.refresh()
     assert "work:  50%" in terminal.getvalue()
+
+
+def test_reported_bars_are_not_drawn_and_the_top_one_reports(clock: list[float]) -> None:
+    reports: list[tuple[float, float]] = []
+    with redirect_stderr(Terminal()) as terminal, setup_logging(console=False):
+        with bars_reported(lambda steps, total: reports.append((steps, total))):
+            with progress(10, "training", initial=4) as bar, progress(7, "evaluation", position=1) as inner:
+                bar.update()
+                inner.update(3)
+                bar.update(2)
+            with progress(5, "other process", disable=True) as bar:
+                bar.update()
+        assert terminal.getvalue() == ""
+        with progress(3, "later") as bar:
+            bar.update()
+    assert reports == [(4, 10), (5, 10), (7, 10)]
+    assert "later" in terminal.getvalue()
+
+
+def test_a_bar_learns_its_total_from_reports(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    with setup_logging(console=True), progress(1, "worker", unit="text") as bar:
+        bar.move_to(0, 100)
+        clock[0] += 40
+        bar.move_to(50, 100)
+    assert capsys.readouterr().err.endswith("worker: 50/100 texts, 1.2 texts/s, 00:40 left\n")

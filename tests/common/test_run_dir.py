@@ -217,6 +217,32 @@ def test_manifest_updates_last(tmp_path: Path) -> None:
         assert again.config == {"lr": 0.1}
 
 
+def test_a_prefix_begins_the_names_of_config_and_checkpoints(tmp_path: Path) -> None:
+    with RunDir.create(tmp_path, "mine", {"lr": 0.1}, {}, prefix="mine_") as run:
+        path = run.save_checkpoint({"epoch": 3}, 3)
+        assert path == run.path / "mine_checkpoints" / "epoch_000003.pt"
+        names = {file.name for file in run.path.iterdir()}
+        assert names == {".lock", "manifest.json", "mine_config.json", "mine_checkpoints"}
+    (found,) = find_runs(tmp_path)
+    assert (found.config, found.manifest["prefix"]) == ({"lr": 0.1}, "mine_")
+    with RunDir.open(run.path) as again:
+        assert (again.prefix, again.config, again.checkpoints()) == ("mine_", {"lr": 0.1}, [path])
+        again.delete_checkpoints(keep=[])
+        assert again.checkpoints() == []
+    (run.path / "mine_config.json").unlink()
+    with pytest.raises(RunError, match=r"is not a run directory: mine_config.json: No such file"):
+        RunDir.open(run.path)
+    with make_run(tmp_path) as plain:
+        assert "prefix" not in plain.manifest and plain.prefix == ""
+
+
+def test_a_prefix_that_begins_no_file_name_is_refused(tmp_path: Path) -> None:
+    message = "'a/' cannot begin the names of a run's files: it must not hold '/'"
+    with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
+        RunDir.create(tmp_path, "run", {}, {}, prefix="a/")
+    assert list(tmp_path.iterdir()) == []
+
+
 # Lock
 
 
@@ -370,6 +396,18 @@ def test_a_run_without_rows_has_none(tmp_path: Path) -> None:
         assert read_metrics(run.path) == []
         run.truncate_metrics(3)
         assert not (run.path / "metrics.jsonl").exists()
+
+
+def test_rows_may_be_labelled_by_fractions(tmp_path: Path) -> None:
+    with make_run(tmp_path) as run:
+        log = run.rows("training_info.jsonl", "epoch")
+        for epoch in (0, 0.25, 0.5, 1.0):
+            log.append({"epoch": epoch})
+        log.keep(lambda row: row["epoch"] <= 0.5)
+        assert log.read() == [{"epoch": 0}, {"epoch": 0.25}, {"epoch": 0.5}]
+        (run.path / "training_info.jsonl").write_text('{"epoch": "1"}\n')
+        with pytest.raises(RunError, match="line 1 is not a row with its 'epoch'"):
+            log.read()
 
 
 @pytest.mark.parametrize("torn", ['{"epoch": 3, "tra', '{"epoch": 3}', "\x00" * 500])

@@ -86,6 +86,21 @@ def test_tensorboard_shows_no_epoch_twice_after_a_resume(run: RunDir) -> None:
     assert [r["epoch"] for r in read_metrics(run.path)] == list(range(6))
 
 
+def test_values_can_be_sent_without_a_row(run: RunDir, wandb: "FakeWandb") -> None:
+    with Tracker(run, tensorboard=True, wandb=WandbSettings("p")) as tracker:
+        tracker.send({"rollout_info/ep_rew": 0.5}, 3)
+    assert scalars(run) == {"rollout_info/ep_rew": [(3, 0.5)]}
+    assert wandb.of("log") == [(({"rollout_info/ep_rew": 0.5},), {"step": 3})]
+    assert read_metrics(run.path) == []
+
+
+def test_a_purge_step_drops_nothing_of_a_fresh_run(run: RunDir) -> None:
+    with Tracker(run, tensorboard=True, purge_step=1) as tracker:
+        for step in range(3):
+            tracker.send({"loss": 0.5}, step)
+    assert scalars(run) == {"loss": [(0, 0.5), (1, 0.5), (2, 0.5)]}
+
+
 def test_wandb_runs_offline_in_the_run_directory(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -195,6 +210,8 @@ def test_wandb_that_does_not_start_is_one_clear_error(run: RunDir, wandb: FakeWa
         "Weights & Biases did not start: No API key configured. Log in (wandb login), work offline "
         "(WANDB_MODE=offline), or set use_wandb to false"
     )
+    with pytest.raises(TrackerError, match=r"\(WANDB_MODE=offline\), or leave out --log_to_wandb$"):
+        Tracker(run, wandb=WandbSettings("p", opt_out="leave out --log_to_wandb"))
 
 
 def test_files_to_upload(tmp_path: Path) -> None:
@@ -232,6 +249,8 @@ def test_missing_packages_are_named_before_anything_loads(monkeypatch: pytest.Mo
     assert check_trackers(True, True) == (
         "use_tensorboard and use_wandb need packages that are not installed: pip install tensorboard wandb"
     )
+    message = "--log_to_wandb needs a package that is not installed: pip install wandb"
+    assert check_trackers(False, True, "--log_to_") == message
 
 
 def test_the_folder_that_wandb_leaves_behind_is_not_the_package(

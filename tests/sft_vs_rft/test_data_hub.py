@@ -1,5 +1,4 @@
 import io
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,26 +41,6 @@ def stsb_dict() -> datasets.DatasetDict:
     return datasets.DatasetDict(
         {split: datasets.Dataset.from_dict(rows) for split in ("train", "validation", "test")}
     )
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[tuple[Any, ...]]]:
-    """Makes load_dataset return the given object, or raise it; returns the list of its calls."""
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: [])
-
-    def serve(answer: Any) -> list[tuple[Any, ...]]:
-        calls = []
-
-        def load_dataset(*args: Any, **kwargs: Any) -> Any:
-            calls.append((*args, kwargs))
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        return calls
-
-    return serve
 
 
 @pytest.mark.parametrize(

@@ -262,8 +262,8 @@ def test_set_something_unknown(tmp_path):
         (
             "--set",
             "qqq",
-            "unknown key; known: name, description, skip, repetitions, largest, multiprocess, num_parallel, "
-            "gpu_ids_pool, configurations, dataset, data_dir, tokenizer_path, ...",
+            "unknown key; known: name, description, repetitions, multiprocess, num_parallel, gpu_ids_pool, "
+            "skip, largest, configurations, dataset, data_dir, tokenizer_path, ...",
         ),
     ]
 

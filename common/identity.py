@@ -1,0 +1,97 @@
+"""Which run directory is whose: found by what decides a run's numbers, not by its name or place."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from common.run_dir import CONFIG, LOCK, MANIFEST, RunBusyError, RunDir, RunInfo, find_runs
+
+IDENTITY = "identity"  # of the manifest
+LOCK_PATIENCE = 5.0  # seconds; a worker of a killed runner ends well within them
+
+
+def hash_of(content: Any) -> str:
+    """Sixteen hexadecimal digits for a value that JSON can hold, whatever the order of its mappings."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def content_digest(path: Path) -> str:
+    """Hash of a file, or of the names and contents of all files in a folder."""
+    if path.is_file():
+        return _file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return hash_of([(str(file.relative_to(path)), content_digest(file)) for file in files])
+
+
+@functools.cache  # Many runs of a plan read the same files, and these may be gigabytes.
+def _file_digest(path: Path, modified: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def earlier_runs(folder: Path) -> dict[str, RunInfo]:
+    """Identity -> its newest run directly below `folder`, a finished one before any other."""
+    runs = [run for run in find_runs(folder) if IDENTITY in run.manifest]
+    runs.sort(key=lambda run: run.manifest.get("status") == "finished")
+    return {run.manifest[IDENTITY]: run for run in runs}
+
+
+def open_or_create(
+    folder: Path, identity: str, create: Callable[[], RunDir], fresh: bool = False
+) -> tuple[RunDir, bool]:
+    """The run of this identity, locked to go on with it; if there is none, or `fresh`, what `create` makes.
+
+    Returns it and whether it is an earlier one. Of several processes that come at once, one creates it.
+    Raises RunBusyError if a live process holds it.
+    """
+    with _alone_in(folder):
+        earlier = None if fresh else earlier_runs(folder).get(identity)
+        if earlier is None:
+            return create(), False
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            return RunDir.open(earlier.path), True
+        except RunBusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Within the block no other process is in such a block for the same folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # Some network file systems lock no folders.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_stillborn(base: Path) -> None:
+    """Delete the folders below `base` of runs that were killed before they had a manifest.
+
+    They hold no more than a config, and nothing will ever open them. A maker that is alive has the lock
+    from before it writes its number there.
+    """
+    for path in base.iterdir() if base.is_dir() else ():
+        if not path.is_dir() or (path / MANIFEST).exists():
+            continue
+        with suppress(FileNotFoundError, BlockingIOError), (path / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            names = {file.name for file in path.iterdir() if not file.name.startswith(".tmp-")}
+            if lock.read() and all(name == LOCK or name.endswith(CONFIG) for name in names):
+                shutil.rmtree(path)

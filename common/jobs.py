@@ -1,0 +1,154 @@
+"""A job: work that leaves a run directory, after other jobs, in this process or another (common.schedule)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from common.console import console_silenced, setup_logging
+from common.identity import open_or_create
+from common.run_dir import RunDir
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["finished", "skipped", "failed", "not run", "interrupted"]
+JobKey = tuple[Path, str]  # folder and identity
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    status: finished, skipped (finished earlier), failed, not run (what it needs failed), interrupted. error:
+    why it failed or was not run.
+    """
+
+    status: Status
+    run: Path | None = None
+    error: str | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.status in ("finished", "skipped")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work that leaves a run directory directly below `folder`, whose manifest holds `identity`.
+
+    identity: of all that decides the run's numbers, by which it is found again; of the jobs in `after`, whose
+    runs it reads, theirs are to be part of it. work: a function of a module, or a functools.partial of one,
+    since it may be sent to another process. imports: the modules that it takes seconds to import. steps,
+    unit: of its bar. shown: loggers whose lines a user is to see even of a job in another process. silent: no
+    bar and no log lines on the console.
+    """
+
+    label: str
+    identity: str
+    folder: Path
+    work: Callable[[Turn], Outcome]
+    after: tuple[Job, ...] = ()
+    imports: tuple[str, ...] = ()
+    steps: int = 1
+    unit: str = "epoch"
+    shown: tuple[str, ...] = ()
+    silent: bool = False
+
+    @property
+    def key(self) -> JobKey:
+        """The same for jobs that are one and the same work."""
+        return self.folder, self.identity
+
+
+class Queue:
+    """The jobs that wait for their turn. outcomes: of the others, growing while the queue is in use."""
+
+    def __init__(self, waiting: Sequence[Job], outcomes: dict[JobKey, Outcome]) -> None:
+        self._waiting = list(waiting)
+        self._outcomes = outcomes
+
+    def imports(self) -> list[str]:
+        """What the waiting jobs import."""
+        return sorted({module for job in self._waiting for module in job.imports})
+
+    def take(self) -> tuple[Job, tuple[Path, ...]] | None:
+        """The first job whose turn has come, with the runs of those before it; None if all have to wait."""
+        for job in self._waiting:
+            before = [self._outcomes.get(need.key) for need in job.after]
+            if all(outcome is not None and outcome.is_done for outcome in before):
+                self._waiting.remove(job)
+                return job, tuple(o.run for o in before if o is not None and o.run is not None)
+        return None
+
+    def take_hopeless(self) -> Iterator[tuple[Job, Outcome]]:
+        """The jobs whose turn will not come, since one before them failed or was stopped."""
+        for job in list(self._waiting):
+            known = [(need, self._outcomes[need.key]) for need in job.after if need.key in self._outcomes]
+            if lost := [need.label for need, outcome in known if outcome.status in ("failed", "not run")]:
+                self._waiting.remove(job)
+                yield job, Outcome("not run", error=f"needs {', '.join(lost)}, which did not finish")
+            elif any(outcome.status == "interrupted" for _, outcome in known):
+                self._waiting.remove(job)
+                yield job, Outcome("interrupted")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a job's work is given when its turn has come.
+
+    earlier: run directories of the jobs in `job.after`. fresh: ignore an earlier run of the job. console: log
+    lines may go to the terminal. gpu: the one to use, None = the job's own choice. share: how many jobs share
+    the cores. stop(): whether to stop now, resumable. report(steps done in all, of how many if that is not
+    `job.steps`).
+    """
+
+    job: Job
+    earlier: tuple[Path, ...] = ()
+    fresh: bool = False
+    console: bool = True
+    gpu: int | None = None
+    share: int = 1
+    stop: Callable[[], bool] = lambda: False
+    report: Callable[..., None] = lambda steps, total=None: None
+
+
+def carry_out(
+    turn: Turn,
+    create: Callable[[], RunDir],
+    work: Callable[[RunDir], None],
+    interrupted: type[Exception],
+    log_file: str | None = "log.txt",
+) -> Outcome:
+    """Do a job's work in its earlier run directory, or in a new one, with a log file there.
+
+    create: makes the directory, with the job's identity in the manifest. work: leaves its status "finished";
+    raises `interrupted` when it stopped because it was asked to. log_file: its name after the run's prefix,
+    None = no file.
+    """
+    job = turn.job
+    if turn.stop():
+        return Outcome("interrupted")
+    try:
+        run, is_earlier = open_or_create(job.folder, job.identity, create, turn.fresh)
+        with run:
+            if run.manifest["status"] == "finished":  # By another runner, since the plan began.
+                return Outcome("skipped", run.path)
+            log = run.path / f"{run.prefix}{log_file}" if log_file else None
+            with setup_logging(turn.console, log), console_silenced(job.silent):
+                logger.info("%s: %s in %s", job.label, "resumed" if is_earlier else "started", run.path)
+                try:
+                    work(run)
+                    return Outcome("finished", run.path)
+                except interrupted:
+                    return Outcome("interrupted", run.path)
+                except Exception as error:
+                    # Errors of the package that does the work are messages for the user, others are bugs.
+                    ours = ("common", interrupted.__module__.partition(".")[0])
+                    expected = type(error).__module__.partition(".")[0] in ours
+                    logger.error("%s failed: %s", job.label, error, exc_info=not expected)
+                    return Outcome("failed", run.path, f"{type(error).__name__}: {error}")
+    except Exception as error:
+        return Outcome("failed", error=str(error))

@@ -1,0 +1,153 @@
+"""The plan runner: its summary, and what a run leaves behind."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from controlled_setting import make_config
+from plan_runs import runs_of, write_plan
+
+from common.run_dir import RunDir, find_runs, read_metrics
+from sft_vs_rft.plan import Experiment, Plan
+from sft_vs_rft.schedule import Outcome
+from sft_vs_rft_controlled_experiments_plan_runner import main, summary
+
+METHODS = ["reinforce", "supervised"]
+
+
+def run(plan: Path, *flags: str) -> int:
+    return main(["--plan_config_path", str(plan), "--disable_console_log", *flags])
+
+
+def outcome(
+    index: int, name: str, score: float | None, status: Any = "finished", repetition: int = 0
+) -> Outcome:
+    config = make_config(experiment_name=name)
+    return Outcome(Experiment(index, repetition, config), status, Path("runs") / name, score)
+
+
+# The summary
+
+
+@pytest.mark.parametrize(("largest", "best"), [(False, "a, 0.5"), (True, "b, 1.5")])
+def test_best_configuration_smallest_or_largest(largest, best):
+    plan = Plan(name="p", largest=largest, configurations=[{}])
+    outcomes = [outcome(0, "a", 0.5), outcome(1, "b", 1.5), outcome(2, "c", None, "failed")]
+    lines = summary(plan, outcomes)
+    assert lines[0] == "plan p: 3 experiments"
+    assert lines[1] == "  finished    a: score 0.5 (runs/a)"
+    assert lines[3] == "  failed      c: not run to its end (runs/c)"
+    assert lines[4] == f"  best ({'largest' if largest else 'smallest'} train loss): {best}"
+
+
+def test_best_configuration_by_the_mean_of_its_repetitions():
+    plan = Plan(name="p", repetitions=2, configurations=[{}])
+    outcomes = [
+        outcome(0, "a", 0.1),
+        outcome(1, "a", 0.9, repetition=1),
+        outcome(2, "b", 0.3, "skipped"),
+        outcome(3, "b", 0.5, repetition=1),
+    ]
+    assert summary(plan, outcomes)[-1] == "  best (smallest train loss): b, 0.4, std 0.141 over 2"
+
+
+def test_configurations_of_one_name_are_not_taken_for_repetitions():
+    plan = Plan(name="p", configurations=[{}])
+    outcomes = [outcome(0, "a", 0.1), outcome(1, "a", 0.9)]
+    assert summary(plan, outcomes)[-1] == "  best (smallest train loss): a, 0.1"
+
+
+def test_no_best_configuration_when_nothing_finished():
+    lines = summary(Plan(name="p", configurations=[{}]), [outcome(0, "a", None, "interrupted")])
+    assert lines == ["plan p: 1 experiments", "  interrupted a: not run to its end (runs/a)"]
+
+
+# What a run leaves behind
+
+
+def test_log_files_of_plan_and_experiments(tmp_path, capfd):
+    plan = write_plan(tmp_path, {"opt_method": METHODS}, save_logs=True, epoch_log_interval=2)
+    logs = tmp_path / "logs"
+    assert run(plan, "--save_logs", "--log_dir", str(logs)) == 0
+    assert run(plan, "--save_logs", "--log_dir", str(logs), "--log_file_name_prefix", "mine") == 0
+    first, second = sorted(logs.iterdir(), key=lambda path: path.name.startswith("mine"))
+    assert first.name.startswith("plan_20") and second.name.startswith("mine_20")
+    assert "best (smallest train loss)" in first.read_text()
+    assert second.read_text().count("finished earlier, skipped") == 2
+    for a_run in runs_of(tmp_path):
+        log = (a_run.path / "log.txt").read_text()
+        assert log.count(" epoch 1: train loss") == log.count(" epoch 3: train loss") == 1
+        assert log.count("no CUDA device here: gpu_ids [0] means CPU") == 1
+        assert "start, small reward std inputs: reward" in log
+        other = next(m for m in METHODS if m != a_run.config["opt_method"])
+        assert f"{other}_0-01" not in log
+    assert capfd.readouterr() == ("", ""), "--disable_console_log"
+
+
+def test_no_log_file_unless_asked_for(tmp_path):
+    assert run(write_plan(tmp_path, save_logs=False)) == 0
+    (a_run,) = runs_of(tmp_path)
+    assert not (a_run.path / "log.txt").exists()
+
+
+def test_an_experiment_can_be_silent_on_the_console(tmp_path, capfd):
+    plan = write_plan(
+        tmp_path, {"disable_console_log": [True, False]}, experiment_name="{disable_console_log}"
+    )
+    assert main(["--plan_config_path", str(plan)]) == 0
+    printed = capfd.readouterr().err
+    assert "best (smallest train loss)" in printed, "the plan's own lines stay"
+    assert (printed.count("True: started in"), printed.count("False: started in")) == (0, 1)
+    assert [(run.path / "log.txt").read_text().count("started in") for run in runs_of(tmp_path)] == [1, 1]
+
+
+def test_gpus_without_cuda_mean_the_cpu(tmp_path):
+    plan = write_plan(tmp_path, gpu_ids=[3])
+    assert run(plan) == 0
+    (a_run,) = runs_of(tmp_path)
+    assert a_run.manifest["device"] == "cpu"
+    assert (a_run.path / "log.txt").read_text().count("no CUDA device here: gpu_ids [3] means CPU") == 1
+
+
+def test_metric_plots_only_if_asked_for(tmp_path):
+    options = {"save_metric_plots": [True, False]}
+    assert run(write_plan(tmp_path, options, epochs=2, experiment_name="{save_metric_plots}")) == 0
+    with_plots, without = runs_of(tmp_path)
+    plots = {path.name for path in (with_plots.path / "plots").iterdir()}
+    assert {"loss.png", "reward.png", "grad_norm.png", "accuracy.png", "avg_reward_std.png"} <= plots
+    assert not (without.path / "plots").exists()
+
+
+def test_tensorboard_has_every_epoch_once_after_a_resume(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plan = write_plan(tmp_path, use_tensorboard=True, save_every_num_val=2, epochs=7)
+
+    def die_in_epoch_5(run_dir: RunDir, row: dict[str, Any]) -> None:
+        append(run_dir, row)
+        if row["epoch"] == 5:
+            raise RuntimeError("for the test")
+
+    append = RunDir.append_metrics
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDir, "append_metrics", die_in_epoch_5)
+        assert run(plan) == 1  # epochs 0 to 4 are logged, the checkpoint is of 3
+    assert run(plan) == 0
+    (a_run,) = runs_of(tmp_path)
+    events = EventAccumulator(str(a_run.path / "tensorboard")).Reload()
+    rows = read_metrics(a_run.path)
+    for split in ("train", "val"):
+        for name in rows[0][split]:
+            scalars = events.Scalars(f"{split}/{name}")
+            assert [event.step for event in scalars] == list(range(7))
+            expected = [row[split][name] for row in rows]
+            assert [event.value for event in scalars] == pytest.approx(expected, rel=1e-6)
+
+
+def test_files_and_folders_beside_the_runs_do_no_harm(tmp_path):
+    plan = write_plan(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "notes.txt").write_text("mine")
+    (tmp_path / "runs" / "folder").mkdir()
+    assert run(plan) == 0
+    assert len(find_runs(tmp_path / "runs")) == 1
