@@ -77,10 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def create_run(args: argparse.Namespace, config: ExtractConfig) -> RunDir:
     """A new run directory under --output_path, named as the released code names its results."""
-    datapool, model = config.datapool.id.replace(":", "-"), Path(config.alg.model_name).name
-    name = f"train_reward_stats_{datapool}_{model}_num_train_{config.datapool.num_train_samples}"
-    name += f"_rnd_{config.datapool.train_samples_rnd_seed}"
-    name += f"_{args.output_file_suffix}" if args.output_file_suffix else ""
+    name = config.run_name(args.output_file_suffix)
     return RunDir.create(args.output_path, name, resolved(config), {"job": "extraction"})
 
 

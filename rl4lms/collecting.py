@@ -21,7 +21,8 @@ from rl4lms.language_model import autocast, is_seq2seq
 from rl4lms.nlpo import MaskModel, PackedMasks
 from rl4lms.parallel import World
 from rl4lms.policy_model import PolicyModel, Sequences
-from rl4lms.rewards import Reward
+from rl4lms.requirements import RequirementError
+from rl4lms.rewards import Reward, RewardError
 from rl4lms.rollouts import Rollouts, Scores, fill_buffer, score_rollouts
 from rl4lms.samples import Sample
 from rl4lms.text import TextBatch
@@ -77,7 +78,7 @@ def collect(
     device = next(actors.policy.parameters()).device
     with autocast(device, actors.dtype):
         episodes = _sample(actors, iteration, expected_length, world)
-        scored = world.gather(_score(actors, world.share(episodes), kl_coeff))
+        scored = _score_shares(actors, episodes, kl_coeff, world)
     return _assemble(actors, episodes, scored, device)
 
 
@@ -135,6 +136,20 @@ def _generate(actors: Actors, iteration: int, numbers: list[int], drawn: list[in
             _Episode(sample, ids[i, mask[i]], responses[i, real[i]]) for i, sample in enumerate(drawn[chunk])
         ]
     return episodes
+
+
+def _score_shares(actors: Actors, episodes: list[_Episode], kl_coeff: float, world: World) -> list[_Scored]:
+    """What was computed of all episodes. A reward that fails in one process fails in all."""
+    scored: list[_Scored] = []
+    failed = None
+    try:
+        scored = _score(actors, world.share(episodes), kl_coeff)
+    except (RewardError, RequirementError) as error:
+        failed = error  # the other processes would wait for ever
+    for failure in world.gather([failed]):
+        if failure is not None:
+            raise failure
+    return world.gather(scored)
 
 
 def _score(actors: Actors, episodes: list[_Episode], kl_coeff: float) -> list[_Scored]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,13 @@ TOKENIZERS = (
     ("spiece.model", "config.json"),
     ("vocab.json", "merges.txt", "config.json"),
 )
+# Those of encoders, such as BERT, take these too. (T5's and GPT-2's load vocab.txt as an empty vocabulary.)
+ENCODER_TOKENIZERS = (*TOKENIZERS, ("vocab.txt", "config.json"), ("sentencepiece.bpe.model", "config.json"))
+# Folders where the project's own models lie, as its configs name them -> the config that makes the model.
+LAPTOP_MODELS = {
+    "outputs/laptop_models/t5": "rl4lms_scripts/laptop/pretrain_t5.yml",
+    "outputs/laptop_models/gpt2": "rl4lms_scripts/laptop/pretrain_gpt2.yml",
+}
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _MODEL_FILES = "a model folder holds config.json, model.safetensors and tokenizer.json"
 
@@ -45,7 +53,7 @@ def check_model_source(name: str, kind: Kind | None = None) -> str | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return f"{folder / 'config.json'} cannot be read: {error}"
-    if not any((folder / file).is_file() for file in WEIGHTS):
+    if not has_weights(lambda file: (folder / file).is_file()):
         return (
             f"folder {name!r} has no weights (model.safetensors): "
             "write them with model.save_pretrained(folder), or copy the missing file"
@@ -55,17 +63,31 @@ def check_model_source(name: str, kind: Kind | None = None) -> str | None:
     return None
 
 
-def check_tokenizer_source(name: str) -> str | None:
-    """What is wrong with the tokenizer that `name` points to, likewise."""
+def check_tokenizer_source(name: str, *, encoder: bool = False) -> str | None:
+    """What is wrong with the tokenizer that `name` points to, likewise.
+
+    encoder: it belongs to an encoder in this folder, else to a T5 or GPT-2 here or elsewhere.
+    """
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return _not_a_folder(name)
-    if not any(all((folder / file).is_file() for file in files) for files in TOKENIZERS):
-        return (
-            f"folder {name!r} has no tokenizer (tokenizer.json): write it with "
-            "tokenizer.save_pretrained(folder), or set tokenizer.model_name to the model it was made from"
-        )
-    return None
+    if has_tokenizer(lambda file: (folder / file).is_file(), encoder=encoder):
+        return None
+    other = "copy it from" if encoder else "set tokenizer.model_name to"
+    return (
+        f"folder {name!r} has no tokenizer (tokenizer.json): write it with "
+        f"tokenizer.save_pretrained(folder), or {other} the model it was made from"
+    )
+
+
+def has_weights(has: Callable[[str], bool]) -> bool:
+    """Whether a place that `has` some files has the weights of a model."""
+    return any(map(has, WEIGHTS))
+
+
+def has_tokenizer(has: Callable[[str], bool], *, encoder: bool = False) -> bool:
+    """Whether a place that `has` some files has a tokenizer; encoder: as in `check_tokenizer_source`."""
+    return any(all(map(has, files)) for files in (ENCODER_TOKENIZERS if encoder else TOKENIZERS))
 
 
 def wrong_kind(name: str, model_type: str, kind: Kind) -> str:
@@ -78,10 +100,22 @@ def wrong_kind(name: str, model_type: str, kind: Kind) -> str:
     )
 
 
+def link_problem(link: Path) -> str | None:
+    """Why a link to a model cannot be put there; None if it can: there is nothing, or a link."""
+    if link.is_symlink() or not link.exists():
+        return None
+    return (
+        f"{link} is in the way: it is no link to a model made here; move it, or give the model another name"
+    )
+
+
 def _not_a_folder(name: str) -> str | None:
     path = Path(name).expanduser()
     if path.exists():
         return f"{name!r} is a file; name the model's folder: {_MODEL_FILES}"
+    if config := LAPTOP_MODELS.get(path.as_posix()):
+        command = f"python pretrain_small_language_model.py --config_path {config}"
+        return f"no such folder: {name!r}; made by: {command}"
     first, *rest = name.split("/")
     # `a/b` could be on the hub, but hardly if there is a folder `a` here.
     if name.startswith((".", "~")) or len(rest) > 1 or (rest and Path(first).is_dir()):

@@ -54,7 +54,7 @@ def _nucleus(logits: Tensor, mass: float, fewest: int) -> tuple[Tensor, Tensor]:
     """The likeliest tokens' ids [N, K], and which of them make up the nucleus. Sorts no more than it must."""
     vocabulary = logits.shape[1]
     probabilities = logits.float().softmax(1)
-    size = min(max(_FIRST_GUESS, fewest), vocabulary)
+    size = vocabulary if mass >= 1 else min(max(_FIRST_GUESS, fewest), vocabulary)
     while True:
         likeliest, ids = probabilities.topk(size)
         reached = likeliest.cumsum(1)
@@ -62,6 +62,7 @@ def _nucleus(logits: Tensor, mass: float, fewest: int) -> tuple[Tensor, Tensor]:
             break
         size = min(4 * size, vocabulary)
     kept = reached - likeliest <= mass  # what is before a token does not exceed the mass
+    kept |= mass >= 1  # nor does the sum of all, though it may be rounded to more
     kept[:, :fewest] = True
     return kept, ids
 

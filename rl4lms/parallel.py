@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -84,7 +85,8 @@ def join_world(device: str) -> World:
         return World()
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    # The others wait while the main process computes metrics, or reads data: for hours, if it must be.
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=timedelta(hours=12))
     if state.num_processes != asked:
         raise WorldError(
             f"{asked} processes were asked for, {state.num_processes} came together: start with "

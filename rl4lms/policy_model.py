@@ -196,7 +196,7 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
     The library checkpoints layers in training mode only: the layer is put into it, the dropout inside is not.
     Generation takes them out of it, so this is called before every update.
     """
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True

@@ -6,6 +6,7 @@ The functions take tensors and give tensors; `update` is the algorithm's inner l
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -84,25 +85,29 @@ def ppo_loss(
     returns: Tensor,
     entropy: Tensor,
     *,
-    clip_range: float = 0.2,
+    clip_range: float | None = 0.2,
     ent_coef: float = 0.0,
     vf_coef: float = 0.5,
     estimate_entropy: bool = False,
 ) -> dict[str, Tensor]:
     """The loss of N tokens and its parts, means over the tokens; all arguments [N].
 
-    advantages: as they are used, so normalised before. estimate_entropy: the mean of -log-prob stands for the
-    entropy. Keys: policy_loss, value_loss (before its weight), entropy_loss (minus the entropy), total_loss,
-    clip_fraction, approx_kl (of old to new policy, (e^x - 1) - x for x = the log of the ratio).
+    advantages: as they are used, so normalised before. clip_range: None = the plain policy gradient.
+    estimate_entropy: the mean of -log-prob stands for the entropy. Keys: policy_loss, value_loss (before its
+    weight), entropy_loss (minus the entropy), total_loss, clip_fraction, approx_kl (of old to new policy,
+    (e^x - 1) - x for x = the log of the ratio).
     """
     log_ratio = logprobs - old_logprobs
     ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
+    if clip_range is None:
+        policy_loss = -(advantages * logprobs).mean()
+    else:
+        clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+        policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
     value_loss = (returns - values).square().mean()
     entropy_loss = logprobs.mean() if estimate_entropy else -entropy.mean()
     with torch.no_grad():
-        clip_fraction = ((ratio - 1).abs() > clip_range).float().mean()
+        clip_fraction = ((ratio - 1).abs() > (clip_range or math.inf)).float().mean()
         approx_kl = (log_ratio.exp() - 1 - log_ratio).mean()
     return {
         "policy_loss": policy_loss,
@@ -147,7 +152,8 @@ def update(
     advantages, returns = estimate_advantages(rollouts, args.gamma, args.gae_lambda, alg.kl_div.norm_reward)
     parameters = [weight for weight in policy.parameters() if weight.requires_grad]
     log: list[Tensor] = []
-    for tokens in minibatches(rollouts, args.batch_size, args.minibatch_unit, args.n_epochs, seed):
+    batches = minibatches(rollouts, args.batch_size, args.minibatch_unit, args.n_epochs, seed)
+    for number, tokens in enumerate(batches, start=1):
         # The loss is a mean over the minibatch, to which each process adds the tokens of its own sequences.
         normalized = normalize_advantages(advantages[tokens])
         own = rollouts.rows[tokens] % world.size == world.rank
@@ -164,7 +170,7 @@ def update(
                 values,
                 returns[mine],
                 entropy,
-                clip_range=args.clip_range,
+                clip_range=alg.clip_range,
                 ent_coef=args.ent_coef,
                 vf_coef=args.vf_coef,
                 estimate_entropy=args.enforce_token_entropy_reg_estimate,
@@ -179,8 +185,8 @@ def update(
         norm = torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
         if not torch.isfinite(norm):
             if on_non_finite == "stop":
-                raise NonFiniteError(f"the gradient's norm is {norm.item()} in minibatch {len(log) + 1}")
-            logger.warning("minibatch %d left out: its gradient's norm is %s", len(log) + 1, norm.item())
+                raise NonFiniteError(f"the gradient's norm is {norm.item()} in minibatch {number}")
+            logger.warning("minibatch %d left out: its gradient's norm is %s", number, norm.item())
             continue
         optimizer.step()
         log.append(torch.cat([numbers, norm[None]]))
@@ -224,8 +230,8 @@ def minibatches(
             _, lengths = place[order].unique_consecutive(return_counts=True)
             # An episode belongs to the minibatch that its first token falls into.
             group = (lengths.cumsum(0) - lengths) // batch_size
-            sizes = torch.zeros_like(lengths).scatter_add_(0, group, lengths)
-            yield from order.split(sizes[sizes > 0].tolist())
+            _, sizes = group.repeat_interleave(lengths).unique_consecutive(return_counts=True)
+            yield from order.split(sizes.tolist())
 
 
 def build_optimizer(policy: PolicyModel, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:

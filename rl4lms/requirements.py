@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from common.hub import spare_retries_without_network
-from rl4lms.model_source import WEIGHTS, check_model_source, check_tokenizer_source
+from rl4lms.model_source import check_model_source, check_tokenizer_source, has_tokenizer, has_weights
 
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 _HUB_TIMEOUT = 10.0  # seconds
 
 
@@ -51,30 +50,27 @@ def nltk_folders() -> list[Path]:
 
 
 def model_problem(name: str) -> str | None:
-    """None if a model with its tokenizer is in this folder or the hub's cache, or can be had from the hub."""
-    wrong = check_model_source(name) or _wrong_tokenizer(name)
-    return wrong or _not_to_be_had(name, (("config.json",), WEIGHTS, _TOKENIZERS))
+    """None if an encoder and its tokenizer are in this folder or the hub's cache, or on the hub."""
+    wrong = check_model_source(name) or check_tokenizer_source(name, encoder=True)
+    return wrong or _not_to_be_had(name, _is_encoder)
 
 
 def tokenizer_problem(name: str) -> str | None:
-    """None if a tokenizer is in this folder or the hub's cache, or can be had from the hub."""
-    return _wrong_tokenizer(name) or _not_to_be_had(name, (_TOKENIZERS,))
+    """None if a language model's tokenizer is in this folder or the hub's cache, or on the hub."""
+    return check_tokenizer_source(name) or _not_to_be_had(name, has_tokenizer)
 
 
-def _wrong_tokenizer(name: str) -> str | None:
-    folder = Path(name).expanduser()  # encoders may come with a vocabulary alone
-    return None if (folder / "vocab.txt").is_file() else check_tokenizer_source(name)
+def _is_encoder(has: Callable[[str], bool]) -> bool:
+    return has("config.json") and has_weights(has) and has_tokenizer(has, encoder=True)
 
 
-def _not_to_be_had(name: str, parts: Iterable[tuple[str, ...]]) -> str | None:
-    """parts: files of which one each must be in the cache, to be able to do without the hub."""
+def _not_to_be_had(name: str, complete: Callable[[Callable[[str], bool]], bool]) -> str | None:
+    """complete: whether a place that has some files can do without the hub."""
     if Path(name).expanduser().is_dir():
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    cached = all(
-        any(isinstance(try_to_load_from_cache(name, file), str) for file in files) for files in parts
-    )
+    cached = complete(lambda file: isinstance(try_to_load_from_cache(name, file), str))
     return None if cached else _hub_problem(name)
 
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
-
-SMALL_STD, LOW_MEAN, NEAR_OPTIMAL_MEAN = 0.01, 0.1, 0.9
-CONFIDENCE = 0.95
+from common.statistics import CONFIDENCE, LOW_MEAN, NEAR_OPTIMAL_MEAN, SMALL_STD, Floats, std_percentile
 
 
 @dataclass(frozen=True)
@@ -42,16 +36,6 @@ def input_statistics(rewards: Floats) -> tuple[Floats, Floats]:
     The std divides by G, as the paper's does (ddof 0).
     """
     return rewards.mean(1), rewards.std(1)
-
-
-def std_percentile(mean: Floats, std: Floats, selection_mean: Floats | None = None) -> tuple[float, int]:
-    """10th percentile of the reward std over inputs that are not near-optimal, and how many these are.
-
-    A small std matters only where the mean is not high already: those with a mean above 0.9 are left out
-    (Figure 2). mean, std: [N]; selection_mean: the means to select by (the pretrained model's), or None.
-    """
-    kept = std[(mean if selection_mean is None else selection_mean) <= NEAR_OPTIMAL_MEAN]
-    return (float(np.percentile(kept, 10)), len(kept)) if len(kept) else (float("nan"), 0)
 
 
 def summarise(rewards: Floats, small_std: float = SMALL_STD, low_mean: float = LOW_MEAN) -> RewardSummary:

@@ -84,8 +84,8 @@ class Rollouts:
     def statistics(self) -> dict[str, float]:
         """What is logged of the rollouts: of all generated tokens, also of those that do not fit the buffer.
 
-        ep_...: of episodes, the others of tokens; stds are those of the population. input_reward_std: the mean
-        over the inputs that were drawn more than once (repeated_inputs) of the std of their rewards.
+        ep_...: of episodes, the others of tokens; stds are those of the population. input_reward_std: the
+        mean over the inputs that were drawn more than once (repeated_inputs) of the std of their rewards.
         """
         real, scores = self.sequences.response_mask, self.scores
         of_tokens = {

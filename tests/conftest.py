@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +35,25 @@ def one_torch_thread() -> Iterator[None]:
     yield
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[tuple[Any, ...]]]:
+    """Makes load_dataset return the given object, or raise it; returns the list of its calls."""
+    import datasets
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: [])
+
+    def serve(answer: Any) -> list[tuple[Any, ...]]:
+        calls = []
+
+        def load_dataset(*args: Any, **kwargs: Any) -> Any:
+            calls.append((*args, kwargs))
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        return calls
+
+    return serve

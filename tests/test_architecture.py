@@ -102,6 +102,8 @@ def test_help_and_check_take_at_most_six_tenths_of_importing_torch():
     plan = "sft_vs_rft/experiment_plans/laptop/sft_vs_rft_mlp_digits_pretrain_experiments_plan.json"
     extraction = "rl4lms_extract_samples_from_model_runner.py"
     extraction_config = "rl4lms_scripts/extract_samples/t5_narrative_qa_extract_samples.yml"
+    training = "rl4lms_train_text_generation.py"
+    training_config = "rl4lms_scripts/training/narrative_qa/t5_ppo.yml"
     commands = {
         "import torch": ["-c", "import torch"],
         "plan runner -h": [plan_runner, "-h"],
@@ -109,6 +111,8 @@ def test_help_and_check_take_at_most_six_tenths_of_importing_torch():
         "reproduce_paper -h": ["reproduce_paper.py", "-h"],
         "extraction -h": [extraction, "-h"],
         "extraction --check": [extraction, "--config_path", extraction_config, "--check"],
+        "training -h": [training, "-h"],
+        "training --check": [training, "--config_path", training_config, "--check"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(3):

@@ -58,6 +58,31 @@ def text_pairs(count: int = 120, seed: int = 0) -> TextBatch:
     return batch_of([*_ODD, *(pair() for _ in range(count - len(_ODD)))])
 
 
+_PIECES = (
+    "the the the a a cat cats The sat on mat , . ; ! - ' 1 22 3.5 1,234 1,2.3 1..2 ...5 a.b .5 5. -5 5-6 a-b "
+    "a--b &quot; &amp;lt; &<> <skipped> <skip U.S. don't café ÄÖÜ ß \u0663,\u0664 « » \u2013 € 日本 語テ。 "
+    "\U0001f600 é x\u0301"
+).split(" ")
+_GAPS = [" "] * 12 + ["", "", "  ", "\t", "\n", "-\n", "\u3000", "\xa0"]
+
+
+def pieced_pairs(count: int, seed: int = 0) -> TextBatch:
+    """A batch of what tokenisers treat in different ways: 0 to 600 pieces, 1 to 5 references."""
+    rng = random.Random(seed)
+
+    def text(pieces: list[str]) -> str:
+        return "".join(piece + rng.choice(_GAPS) for piece in pieces)
+
+    def pair() -> tuple[str, list[str]]:
+        pieces = rng.choices(_PIECES, k=rng.choice([0, 1, 2, 3, 4, 5, 8, 8, 12, 12, 20, 20, 30]))
+        if rng.random() < 0.01:
+            pieces *= 20
+        kept = [[piece for piece in pieces if rng.random() < 0.8] for _ in range(rng.randint(1, 5))]
+        return text(pieces), [rng.choice([text(own), text(own), text(own + own), "", " \n"]) for own in kept]
+
+    return batch_of([pair() for _ in range(count)])
+
+
 def batch_of(pairs: list[tuple[str, list[str]]]) -> TextBatch:
     """The batch of these texts and references, without prompts and meta data."""
     generated = [text for text, _ in pairs]

@@ -5,20 +5,23 @@
 Imports nothing heavy: `-h`, `--check` and `--list_fields` must not wait for torch.
 """
 
-from rl4lms.config.algorithms import NlpoConfig, OnPolicyConfig, PpoConfig, SupervisedConfig
+from rl4lms.config.algorithms import A2cConfig, NlpoConfig, OnPolicyConfig, PpoConfig, SupervisedConfig
 from rl4lms.config.extract import ExtractConfig
 from rl4lms.config.parts import MetricConfig, TokenizerConfig, unique_metrics
 from rl4lms.config.report import (
     check_report,
+    extraction_sizes,
     load_extract_config,
     load_train_config,
     missing_components,
     resolved,
+    training_sizes,
 )
 from rl4lms.config.sizes import OnPolicySizes
 from rl4lms.config.train import TrainConfig
 
 __all__ = [
+    "A2cConfig",
     "ExtractConfig",
     "MetricConfig",
     "NlpoConfig",
@@ -29,9 +32,11 @@ __all__ = [
     "TokenizerConfig",
     "TrainConfig",
     "check_report",
+    "extraction_sizes",
     "load_extract_config",
     "load_train_config",
     "missing_components",
     "resolved",
+    "training_sizes",
     "unique_metrics",
 ]

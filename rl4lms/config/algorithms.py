@@ -1,4 +1,4 @@
-"""The `alg` block of training: PPO, NLPO, supervised finetuning.
+"""The `alg` block of training: PPO, NLPO, A2C, supervised finetuning.
 
 Defaults that no file of the paper needs are those of the paper's library.
 """
@@ -32,7 +32,6 @@ class OnPolicyArgs(Config):
         False, description="estimate the entropy by -log-prob of the taken tokens, not over the vocabulary"
     )
     vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
-    clip_range: float = Field(0.2, gt=0, description="the probability ratio is clipped to 1 +- this")
     target_kl: float | None = Field(
         None,
         gt=0,
@@ -44,6 +43,14 @@ class OnPolicyArgs(Config):
         0.5, gt=0, description="the gradient of policy and value together is clipped to this norm"
     )
     verbose: int = Field(0, description="no effect (kept for old files)")
+
+
+class PpoArgs(OnPolicyArgs):
+    clip_range: float = Field(0.2, gt=0, description="the probability ratio is clipped to 1 +- this")
+
+
+class A2cArgs(OnPolicyArgs):
+    n_epochs: Literal[1] = Field(1, description="passes over an iteration's tokens: they are of one policy")
 
 
 class KlConfig(Config):
@@ -107,7 +114,7 @@ class MaskedPolicyConfig(Config):
 
 
 class OnPolicyConfig(Config):
-    """What PPO and NLPO have in common."""
+    """What PPO, NLPO and A2C have in common."""
 
     id: str
     args: OnPolicyArgs = Field(description="hyperparameters of the update")
@@ -126,11 +133,17 @@ class OnPolicyConfig(Config):
     def generation_kwargs(self) -> GenerationSettings:
         return self.policy.args.generation_kwargs
 
+    @property
+    def clip_range(self) -> float | None:
+        """Of the probability ratio; None = the plain policy gradient."""
+        return self.args.clip_range if isinstance(self.args, PpoArgs) else None
+
 
 class PpoConfig(OnPolicyConfig):
     """Proximal policy optimisation (Schulman et al. 2017) on tokens."""
 
     id: Literal["ppo"] = Field(description="the algorithm")
+    args: PpoArgs = Field(description="hyperparameters of the update")
     policy: PolicyConfig = Field(description="the language model to train")
 
 
@@ -138,7 +151,16 @@ class NlpoConfig(OnPolicyConfig):
     """PPO with the policy masked to tokens that an older copy of it deems likely (Ramamurthy et al. 2023)."""
 
     id: Literal["nlpo"] = Field(description="the algorithm")
+    args: PpoArgs = Field(description="hyperparameters of the update")
     policy: MaskedPolicyConfig = Field(description="the language model to train")
+
+
+class A2cConfig(OnPolicyConfig):
+    """Advantage actor critic (Mnih et al. 2016): the same with the plain policy gradient."""
+
+    id: Literal["a2c"] = Field(description="the algorithm")
+    args: A2cArgs = Field(description="hyperparameters of the update")
+    policy: PolicyConfig = Field(description="the language model to train")
 
 
 class SupervisedConfig(Config):

@@ -111,6 +111,13 @@ class ExtractConfig(Config):
         samples = self.datapool.train_samples
         return None if samples is None else samples * self.evaluation.num_samples_per_input
 
+    def run_name(self, suffix: str = "") -> str:
+        """The name of the results, as in the released code, without the time."""
+        datapool, model = self.datapool.id.replace(":", "-"), Path(self.alg.model_name).name
+        name = f"train_reward_stats_{datapool}_{model}_num_train_{self.datapool.num_train_samples}"
+        name += f"_rnd_{self.datapool.train_samples_rnd_seed}"
+        return f"{name}_{suffix}" if suffix else name
+
     def notices(self) -> list[str]:
         """What the user should know of a valid config: fields without effect, and possible surprises."""
         alg, evaluation = self.alg, self.evaluation

@@ -69,12 +69,13 @@ def _components(config: ExtractConfig | TrainConfig) -> Iterator[tuple[Keys, Reg
 
 def check_report(config: ExtractConfig | TrainConfig) -> str:
     """Notices, derived sizes and the resolved config, which as a file gives the same run."""
-    sizes = _extraction_sizes(config) if isinstance(config, ExtractConfig) else _training_sizes(config)
+    sizes = extraction_sizes(config) if isinstance(config, ExtractConfig) else training_sizes(config)
     lines = [*(f"note: {notice}" for notice in config.notices()), *sizes]
     return "\n".join([*lines, json.dumps(resolved(config), indent=2)])
 
 
-def _extraction_sizes(config: ExtractConfig) -> list[str]:
+def extraction_sizes(config: ExtractConfig) -> list[str]:
+    """What an extraction will do, as far as its config alone tells."""
     inputs, each = config.datapool.train_samples, config.evaluation.num_samples_per_input
     share = "all train inputs" if inputs is None else f"{inputs:,} train inputs"
     total = "" if config.generations is None else f" = {config.generations:,}"
@@ -85,7 +86,8 @@ def _extraction_sizes(config: ExtractConfig) -> list[str]:
     ]
 
 
-def _training_sizes(config: TrainConfig) -> list[str]:
+def training_sizes(config: TrainConfig) -> list[str]:
+    """What a training will do, as far as its config alone tells."""
     evaluation, datapool = config.train_evaluation, config.datapool
     share = (
         "all train samples"

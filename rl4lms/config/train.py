@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from common.config import Config, Problem
-from rl4lms.config.algorithms import NlpoConfig, PpoConfig, SupervisedConfig
+from rl4lms.config.algorithms import A2cConfig, NlpoConfig, OnPolicyConfig, PpoConfig, SupervisedConfig
 from rl4lms.config.parts import (
     TokenizerConfig,
     idle_args,
@@ -33,7 +33,8 @@ from rl4lms.model_source import check_model_source
 from rl4lms.rewards import REWARDS
 
 Algorithm = Annotated[
-    PpoConfig | NlpoConfig | SupervisedConfig, Field(discriminator="id", description="what to train with")
+    PpoConfig | NlpoConfig | A2cConfig | SupervisedConfig,
+    Field(discriminator="id", description="what to train with"),
 ]
 
 ON_POLICY_ONLY = ("n_iters", "eval_every", "save_every")  # of train_evaluation
@@ -80,12 +81,16 @@ class TrainConfig(Config):
             )
         if not isinstance(self.alg, SupervisedConfig):
             return problems + self._on_policy_problems(self.alg)
+        if ":" in self.runtime.device:
+            number = self.runtime.device.partition(":")[2]
+            remedy = f"set device: cuda, and start with CUDA_VISIBLE_DEVICES={number}"
+            problems.append(Problem("runtime.device", f"the Trainer takes the first GPU it sees; {remedy}"))
         message = prompt_problem(self.tokenizer, name, self.alg.model_type, self._longest_text())
         if message:
             problems.append(Problem("alg.generation_kwargs.max_new_tokens", message))
         return problems
 
-    def _on_policy_problems(self, alg: PpoConfig | NlpoConfig) -> list[Problem]:
+    def _on_policy_problems(self, alg: OnPolicyConfig) -> list[Problem]:
         needed = {
             "reward_fn": (self.reward_fn, "a mapping (what PPO and NLPO maximise)"),
             "env": (self.env, "a mapping (rollouts of PPO and NLPO)"),
@@ -145,7 +150,7 @@ class TrainConfig(Config):
             )
         return notices + prompt_notices(self.tokenizer, alg.model_name, alg.model_type, self._longest_text())
 
-    def _on_policy_notices(self, alg: PpoConfig | NlpoConfig) -> list[str]:
+    def _on_policy_notices(self, alg: OnPolicyConfig) -> list[str]:
         notices = []
         if idle := self._fields_without_effect(alg):
             notices.append(f"no effect (kept for old files): {', '.join(idle)}")
@@ -162,7 +167,7 @@ class TrainConfig(Config):
             )
         return notices
 
-    def _fields_without_effect(self, alg: PpoConfig | NlpoConfig) -> list[str]:
+    def _fields_without_effect(self, alg: OnPolicyConfig) -> list[str]:
         given = {
             "env.args.context_start_token": self.env is not None
             and self.env.args.context_start_token is not None,
@@ -172,7 +177,7 @@ class TrainConfig(Config):
         return [name for name, value in given.items() if value]
 
 
-def _rollout_notices(env: EnvArgs, alg: PpoConfig | NlpoConfig, tokenizer: TokenizerConfig) -> list[str]:
+def _rollout_notices(env: EnvArgs, alg: OnPolicyConfig, tokenizer: TokenizerConfig) -> list[str]:
     notices = []
     if tokenizer.max_length not in (None, env.max_prompt_length):
         notices.append(

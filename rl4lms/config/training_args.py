@@ -73,6 +73,9 @@ DROPPED = {
     "save_safetensors": "models are always saved as safetensors",
 }
 
+_EVALUATION = "val is evaluated every logging_steps, as train_evaluation says"
+IDLE = dict.fromkeys(("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "do_eval"), _EVALUATION)
+
 ELSEWHERE = {
     "output_dir": "the run folder is set by --base_path_to_store_results and --experiment_name",
     "seed": "set runtime.seed",
@@ -86,6 +89,7 @@ ELSEWHERE = {
     "report_to": "see --log_to_wandb",
     "resume_from_checkpoint": "see --resume",
     "push_to_hub": "upload the saved model folder",
+    "load_best_model_at_end": "the model after the last update is the result",
 }
 
 _BOUNDS: dict[str, Any] = {
@@ -129,6 +133,12 @@ def training_args_problems(given: Mapping[str, Any]) -> list[Problem]:
     ]
     if given.get("max_steps") == 0:
         problems.append(Problem("max_steps", "must be at least 1, or -1 for num_train_epochs, got 0"))
+    if given.get("save_strategy") == "best":
+        problems.append(
+            Problem(
+                "save_strategy", "'best' needs the Trainer's own evaluation; allowed: 'no', 'steps', 'epoch'"
+            )
+        )
     return problems
 
 
@@ -137,8 +147,8 @@ def translate_training_args(given: Mapping[str, Any]) -> tuple[dict[str, Any], l
     arguments: dict[str, Any] = {}
     notices = []
     for name, value in given.items():
-        if name in DROPPED:
-            notices.append(f"{name} has no effect: {DROPPED[name]}")
+        if reason := DROPPED.get(name) or IDLE.get(RENAMED.get(name, name)):
+            notices.append(f"{name} has no effect: {reason}")
         elif name == "group_by_length":
             notices.append("group_by_length is now train_sampling_strategy")
             if value:

@@ -108,6 +108,9 @@ class PythonDocsArgs(Config):
     num_test: Size = None
     prompt_prefix: str | None = Field(None, description="text before each input; null: the form's own")
     prompt_suffix: PromptSuffix = ""
+    reference_prefix: str = Field(
+        "", description="text before each reference; causal models need a space: they train on prompt + it"
+    )
 
     def check(self) -> list[Problem]:
         problems = []

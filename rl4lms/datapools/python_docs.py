@@ -42,13 +42,14 @@ def load(
     num_test: int | None,
     prompt_prefix: str | None,
     prompt_suffix: str,
+    reference_prefix: str,
 ) -> list[Sample]:
     """The first samples of a split; no prompt and no sentence asked for is also in another split.
 
     Raises DataError: a package is not installed.
     """
     samples = [
-        _with_prompt(sample, FORMS[form], prompt_prefix, prompt_suffix)
+        _with_affixes(sample, FORMS[form], prompt_prefix, prompt_suffix, reference_prefix)
         for sample in _task_samples(form, tuple(packages))[split]
     ]
     size = {"train": num_train, "val": num_val, "test": num_test}[split]
@@ -78,7 +79,7 @@ def pretraining_samples(
     """Samples of a form made of the pretraining half, none of which contains a sentence of a task."""
     sentences = _task_sentences(tuple(packages))
     return [
-        _with_prompt(sample, FORMS[form], prompt_prefix, prompt_suffix)
+        _with_affixes(sample, FORMS[form], prompt_prefix, prompt_suffix)
         for sample in _distinct(form, "pretraining", _by_part(tuple(packages))["pretraining"], set())
         if not any(_contains(text, sentences) for text in (sample.prompt_or_input_text, *sample.references))
     ]
@@ -150,9 +151,12 @@ def _contains(text: str, sentences: dict[tuple[str, ...], list[tuple[str, ...]]]
     )
 
 
-def _with_prompt(sample: Sample, form: Form, prefix: str | None, suffix: str) -> Sample:
+def _with_affixes(
+    sample: Sample, form: Form, prefix: str | None, suffix: str, reference_prefix: str = ""
+) -> Sample:
     prompt = (form.prefix if prefix is None else prefix) + sample.prompt_or_input_text + suffix
-    return Sample(sample.id, prompt, list(sample.references), dict(sample.meta_data))
+    references = [reference_prefix + text for text in sample.references]
+    return Sample(sample.id, prompt, references, dict(sample.meta_data))
 
 
 def _key(text: str) -> str:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
+from itertools import chain
+from operator import or_
 from types import SimpleNamespace
 from typing import NamedTuple
 
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu.metrics import BLEU, CHRF, TER
-from sacrebleu.metrics.bleu import BLEUScore
 from sacrebleu.metrics.ter import TERScore
+from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
 
 from rl4lms.text import Score, TextBatch, averaged
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _MAX_ORDER = 4
+Ngram = tuple[str, ...]
 
 
 def rouge(batch: TextBatch, *, use_single_ref: bool) -> dict[str, Score]:
@@ -38,7 +42,7 @@ def rouge(batch: TextBatch, *, use_single_ref: bool) -> dict[str, Score]:
 
 @cache
 def _rouge_scorer() -> RougeScorer:
-    tokenize = lru_cache(maxsize=20_000)(DefaultTokenizer(use_stemmer=True).tokenize)
+    tokenize = lru_cache(maxsize=1_000)(DefaultTokenizer(use_stemmer=True).tokenize)
     return RougeScorer(list(ROUGE_TYPES), tokenizer=SimpleNamespace(tokenize=tokenize))
 
 
@@ -53,35 +57,13 @@ class _Overlap(NamedTuple):
 
 def bleu(batch: TextBatch) -> dict[str, Score]:
     """BLEU-4 of whitespace-separated tokens, without smoothing; the shortest reference sets the length."""
-    overlaps = [
-        _overlap(text.split(), [reference.split() for reference in references])
-        for text, references in zip(batch.generated, batch.reference_sets(), strict=True)
-    ]
+    overlaps = _overlaps(batch, "none", lambda length, references: min(references))
     return {"lexical/bleu": Score([_bleu([overlap]) for overlap in overlaps], _bleu(overlaps))}
-
-
-def _overlap(text: list[str], references: list[list[str]]) -> _Overlap:
-    matched, total = [], []
-    for order in range(1, _MAX_ORDER + 1):
-        counts = _ngrams(text, order)
-        highest: Counter[tuple[str, ...]] = Counter()
-        for reference in references:
-            highest |= _ngrams(reference, order)
-        matched.append((counts & highest).total())
-        total.append(counts.total())
-    return _Overlap(tuple(matched), tuple(total), len(text), min(map(len, references)))
-
-
-def _ngrams(tokens: list[str], order: int) -> Counter[tuple[str, ...]]:
-    return Counter(zip(*(tokens[i:] for i in range(order)), strict=False))
 
 
 def _bleu(overlaps: list[_Overlap]) -> float:
     """BLEU (Papineni et al. 2002) of texts taken together; 0 where an order has no match."""
-    matched = [sum(overlap.matched[i] for overlap in overlaps) for i in range(_MAX_ORDER)]
-    total = [sum(overlap.total[i] for overlap in overlaps) for i in range(_MAX_ORDER)]
-    length = sum(overlap.length for overlap in overlaps)
-    reference_length = sum(overlap.reference_length for overlap in overlaps)
+    matched, total, length, reference_length = _pooled(overlaps)
     if not all(matched) or not reference_length:
         return 0.0
     precision = sum(math.log(m / t) for m, t in zip(matched, total, strict=True)) / _MAX_ORDER
@@ -90,33 +72,105 @@ def _bleu(overlaps: list[_Overlap]) -> float:
 
 
 def sacre_bleu(batch: TextBatch, *, tokenize: str) -> dict[str, Score]:
-    """SacreBLEU / 100; a single text is a corpus of one, without effective order: 0 if it is short."""
-    metric = _sacre_bleu(tokenize)
-    scores = [
-        metric.corpus_score([text], [[reference] for reference in references])
-        for text, references in zip(batch.generated, batch.reference_sets(), strict=True)
-    ]
-    corpus = _mean_of_groups(batch, lambda group: _pooled_bleu([scores[i] for i in group]))
-    return {"lexical/sacrebleu": Score([score.score / 100 for score in scores], corpus)}
+    """SacreBLEU / 100; a single text is a corpus of one, without effective order: 0 if it is short.
+
+    The values are sacrebleu's, which counts the references anew for every text.
+    """
+    overlaps = _overlaps(batch, tokenize, _closest)
+    corpus = _mean_of_groups(batch, lambda group: _sacre_bleu([overlaps[i] for i in group]))
+    return {"lexical/sacrebleu": Score([_sacre_bleu([overlap]) for overlap in overlaps], corpus)}
 
 
-@cache  # making one costs more than a score
-def _sacre_bleu(tokenize: str) -> BLEU:
-    return BLEU(tokenize=tokenize)
+def _closest(length: int, references: Sequence[int]) -> int:
+    """The length nearest to that of the text, of two the shorter."""
+    return min(references, key=lambda other: (abs(length - other), other))
 
 
-def _pooled_bleu(scores: list[BLEUScore]) -> float:
-    """SacreBLEU / 100 of the corpus that scored texts make up, from what was counted in each."""
-    return (
-        BLEU.compute_bleu(
-            correct=[sum(column) for column in zip(*(score.counts for score in scores), strict=True)],
-            total=[sum(column) for column in zip(*(score.totals for score in scores), strict=True)],
-            sys_len=sum(score.sys_len for score in scores),
-            ref_len=sum(score.ref_len for score in scores),
-            smooth_method="exp",
-        ).score
-        / 100
-    )
+def _sacre_bleu(overlaps: list[_Overlap]) -> float:
+    """SacreBLEU / 100 of texts taken together."""
+    matched, total, length, reference_length = _pooled(overlaps)
+    if not matched[0]:
+        return 0.0
+    score = BLEU.compute_bleu(list(matched), list(total), length, reference_length, smooth_method="exp")
+    return score.score / 100
+
+
+def _pooled(overlaps: list[_Overlap]) -> _Overlap:
+    if len(overlaps) == 1:
+        return overlaps[0]
+    matched = [sum(overlap.matched[i] for overlap in overlaps) for i in range(_MAX_ORDER)]
+    total = [sum(overlap.total[i] for overlap in overlaps) for i in range(_MAX_ORDER)]
+    length = sum(overlap.length for overlap in overlaps)
+    reference_length = sum(overlap.reference_length for overlap in overlaps)
+    return _Overlap(tuple(matched), tuple(total), length, reference_length)
+
+
+def _overlaps(
+    batch: TextBatch, tokenize: str, reference_length: Callable[[int, Sequence[int]], int]
+) -> list[_Overlap]:
+    """Of each text; reference_length: the one that counts, given the lengths of text and references."""
+    found = []
+    for text, references in zip(batch.generated, batch.reference_sets(), strict=True):
+        tokens = _tokens(text, tokenize)
+        counts, lengths = _reference_ngrams(tuple(references), tokenize)
+        length = len(tokens)
+        total = tuple(max(0, length - n) for n in range(_MAX_ORDER))
+        found.append(_Overlap(_matched(tokens, counts), total, length, reference_length(length, lengths)))
+    _forget_texts(tokenize)
+    return found
+
+
+@lru_cache(maxsize=100)  # an input's texts follow one another, and long references have many n-grams
+def _reference_ngrams(references: tuple[str, ...], tokenize: str) -> tuple[Counter[Ngram], list[int]]:
+    """The highest count of each n-gram in a reference, and the references' lengths."""
+    split = [_tokens(reference, tokenize) for reference in references]
+    return reduce(or_, map(_ngrams, split)), list(map(len, split))
+
+
+def _ngrams(tokens: list[str]) -> Counter[Ngram]:
+    """Of all orders."""
+    tails = [tokens[i:] for i in range(_MAX_ORDER)]
+    return Counter(chain.from_iterable(zip(*tails[:n], strict=False) for n in range(1, _MAX_ORDER + 1)))
+
+
+def _matched(tokens: list[str], highest: Counter[Ngram]) -> tuple[int, ...]:
+    """How many n-grams of each order are in the references, each as often as in one of them at most."""
+    matched, starts = [], list(range(len(tokens)))
+    for n in range(1, _MAX_ORDER + 1):
+        ngrams = [
+            (start, ngram) for start in starts if (ngram := tuple(tokens[start : start + n])) in highest
+        ]
+        counts = Counter(ngram for _, ngram in ngrams)
+        matched.append(sum(min(count, highest[ngram]) for ngram, count in counts.items()))
+        # An n-gram is in a reference only if the shorter one that begins it is.
+        starts = [start for start, _ in ngrams if start + n < len(tokens)]
+    return tuple(matched)
+
+
+# The tokeniser 13a in one pass: words, in which full stops and commas stand between digits and hyphens follow
+# no digit; then single characters. Texts in which `_13A_REST` finds something need sacrebleu's own passes.
+_PUNCTUATION = r"!-&(-+/:-@\[-`{-~"  # all of ASCII but ' , - .
+_13A = re.compile(rf"(?:[^\s{_PUNCTUATION}.,-]++|(?<=[0-9])[.,](?=[0-9])|(?<![0-9])-)++|[{_PUNCTUATION}.,-]")
+_13A_REST = re.compile(r"<skipped>|-\n|&(?:quot|amp|lt|gt);|[.,][.,][0-9]")
+
+
+def _tokens(text: str, tokenize: str) -> list[str]:
+    """The tokens of sacrebleu's tokeniser of this name."""
+    if tokenize == "13a" and not _13A_REST.search(text):
+        return _13A.findall(text)
+    return _tokenizer(tokenize)(text.rstrip()).split()
+
+
+@cache
+def _tokenizer(name: str) -> Callable[[str], str]:
+    return BLEU(tokenize=name).tokenizer
+
+
+def _forget_texts(tokenize: str) -> None:
+    """sacrebleu's tokenisers keep the last 65,536 texts, of which none comes again."""
+    for kind in (type(_tokenizer(tokenize)), TokenizerRegexp):
+        if clear := getattr(kind.__call__, "cache_clear", None):
+            clear()
 
 
 def ter(batch: TextBatch) -> dict[str, Score]:

@@ -22,7 +22,9 @@ Sentence = tuple[str, ...]
 LimitType = Literal["words", "bytes"]
 
 _STEM_EXCEPTIONS = Path(__file__).parent / "data" / "rouge_stem_exceptions.txt"
-_NOT_ALPHANUMERIC = re.compile("[^A-Za-z0-9]")
+_WORD = re.compile("[a-z0-9]+")
+# One of these ends every word that a rule of the Porter stemmer changes, in whichever of its steps.
+_PORTER_ENDINGS = ("s", "ed", "ing", "y", "e", "i", "l", "er", "or", "ion", "ism", "ic", "ant", "ent", "ou")
 # Words that the Penn Treebank tokeniser splits; it would split "cannot" too, but ROUGE-1.5.5 does not.
 _CONTRACTIONS = {
     "gimme": ("gim", "me"),
@@ -78,7 +80,7 @@ def _f_score(
     return precision * recall / ((1 - alpha) * precision + alpha * recall)
 
 
-@lru_cache(maxsize=10_000)  # references come again with each further text of their input
+@lru_cache(maxsize=1_000)  # references come again with each further text of their input
 def _prepared(
     reference: str, limit: int | None, limit_type: LimitType, stemming: bool
 ) -> tuple[list[Sentence], dict[str, int]]:
@@ -92,11 +94,7 @@ def _sentences(text: str, limit: int | None, limit_type: LimitType, stemming: bo
     if limit is not None:
         lines = _first_words(lines, limit) if limit_type == "words" else _first_characters(lines, limit)
     return [
-        tuple(
-            chain.from_iterable(
-                _stems(word, stemming) for word in _NOT_ALPHANUMERIC.sub(" ", line.lower()).split()
-            )
-        )
+        tuple(chain.from_iterable(_stems(word, stemming) for word in _WORD.findall(line.lower())))
         for line in lines
     ]
 
@@ -122,18 +120,22 @@ def _first_characters(lines: list[str], limit: int) -> list[str]:
     return kept
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=20_000)
 def _stems(word: str, stemming: bool) -> Sentence:
     """What a word counts as: one stem, two of a contraction. Words of up to three characters stay."""
     # The mark hides "cannot" from py-rouge's tokeniser, but not from its stemmer, which can see longer words.
     marked = word.replace("cannot", "_cannot_")
     parts: Sentence = _CONTRACTIONS.get(marked, (marked,))
     if stemming:
-        exceptions, stemmer = _stemming()
-        parts = tuple(
-            part if len(part) <= 3 else exceptions.get(part) or stemmer.stem(part) for part in parts
-        )
+        parts = tuple(map(_stem, parts))
     return tuple(part.replace("_cannot_", "cannot") for part in parts)
+
+
+def _stem(word: str) -> str:
+    exceptions, stemmer = _stemming()
+    if len(word) <= 3:
+        return word
+    return exceptions.get(word) or (stemmer.stem(word) if word.endswith(_PORTER_ENDINGS) else word)
 
 
 @lru_cache(maxsize=1)

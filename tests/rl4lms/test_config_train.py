@@ -84,7 +84,7 @@ def test_numbers_are_read_leniently(tmp_path: Path) -> None:
         (
             "alg.id=pp",
             "alg.id",
-            "unknown value 'pp'; did you mean 'ppo'? allowed: 'ppo', 'nlpo', 'supervised'",
+            "unknown value 'pp'; did you mean 'ppo'? allowed: 'ppo', 'nlpo', 'a2c', 'supervised'",
         ),
         (
             "alg.policy.id=maskable_seq2seq_lm_actor_critic_policy",
@@ -256,7 +256,8 @@ def test_notices_of_supervised_finetuning() -> None:
     config = load_train_config(SUPERVISED, overrides)
     assert config.notices() == [
         "no effect on supervised finetuning: env, train_evaluation.eval_every",
-        "alg.training_args.evaluation_strategy is now eval_strategy",
+        "alg.training_args.evaluation_strategy has no effect: val is evaluated every logging_steps, as "
+        "train_evaluation says",
         "alg.training_args.logging_dir has no effect: logs lie in the run folder",
         "tokenizer.max_length: prompts are cut to 952 tokens, since 1,000 and 48 new ones exceed the 1,024 "
         "positions of 'lvwerra/gpt2-imdb'",
@@ -287,3 +288,11 @@ def test_prompts_and_texts_fit_the_model() -> None:
             "1,000 leaves no room for a prompt in the 1,024 positions of 'lvwerra/gpt2-imdb'",
         )
     ]
+
+
+def test_supervised_finetuning_takes_no_numbered_gpu() -> None:
+    message = (
+        "the Trainer takes the first GPU it sees; set device: cuda, and start with CUDA_VISIBLE_DEVICES=1"
+    )
+    assert problems_of(SUPERVISED, "runtime.device=cuda:1") == [("runtime.device", message)]
+    assert load_train_config(PPO, ["runtime.device=cuda:1"]).runtime.device == "cuda:1"

@@ -13,6 +13,7 @@ from rl4lms.config.training_args import (
     CHOICES,
     DROPPED,
     ELSEWHERE,
+    IDLE,
     RENAMED,
     TRAINING_ARGUMENTS,
     training_args_problems,
@@ -63,7 +64,7 @@ def test_old_names_are_gone_and_new_ones_exist() -> None:
     real = real_arguments()
     assert not {*RENAMED, *DROPPED, "group_by_length", "no_cuda"} & real.keys()
     assert {*RENAMED.values(), "train_sampling_strategy"} <= real.keys()
-    assert ELSEWHERE.keys() - {"no_cuda"} <= real.keys()
+    assert {*ELSEWHERE, *IDLE} - {"no_cuda"} <= real.keys()
 
 
 def test_old_names_are_translated(tmp_path: Any) -> None:
@@ -79,13 +80,12 @@ def test_old_names_are_translated(tmp_path: Any) -> None:
     assert training_args_problems(given) == []
     arguments, notices = translate_training_args(given)
     assert arguments == {
-        "eval_strategy": "epoch",
         "warmup_steps": 0.1,
         "train_sampling_strategy": "group_by_length",
         "learning_rate": 1e-5,
     }
     assert notices == [
-        "evaluation_strategy is now eval_strategy",
+        "evaluation_strategy has no effect: val is evaluated every logging_steps, as train_evaluation says",
         "warmup_ratio is now warmup_steps",
         "group_by_length is now train_sampling_strategy",
         "overwrite_output_dir has no effect: every run has a folder of its own",
@@ -112,6 +112,12 @@ def test_old_names_are_translated(tmp_path: Any) -> None:
         ("weigth_decay", 0.1, "unknown key; did you mean 'weight_decay'?"),
         ("no_cuda", True, "cannot be set here: set runtime.device=cpu"),
         ("bf16", True, "cannot be set here: set runtime.dtype=bfloat16"),
+        ("load_best_model_at_end", True, "cannot be set here: the model after the last update is the result"),
+        (
+            "save_strategy",
+            "best",
+            "'best' needs the Trainer's own evaluation; allowed: 'no', 'steps', 'epoch'",
+        ),
     ],
 )
 def test_mistakes(name: str, value: Any, message: str) -> None:

@@ -182,6 +182,8 @@ def test_prefix_and_suffix() -> None:
     assert default.prompt_or_input_text == "write as an identifier: " + plain.prompt_or_input_text
     assert own.prompt_or_input_text == f"a {plain.prompt_or_input_text} b"
     assert plain.references == default.references == own.references
+    (spaced,) = load("identifier", "val", num_val=1, reference_prefix=" ")
+    assert spaced.references == [f" {text}" for text in default.references]
 
 
 def test_pretraining_sees_no_sentence_of_a_task() -> None:

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import logging
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,26 +29,6 @@ from rl4lms.datapools.sources import Published, download, local_rows, read_rows
 Hub = Callable[[Any], list[tuple[Any, ...]]]
 ROWS = [{"article": "Ein Text", "highlights": "Text"}, {"article": "b", "highlights": ""}]
 SMALL = replace(CNN_DAILY_MAIL, rows={"train": 2, "val": 2, "test": 2})
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """Makes load_dataset return the given object, or raise it; returns the list of its calls."""
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: [])
-
-    def serve(answer: Any) -> list[tuple[Any, ...]]:
-        calls = []
-
-        def load_dataset(*args: Any, **kwargs: Any) -> Any:
-            calls.append((*args, kwargs))
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        return calls
-
-    return serve
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import yaml
 
 from common.run_dir import RunDir, find_runs
 from rl4lms.config import load_extract_config, resolved
-from rl4lms.extract import ExtractionError, ExtractionInterrupted, extract
+from rl4lms.extract import ExtractionError, ExtractionInterrupted, extract, remove_half_written
 from rl4lms_extract_samples_from_model_runner import main
 
 N, G = 23, 3
@@ -126,6 +126,7 @@ def test_resume_gives_the_same_file_and_generates_nothing_twice(
     (found,) = find_runs(tmp_path)
     with (found.path / "texts.jsonl").open("a") as file:
         file.write('{"batch": 99, "inp')  # a line that a kill has torn
+    (tmp_path / f".tmp-{found.path.name}.pt-1").touch()
     import rl4lms.extract as module
 
     generated = []
@@ -135,9 +136,22 @@ def test_resume_gives_the_same_file_and_generates_nothing_twice(
         extract(config, run)
     batches = math.ceil(N / (12 // G))
     assert len(generated) == max(0, batches - cut_after)
+    assert not list(tmp_path.glob(".tmp-*"))
     resumed, uninterrupted = content_of(tmp_path), content_of(whole)
     assert resumed["all_generated_texts"] == uninterrupted["all_generated_texts"]
     assert torch.equal(*(c["all_metric_values"]["lexical/chrf"] for c in (resumed, uninterrupted)))
+
+
+def test_what_a_kill_left_half_written_goes_and_nothing_else(tmp_path):
+    left = [".tmp-a_[1].pt-77", ".tmp-a_[1].csv-8", ".tmp-a_[1]_scatter.png-77", ".tmp-a_[1]_scatter.csv-9"]
+    others = [".tmp-a_[1]_b.pt-77", ".tmp-a_1.pt-77", ".tmp-a_[1]", "a_[1].pt", "a_[1]_scatter.png"]
+    for name in (*left, *others):
+        (tmp_path / name).touch()
+    (tmp_path / "a_[1]").mkdir()
+    (tmp_path / "a_[1]" / ".tmp-manifest.json-7").touch()  # the run directory has its own ways
+    remove_half_written(tmp_path / "a_[1]")
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "a_[1]"}
+    assert list((tmp_path / "a_[1]").iterdir())
 
 
 def test_later_extractions_can_take_the_same_inputs(whole, files, tmp_path):

@@ -80,6 +80,9 @@ def test_a_folder_without_tokenizer(folder: Path) -> None:
         ModelSourceError, match=r"has no tokenizer \(tokenizer.json\): write it with .*, or set"
     ):
         load_tokenizer(str(folder))
+    (folder / "vocab.txt").write_text("a\nb")  # an encoder's, which T5's class would load as an empty one
+    assert "has no tokenizer" in (check_tokenizer_source(str(folder)) or "")
+    assert check_tokenizer_source(str(folder), encoder=True) is None
 
 
 def test_weights_that_are_not_all_there_are_not_made_up(folder: Path) -> None:

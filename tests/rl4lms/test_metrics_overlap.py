@@ -1,5 +1,6 @@
 """BLEU, SacreBLEU, TER, chrF and ROUGE against the libraries that define them, METEOR against NLTK."""
 
+import itertools
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,12 @@ from nltk.stem.porter import PorterStemmer
 from nltk.tokenize import TreebankWordTokenizer
 from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
-from text_pairs import batch_of, text_pairs
+from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+from sacrebleu.tokenizers.tokenizer_intl import TokenizerV14International
+from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
+from text_pairs import batch_of, pieced_pairs, text_pairs
 
-from rl4lms.metrics import TextBatch, build_metric
+from rl4lms.metrics import TextBatch, build_metric, overlap
 from rl4lms.metrics import meteor as meteor_module
 from rl4lms.metrics.words import words
 
@@ -28,40 +32,57 @@ SACREBLEU = {
 }
 
 
-def streams(references: list[list[str]]) -> list[list[str]]:
-    """References as sacrebleu wants them: the first of each text, the second of each, ..."""
-    return [list(stream) for stream in zip(*references, strict=True)]
+def by_sacrebleu(scorer: Any, batch: TextBatch) -> tuple[list[float], float]:
+    """Each text is a corpus of one; the corpus is split by the number of references, weighted by size."""
+
+    def score(texts: list[str], references: list[list[str]]) -> float:
+        streams = [list(stream) for stream in zip(*references, strict=True)]
+        return float(scorer.corpus_score(texts, streams).score) / 100
+
+    pairs = list(zip(batch.generated, batch.references, strict=True))
+    weighted = 0.0
+    for number in {len(references) for references in batch.references}:
+        group = [(text, references) for text, references in pairs if len(references) == number]
+        weighted += len(group) * score(*map(list, zip(*group, strict=True)))
+    return [score([text], [references]) for text, references in pairs], weighted / len(batch)
 
 
-@pytest.mark.parametrize(
-    ("metric", "args"),
-    [
-        ("sacre_bleu", {}),
-        ("sacre_bleu", {"tokenize": "intl"}),
-        ("sacre_bleu", {"tokenize": "char"}),
-        ("ter", {}),
-        ("chrf", {}),
-    ],
-    ids=str,
-)
-def test_sacrebleu_metrics(metric: str, args: dict[str, Any]) -> None:
-    """Each text is a corpus of one; the corpus is split by the number of references."""
+@pytest.mark.parametrize("metric", list(SACREBLEU))
+def test_sacrebleu_metrics(metric: str) -> None:
     batch = SHORT if metric == "ter" else BATCH
     assert len(batch) >= 80 and {len(references) for references in batch.references} == {1, 2, 3}
     name, scorer = SACREBLEU[metric]
-    score = build_metric(metric, args)(batch)[f"lexical/{name}"]
-    alone = [
-        scorer(**args).corpus_score([text], [[reference] for reference in references]).score / 100
-        for text, references in zip(batch.generated, batch.references, strict=True)
-    ]
+    score = build_metric(metric)(batch)[f"lexical/{name}"]
+    alone, corpus = by_sacrebleu(scorer(), batch)
     assert score.per_sample == pytest.approx(alone, abs=1e-12)
-    weighted = 0.0
-    for number in (1, 2, 3):
-        group = [i for i, references in enumerate(batch.references) if len(references) == number]
-        texts = [batch.generated[i] for i in group]
-        corpus = scorer(**args).corpus_score(texts, streams([batch.references[i] for i in group]))
-        weighted += len(group) * corpus.score / 100
-    assert score.corpus == pytest.approx(weighted / len(batch), abs=1e-12)
+    assert score.corpus == pytest.approx(corpus, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("tokenize", "count"), [("13a", 1500), ("intl", 300), ("char", 150), ("zh", 150), ("none", 200)]
+)
+def test_sacre_bleu_equals_sacrebleu_to_the_last_bit(tokenize: str, count: int) -> None:
+    batch = pieced_pairs(count)
+    alone, corpus = by_sacrebleu(sacrebleu.BLEU(tokenize=tokenize), batch)
+    score = build_metric("sacre_bleu", {"tokenize": tokenize})(batch)["lexical/sacrebleu"]
+    assert score.per_sample == alone and sum(0 < value < 1 for value in alone) > count / 3
+    assert score.corpus == pytest.approx(corpus, abs=1e-12)
+
+
+def test_tokens_of_13a_are_sacrebleus() -> None:
+    """For all short texts of the characters that its rules are about."""
+    tokenizer = sacrebleu.BLEU(tokenize="13a").tokenizer
+    for length in range(6):
+        for characters in itertools.product("a1.,-! ", repeat=length):
+            text = "".join(characters)
+            assert overlap._tokens(text, "13a") == tokenizer(text.rstrip()).split(), repr(text)
+
+
+def test_no_text_stays_in_sacrebleus_caches() -> None:
+    for tokenize in ("13a", "intl", "none"):
+        build_metric("sacre_bleu", {"tokenize": tokenize})(batch_of([("a ...5", ["b &amp; c"])]))
+        kinds = (Tokenizer13a, TokenizerV14International, TokenizerRegexp)
+        assert [kind.__call__.cache_info().currsize for kind in kinds] == [0, 0, 0]
 
 
 def test_sacre_bleu_of_a_short_text_is_zero() -> None:

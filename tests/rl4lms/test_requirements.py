@@ -1,6 +1,7 @@
 """What is missing is told with the command that gets it, before anything heavy is imported."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,13 @@ def test_model_folders(tmp_path: Path) -> None:
     assert tokenizer_problem(str(folder)) is None, "a tokenizer alone has no weights"
     (folder / "kept").rename(folder / "model.safetensors")
     (folder / "tokenizer.json").unlink()
-    assert (model_problem(str(folder)) or "").startswith(f"folder {str(folder)!r} has no tokenizer")
+    assert model_problem(str(folder)) == (
+        f"folder {str(folder)!r} has no tokenizer (tokenizer.json): write it with "
+        "tokenizer.save_pretrained(folder), or copy it from the model it was made from"
+    )
     (folder / "vocab.txt").touch()
     assert model_problem(str(folder)) is None, "the classifiers of BERT's time come with a vocabulary alone"
+    assert (tokenizer_problem(str(folder)) or "").startswith(f"folder {str(folder)!r} has no tokenizer")
     shutil.rmtree(folder)
     assert (model_problem(str(folder)) or "").startswith(f"no such folder: {str(folder)!r}")
 
@@ -95,18 +100,31 @@ def test_models_of_the_hub(
     )
 
 
-def test_a_model_in_the_cache_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("problem", "files"),
+    [
+        (model_problem, "config.json pytorch_model.bin vocab.txt"),
+        (model_problem, "config.json model.safetensors.index.json sentencepiece.bpe.model"),
+        (model_problem, "config.json model.safetensors vocab.json merges.txt"),
+        (tokenizer_problem, "tokenizer.json"),
+        (tokenizer_problem, "config.json spiece.model"),
+    ],
+)
+def test_a_model_in_the_cache_needs_no_hub(
+    problem: Callable[[str], str | None], files: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import huggingface_hub
 
-    present = {"config.json", "pytorch_model.bin", "vocab.txt"}
+    present, asked = set(files.split()), []
     monkeypatch.setattr(
         huggingface_hub, "try_to_load_from_cache", lambda name, file: "/path" if file in present else None
     )
-    monkeypatch.setattr(huggingface_hub, "model_info", lambda *_, **__: pytest.fail("the hub was asked"))
-    assert model_problem("lvwerra/distilbert-imdb") is None
-    monkeypatch.setattr(huggingface_hub, "model_info", lambda *_, **__: None)
-    present.remove("pytorch_model.bin")
-    assert model_problem("lvwerra/distilbert-imdb") is None, "the hub has it"
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda *_, **__: asked.append(1))
+    assert problem("lvwerra/distilbert-imdb") is None and not asked
+    for file in files.split():
+        present.remove(file)
+        assert problem("lvwerra/distilbert-imdb") is None and asked.pop(), f"the hub has {file}"
+        present.add(file)
 
 
 def test_wrong_arguments_need_nothing() -> None:

@@ -1,33 +1,15 @@
 """Statistics of rewards against hand computations and simulation."""
 
-import math
-
 import numpy as np
 import pytest
 
-from rl4lms.reward_statistics import describe, input_statistics, std_percentile, summarise
+from rl4lms.reward_statistics import describe, input_statistics, summarise
 
 
 def test_std_divides_by_the_number_of_generations():
     mean, std = input_statistics(np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 3.0]]))
     assert mean.tolist() == [0.5, 0.5, 2.0]
     assert std.tolist() == [0.5, 0.0, 1.0]
-
-
-def test_percentile_leaves_out_near_optimal_inputs():
-    std = np.arange(10) / 10
-    mean = np.zeros(10)
-    assert std_percentile(mean, std) == (pytest.approx(0.09), 10)
-    mean[0] = 0.95  # the one with std 0
-    assert std_percentile(mean, std) == (pytest.approx(np.percentile(std[1:], 10)), 9)
-    assert std_percentile(np.full(10, 0.9), std)[1] == 10
-    value, kept = std_percentile(np.ones(10), std)
-    assert math.isnan(value) and kept == 0
-
-
-def test_selection_can_be_by_another_models_means():
-    std, mean = np.array([0.1, 0.2, 0.3]), np.array([0.95, 0.0, 0.0])
-    assert std_percentile(mean, std, selection_mean=np.zeros(3)) == (pytest.approx(np.percentile(std, 10)), 3)
 
 
 def test_share_of_small_std_and_low_mean():

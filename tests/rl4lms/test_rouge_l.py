@@ -1,12 +1,14 @@
 """ROUGE-L max has the values of py-rouge 1.1."""
 
+import random
 from typing import Any
 
 import pytest
+from nltk.stem.porter import PorterStemmer
 from text_pairs import import_py_rouge, text_pairs
 
 from rl4lms.metrics import TextBatch, build_metric
-from rl4lms.metrics.rouge_l import _lcs_length, _lcs_places, _positions, _sentences
+from rl4lms.metrics.rouge_l import _lcs_length, _lcs_places, _positions, _sentences, _stem, _stemming
 
 Rouge = import_py_rouge().Rouge
 PAPER = {
@@ -68,6 +70,25 @@ def test_every_irregular_word_becomes_what_py_rouge_makes_of_it() -> None:
     for word in words:
         (expected,) = evaluator._preprocess_summary_per_sentence(word)
         assert _sentences(word, None, "words", stemming=True) == [tuple(expected.split())]
+
+
+def test_stems_are_those_of_the_original_porter_algorithm() -> None:
+    """Of words, made up, that end in any of the suffixes of the paper (Porter 1980), or in none."""
+    suffixes = (
+        "sses ies ss s eed ed ing at bl iz y ational tional enci anci izer abli alli entli eli ousli ization "
+        "ation ator alism iveness fulness ousness aliti iviti biliti icate ative alize iciti ical ful ness "
+        "al ance ence er ic able ible ant ement ment ent ion sion ou ism ate iti ous ive ize e ll"
+    ).split(" ")
+    rng = random.Random(0)
+    stemmer = PorterStemmer(PorterStemmer.ORIGINAL_ALGORITHM)
+    changed = 0
+    for i in range(12_000):
+        word = "".join(rng.choices("aeiouybcdlmnrstwz", k=rng.randint(1, 6)))
+        word += ("", rng.choice(suffixes), rng.choice(suffixes) + rng.choice(suffixes))[i % 3]
+        expected = _stemming()[0].get(word) or (stemmer.stem(word) if len(word) > 3 else word)
+        assert _stem(word) == expected, word
+        changed += expected != word
+    assert changed > 5_000
 
 
 def test_longest_common_subsequence() -> None:

@@ -1,0 +1,312 @@
+"""The pre-flight check: which inputs carry no gradient, how sure that is, and what to do."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.config import ConfigError, Located, add_config_arguments, describe_fields, validate
+from common.console import progress, setup_logging
+from common.interrupts import INTERRUPTED_EXIT_CODE, stop_request
+from common.run_dir import RunDir, RunError
+from rl4lms.config import ExtractConfig, check_report, load_extract_config, missing_components, resolved
+from rl4lms.diagnosis.conditions import NAMES, ConditionError, holds, parse_condition, value_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rl4lms.diagnosis import Diagnosis
+    from rl4lms.diagnosis.report import Picture
+    from rl4lms.diagnosis.tables import RewardTable
+
+logger = logging.getLogger(__name__)
+CONDITION_EXIT_CODE = 3
+EXTRACT_RUNNER = "rl4lms_extract_samples_from_model_runner.py"
+SUPERVISED = "dead_low.jsonl"
+MAX_EXAMPLES = 20
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Flags of the check."""
+    parser = argparse.ArgumentParser(
+        description="Says which inputs reinforcement finetuning will not learn from, how sure that is, and "
+        "what to do. Exit status: 0 done, 1 sampling failed, 2 input that cannot be used, 3 a --fail-if "
+        "condition holds, 130 interrupted."
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="rewards: CSV, JSON lines or parquet (a row per generation), a folder of such, or the .pt file "
+        "of an extraction",
+    )
+    parser.add_argument(
+        "--config_path",
+        type=Path,
+        help="instead: a config of the extraction runner, to sample from its model",
+    )
+    columns = parser.add_argument_group("columns of the tables")
+    columns.add_argument("--prompt", metavar="NAME", help="the input (prompt_id or prompt, if there is one)")
+    columns.add_argument(
+        "--reward",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="reward (`reward`); of several their sum counts",
+    )
+    columns.add_argument("--weights", nargs="+", type=float, metavar="W", help="of several rewards (1 each)")
+    columns.add_argument(
+        "--step", metavar="NAME", help="training step (step or global_step, if there is one)"
+    )
+    columns.add_argument(
+        "--references", metavar="NAME", help="expected text or texts, for the supervised file"
+    )
+    columns.add_argument(
+        "--kl", metavar="NAME", help="log pi - log pi_ref of each generation, with --kl_coef"
+    )
+    judged = parser.add_argument_group("how they are judged")
+    judged.add_argument("--kl_coef", type=float, metavar="C", help="diagnose reward - C x kl")
+    judged.add_argument(
+        "--range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="worst and best reward ([0, 1] if all lie in it, else theirs)",
+    )
+    judged.add_argument(
+        "--tolerance", type=float, metavar="SHARE", help="of the range: smaller differences are none (0.03)"
+    )
+    judged.add_argument(
+        "--group_size", type=int, metavar="G", help="generations of an input in training (8, or as logged)"
+    )
+    judged.add_argument(
+        "--last_steps", type=int, metavar="N", help="of a log pool the last N steps (each input's last visit)"
+    )
+    judged.add_argument(
+        "--before", nargs="+", type=Path, metavar="FILE", help="rewards of the same inputs before training"
+    )
+    parser.add_argument(
+        "--gradients",
+        nargs="?",
+        type=int,
+        const=40,
+        metavar="N",
+        help="estimate the policy gradients of N random inputs (40), of a config's or an extraction's model",
+    )
+    parser.add_argument(
+        "--fail-if",
+        "--fail_if",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help=f"exit status 3 if it holds (repeatable): NAME < NUMBER, or <= > >=, NAME of {', '.join(NAMES)}",
+    )
+    parser.add_argument(
+        "--output_path",
+        type=Path,
+        metavar="DIR",
+        help="of the results (outputs/diagnosis/<name of the input>)",
+    )
+    add_config_arguments(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, read or sample, diagnose, write, say; returns the exit status."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.list_fields:
+        print(describe_fields(ExtractConfig))
+        return 0
+    if bool(args.inputs) == (args.config_path is not None):
+        parser.error("give files with rewards, or --config_path")
+    if (args.kl is None) != (args.kl_coef is None):
+        parser.error("--kl and --kl_coef go together")
+    if (args.overrides or args.check) and args.config_path is None:
+        parser.error("--set and --check are for --config_path")
+    from rl4lms.diagnosis import DiagnosisError
+
+    try:
+        conditions = [parse_condition(text) for text in args.fail_if]
+        with setup_logging(console=True):
+            source = args.config_path or args.inputs[0]
+            args.output_path = args.output_path or Path("outputs/diagnosis") / source.stem
+            if args.config_path is not None:
+                sampled = sample(args)
+                if isinstance(sampled, int):
+                    return sampled
+                args.inputs = [sampled]
+            summary = check(args)
+    except (DiagnosisError, ConditionError, ConfigError, RunError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    failed = False
+    for condition in conditions:
+        value = value_of(condition.name, summary)
+        if value is None:
+            print(f"--fail-if {condition}: {condition.name} is undefined here", file=sys.stderr)
+        elif holds(condition, summary):
+            print(f"--fail-if {condition}: holds, it is {value:.4g}", file=sys.stderr)
+            failed = True
+    return CONDITION_EXIT_CODE if failed else 0
+
+
+def sample(args: argparse.Namespace) -> Path | int:
+    """The extraction that the config describes: its .pt file, or an exit status. Raises ConfigError."""
+    config = load_extract_config(args.config_path, args.overrides)
+    if args.check:
+        print(check_report(config))
+        return 0
+    lacking = [Located(None, problem.path, problem.message) for problem in missing_components(config)]
+    if lacking:
+        raise ConfigError(args.config_path, lacking)
+    for notice in config.notices():
+        logger.info("note: %s", notice)
+    from rl4lms.extract import ExtractionInterrupted, extract
+
+    args.output_path.mkdir(parents=True, exist_ok=True)
+    with RunDir.create(args.output_path, config.run_name(), resolved(config), {"job": "extraction"}) as run:
+        resume = f"python {EXTRACT_RUNNER} --resume {shlex.quote(str(run.path))}"
+        try:
+            message = "stopping after the batch under way; press Ctrl-C again to stop at once"
+            with (
+                stop_request(message) as stop,
+                progress(config.generations or 0, "texts", unit="text") as bar,
+            ):
+                return extract(config, run, bar.move_to, stop).path
+        except (ExtractionInterrupted, KeyboardInterrupt):
+            run.update_manifest(status="interrupted")
+            logger.warning("interrupted; to go on: %s, then give its .pt to this check", resume)
+            return INTERRUPTED_EXIT_CODE
+        except Exception as error:
+            run.update_manifest(status="failed", error=f"{type(error).__name__}: {error}")
+            expected = type(error).__module__.split(".")[0] in ("common", "rl4lms")
+            logger.error("%s", error, exc_info=not expected)
+            logger.error("what was computed is kept; to go on: %s, then give its .pt to this check", resume)
+            return 1
+
+
+def read_and_diagnose(
+    args: argparse.Namespace, paths: Sequence[Path]
+) -> tuple[RewardTable, dict[str, Diagnosis]]:
+    """The rewards in the files and their diagnoses, first of what is optimised. Raises DiagnosisError."""
+    from rl4lms.diagnosis.diagnose import TOLERANCE
+    from rl4lms.diagnosis.rewards import diagnose_table
+    from rl4lms.diagnosis.tables import Columns, read_rewards
+
+    columns = Columns(args.prompt, tuple(args.reward), args.step, args.kl, args.references)
+    table = read_rewards(paths, columns)
+    for note in table.notes:
+        logger.info("%s", note)
+    return table, diagnose_table(
+        table,
+        args.weights,
+        args.kl_coef,
+        tuple(args.range) if args.range else None,
+        tolerance=TOLERANCE if args.tolerance is None else args.tolerance,
+        group_size=args.group_size,
+        last_steps=args.last_steps,
+    )
+
+
+def check(args: argparse.Namespace) -> dict[str, Any]:
+    """Diagnose, write everything under --output_path, print one screen; returns the summary."""
+    from common.files import atomic_write_json, atomic_write_text
+    from rl4lms.diagnosis.advice import advise
+    from rl4lms.diagnosis.compare import compare, relabelled
+    from rl4lms.diagnosis.files import input_frame, supervised_rows, write_csv
+    from rl4lms.diagnosis.findings import Findings
+    from rl4lms.diagnosis.gradient_summary import summarise_gradients
+    from rl4lms.diagnosis.report import render
+    from rl4lms.diagnosis.text import terminal_lines
+
+    table, found = read_and_diagnose(args, args.inputs)
+    (name, main_one), *rest = found.items()
+    summary, others = main_one.summary, {other: diagnosis.summary for other, diagnosis in rest}
+    before, comparison = None, None
+    if args.before:
+        earlier, found_before = read_and_diagnose(args, args.before)
+        before = relabelled(next(iter(found_before.values())), earlier.labels)
+        comparison = compare(before, relabelled(main_one, table.labels))
+    gradients = measure(args, main_one) if args.gradients is not None else []
+    args.output_path.mkdir(parents=True, exist_ok=True)
+    frame = input_frame(table, main_one, dict(rest), before, comparison)
+    write_csv(frame, args.output_path / "inputs.csv")
+    supervised = supervised_rows(table, main_one)
+    (args.output_path / SUPERVISED).unlink(missing_ok=True)  # of an earlier check: it may have found some
+    if supervised:
+        atomic_write_text(args.output_path / SUPERVISED, "\n".join(supervised) + "\n")
+    findings = Findings(
+        name=name,
+        summary=summary,
+        others=others,
+        comparison=comparison.summary if comparison else None,
+        gradients=summarise_gradients(gradients) if gradients else None,
+        advice=advise(summary, others, SUPERVISED if supervised else None),
+        notes=[*table.notes, *main_one.caveats],
+    )
+    command = shlex.join(["python", *sys.argv])
+    made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "command": command}
+    sources = {"inputs": [str(path) for path in args.inputs]}
+    atomic_write_json(args.output_path / "summary.json", {**made, **sources, **findings.content()})
+    examples = frame[frame["looks"] == "flat_low"].sort_values("label", kind="stable").head(MAX_EXAMPLES)
+    title = f"Vanishing gradients: {', '.join(path.name for path in args.inputs)}"
+    page = render(title, findings, draw(args, frame, summary, gradients), examples.to_dict("records"))
+    atomic_write_text(args.output_path / "report.html", page)
+    print("\n".join(terminal_lines(findings)))
+    extra = f", {SUPERVISED}" if supervised else ""
+    print(f"report: {args.output_path / 'report.html'}; also inputs.csv, summary.json, pictures{extra}")
+    return summary
+
+
+def measure(args: argparse.Namespace, diagnosis: Diagnosis) -> list[dict[str, Any]]:
+    """Gradients of some inputs of an extraction, a row each. Raises DiagnosisError."""
+    import numpy as np
+    import torch
+
+    from rl4lms.diagnosis import DiagnosisError
+
+    path = args.inputs[0]
+    if path.suffix != ".pt":
+        raise DiagnosisError(
+            f"{path}: --gradients needs the model: give --config_path, or an extraction's .pt"
+        )
+    from rl4lms.diagnosis.gradients import measure_gradients
+
+    content = torch.load(path, weights_only=True)
+    config, problems = validate(ExtractConfig, content["config"])
+    if config is None:
+        raise ConfigError(path, [Located(None, problem.path, problem.message) for problem in problems])
+    number = min(args.gradients, len(diagnosis.labels))
+    chosen = np.sort(np.random.default_rng(config.runtime.seed).permutation(len(diagnosis.labels))[:number])
+    positions = [content["used_train_indices"][diagnosis.labels[i]] for i in chosen]
+    reward = args.reward[0] if args.reward else next(iter(content["all_metric_values"]))
+    with progress(number, "gradients", unit="input") as bar:
+        return measure_gradients(config, positions, diagnosis.inputs.std[chosen], reward, bar.move_to)
+
+
+def draw(
+    args: argparse.Namespace, frame: pd.DataFrame, summary: dict[str, Any], gradients: list[dict[str, Any]]
+) -> list[Picture]:
+    """Write the pictures and return them for the report."""
+    from figures.diagnosis import pictures
+    from figures.style import save_figure
+    from rl4lms.diagnosis.report import Picture
+
+    runs = [{"path": str(path)} for path in args.inputs]
+    drawn = []
+    for stem, title, caption, figure, numbers in pictures(frame, summary, gradients):
+        png = save_figure(figure, args.output_path / stem, numbers, runs)[0]
+        drawn.append(Picture(title, png.read_bytes(), caption))
+    return drawn
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""The diagnosis of one reward: arrays in, statistics of each input and over them out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from common.statistics import CONFIDENCE
+from rl4lms.diagnosis.groups import (
+    DiagnosisError,
+    Floats,
+    Groups,
+    Ints,
+    group,
+    inputs_text,
+    spread_probability,
+)
+from rl4lms.diagnosis.over_inputs import (
+    GROUP_SIZES,
+    at_least,
+    over_time,
+    share,
+    signal_shares,
+    std_percentile,
+    variances,
+)
+from rl4lms.diagnosis.per_input import CLASSES, ERROR_RATE, Inputs, describe_inputs, verdicts
+from rl4lms.diagnosis.scale import Scale, find_scale
+
+TOLERANCE = 0.03  # of the range; ten normal rewards span it at a std of 0.01, which the paper calls small
+GROUP_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the rewards say.
+
+    labels: of the N inputs; inputs: one value for each (see Inputs); summary: everything over inputs, as
+    JSON values (docs/diagnosis.md); caveats: what a reader must know of the numbers; groups: the rewards
+    that the classes are from.
+    """
+
+    labels: NDArray[np.generic]
+    inputs: Inputs
+    scale: Scale
+    groups: Groups
+    summary: dict[str, Any]
+    caveats: list[str]
+
+
+def diagnose(
+    rewards: ArrayLike,
+    inputs: ArrayLike | None = None,
+    *,
+    steps: ArrayLike | None = None,
+    kl: ArrayLike | None = None,
+    kl_coef: float = 0.0,
+    reward_range: tuple[float, float] | None = None,
+    tolerance: float = TOLERANCE,
+    group_size: int | None = None,
+    last_steps: int | None = None,
+) -> Diagnosis:
+    """Which inputs carry no gradient.
+
+    rewards: [N, G], or [M] with `inputs` [M], the input (any label) that each is of; NaN = missing, left out.
+    steps: [M], the training step of each; an input is then judged by its last visit, or by its visits of the
+    last `last_steps` steps. kl: like rewards, log pi - log pi_ref of each generation: what is diagnosed is
+    then rewards - kl_coef * kl. reward_range: worst and best reward; [0, 1] is assumed if all lie in it, else
+    their own range. tolerance: rewards that differ by at most this share of the range are the same.
+    group_size: generations of an input in training (8, or what most groups of a log with steps have).
+    Raises DiagnosisError.
+    """
+    values, codes, labels = _by_input(rewards, inputs)
+    if not 0 < tolerance < 0.5:
+        raise DiagnosisError(
+            f"the tolerance is a share of the range, above 0 and below 0.5, got {tolerance:g}"
+        )
+    if group_size is not None and group_size < 2:
+        raise DiagnosisError(f"a group has at least 2 generations, got {group_size}")
+    if last_steps is not None and (steps is None or last_steps < 1):
+        raise DiagnosisError("the last steps, at least 1, are those of a log with steps")
+    moments = None if steps is None else _whole_numbers(steps, len(values))
+    penalty = np.zeros(len(values)) if kl is None else _floats(kl, "kl").ravel()
+    if len(penalty) != len(values):
+        raise DiagnosisError(f"{len(penalty):,} values of kl for {len(values):,} rewards")
+    known = ~(np.isnan(values) | np.isnan(penalty))
+    if not known.any():
+        raise DiagnosisError("every reward is missing")
+    missing = len(values) - int(known.sum())
+    scale = find_scale(values[known], reward_range)
+    if kl is not None and kl_coef:
+        scale = Scale(scale.low, scale.high, scale.source, None)
+    values = (values - kl_coef * penalty)[known]
+    codes = codes[known]
+    width = tolerance * scale.width
+
+    timeline: list[dict[str, Any]] = []
+    how: list[str] = []
+    if moments is not None:
+        moments = moments[known]
+        if group_size is None:
+            group_size = _usual_size(codes, moments)
+        timeline = over_time(codes, moments, values, scale, width)
+        latest = _latest(codes, moments, last_steps)
+        codes, values = codes[latest], values[latest]
+        way = "its last visit" if last_steps is None else f"its visits of the last {last_steps:,} steps"
+        how = [f"the log has {len(np.unique(moments)):,} steps: an input is judged by {way}"]
+    group_size = group_size or GROUP_SIZE
+
+    kept, codes = np.unique(codes, return_inverse=True)
+    groups = group(codes, values)
+    if groups.sizes.max() < 2:
+        raise DiagnosisError(
+            f"each of the {len(kept):,} inputs has one reward, and a spread needs two: "
+            "is the column that names the input the right one?"
+        )
+    signal = spread_probability(groups, width, group_size)
+    table = describe_inputs(groups, scale, width, group_size, signal)
+    summary = {
+        "inputs": len(kept),
+        "generations": len(values),
+        "missing": missing,
+        "generations_per_input": dict(
+            zip(("min", "median", "max"), np.percentile(table.n, (0, 50, 100)).tolist(), strict=True)
+        ),
+        "range": {"low": scale.low, "high": scale.high, "source": scale.source},
+        "two_values": None if scale.values is None else list(scale.values),
+        "kl_coef": kl_coef if kl is not None else None,
+        "tolerance": tolerance,
+        "group_size": group_size,
+        "confidence": CONFIDENCE,
+        "error_rate": ERROR_RATE,
+        "mean": float(table.mean.mean()),
+        "std": _mean(table.std),
+        "std_ddof0": _mean(table.std_ddof0[table.n > 1]),
+        "classes": {name: share(table.label == name) for name in CLASSES},
+        "dead_low_at_least": at_least(table.looks == "flat_low", table.n, group_size),
+        "no_spread": share(np.char.startswith(table.looks, "flat")),
+        "no_spread_low": share(table.looks == "flat_low"),
+        "no_spread_high": share(table.looks == "flat_high"),
+        "std_percentile": std_percentile(table, scale),
+        "variance": variances(table, groups),
+        "signal": signal_shares(groups, width, sorted({*GROUP_SIZES, group_size, 2 * group_size})),
+        "settling": _settling(table),
+        "over_time": timeline,
+    }
+    caveats = how + _caveats(table, scale, values, missing, group_size)
+    return Diagnosis(labels[kept], table, scale, groups, summary, caveats)
+
+
+def _by_input(rewards: ArrayLike, inputs: ArrayLike | None) -> tuple[Floats, Ints, NDArray[np.generic]]:
+    """Rewards [M], the number of each one's input, and the inputs' labels."""
+    values = _floats(rewards, "rewards")
+    if values.size == 0:
+        raise DiagnosisError("there are no rewards")
+    if inputs is None:
+        if values.ndim != 2:
+            raise DiagnosisError(
+                f"rewards without inputs must be [inputs, generations], not of shape {list(values.shape)}"
+            )
+        number, each = values.shape
+        return values.ravel(), np.repeat(np.arange(number), each), np.arange(number)
+    named = np.asarray(inputs)
+    if named.dtype.kind == "U":  # fixed-width text would take the room of the longest prompt for each
+        named = np.asarray(inputs, dtype=object)
+    if values.shape != named.shape or values.ndim != 1:
+        raise DiagnosisError(f"rewards {list(values.shape)} and inputs {list(named.shape)} must be two lists")
+    labels, codes = np.unique(named, return_inverse=True)
+    return values, codes, labels
+
+
+def _floats(values: ArrayLike, name: str) -> Floats:
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DiagnosisError(f"{name} must be numbers: {error}") from error
+    if np.isinf(array).any():
+        raise DiagnosisError(f"{name}: number {int(np.isinf(array).argmax()):,} (from 0) is infinite")
+    return array
+
+
+def _whole_numbers(steps: ArrayLike, length: int) -> Ints:
+    array = _floats(steps, "steps").ravel()
+    if len(array) != length or np.isnan(array).any():
+        raise DiagnosisError(f"steps: expected a number for each of the {length:,} rewards")
+    return array.astype(np.int64)
+
+
+def _usual_size(codes: Ints, steps: Ints) -> int | None:
+    """The most frequent number of generations of an input at a step, None if that is one."""
+    number = np.unique(steps, return_inverse=True)[1] * (int(codes.max()) + 1) + codes
+    size = int(np.bincount(np.unique(number, return_counts=True)[1]).argmax())
+    return size if size > 1 else None
+
+
+def _latest(codes: Ints, steps: Ints, last_steps: int | None) -> NDArray[np.bool_]:
+    """Which rewards are of their input's last visit, or of the last steps."""
+    if last_steps is not None:
+        distinct = np.unique(steps)
+        return steps >= distinct[-min(last_steps, len(distinct))]
+    last = np.full(int(codes.max()) + 1, np.iinfo(np.int64).min)
+    np.maximum.at(last, codes, steps)
+    return steps == last[codes]
+
+
+def _settling(table: Inputs) -> dict[str, int]:
+    """How many further generations would settle the uncertain inputs, if these go on as they are."""
+    open_cases = table.label == "uncertain"
+    return {
+        "inputs": int((open_cases & (table.more > 0)).sum()),
+        "generations": int(table.more[open_cases & (table.more > 0)].sum()),
+        "at_the_border": int((open_cases & (table.more < 0)).sum()),
+    }
+
+
+def _mean(values: Floats) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _caveats(table: Inputs, scale: Scale, values: Floats, missing: int, size: int) -> list[str]:
+    """What a reader must know before using the numbers."""
+    found: list[str] = []
+    enough = verdicts(table.n, 0 * table.n, 0 * table.n, size, scale.values is not None) == "dead"
+    if not enough.any():
+        found.append(
+            f"no input has the generations to be called dead for groups of {size}: dead-low and dead-high "
+            "are 0 whatever the rewards; see what shows no spread"
+        )
+    if scale.source != "given":
+        how = "assumed" if scale.source == "assumed" else "the range of the rewards seen"
+        found.append(
+            f"rewards are judged on {scale.low:g} to {scale.high:g} ({how}): "
+            "give the range if worst and best possible reward differ"
+        )
+    if math.isclose(float(values.min()), float(values.max()), abs_tol=1e-9 * scale.width):
+        found.append(f"every reward is {float(values[0]):g}: check that the reward function works")
+    if missing:
+        found.append(f"{missing:,} rewards are missing (null or NaN) and left out")
+    single = int((table.n == 1).sum())
+    if single:
+        found.append(f"{inputs_text(single)} with a single generation: no spread can be seen, uncertain")
+    if table.n.min() != table.n.max():
+        found.append(f"inputs have between {table.n.min():,} and {table.n.max():,} generations")
+    return found

@@ -1,0 +1,166 @@
+"""Expected policy gradients of single inputs, estimated from generations of their own.
+
+G generations y_j of an input x, with rewards r_j and scores s_j = grad log q(y_j | x) in the D weights, q
+being what is sampled from (temperature, top_k and top_p included). grad V(x) = E (r - V) s = Cov(r, s).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from common.seeding import derive_seed
+from rl4lms.config import ExtractConfig
+from rl4lms.datapools import load_datapool
+from rl4lms.diagnosis.groups import DiagnosisError, Floats
+from rl4lms.extract import score_inputs
+from rl4lms.generation import Decoding, decode, encode_prompts, prompt_limit
+from rl4lms.generation_config import GenerationSettings
+from rl4lms.language_model import choose_device, load_model, load_tokenizer
+from rl4lms.metrics import build_metric
+from rl4lms.policy_model import Sequences, token_logits
+from rl4lms.responses import generate_ids
+
+logger = logging.getLogger(__name__)
+FEWEST_GENERATIONS = 4
+# Fields of the generation settings that would make q another distribution than `sampling_logprobs` says.
+_PLAIN = ("num_beams", "min_length", "no_repeat_ngram_size", "repetition_penalty")
+
+
+def measure_gradients(
+    config: ExtractConfig,
+    positions: Sequence[int],
+    stds: Floats,
+    reward: str,
+    progress: Callable[[int], None] = lambda inputs: None,
+) -> list[dict[str, Any]]:
+    """Fresh generations of some train inputs, and what they say of each one's gradient; one row an input.
+
+    positions: of the inputs in the train split; stds: [len(positions)], their reward std by other generations
+    (of the extraction), so that ordering by it does not use the same chance; reward: the metric's result key.
+    Row: input, generations, std (as given), fresh_std (ddof 1), squared (unbiased estimate of ||grad V||^2,
+    may be negative), norm (its root, 0 if negative), bound (fresh_std x the root of the Fisher information's
+    largest eigenvalue, of the same generations). Raises DiagnosisError.
+    """
+    settings, each = config.alg.generation_kwargs, config.evaluation.num_samples_per_input
+    check_settings(settings, each)
+    device = choose_device(config.runtime.device)
+    model = load_model(config.alg.model_name, config.alg.model_type, torch.float32, device)
+    tokenizer = load_tokenizer(
+        config.tokenizer.model_name,
+        truncation_side=config.tokenizer.truncation_side,
+        pad_token_as_eos_token=config.tokenizer.pad_token_as_eos_token,
+    )
+    metrics = {metric.id: build_metric(metric.id, metric.args) for metric in config.evaluation.metrics}
+    pool = load_datapool(config.datapool.id, "train", config.datapool.args)
+    decoding = Decoding(
+        settings=settings,
+        max_prompt_length=config.tokenizer.max_length,
+        truncation_side=config.tokenizer.truncation_side,
+        batch_size=each,
+        num_samples=each,
+    )
+    limit = prompt_limit(model, tokenizer, decoding)
+    weights = sum(weight.numel() for weight in model.parameters())
+    logger.info("gradients of %d x %s weights are in memory at a time", each, f"{weights:,}")
+    rows = []
+    for number, (position, std) in enumerate(zip(positions, stds, strict=True)):
+        sample = pool[position]
+        prompts = [sample.prompt_or_input_text]
+        prompt_ids, prompt_mask = encode_prompts(model, tokenizer, prompts, limit, decoding.truncation_side)
+        generator = np.random.default_rng(derive_seed(config.runtime.seed, "gradients", position))
+        uniforms = torch.from_numpy(generator.random((1, each, settings.max_new_tokens), dtype=np.float32))
+        ids, mask = generate_ids(model, prompt_ids, prompt_mask, settings, uniforms)
+        texts = [decode(tokenizer, row[keep].tolist()) for row, keep in zip(ids, mask, strict=True)]
+        rewards = np.array(score_inputs(metrics, [sample], [texts], model)[reward][0])
+        sequences = Sequences(prompt_ids.expand(each, -1), prompt_mask.expand(each, -1), ids, mask)
+        gram = score_products(model, sequences, settings)
+        squared = squared_gradient(rewards, gram)
+        fresh = float(rewards.std(ddof=1))
+        rows.append(
+            {
+                "input": str(sample.id),
+                "generations": each,
+                "std": float(std),
+                "fresh_std": fresh,
+                "squared": squared,
+                "norm": math.sqrt(max(0.0, squared)),
+                "bound": fresh * math.sqrt(float(np.linalg.eigvalsh(gram)[-1]) / each),
+            }
+        )
+        progress(number + 1)
+    return rows
+
+
+def check_settings(settings: GenerationSettings, generations: int) -> None:
+    """Raises DiagnosisError: the settings sample from something whose gradient is not computed here."""
+    if not settings.do_sample:
+        raise DiagnosisError("gradients need sampled texts: alg.generation_kwargs.do_sample is false")
+    for name in _PLAIN:
+        if getattr(settings, name) != type(settings).model_fields[name].default:
+            raise DiagnosisError(
+                f"gradients are of sampling by temperature, top_k and top_p: alg.generation_kwargs.{name} is "
+                f"{getattr(settings, name)}"
+            )
+    if generations < FEWEST_GENERATIONS:
+        raise DiagnosisError(
+            f"gradients need at least {FEWEST_GENERATIONS} generations an input: "
+            f"evaluation.num_samples_per_input is {generations}"
+        )
+
+
+def sampling_logprobs(logits: Tensor, settings: GenerationSettings) -> Tensor:
+    """Log-probabilities [N, V] of the tokens as `rl4lms.responses.sample_tokens` draws them; -inf: never.
+
+    logits: [N, V].
+    """
+    logits = logits / settings.temperature
+    if settings.top_k or settings.top_p < 1:
+        values, tokens = logits.detach().topk(min(settings.top_k or logits.shape[1], logits.shape[1]))
+        mass = values.softmax(1).cumsum(1)
+        before = torch.cat([torch.zeros_like(mass[:, :1]), mass[:, :-1]], 1)
+        allowed = (before < settings.top_p).scatter(1, torch.zeros_like(tokens[:, :1]), True)
+        kept = torch.zeros_like(logits, dtype=torch.bool).scatter(1, tokens, allowed)
+        logits = logits.masked_fill(~kept, -torch.inf)
+    return logits.log_softmax(1)
+
+
+def score_products(
+    model: PreTrainedModel, sequences: Sequences, settings: GenerationSettings
+) -> NDArray[np.float64]:
+    """s_j . s_k for all pairs of the generations, [G, G]. sequences: the input's generations."""
+    parameters = [weight for weight in model.parameters() if weight.requires_grad]
+    scores = []
+    for row in range(len(sequences.response_ids)):
+        one = sequences.select(torch.tensor([row], device=sequences.response_ids.device))
+        rows, columns = one.response_mask.nonzero(as_tuple=True)
+        logprobs = sampling_logprobs(token_logits(model, one, rows, columns), settings)
+        total = logprobs.gather(1, one.response_ids[rows, columns][:, None]).sum()
+        found = torch.autograd.grad(total, parameters, allow_unused=True)
+        scores.append(torch.cat([g.flatten() for g in found if g is not None]))
+    stacked = torch.stack(scores)
+    return (stacked @ stacked.T).double().cpu().numpy()
+
+
+def squared_gradient(rewards: Floats, gram: NDArray[np.float64]) -> float:
+    """Unbiased estimate of ||Cov(r, s)||^2 = ||grad V||^2. rewards: [G], G >= 4; gram: [G, G], s_j . s_k.
+
+    ||g||^2 of the gradient with leave-one-out baselines, g = sum_j (r_j - mean of the others) s_j / G, is too
+    large by g's variance; here no generation meets itself (Song et al. 2012, eq. 4, with linear kernels).
+    """
+    g = len(rewards)
+    centred = rewards - rewards.mean()  # changes nothing but rounding
+    rewarded, scored = np.outer(centred, centred), gram.copy()
+    np.fill_diagonal(rewarded, 0.0)
+    np.fill_diagonal(scored, 0.0)
+    sums = rewarded.sum() * scored.sum() / ((g - 1) * (g - 2))
+    crossed = 2 / (g - 2) * float(rewarded.sum(0) @ scored.sum(0))
+    return float(((rewarded * scored).sum() + sums - crossed) / (g * (g - 3)))

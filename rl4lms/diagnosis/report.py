@@ -1,0 +1,136 @@
+"""The report: one HTML file without scripts, with its pictures inside, that fits a phone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+from rl4lms.diagnosis.findings import Findings
+from rl4lms.diagnosis.text import change_line, class_rows, gradient_rows, headline, number_rows
+
+COLOURS = {"dead_low": "#D55E00", "dead_high": "#0072B2", "live": "#009E73", "uncertain": "#BBBBBB"}
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:0 auto;padding:1rem;color:#222;background:#fff}
+h1{font-size:1.4rem}h2{font-size:1.15rem;margin-top:2rem}img{max-width:100%;height:auto}
+table{border-collapse:collapse;width:100%;font-size:.9rem}td,th{text-align:left;padding:.25rem .5rem .25rem 0;
+vertical-align:top;border-bottom:1px solid #ddd;overflow-wrap:break-word}.wide{overflow-x:auto}
+.key+b{white-space:nowrap;font-weight:inherit}
+.bar{display:flex;height:1.6rem;border-radius:.3rem;overflow:hidden}.key{display:inline-block;width:.7em;
+height:.7em;border-radius:.15em;margin-right:.3em}.ground,figcaption{color:#555;font-size:.9rem}
+figure{margin:1rem 0}.note{background:#fff6df;padding:.6rem .8rem;border-radius:.3rem}li{margin-bottom:.6rem}
+"""
+METHODS = (
+    "Two rewards count as the same if they differ by at most the tolerance, a share of the reward's range. A "
+    "group has signal if not all of its rewards are the same. Live: at most 5% of the inputs of whose groups "
+    "a tenth or less have signal are called so. Dead: at most 5% of the inputs of whose groups half or more "
+    "have signal are called so; in between, either name may come out. Rewards with two values: exact "
+    "binomial intervals and tests. Others: Student's t for the mean, chi-square with degrees of freedom by "
+    "the pooled kurtosis for the std; inputs without spread get what their generations cannot rule out. "
+    "Beyond the generations of an input the share of groups with signal is bounded, not estimated. "
+    "docs/diagnosis.md has the formulas and the measured coverage."
+)
+
+
+class Picture(NamedTuple):
+    title: str
+    png: bytes
+    caption: str
+
+
+def render(
+    title: str, findings: Findings, pictures: Sequence[Picture], examples: Sequence[Mapping[Any, Any]]
+) -> str:
+    """The whole page. examples: inputs without signal, rows of inputs.csv."""
+    summary, comparison = findings.summary, findings.comparison
+    parts = [
+        f"<h1>{escape(title)}</h1><p>{escape(headline(findings.name, summary))}</p>",
+        _bar(summary),
+        _classes(summary),
+        "".join(f"<p class=note>{escape(caveat)}</p>" for caveat in findings.notes),
+        "<h2>What to do</h2><ol>",
+        "".join(
+            f"<li>{escape(piece.what)}<br><span class=ground>{escape(piece.ground)}</span></li>"
+            for piece in findings.advice
+        )
+        or "<li>Nothing stands out: the inputs carry signal.</li>",
+        "</ol><h2>Numbers</h2>",
+        _table((), number_rows(summary)),
+    ]
+    if comparison is not None:
+        parts += [
+            "<h2>Before and after</h2>",
+            f"<p>{escape(change_line(comparison))}</p>",
+            _crossed(comparison),
+        ]
+    if findings.gradients is not None:
+        parts += ["<h2>Gradients</h2>", _table((), gradient_rows(findings.gradients))]
+    for picture in pictures:
+        data = base64.b64encode(picture.png).decode()
+        parts.append(
+            f"<h2>{escape(picture.title)}</h2><figure><img alt='{escape(picture.title)}' "
+            f"src='data:image/png;base64,{data}'><figcaption>{escape(picture.caption)}</figcaption></figure>"
+        )
+    if summary["over_time"]:
+        parts += ["<h2>Over time</h2>", _over_time(summary["over_time"])]
+    if findings.others:
+        parts.append("<h2>Each reward</h2>")
+        for other, row in findings.others.items():
+            parts += [f"<p>{escape(headline(other, row))}</p>", _bar(row), _classes(row)]
+    if examples:
+        rows = [
+            (row["input"], f"{row['mean']:.3g}", f"{row['std']:.3g}", f"{row['n']}", str(row["label"]))
+            for row in examples
+        ]
+        heads = ("input", "mean", "std", "n", "class")
+        parts += ["<h2>Inputs without signal</h2>", _table(heads, rows)]
+    parts.append(f"<h2>How this was computed</h2><p class=ground>{escape(METHODS)}</p>")
+    return (
+        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width,initial-scale=1'>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _bar(summary: dict[str, Any]) -> str:
+    pieces = "".join(
+        f"<div style='width:{100 * row['share']:.2f}%;background:{COLOURS[name]}'></div>"
+        for name, row in summary["classes"].items()
+    )
+    return f"<div class=bar>{pieces}</div>"
+
+
+def _classes(summary: dict[str, Any]) -> str:
+    keys = [f"<span class=key style='background:{COLOURS[name]}'></span>" for name in summary["classes"]]
+    rows = "".join(
+        f"<tr><td>{key}<b>{escape(name)}</b></td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for key, (name, *cells) in zip(keys, class_rows(summary), strict=True)
+    )
+    return f"<div class=wide><table><tr><th>class<th>share<th>95%<th></tr>{rows}</table></div>"
+
+
+def _crossed(comparison: dict[str, Any]) -> str:
+    counts = comparison["classes"]
+    rows = [(f"{old} before", *(f"{n:,}" for n in row.values())) for old, row in counts.items()]
+    return _table(("", *(f"{name} after" for name in counts)), rows)
+
+
+def _over_time(rows: Sequence[dict[str, Any]]) -> str:
+    shown = rows if len(rows) <= 12 else [rows[round(i * (len(rows) - 1) / 11)] for i in range(12)]
+    cells = [
+        (
+            f"{row['first_step']}" if row["first_step"] == row["last_step"] else
+            f"{row['first_step']} to {row['last_step']}",
+            f"{row['groups']:,}", f"{row['mean']:.3g}", f"{row['within_std']:.3g}",
+            f"{row['no_spread_low']:.0%}", f"{row['no_spread_high']:.0%}",
+        )
+        for row in shown
+    ]  # fmt: skip
+    return _table(("step", "groups", "mean", "std within", "no spread, low", "no spread, best"), cells)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = f"<tr>{''.join(f'<th>{escape(cell)}' for cell in heads)}</tr>" if heads else ""
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<div class=wide><table>{head}{body}</table></div>"

@@ -1,0 +1,133 @@
+"""A diagnosis for a reader: the terminal's one screen, and the words that the report uses too."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from rl4lms.diagnosis.advice import share_text
+from rl4lms.diagnosis.findings import Findings
+from rl4lms.diagnosis.groups import inputs_text
+
+WIDTH = 100
+MEANING = {
+    "dead_low": "no signal, reward far from the best",
+    "dead_high": "no signal, solved",
+    "live": "carries signal",
+    "uncertain": "too few generations to tell",
+}
+MAX_ADVICE = 3  # on the screen; the report has all
+
+
+def headline(name: str, summary: dict[str, Any]) -> str:
+    """What was diagnosed."""
+    each = summary["generations_per_input"]
+    number = (
+        f"{each['min']:g} each"
+        if each["min"] == each["max"]
+        else f"{each['min']:g} to {each['max']:g} each, median {each['median']:g}"
+    )
+    return f"{name}: {inputs_text(summary['inputs'])}, {summary['generations']:,} generations ({number})"
+
+
+def class_rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Class, share, interval and meaning, for each class."""
+    return [
+        (
+            name.replace("_", "-"),
+            f"{row['share']:.1%}",
+            f"{row['low']:.1%} to {row['high']:.1%}",
+            f"{inputs_text(row['count'])}: {MEANING[name]}",
+        )
+        for name, row in summary["classes"].items()
+    ]
+
+
+def number_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The numbers over inputs, each with what it is."""
+    percentile, variance = summary["std_percentile"], summary["variance"]
+    rows = [
+        ("mean reward", f"{summary['mean']:.4g} on a range of {_range(summary)}"),
+        ("mean reward std", f"{summary['std']:.4g} (n - 1); {summary['std_ddof0']:.4g} (n, as in the paper)"),
+        (
+            "10th percentile of std",
+            "undefined: every mean is above 0.9 of the range"
+            if percentile["value"] is None
+            else f"{percentile['value']:.4g} ({percentile['low']:.4g} to {percentile['high']:.4g}), over "
+            f"{inputs_text(percentile['inputs'])} with a mean up to 0.9 of the range",
+        ),
+        (
+            "no spread seen",
+            f"{summary['no_spread']['share']:.1%}: {summary['no_spread_low']['share']:.1%} low, "
+            f"{summary['no_spread_high']['share']:.1%} near the best; of all inputs at least "
+            f"{summary['dead_low_at_least']:.1%} are low and not live",
+        ),
+    ]
+    if variance["within_share"] is not None:
+        rows.append(
+            (
+                "variance",
+                f"{variance['within_share']:.0%} within inputs (std {variance['within_std']:.3g}), the rest "
+                f"between them ({variance['between_std']:.3g})",
+            )
+        )
+    shares = ", ".join(f"{row['group_size']}: {share_text(row)}" for row in summary["signal"])
+    rows.append(("groups with signal, by size", shares))
+    return rows
+
+
+def _range(summary: dict[str, Any]) -> str:
+    return f"{summary['range']['low']:g} to {summary['range']['high']:g} ({summary['range']['source']})"
+
+
+def change_line(comparison: dict[str, Any]) -> str:
+    """What woke up and what died between two diagnoses."""
+    woke, died = comparison["woke_up"], comparison["died"]
+    return (
+        f"{inputs_text(comparison['inputs'])} before and after: {woke['count']:,} woke up "
+        f"({woke['share']:.1%}), {died['count']:,} died ({died['share']:.1%}); mean reward "
+        f"{comparison['mean_before']:.4g} -> {comparison['mean_after']:.4g}"
+    )
+
+
+def gradient_rows(gradients: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the gradients of some inputs say, each number with what it is."""
+    correlation = gradients["rank_correlation"]
+    rows = [
+        (
+            "gradient norm and reward std",
+            f"rank correlation {'undefined' if correlation is None else f'{correlation:.2f}'} over "
+            f"{inputs_text(gradients['inputs'])}, {gradients['generations_each']} generations each",
+        )
+    ]
+    for row in gradients["shares"]:
+        found = "undefined: no gradient can be told from 0"
+        if row["share"] is not None:
+            found = f"{row['share']:.1%} of the total squared gradient"
+            if row["low"] is not None:
+                found += f" ({row['low']:.1%} to {row['high']:.1%})"
+        rows.append((f"lowest {row['lowest']:.0%} by std", found))
+    return rows
+
+
+def terminal_lines(findings: Findings) -> list[str]:
+    """The summary of one screen."""
+    summary = findings.summary
+    lines = [
+        headline(findings.name, summary),
+        f"classes for groups of {summary['group_size']} generations (95%):",
+        *(f"  {a:<10} {b:>6}  {c:<17} {d}" for a, b, c, d in class_rows(summary)),
+    ]
+    paragraphs = [f"{what}: {number}" for what, number in number_rows(summary)]
+    for other, row in findings.others.items():
+        classes = ", ".join(f"{cells[0]} {cells[1]}" for cells in class_rows(row))
+        paragraphs.append(f"{other}: mean {row['mean']:.4g}, std {row['std']:.4g}; {classes}")
+    if findings.comparison is not None:
+        paragraphs.append(change_line(findings.comparison))
+    if findings.gradients is not None:
+        paragraphs += [f"{what}: {found}" for what, found in gradient_rows(findings.gradients)]
+    paragraphs += [f"note: {note}" for note in findings.notes]
+    paragraphs += [f"-> {piece.what}" for piece in findings.advice[:MAX_ADVICE]]
+    for text in paragraphs:
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent="     ", break_long_words=False)
+    return lines

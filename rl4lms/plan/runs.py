@@ -1,0 +1,175 @@
+"""The run of an experiment: what makes it the same as an earlier one, and how it is done in a process."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from common.config import parse_path, validate
+from common.console import bars_reported
+from common.files import RunError
+from common.identity import IDENTITY, content_digest, hash_of
+from common.jobs import Outcome, Turn, carry_out
+from common.overrides import set_value
+from common.run_dir import RunDir, read_run
+from rl4lms.config import ExtractConfig, SupervisedConfig, TrainConfig, resolved
+from rl4lms.plan.schema import Experiment
+from rl4lms.train_run import create_training_run, train_in
+
+# Last parts of fields and arguments, such as model_name, data_path, used_indices_from, tokenizer_id; no `id`.
+_NAMES_A_FILE = re.compile(r"(_name|_from|_id|path|file|folder|dir)$")
+
+
+def identity(experiment: Experiment, start: str | None) -> str:
+    """Hash of all that decides an experiment's numbers.
+
+    That is its config, with what it reads from this machine (models, data) by content, but without the names
+    of the plan and its parts. start: identity of the experiment whose model it starts from.
+    """
+    data = resolved(experiment.config)
+    del data["runtime"]["device"]
+    if isinstance(experiment.config, TrainConfig):
+        data["train_evaluation"].pop("save_every", None)
+    if start is not None:
+        set_value(data, parse_path(model_field(experiment.config)), f"model of {start}")
+    return hash_of([type(experiment.config).__name__, _by_content(data)])
+
+
+def _by_content(value: Any, key: str = "") -> Any:
+    """A config's data with the names of files and folders replaced by what is in them."""
+    if isinstance(value, dict):
+        return {key: _by_content(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_by_content(item, key) for item in value]
+    if isinstance(value, str) and _NAMES_A_FILE.search(key) and os.path.exists(value):
+        return content_digest(Path(value))
+    return value
+
+
+def model_field(config: TrainConfig | ExtractConfig) -> str:
+    """Dotted field of the model to start from."""
+    is_on_policy = isinstance(config, TrainConfig) and not isinstance(config.alg, SupervisedConfig)
+    return "alg.policy.args.model_name" if is_on_policy else "alg.model_name"
+
+
+def train(experiment: Experiment, keep_checkpoints: bool, turn: Turn) -> Outcome:
+    """Run the training of an experiment, in its new or earlier run directory."""
+    _use_gpu(turn)
+    import rl4lms.training  # noqa: F401  # Takes seconds: before the run is looked for, or stopped.
+    from rl4lms.stopping import TrainingInterrupted
+
+    def create() -> RunDir:
+        config = _starting_from(experiment.config, turn)
+        assert isinstance(config, TrainConfig)
+        return create_training_run(turn.job.folder, experiment.name, config, _manifest(experiment, turn))
+
+    def work(run: RunDir) -> None:
+        config = _recorded(run, TrainConfig, experiment.config)
+        with _status_of(run, TrainingInterrupted), _resources(run, turn):
+            model = train_in(run, config, turn.stop)
+        run.update_manifest(status="finished", artefacts=[model.name])
+        if not keep_checkpoints:
+            shutil.rmtree(run.checkpoints_path, ignore_errors=True)
+
+    return carry_out(turn, create, work, TrainingInterrupted)
+
+
+def extract(experiment: Experiment, turn: Turn) -> Outcome:
+    """Run the extraction of an experiment, in its new or earlier run directory."""
+    _use_gpu(turn)
+    from rl4lms.extract import INDICES, ExtractionInterrupted
+    from rl4lms.extract import extract as extract_in
+
+    def create() -> RunDir:
+        config = _starting_from(experiment.config, turn)
+        assert isinstance(config, ExtractConfig)
+        name = config.run_name(f"{experiment.own}_seed_{experiment.seed}")
+        manifest = {"job": "extraction"} | _manifest(experiment, turn)
+        return RunDir.create(turn.job.folder, name, resolved(config), manifest)
+
+    def work(run: RunDir) -> None:
+        config = _recorded(run, ExtractConfig, experiment.config)
+        each = config.evaluation.num_samples_per_input
+        with _status_of(run, ExtractionInterrupted), _resources(run, turn):
+            extract_in(config, run, lambda n: turn.report(n, len(run.manifest[INDICES]) * each), turn.stop)
+
+    return carry_out(turn, create, work, ExtractionInterrupted)
+
+
+def model_of(run: Path) -> Path:
+    """The model that a finished training left. Raises RunError if it is there no more."""
+    path = run / f"{read_run(run).manifest.get('prefix', '')}model"
+    if not (path / "config.json").is_file():
+        raise RunError(
+            f"the model of {run} is gone, there is no {path.name} in it: delete that folder to train it anew"
+        )
+    return path
+
+
+def _starting_from(config: TrainConfig | ExtractConfig, turn: Turn) -> TrainConfig | ExtractConfig:
+    """The config with the model of the run that it starts from, if it does. Raises RunError."""
+    if not turn.earlier:
+        return config
+    (run,) = turn.earlier
+    data = resolved(config)
+    set_value(data, parse_path(model_field(config)), str(model_of(run)))
+    return _valid(type(config), data)
+
+
+def _recorded(run: RunDir, kind: type[Any], config: TrainConfig | ExtractConfig) -> Any:
+    """The config that a run began with, on the device that it is to use now. Raises RunError."""
+    data = {**run.config, "runtime": {**run.config["runtime"], "device": config.runtime.device}}
+    return _valid(kind, data)
+
+
+def _valid(kind: type[Any], data: dict[str, Any]) -> Any:
+    config, problems = validate(kind, data)
+    if config is None:
+        raise RunError("; ".join(f"{problem.path}: {problem.message}" for problem in problems))
+    return config
+
+
+def _manifest(experiment: Experiment, turn: Turn) -> dict[str, Any]:
+    parents = {"parent_run": str(turn.earlier[0])} if turn.earlier else {}
+    return {IDENTITY: turn.job.identity, "experiment": experiment.name, **parents}
+
+
+def _use_gpu(turn: Turn) -> None:
+    """Let this process see one GPU, before anything asks for it."""
+    if turn.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(turn.gpu)
+
+
+@contextmanager
+def _status_of(run: RunDir, interrupted: type[Exception]) -> Iterator[None]:
+    """The status in the manifest, as the block begins and if it does not end well."""
+    run.update_manifest(status="running", error=None)
+    try:
+        yield
+    except (interrupted, KeyboardInterrupt):
+        run.update_manifest(status="interrupted")
+        raise
+    except Exception as error:
+        run.update_manifest(status="failed", error=f"{type(error).__name__}: {error}")
+        raise
+
+
+@contextmanager
+def _resources(run: RunDir, turn: Turn) -> Iterator[None]:
+    """A fair share of the cores, the same when the run is resumed; no bars but the plan's."""
+    import torch
+
+    before = torch.get_num_threads()
+    threads = run.manifest.get("num_threads") or max(1, before // turn.share)
+    run.update_manifest(num_threads=threads)
+    torch.set_num_threads(threads)
+    try:
+        with bars_reported(turn.report):
+            yield
+    finally:
+        torch.set_num_threads(before)

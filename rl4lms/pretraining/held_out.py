@@ -1,0 +1,100 @@
+"""How good a model is on text that it was not trained on: losses, and what it writes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from common.seeding import derive_seed
+from rl4lms.config.pretraining import PretrainConfig
+from rl4lms.generation import Decoding, generate
+from rl4lms.generation_config import GenerationSettings
+from rl4lms.language_model import autocast, load_model, load_tokenizer
+from rl4lms.pretraining.corpus import Corpus, collate, draw, encode
+from rl4lms.pretraining.models import target_logits
+from rl4lms.pretraining.tasks import Example
+
+EXAMPLES = 512
+SAMPLES, SAMPLE_TOKENS = 2, 40  # of each task
+
+
+@torch.no_grad()
+def evaluate(
+    config: PretrainConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: Corpus
+) -> dict[str, float]:
+    """Loss per token (nats) of held-out examples, and of each task loss and share of tokens foreseen.
+
+    The examples are the same each time, with the mixture of training.
+    """
+    model.eval()
+    examples = held_out_examples(config, held_out)
+    rows = encode([example for _, example in examples], tokenizer, config)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(3, dtype=torch.float64))
+    for start in range(0, len(order), config.alg.batch_size):
+        part = order[start : start + config.alg.batch_size]
+        batch = collate([rows[i] for i in part]).to(model.device)
+        with autocast(model.device, config.runtime.dtype):
+            logits, labels, rows_of = target_logits(model, batch)
+        losses = cross_entropy(logits.float(), labels, reduction="none")
+        right = logits.argmax(-1) == labels
+        values = torch.stack([losses, right, torch.ones_like(losses)], dim=-1).double().cpu()
+        of_examples = torch.zeros(len(part), 3, dtype=torch.float64).index_add_(0, rows_of.cpu(), values)
+        for i, of_example in zip(part, of_examples, strict=True):
+            sums[examples[i][0]] += of_example
+    total = torch.stack(list(sums.values())).sum(0)
+    result = {"loss": (total[0] / total[2]).item()}
+    for task, of_task in sorted(sums.items()):
+        result[f"{task} loss"] = (of_task[0] / of_task[2]).item()
+        result[f"{task} accuracy"] = (of_task[1] / of_task[2]).item()
+    return result
+
+
+def held_out_examples(config: PretrainConfig, held_out: Corpus) -> list[tuple[str, Example]]:
+    """The examples to evaluate on, with their tasks: the same for the same seed."""
+    rng = Random(derive_seed(config.runtime.seed, "pretraining", "held-out"))
+    return draw(held_out, config.alg.mixture, EXAMPLES, rng)
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A row of the log in words."""
+    of_tasks = [f"{name} {value:.2f}" for name, value in row["val"].items() if name.endswith("accuracy")]
+    return (
+        f"loss {row['train']['loss']:.3f}, held-out {row['val']['loss']:.3f} "
+        f"({', '.join(of_tasks)}), {row['train']['tokens/s']:,.0f} tokens/s"
+    )
+
+
+def sample_texts(
+    config: PretrainConfig, folder: Path, held_out: Corpus, device: torch.device
+) -> Iterator[str]:
+    """Lines that show what a saved model writes (its likeliest text) for held-out inputs of each task."""
+    model = load_model(str(folder), config.model_type, torch.float32, device)
+    tokenizer = load_tokenizer(str(folder))
+    decoding = Decoding(
+        settings=GenerationSettings(max_new_tokens=min(SAMPLE_TOKENS, config.data.max_length // 2)),
+        max_prompt_length=None,
+        truncation_side="right",
+        batch_size=SAMPLES,
+    )
+    of_tasks: dict[str, list[Example]] = defaultdict(list)
+    for task, example in held_out_examples(config, held_out):
+        of_tasks[task].append(example if example[0] else _halves(example[1]))
+    for task, examples in sorted(of_tasks.items()):
+        shown = examples[:SAMPLES]
+        texts = generate(model, tokenizer, [source for source, _ in shown], decoding)
+        for (source, target), (text,) in zip(shown, texts, strict=True):
+            yield f"{task}: {source!r} -> {text!r} (expected: {target!r})"
+
+
+def _halves(text: str) -> Example:
+    words = text.split()
+    return " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])

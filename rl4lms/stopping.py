@@ -1,0 +1,11 @@
+"""Why a training ends before its time; the messages are for the user."""
+
+from __future__ import annotations
+
+
+class TrainingInterrupted(Exception):
+    """The caller asked to stop; what is on disk goes on from the last checkpoint."""
+
+
+class DivergenceError(Exception):
+    """A loss, gradient or KL that no training comes back from; the last checkpoint is from before it."""

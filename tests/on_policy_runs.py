@@ -1,0 +1,225 @@
+"""Tiny policies, batches and rollouts for the tests of PPO and NLPO, and language models step by step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_models import TEXTS
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, T5Config, T5ForConditionalGeneration
+
+from rl4lms.collecting import Actors
+from rl4lms.config import NlpoConfig, OnPolicyConfig, PpoConfig
+from rl4lms.config.training_blocks import EnvArgs, EnvConfig
+from rl4lms.language_model import load_tokenizer
+from rl4lms.nlpo import MaskModel, MaskRule, PackedMasks
+from rl4lms.policy_model import PolicyModel, Sequences
+from rl4lms.rewards import checked
+from rl4lms.rollouts import Rollouts, fill_buffer, score_rollouts
+from rl4lms.samples import Sample
+
+VOCABULARY = 24
+END = 1  # both models' end token; 0 is padding
+KINDS = ("gpt2", "t5")
+SAMPLES = [Sample(f"id {i}", text[: 8 + i % 9], [text], {"number": i}) for i, text in enumerate(TEXTS[:9])]
+
+
+def tiny_model(kind: str, seed: int = 0, end: int | None = END, **config: Any) -> PreTrainedModel:
+    """A model of two layers whose next tokens are far from equally likely; dropout on, as in the config."""
+    torch.manual_seed(seed)
+    vocabulary = {"vocab_size": VOCABULARY, "bos_token_id": 0, "pad_token_id": 0, "eos_token_id": end}
+    if kind == "gpt2":
+        sizes = {"n_positions": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "initializer_range": 0.5}
+        model: PreTrainedModel = GPT2LMHeadModel(GPT2Config(**(vocabulary | sizes | config)))
+    else:
+        sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+        settings = {"decoder_start_token_id": 0, "initializer_factor": 1.3} | vocabulary | sizes | config
+        model = T5ForConditionalGeneration(T5Config(**settings))
+    return model.eval()
+
+
+def changed(model: PreTrainedModel, scale: float = 0.05, seed: int = 0) -> PreTrainedModel:
+    """A copy of the model with noise on all its weights: what it becomes, or was."""
+    generator = torch.Generator().manual_seed(seed)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight += scale * torch.randn(weight.shape, generator=generator)
+    return other
+
+
+def tiny_policy(kind: str, seed: int = 0, **config: Any) -> PolicyModel:
+    """A policy, and a value model of weights of its own."""
+    model = tiny_model(kind, seed, **config)
+    torch.manual_seed(seed)
+    width = model.get_input_embeddings().embedding_dim
+    return PolicyModel(model, changed(model, seed=seed + 1), nn.Linear(width, 1, bias=False))
+
+
+def padded(rows: Sequence[Sequence[int]], side: str) -> tuple[Tensor, Tensor]:
+    """Ids and mask of rows padded with 7s, which is a token like others: it must not be seen."""
+    ids = [torch.tensor(row) for row in rows]
+    mask = [torch.ones(len(row), dtype=torch.bool) for row in rows]
+    return (
+        pad_sequence(ids, batch_first=True, padding_value=7, padding_side=side),
+        pad_sequence(mask, batch_first=True, padding_side=side),
+    )
+
+
+def batch_of(prompts: list[list[int]], responses: list[list[int]], side: str = "left") -> Sequences:
+    """Prompts padded on the `side`, responses on the right."""
+    return Sequences(*padded(prompts, side), *padded(responses, "right"))
+
+
+def random_rows(lengths: Sequence[int], seed: int) -> list[list[int]]:
+    """Random token ids, neither padding nor end."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(2, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+def random_batch(
+    seed: int = 0, side: str = "left", response_lengths: Sequence[int] = (5, 1, 7, 3, 2)
+) -> Sequences:
+    """Sequences of various lengths."""
+    prompt_lengths = [(3, 9, 1, 6, 4)[i % 5] for i in range(len(response_lengths))]
+    return batch_of(random_rows(prompt_lengths, seed), random_rows(response_lengths, seed + 1), side)
+
+
+def rows_of(batch: Sequences) -> list[tuple[list[int], list[int]]]:
+    """Prompts and responses without padding."""
+    return [
+        (prompt[real].tolist(), response[kept].tolist())
+        for prompt, real, response, kept in zip(
+            batch.prompt_ids, batch.prompt_mask, batch.response_ids, batch.response_mask, strict=True
+        )
+    ]
+
+
+def next_step(model: PreTrainedModel, prompt: list[int], response: list[int]) -> tuple[Tensor, Tensor]:
+    """Logits [V] and last hidden state [d] after an unpadded prompt and response, from one plain pass."""
+    if model.config.is_encoder_decoder:
+        start = model.config.decoder_start_token_id
+        found = model(
+            input_ids=torch.tensor([prompt]),
+            decoder_input_ids=torch.tensor([[start, *response]]),
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        return found.logits[0, -1], found.decoder_hidden_states[-1][0, -1]
+    found = model(input_ids=torch.tensor([prompt + response]), output_hidden_states=True, use_cache=False)
+    return found.logits[0, -1], found.hidden_states[-1][0, -1]
+
+
+def stepwise_logits(model: PreTrainedModel, batch: Sequences) -> list[Tensor]:
+    """For each sequence the logits [T_i, V] of its tokens, one forward pass per token."""
+    return [
+        torch.stack([next_step(model, prompt, response[:t])[0] for t in range(len(response))])
+        for prompt, response in rows_of(batch)
+    ]
+
+
+def stepwise_values(policy: PolicyModel, batch: Sequences) -> list[Tensor]:
+    """For each sequence the values [T_i] before its tokens, one forward pass per token."""
+    assert policy.value_model is not None and policy.value_head is not None
+    weight = policy.value_head.weight[0]
+    return [
+        torch.stack(
+            [next_step(policy.value_model, prompt, response[:t])[1] @ weight for t in range(len(response))]
+        )
+        for prompt, response in rows_of(batch)
+    ]
+
+
+def filled(batch: Sequences, of_sequences: list[Tensor]) -> Tensor:
+    """Values of each sequence's tokens as [B, T], 0 where there is none."""
+    found = torch.zeros(batch.response_mask.shape)
+    for i, values in enumerate(of_sequences):
+        found[i, : len(values)] = values
+    return found
+
+
+def rollouts_of(
+    policy: PolicyModel,
+    batch: Sequences,
+    rewards: Sequence[float],
+    tokens: int | None = None,
+    *,
+    kl_coeff: float = 0.1,
+    temperature: float = 1.0,
+    mask_model: MaskModel | None = None,
+) -> Rollouts:
+    """The rollouts of a batch, scored by the policy and a reference of other weights. tokens: None = all."""
+    reference = PolicyModel(changed(policy.model, seed=9))
+    allowed = None if mask_model is None else mask_model.allowed(batch)
+    scores = score_rollouts(
+        policy,
+        reference,
+        batch.prompt_ids,
+        batch.prompt_mask,
+        batch.response_ids,
+        batch.response_mask,
+        kl_coeff=kl_coeff,
+        temperature=temperature,
+        action_mask=allowed,
+    )
+    mask = batch.response_mask if tokens is None else fill_buffer(batch.response_mask, tokens)
+    packed = None if allowed is None else PackedMasks.of(allowed[mask])
+    texts = [f"text {i}" for i in range(len(rewards))]
+    samples = torch.arange(len(rewards))
+    return Rollouts.build(batch, mask, scores, torch.tensor(rewards), samples, texts, packed)
+
+
+def algorithm(
+    kind: str = "gpt2", *, nlpo: bool = False, generation: Any = None, **changes: Any
+) -> OnPolicyConfig:
+    """An `alg` block. changes: of its args, or of kl_div and policy.args by dotted names with __ for dots."""
+    args: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "learning_rate": 1e-3}
+    policy: dict[str, Any] = {
+        "model_name": "unused",
+        "generation_kwargs": {"do_sample": True, "top_k": 0, "max_new_tokens": 6} | (generation or {}),
+    }
+    kl_div: dict[str, Any] = {}
+    if nlpo:
+        policy |= {"top_mask": 0.9, "min_tokens_to_keep": 2, "target_update_iterations": 2}
+    for name, value in changes.items():
+        block, _, field = name.rpartition("__")
+        {"": args, "kl_div": kl_div, "policy": policy}[block][field] = value
+    name = f"{'maskable_' if nlpo else ''}{'seq2seq' if kind == 't5' else 'causal'}_lm_actor_critic_policy"
+    block = {"id": "nlpo" if nlpo else "ppo", "args": args, "kl_div": kl_div}
+    return (NlpoConfig if nlpo else PpoConfig).model_validate(
+        block | {"policy": {"id": name, "args": policy}}
+    )
+
+
+def actors_of(
+    folder: Path,
+    reward: Callable[..., Any],
+    *,
+    train: Sequence[Sample] = SAMPLES,
+    n_envs: int = 4,
+    env: dict[str, Any] | None = None,
+    seed: int = 0,
+    mask_rule: MaskRule | None = None,
+    **alg: Any,
+) -> Actors:
+    """What `collect` needs, of a saved model. env: its args; alg: see `algorithm`; mask_rule: NLPO."""
+    kind = "t5" if "t5" in folder.name else "gpt2"
+    policy = PolicyModel.load(str(folder), "seq2seq" if kind == "t5" else "causal")
+    return Actors(
+        policy=policy,
+        reference=PolicyModel(changed(policy.model, 0.02, seed=1)),
+        mask_model=mask_rule and MaskModel(changed(policy.model, 0.02, seed=2), mask_rule),
+        tokenizer=load_tokenizer(str(folder)),
+        train=train,
+        reward=checked(reward),
+        env=EnvConfig(
+            n_envs=n_envs, args=EnvArgs(**{"max_prompt_length": 20, "max_episode_length": 6} | (env or {}))
+        ),
+        alg=algorithm(kind, nlpo=mask_rule is not None, **alg),
+        seed=seed,
+    )

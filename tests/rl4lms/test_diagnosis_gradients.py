@@ -1,0 +1,134 @@
+"""Gradients of single inputs: exact on small distributions and on tiny models."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from rl4lms.diagnosis import DiagnosisError
+from rl4lms.diagnosis.gradient_summary import gradient_shares, summarise_gradients
+from rl4lms.diagnosis.gradients import (
+    check_settings,
+    sampling_logprobs,
+    score_products,
+    squared_gradient,
+)
+from rl4lms.generation_config import GenerationSettings
+from rl4lms.language_model import load_model
+from rl4lms.policy_model import Sequences, token_logits
+from rl4lms.responses import sample_tokens
+
+PLAIN = GenerationSettings(do_sample=True, top_k=0, max_new_tokens=1)
+
+
+def test_the_squared_gradient_is_estimated_without_bias():
+    """Its expectation over all samples of 4 and 5 outcomes of a distribution on three is exact."""
+    probabilities, rewards = np.array([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 0.3])
+    scores = np.random.default_rng(0).normal(size=(3, 4))
+    scores -= probabilities @ scores  # the mean of a score is 0
+    gradient = probabilities @ ((rewards - probabilities @ rewards)[:, None] * scores)
+    for generations in (4, 5):
+        expected = naive = 0.0
+        for chosen in itertools.product(range(3), repeat=generations):
+            chance, index = math.prod(probabilities[list(chosen)]), list(chosen)
+            expected += chance * squared_gradient(rewards[index], scores[index] @ scores[index].T)
+            centred = rewards[index] - rewards[index].mean()
+            naive += chance * float(((centred @ scores[index] / (generations - 1)) ** 2).sum())
+        assert expected == pytest.approx(float(gradient @ gradient), rel=1e-9)
+        assert naive > 1.3 * expected  # what the norm of the leave-one-out gradient would say
+
+
+def test_equal_rewards_give_no_gradient():
+    scores = np.random.default_rng(0).normal(size=(6, 9))
+    assert squared_gradient(np.full(6, 0.3), scores @ scores.T) == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"top_k": 3}, {"top_p": 0.7}, {"temperature": 0.5, "top_k": 4, "top_p": 0.8}]
+)
+def test_log_probabilities_are_of_what_is_sampled(options):
+    settings = GenerationSettings(do_sample=True, **({"top_k": 0} | options))
+    logits = torch.tensor([[2.0, 0.5, 1.0, -1.0, 0.0, 1.5]])
+    uniforms = (torch.arange(20_000) + 0.5) / 20_000
+    drawn = sample_tokens(
+        logits.expand(20_000, -1), uniforms, settings.temperature, settings.top_k, settings.top_p
+    )
+    frequencies = torch.bincount(drawn, minlength=6) / 20_000
+    assert sampling_logprobs(logits, settings).exp()[0].tolist() == pytest.approx(
+        frequencies.tolist(), abs=2e-4
+    )
+
+
+@pytest.fixture(params=["gpt2", "t5"])
+def model(request, tiny_gpt2, tiny_t5):
+    name, kind = {"gpt2": (tiny_gpt2, "causal"), "t5": (tiny_t5, "seq2seq")}[request.param]
+    model = load_model(str(name), kind, torch.float32, "cpu")
+    prompt = torch.tensor([AutoTokenizer.from_pretrained(name)("the old dog")["input_ids"]])
+    return model, prompt
+
+
+def test_scores_give_the_exact_gradient(model):
+    """One token long, top_k 4: all four responses, with their probabilities, are the expected gradient."""
+    model, prompt = model
+    settings = GenerationSettings(do_sample=True, top_k=4, max_new_tokens=1)
+    ids = prompt.expand(4, -1)
+    first = Sequences(
+        ids[:1], torch.ones_like(ids[:1]).bool(), torch.zeros(1, 1).long(), torch.ones(1, 1).bool()
+    )
+    zero = torch.tensor([0])
+    logprobs = sampling_logprobs(token_logits(model, first, zero, zero), settings)[0]
+    tokens = logprobs.topk(4).indices
+    rewards = torch.tensor([0.0, 1.0, 0.2, 0.5])
+    value = (logprobs[tokens].exp() * rewards).sum()
+    exact = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
+    squared = sum(float(g.square().sum()) for g in exact if g is not None)
+
+    four = Sequences(ids, torch.ones_like(ids).bool(), tokens[:, None], torch.ones(4, 1).bool())
+    gram = score_products(model, four, settings)
+    weights = (logprobs[tokens].exp() * (rewards - value)).detach().double().numpy()
+    assert weights @ gram @ weights == pytest.approx(squared, rel=1e-4)
+    assert squared > 0
+    # Cauchy-Schwarz with the Fisher information of the same four.
+    p = logprobs[tokens].exp().detach().double().numpy()
+    fisher = np.linalg.eigvalsh(np.sqrt(p)[:, None] * gram * np.sqrt(p))[-1]
+    std = math.sqrt(p @ (rewards.numpy() - p @ rewards.numpy()) ** 2)
+    assert math.sqrt(squared) <= std * math.sqrt(fisher) * (1 + 1e-5)
+
+
+def test_scores_of_whole_responses_add_up_over_tokens(model):
+    model, prompt = model
+    ids = prompt.expand(2, -1)
+    responses, mask = torch.tensor([[5, 6, 7], [5, 6, 0]]), torch.tensor([[True] * 3, [True, True, False]])
+    gram = score_products(model, Sequences(ids, torch.ones_like(ids).bool(), responses, mask), PLAIN)
+    shorter = Sequences(ids[:1], torch.ones_like(ids[:1]).bool(), responses[1:, :2], mask[1:, :2])
+    assert score_products(model, shorter, PLAIN)[0, 0] == pytest.approx(gram[1, 1], rel=1e-4)
+    assert gram[0, 1] == pytest.approx(gram[1, 0]) and gram[0, 0] > 0
+
+
+def test_what_is_sampled_otherwise_is_refused():
+    for options, part in (
+        ({"do_sample": False}, "do_sample is false"),
+        ({"do_sample": True, "num_beams": 2}, "num_beams is 2"),
+        ({"do_sample": True, "min_length": 3}, "min_length is 3"),
+        ({"do_sample": True, "repetition_penalty": 1.2}, "repetition_penalty is 1.2"),
+    ):
+        with pytest.raises(DiagnosisError, match=part):
+            check_settings(GenerationSettings(**options), 10)
+    with pytest.raises(DiagnosisError, match=r"at least 4 generations an input: .* is 3"):
+        check_settings(PLAIN, 3)
+    check_settings(PLAIN, 4)
+
+
+def test_shares_of_the_lowest_inputs():
+    rows = [{"generations": 10, "std": i / 20, "norm": i / 20, "squared": (i / 20) ** 2} for i in range(20)]
+    tenth, quarter, half = gradient_shares(rows[::-1])
+    total = sum(row["squared"] for row in rows)
+    assert tenth["share"] == pytest.approx(rows[1]["squared"] / total)
+    assert quarter["share"] == pytest.approx(sum(row["squared"] for row in rows[:5]) / total)
+    assert half["lowest"] == 0.5 and half["low"] < half["share"] < half["high"]
+    summary = summarise_gradients(rows)
+    assert summary["rank_correlation"] == pytest.approx(1) and summary["generations_each"] == 10
+    assert gradient_shares([row | {"squared": 0.0} for row in rows])[0]["share"] is None

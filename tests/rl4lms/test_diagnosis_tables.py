@@ -1,0 +1,163 @@
+"""Tables of rewards as libraries leave them, and what is said of those that cannot be used."""
+
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from rl4lms.diagnosis import DiagnosisError
+from rl4lms.diagnosis.tables import Columns, read_rewards
+
+ROWS = [
+    {"prompt": "a, b", "reward": 1.0, "other": 0.5, "step": 1, "kl": 0.1, "answer": "x"},
+    {"prompt": 'two\n"lines"', "reward": None, "other": 1, "step": 1, "kl": 0.2, "answer": "y"},
+    {"prompt": "a, b", "reward": 0.0, "other": 0.25, "step": 2, "kl": -0.3, "answer": "x"},
+]
+
+
+def write(path, rows):
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        pa.csv.write_csv(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_every_format_gives_the_same_table(tmp_path, suffix):
+    path = write(tmp_path / f"rewards{suffix}", ROWS)
+    asked = Columns(rewards=("reward", "other"), kl="kl", references="answer")
+    table = read_rewards([path], asked)
+    assert table.labels == ["a, b", 'two\n"lines"'] and table.codes.tolist() == [0, 1, 0]
+    assert table.rewards["reward"][[0, 2]].tolist() == [1, 0] and math.isnan(table.rewards["reward"][1])
+    assert table.rewards["other"].tolist() == [0.5, 1, 0.25]
+    assert table.steps.tolist() == [1, 1, 2] and table.kl.tolist() == [0.1, 0.2, -0.3]
+    assert table.prompts == table.labels and table.references == [["x"], ["y"]]
+
+
+def test_files_and_folders_are_read_together(tmp_path):
+    write(tmp_path / "1.parquet", ROWS)
+    write(tmp_path / "2.parquet", [{**row, "reward": 1} for row in ROWS[::-1]])  # whole numbers this time
+    (tmp_path / "notes.txt").write_text("not a table")
+    table = read_rewards([tmp_path], Columns())
+    assert table.codes.tolist() == [0, 1, 0, 0, 1, 0] and table.rewards["reward"][3:].tolist() == [1, 1, 1]
+    both = read_rewards([tmp_path / "1.parquet", tmp_path / "2.parquet"], Columns())
+    assert both.labels == table.labels and both.codes.tolist() == table.codes.tolist()
+
+
+def test_ids_may_be_numbers_and_rewards_truth_values(tmp_path):
+    rows = [{"prompt_id": i // 2, "prompt": "?", "ok": i % 2 == 0} for i in range(4)]
+    table = read_rewards([write(tmp_path / "t.parquet", rows)], Columns(rewards=("ok",)))
+    assert table.labels == ["0", "1"] and table.rewards["ok"].tolist() == [1, 0, 1, 0]
+    assert table.prompts is None and table.steps is None
+
+
+def trl_rows(prompts):
+    return [
+        {"step": 5, "prompt": prompt, "completion": "c", "format": 0.5, "accuracy": float(i % 2),
+         "note": "an extra column", "advantage": 0.1}
+        for i, prompt in enumerate(prompts)
+    ]  # fmt: skip
+
+
+def test_completions_of_trl_are_recognised(tmp_path):
+    write(tmp_path / "completions_00005.parquet", trl_rows(["p", "p", "q", "q"]))
+    table = read_rewards([tmp_path], Columns())
+    assert list(table.rewards) == ["format", "accuracy"] and table.steps.tolist() == [5] * 4
+    assert table.notes == ("recognised as completions logged by TRL, with the rewards format, accuracy",)
+    assert list(read_rewards([tmp_path], Columns(rewards=("accuracy",))).rewards) == ["accuracy"]
+
+
+def test_conversations_are_inputs_too(tmp_path):
+    talk = [[{"role": "user", "content": text}] for text in ("hé", "hé", "ho")]
+    for suffix in (".parquet", ".jsonl"):
+        table = read_rewards([write(tmp_path / f"t{suffix}", trl_rows(talk))], Columns())
+        assert table.codes.tolist() == [0, 0, 1]
+        assert json.loads(table.labels[0]) == talk[0] and "hé" in table.labels[0]
+
+
+def test_numbers_as_text_count_if_all_are_numbers(tmp_path):
+    rows = [{"prompt": "p", "reward": "0.5", "step": "7"}, {"prompt": "p", "reward": "1e-1", "step": "8"}]
+    table = read_rewards([write(tmp_path / "t.jsonl", rows)], Columns())
+    assert table.rewards["reward"].tolist() == [0.5, 0.1] and table.steps.tolist() == [7, 8]
+
+
+def test_nan_is_a_missing_reward(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"prompt": "p", "reward": NaN}\n{"prompt": "p", "reward": 1}\n')
+    assert np.isnan(read_rewards([tmp_path / "t.jsonl"], Columns()).rewards["reward"]).tolist() == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "asked", "message"),
+    [
+        ("t.csv", "prompt,reward\np,1\nq,good\n", {}, "'reward' must hold numbers, row 2 holds 'good'"),
+        ("t.jsonl", '{"prompt": "p", "reward": 1}\n{"prompt": "p", "reward": "bad"}\n', {},
+         "'reward' must hold numbers, row 2 holds 'bad'"),
+        ("t.jsonl", '{"prompt": "p", "reward": [1, 2]}\n', {}, "'reward' must hold numbers, holds list"),
+        ("t.jsonl", '{"prompt": "p", "reward": 1}\n{"prompt": \n', {}, "t.jsonl line 2 is not JSON"),
+        ("t.jsonl", '{"prompt": "p", "reward": 1}\n{"reward": 1}\n', {}, "no 'prompt' in row 2"),
+        ("t.csv", "prompt,reward\np,inf\n", {}, "'reward' is infinite in row 1"),
+        ("t.csv", "prompt,reward,step\np,1,\n", {}, "no 'step' in row 1"),
+        ("t.csv", "prompt,score\np,1\n", {},
+         "which column is the reward? give it with --reward; there are: prompt, score"),
+        ("t.csv", "question,reward\np,1\n", {},
+         "which column names the input? give it with --prompt; there are: question, reward"),
+        ("t.csv", "prompt,reward\np,1\n", {"rewards": ("rewrd",)},
+         "no column 'rewrd' (--reward); did you mean 'reward'? there are: prompt, reward"),
+        ("t.csv", "prompt,reward\np,1\n", {"references": "answer"}, "no column 'answer' (--references)"),
+        ("t.csv", "prompt,reward\n", {}, "no rows"),
+        ("t.csv", "", {}, "cannot be read"),
+        ("t.parquet", "not parquet", {}, "cannot be read"),
+        ("t.txt", "prompt,reward\n", {}, "expected one of .csv, .jsonl, .ndjson, .parquet"),
+        ("t.pt", "not a file of torch", {}, "cannot be read as an extraction file"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_table_is_said(tmp_path, name, content, asked, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DiagnosisError) as error:
+        read_rewards([tmp_path / name], Columns(**asked))
+    assert message in str(error.value) and str(tmp_path / name) in str(error.value)
+
+
+def test_missing_files_and_empty_folders_are_said(tmp_path):
+    with pytest.raises(DiagnosisError, match="no such file"):
+        read_rewards([tmp_path / "nothing.csv"], Columns())
+    with pytest.raises(DiagnosisError, match="no table in this folder"):
+        read_rewards([tmp_path], Columns())
+
+
+def test_tables_that_do_not_fit_together_are_said(tmp_path):
+    write(tmp_path / "1.parquet", [{"prompt": "p", "reward": 1.0}])
+    write(tmp_path / "2.parquet", [{"prompt": "p", "reward": "good"}])
+    with pytest.raises(DiagnosisError, match="do not fit together"):
+        read_rewards([tmp_path], Columns())
+
+
+@pytest.fixture
+def extraction(tmp_path):
+    path = tmp_path / "run.pt"
+    values = {"rouge": torch.tensor([[0.0, 0.0], [0.5, 1.0]]), "chrf": torch.ones(2, 2)}
+    texts = {"ids": [7, "b"], "prompts": ["p", "q"], "references": [["x"], ["y", "z"]]}
+    torch.save({"all_metric_values": values, **texts}, path)
+    return path
+
+
+def test_extractions_give_their_first_metric_or_those_asked_for(extraction):
+    table = read_rewards([extraction], Columns())
+    assert list(table.rewards) == ["rouge"] and table.rewards["rouge"].tolist() == [0, 0, 0.5, 1]
+    assert table.labels == ["7", "b"] and table.prompts == ["p", "q"] and table.references[1] == ["y", "z"]
+    assert list(read_rewards([extraction], Columns(rewards=("chrf", "rouge"))).rewards) == ["chrf", "rouge"]
+    with pytest.raises(DiagnosisError, match=r"no column 'rogue' \(--reward\); did you mean 'rouge'"):
+        read_rewards([extraction], Columns(rewards=("rogue",)))
+    with pytest.raises(DiagnosisError, match="one extraction at a time"):
+        read_rewards([extraction, extraction], Columns())

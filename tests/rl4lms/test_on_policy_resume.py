@@ -1,0 +1,208 @@
+"""4 iterations are 2, a kill at any moment, and 2 more: weights, optimizer and rows, bit for bit."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from on_policy_jobs import PREFIX, all_rows, checkpoint, job, resume, rows, start, train
+from processes import in_child
+from torch.testing import assert_close
+
+from common.checkpoints import CheckpointError
+from common.run_dir import RunDir
+from rl4lms import on_policy
+from rl4lms.config import TrainConfig
+from rl4lms.evaluation import Evaluator
+from rl4lms.stopping import TrainingInterrupted
+
+CASES = [("ppo", "tiny_t5"), ("nlpo", "tiny_gpt2")]
+METRICS = [{"id": "on_policy_jobs:length"}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_plots_and_no_fsync() -> Iterator[None]:
+    """What a killed process has written needs no fsync; plots are of no concern here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(on_policy, "draw_training", lambda *_: None)
+        yield
+
+
+class Whole:
+    """A config and its uninterrupted run."""
+
+    def __init__(self, folder: Path, alg: str, model: Path) -> None:
+        self.config = job(
+            folder, model, alg, train_evaluation__metrics=METRICS, train_evaluation__eval_every=3,
+            alg__kl_div__target_kl=0.01, train_evaluation__max_eval_samples=5,
+        )  # fmt: skip
+        self.run = start(folder, self.config)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case[0])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    alg, model = request.param
+    return Whole(tmp_path_factory.mktemp("whole"), alg, request.getfixturevalue(model))
+
+
+def check_equal(run: RunDir, whole: RunDir) -> None:
+    """Weights, optimizer and what else a checkpoint holds; the model; the rows."""
+    found, expected = checkpoint(run), checkpoint(whole)
+    assert found["iteration"] == 4 and found.keys() == expected.keys()
+    assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    assert all_rows(run) == all_rows(whole)
+    model = f"{PREFIX}model/model.safetensors"
+    assert (run.path / model).read_bytes() == (whole.path / model).read_bytes()
+    assert [p.name for p in run.checkpoints()] == [p.name for p in whole.checkpoints()]
+    assert not list(run.path.rglob(".tmp-*"))
+
+
+def die() -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_third(function: Callable[..., Any], iteration: Callable[..., int]) -> Callable[..., Any]:
+    """The function, but the process dies at its call for iteration 3."""
+
+    def dying(*args: Any, **options: Any) -> Any:
+        return die() if iteration(*args) == 3 else function(*args, **options)
+
+    return dying
+
+
+def half_a_checkpoint() -> None:
+    """A checkpoint of iteration 3 of which half is written."""
+    replace = os.replace
+
+    def torn(source: Any, target: Any) -> None:
+        if str(target).endswith("epoch_000003.pt"):
+            Path(source).write_bytes(Path(source).read_bytes()[:1000])
+            die()
+        replace(source, target)
+
+    os.replace = torn
+
+
+def half_a_row() -> None:
+    """Half of iteration 3's row of its update, and all of its rollouts'."""
+    log = on_policy._log
+
+    def torn(setup: Any, name: str, iteration: int, values: Any) -> None:
+        if (name, iteration) == ("training_info", 3):
+            with (setup.path / f"{PREFIX}training_info.jsonl").open("a") as file:
+                file.write(json.dumps({"epoch": 3, **values})[:40])
+            die()
+        log(setup, name, iteration, values)
+
+    on_policy._log = torn
+
+
+def patched(module: Any, name: str, iteration: Callable[..., int]) -> Callable[[], None]:
+    return lambda: setattr(module, name, in_third(getattr(module, name), iteration))
+
+
+KILLS: dict[str, Callable[[], None]] = {
+    "before the update": patched(on_policy, "_check_rollouts", lambda rollouts, kl, iteration, *_: iteration),
+    "with half a row": half_a_row,
+    "with half a checkpoint": half_a_checkpoint,
+    "in the evaluation": patched(Evaluator, "__call__", lambda self, model, split, epoch: epoch),
+}
+
+
+def killed(folder: Path, config: TrainConfig, prepare: Callable[[], None]) -> Path:
+    """The directory of a run whose process was killed."""
+
+    def work() -> None:
+        prepare()
+        start(folder, config)
+
+    assert in_child(work) == -signal.SIGKILL
+    (path,) = (folder / "runs").iterdir()
+    return path
+
+
+@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(kill, whole, tmp_path):
+    path = killed(tmp_path, whole.config, kill)
+    check_equal(resume(path, whole.config), whole.run)
+
+
+def test_a_run_killed_again_and_again(tmp_path, whole):
+    """In iterations 1, 2, 3 and 4, each time before anything of it is kept."""
+    collect = on_policy.collect
+
+    def work(iteration: int, open_run: Callable[[], Any]) -> Callable[[], None]:
+        def child() -> None:
+            on_policy.collect = lambda actors, number, *rest: (
+                die() if number == iteration else collect(actors, number, *rest)
+            )
+            open_run()
+
+        return child
+
+    assert in_child(work(1, lambda: start(tmp_path, whole.config))) == -signal.SIGKILL
+    (path,) = (tmp_path / "runs").iterdir()
+    for iteration in (2, 3, 4):
+        assert in_child(work(iteration, lambda: resume(path, whole.config))) == -signal.SIGKILL
+    check_equal(resume(path, whole.config), whole.run)
+
+
+# Asked to stop
+
+
+@pytest.mark.parametrize("after", [0, 2, 3], ids=["in the first evaluation", "between", "in an evaluation"])
+def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint(after, whole, tmp_path, monkeypatch):
+    """Of what is completed, though none was due; the next run goes on from it."""
+    updates: list[int] = []
+    log = on_policy._log
+
+    def counting(setup: Any, name: str, iteration: int, values: Any) -> None:
+        log(setup, name, iteration, values)
+        if name == "training_info":
+            updates.append(iteration)
+
+    monkeypatch.setattr(on_policy, "_log", counting)
+    seldom = whole.config.train_evaluation.model_copy(update={"save_every": 99})
+    config = whole.config.model_copy(update={"train_evaluation": seldom})
+    with pytest.raises(TrainingInterrupted):
+        start(tmp_path, config, should_stop=lambda: len(updates) == after)
+    (path,) = (tmp_path / "runs").iterdir()
+    with RunDir.open(path) as run:
+        assert [p.name for p in run.checkpoints()] == ([f"epoch_{after:06d}.pt"] if after else [])
+        assert [row["epoch"] for row in rows(run, "training_info")] == updates == list(range(1, after + 1))
+        assert [row["epoch"] for row in rows(run, "val_split_metrics")] == ([0] if after else [])
+    check_equal(resume(path, whole.config), whole.run)
+
+
+def test_a_corrupt_checkpoint_is_named_with_the_older_one_to_use(whole, tmp_path):
+    path = Path(shutil.copytree(whole.run.path, tmp_path / "copy"))
+    with RunDir.open(path) as run:
+        older, newest = run.checkpoints()
+        newest.write_bytes(newest.read_bytes()[:-5000])
+        with pytest.raises(CheckpointError) as error:
+            train(run, whole.config)
+        assert str(newest) in str(error.value)
+        assert f"{older} is older and intact: delete the corrupt file to continue" in str(error.value)
+        newest.unlink()
+    check_equal(resume(path, whole.config), whole.run)
+
+
+def test_a_finished_run_that_is_resumed_trains_no_more(whole, monkeypatch):
+    before = all_rows(whole.run), checkpoint(whole.run)
+    monkeypatch.setattr(on_policy, "collect", lambda *_: die())
+    resume(whole.run.path, whole.config)
+    assert all_rows(whole.run) == before[0]
+    assert_close(checkpoint(whole.run), before[1], rtol=0, atol=0)
+
+
+def test_a_checkpoint_holds_tensors_and_plain_values_alone(whole):
+    state = torch.load(whole.run.checkpoints()[-1], weights_only=True)
+    assert state.keys() == {"model", "optimizer", "mask_model", "kl_coeff", "mean_length", "iteration"}
+    assert (state["mask_model"] is None) == (whole.config.alg.id == "ppo")
+    assert len(state["optimizer"]["state"]) > 50

@@ -1,0 +1,174 @@
+"""The mean of many rollouts' policy gradients is the gradient of the mean reward, which can be enumerated.
+
+With one minibatch of all tokens, from the policy that made them, gamma and lambda 1, advantages not
+normalised, and no episode cut, the update's gradient is an unbiased estimate, whatever the values are.
+"""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from on_policy_runs import actors_of, next_step
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from torch import Tensor
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from rl4lms.collecting import Actors, collect
+from rl4lms.nlpo import MaskRule, allowed_tokens
+from rl4lms.ppo import update
+from rl4lms.rewards import TextBatch
+from rl4lms.rollouts import Rollouts
+from rl4lms.samples import Sample
+
+WORDS = {"[PAD]": 0, "[END]": 1, "a": 2, "b": 3, "c": 4}
+TEXT = 3  # tokens at most
+PROMPTS = [Sample(0, "a b", [""]), Sample(1, "c", [""])]
+ROLLOUTS = 40
+
+
+def save_enumerable(folder: Path, kind: str, end: int | None) -> Path:
+    """A model of five tokens, with an end token or without."""
+    tokenizer = Tokenizer(WordLevel(WORDS, unk_token="[PAD]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", eos_token="[END]", unk_token="[PAD]"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    special = {"vocab_size": 5, "pad_token_id": 0, "eos_token_id": end}
+    if kind == "gpt2":
+        sizes = {"n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2, "initializer_range": 0.6}
+        GPT2LMHeadModel(GPT2Config(**special, **sizes, bos_token_id=0)).save_pretrained(folder)
+    else:
+        sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+        t5 = T5Config(**special, **sizes, decoder_start_token_id=0, initializer_factor=1.5)
+        T5ForConditionalGeneration(t5).save_pretrained(folder)
+    return folder
+
+
+def reward(batch: TextBatch) -> list[float]:
+    """Depends on the prompt and on every word at its place."""
+    worth = {"a": 1.0, "b": -0.5, "c": 0.2}
+    return [
+        sum(worth[word] * (2 + place) for place, word in enumerate(text.split())) * (1 + len(prompt) / 3)
+        for prompt, text in zip(batch.prompts, batch.generated, strict=True)
+    ]
+
+
+def expected_objective(actors: Actors, temperature: float, kl_coeff: float) -> Tensor:
+    """The mean of reward - kl_coeff * log(policy / reference) over all texts of all prompts."""
+    total = torch.zeros(())
+    end = actors.policy.model.config.eos_token_id
+    for sample in PROMPTS:
+        prompt = actors.tokenizer(sample.prompt_or_input_text)["input_ids"]
+        steps: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
+        for before in itertools.chain(*(itertools.product(range(5), repeat=n) for n in range(TEXT))):
+            logits, _ = next_step(actors.policy.model, prompt, list(before))
+            with torch.no_grad():
+                reference = next_step(actors.reference.model, prompt, list(before))[0].log_softmax(0)
+            own = (logits / temperature).log_softmax(0)
+            sampled = own
+            if actors.mask_model is not None:
+                with torch.no_grad():
+                    mask, _ = next_step(actors.mask_model.model, prompt, list(before))
+                ruled_out = ~allowed_tokens(mask[None], actors.mask_model.rule)[0]
+                sampled = (logits / temperature).masked_fill(ruled_out, -torch.inf).log_softmax(0)
+            steps[before] = own, sampled, reference
+        for text in texts(end):
+            places = [(steps[text[:t]], token) for t, token in enumerate(text)]
+            probability = torch.stack([step[1][token] for step, token in places]).sum().exp()
+            kl = torch.stack([step[0][token] - step[2][token] for step, token in places]).sum()
+            words = actors.tokenizer.decode(text, skip_special_tokens=True)
+            (worth,) = reward(TextBatch([sample.prompt_or_input_text], [words], [[""]], [{}]))
+            # The KL term counts as a reward: its own derivative is 0 in the mean (of the unmasked policy).
+            total = total + probability * (worth - kl_coeff * kl.detach()) / len(PROMPTS)
+    return total
+
+
+def texts(end: int | None) -> list[tuple[int, ...]]:
+    """Every text: cut at its first end token, or of TEXT tokens."""
+    every = itertools.product(range(5), repeat=TEXT)
+    return sorted({text[: text.index(end) + 1] if end in text else text for text in every})
+
+
+def gradient(parameters: list[Tensor]) -> Tensor:
+    return torch.cat([weight.grad.flatten().double() for weight in parameters])
+
+
+def whole(rollouts: Rollouts) -> Rollouts:
+    """The same rollouts with a buffer for all their tokens: a cut episode's reward is missing."""
+    return Rollouts.build(
+        rollouts.sequences,
+        rollouts.sequences.response_mask,
+        rollouts.scores,
+        rollouts.task_rewards,
+        rollouts.samples,
+        rollouts.texts,
+    )
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "gpt2": {"kind": "gpt2"},
+    "t5 with texts of several lengths": {"kind": "t5", "end": 1},
+    "gpt2 at temperature 0.7 with a KL penalty": {
+        "kind": "gpt2", "end": 1, "temperature": 0.7, "kl_coeff": 0.8,
+    },
+    "t5 under a mask": {"kind": "t5", "rule": MaskRule("topk", 3.0, 1, ())},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_estimate_is_right(case, tmp_path, monkeypatch):
+    temperature, kl_coeff = case.get("temperature", 1.0), case.get("kl_coeff", 0.0)
+    actors = actors_of(
+        save_enumerable(tmp_path / case["kind"], case["kind"], case.get("end")),
+        reward,
+        train=PROMPTS,
+        n_envs=1,
+        env={"max_prompt_length": 4, "max_episode_length": TEXT},
+        generation={"temperature": temperature, "max_new_tokens": TEXT},
+        mask_rule=case.get("rule"),
+        n_steps=150 * TEXT,
+        batch_size=10**6,
+        n_epochs=1,
+        gamma=1,
+        gae_lambda=1,
+        vf_coef=0,
+        max_grad_norm=1e9,
+    )
+    parameters = list(actors.policy.model.parameters())
+    expected_objective(actors, temperature, kl_coeff).backward()
+    exact = gradient(parameters)
+
+    monkeypatch.setattr("rl4lms.ppo.normalize_advantages", lambda advantages: advantages)
+    optimizer = torch.optim.SGD(actors.policy.parameters(), lr=0.0)
+    errors, episodes = [], 0
+    for iteration in range(ROLLOUTS):
+        rollouts = collect(actors, iteration, kl_coeff, TEXT)
+        if actors.mask_model is None:
+            rollouts = whole(rollouts)
+        update(actors.policy, optimizer, rollouts, actors.alg, seed=0)
+        # The loss is minus a mean over tokens. Texts are drawn until there are tokens enough, so the sum over
+        # them is in the mean their mean number times the mean of each (Wald).
+        found = -len(rollouts.rows) * gradient(parameters)
+        errors.append(found - len(rollouts.texts) * exact)
+        episodes += len(rollouts.texts)
+    total, spread = torch.stack(errors).sum(0), torch.stack(errors)
+    standard_error = spread.square().sum().sqrt().item()
+    assert standard_error < 0.1 * episodes * exact.norm(), "it would show an error of a few tenths"
+    assert total.norm() < 2 * standard_error
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(30, len(exact), generator=generator, dtype=torch.float64)
+    for direction in (exact, *directions):
+        own = spread @ direction
+        assert abs(own.sum()) < 4 * math.sqrt(own.square().sum())
