@@ -1,17 +1,20 @@
-"""Figure 1 of the paper (reward mean and std of each input under each model) and Figure 5 (two inputs)."""
+"""Figure 1 of the paper: reward mean and std of each input under each model; Figure 5 as text."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from figures.style import house_style
+from common.statistics import std_percentile
+from figures.study import METHODS
+from figures.style import GREY, house_style
 
 COLORMAP = "viridis"  # its lightness rises with the value: readable in black and white
 MAX_MARKERS_AS_VECTORS = 2_000
@@ -24,35 +27,91 @@ def figure1(table: pd.DataFrame, reward: str, title: str | None = None) -> Figur
     inputs in each. In every panel they are ordered by their std in the first (the pretrained model).
     """
     panels = list(dict.fromkeys(table["panel"]))
-    order = table[table["panel"] == panels[0]].sort_values("std", kind="stable")["input"].tolist()
-    largest = max(float(table["std"].max()), 1e-12)
-    low, high = float(table["mean"].min()), float(table["mean"].max())
-    margin = 0.04 * max(high - low, 1e-3)
     with house_style():
         figure = Figure(figsize=(3.6 * len(panels) + 0.9, 3.4), layout="constrained")
         grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for axes, panel in zip(grid, panels, strict=True):
-            rows = table[table["panel"] == panel].set_index("input").loc[order]
-            axes.scatter(
-                np.arange(len(rows)),
-                rows["mean"],
-                c=rows["std"],
-                cmap=COLORMAP,
-                vmin=0,
-                vmax=largest,
-                s=14 if len(rows) < 500 else 5,
-                linewidths=0,
-                rasterized=len(rows) > MAX_MARKERS_AS_VECTORS,
-            )
-            axes.set_title(f"{panel} (mean {rows['mean'].mean():.3f})")
-            axes.set_ylim(low - margin, high + margin)
+        colours = _draw_models(list(grid), table, panels)
         figure.supxlabel(f"inputs, by their reward std under {panels[0]}", fontsize=9)
         grid[0].set_ylabel("reward mean")
-        colours = ScalarMappable(Normalize(0, largest), COLORMAP)
         figure.colorbar(colours, ax=list(grid), label=f"reward std ({reward})", pad=0.02)
         if title:
             figure.suptitle(title)
     return figure
+
+
+def figure1_numbers(inputs: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """What `figure1_tasks` plots of one seed: columns task, panel, input, id, mean, std.
+
+    inputs: see `figures.study`. Panels: the models there are, of the pretrained one the first sample. Tasks:
+    by the percentile of Figure 2; one without a pretrained model is left out, its inputs have no order.
+    """
+    rows = inputs[(inputs["seed"] == seed) & (inputs["sample"] == 1)]
+    order = {}
+    for task, models in rows[rows["method"] == "pretrained"].groupby("task", sort=False):
+        percentile, _ = std_percentile(models["mean"].to_numpy(), models["std"].to_numpy())
+        order[task] = (percentile, float(models["std"].mean()))
+    parts = [
+        rows[(rows["task"] == task) & (rows["method"] == method)].assign(panel=label)
+        for task in sorted(order, key=lambda task: order[task])
+        for method, label in METHODS.items()
+    ]
+    columns = ["task", "panel", "input", "id", "mean", "std"]
+    return pd.concat([rows.head(0).assign(panel=""), *parts], ignore_index=True)[columns]
+
+
+def figure1_tasks(numbers: pd.DataFrame, labels: Mapping[str, str], title: str | None = None) -> Figure:
+    """A row a task, a column a model; in each a marker per input: reward mean (y) and std (colour).
+
+    numbers: see `figure1_numbers`; labels: task -> how it is called, with its reward. Inputs are ordered by
+    their std under the pretrained model in the whole row; each row has scales of its own.
+    """
+    tasks = list(dict.fromkeys(numbers["task"]))
+    panels = [panel for panel in METHODS.values() if panel in set(numbers["panel"])]
+    with house_style():
+        size = (2.5 * len(panels) + 1.6, 1.75 * len(tasks) + 0.8)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(tasks), len(panels), squeeze=False, sharey="row")
+        for row, task in zip(grid, tasks, strict=True):
+            colours = _draw_models(list(row), numbers[numbers["task"] == task], panels)
+            row[0].set_ylabel(f"{labels.get(task, task)}\nreward mean")
+            figure.colorbar(colours, ax=list(row), label="reward std", pad=0.01, aspect=14)
+        figure.supxlabel("inputs, by their reward std under the pretrained model", fontsize=9)
+        if title:
+            figure.suptitle(title)
+    return figure
+
+
+def _draw_models(row: Sequence[Axes], table: pd.DataFrame, panels: Sequence[str]) -> ScalarMappable:
+    """The panels of one task on axes that share their y axis; returns what the colours mean.
+
+    table: columns panel, input, mean, std. A panel without rows says so.
+    """
+    order = table[table["panel"] == panels[0]].sort_values("std", kind="stable")["input"].tolist()
+    largest = max(float(table["std"].max()), 1e-12)
+    low, high = float(table["mean"].min()), float(table["mean"].max())
+    margin = 0.04 * max(high - low, 1e-3)
+    for axes, panel in zip(row, panels, strict=True):
+        found = table[table["panel"] == panel].set_index("input")
+        axes.set_xlim(-0.02 * len(order) - 0.5, 1.02 * len(order) - 0.5)
+        axes.set_ylim(low - margin, high + margin)
+        if found.empty:
+            axes.set_title(panel)
+            axes.text(0.5, 0.5, "no finished run", transform=axes.transAxes, ha="center", color=GREY)
+            continue
+        rows = found.loc[order]
+        axes.scatter(
+            np.arange(len(rows)),
+            rows["mean"],
+            c=rows["std"],
+            cmap=COLORMAP,
+            vmin=0,
+            vmax=largest,
+            s=14 if len(rows) < 500 else 5,
+            linewidths=0,
+            rasterized=len(rows) > MAX_MARKERS_AS_VECTORS,
+        )
+        axes.set_title(f"{panel} (mean {rows['mean'].mean():.3f})")
+    return ScalarMappable(Normalize(0, largest), COLORMAP)
 
 
 def example_inputs(table: pd.DataFrame) -> tuple[int, int]:

@@ -19,9 +19,10 @@ from common.files import atomic_write_bytes, atomic_write_json, atomic_write_tex
 # enough, so that every series has its own marker or dashes too.
 BLACK, GREY = "#000000", "#999999"
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+SKY = "#56B4E9"
 
-METHOD_COLORS = {"RFT": ORANGE, "RFT (sampled)": PURPLE, "SFT": BLUE}
-METHOD_MARKERS = {"RFT": "o", "RFT (sampled)": "D", "SFT": "^"}
+METHOD_COLORS = {"RFT": ORANGE, "RFT (sampled)": PURPLE, "SFT": BLUE, "SFT + RFT": GREEN}
+METHOD_MARKERS = {"RFT": "o", "RFT (sampled)": "D", "SFT": "^", "SFT + RFT": "s"}
 
 PNG_DPI = 150
 HOUSE_STYLE: dict[str, Any] = {

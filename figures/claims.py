@@ -1,0 +1,288 @@
+"""Whether each claim holds in the runs at hand: the number that its criterion asks for, or why it lacks."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from common.statistics import LOW_MEAN
+from figures.criteria import (
+    CONTRAST_TASK,
+    CRITERIA,
+    FEWEST_TASKS,
+    HARD_TASK,
+    SHORT_LABELS,
+    SHORT_STEPS,
+    SWEPT_TASK,
+    TASK_HAS_DEAD,
+    Criterion,
+)
+from figures.main_comparison import GIVEN_MEAN, dead, figure2_numbers, models_of, rank_correlations, table1
+from figures.partial_sft import at_settings, figure4_numbers, reward_difference, with_steps
+from figures.study import INPUTS, RUNS
+from figures.tables import with_interval
+
+HOLDS = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
+Outcome = Literal["holds", "fails", "not tested"]
+
+
+class NotTestedError(Exception):
+    """There is nothing to measure; the message says what is missing."""
+
+
+@dataclass
+class Results:
+    """All tables that claims are measured on; what was not run is empty.
+
+    inputs, runs: see `figures.study`; base: RFT's own settings of the swept task, see `at_settings`;
+    controlled: item -> `controlled_table`; theory: what `figures.theory` saved as meta, and its numbers.
+    """
+
+    inputs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(INPUTS)))
+    runs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(RUNS)))
+    base: Mapping[str, float] = field(default_factory=dict)
+    controlled: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    theory: Mapping[str, Any] = field(default_factory=dict)
+    theory_numbers: pd.DataFrame | None = None
+
+    @cached_property
+    def figure2(self) -> pd.DataFrame:
+        return figure2_numbers(self.inputs)
+
+    @cached_property
+    def table1(self) -> pd.DataFrame:
+        return table1(self.inputs)
+
+    @cached_property
+    def figure4(self) -> pd.DataFrame:
+        return figure4_numbers(self.runs, SWEPT_TASK, self.base)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number, and what a reader should know of it."""
+
+    value: float
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one criterion; value: NaN if not tested."""
+
+    criterion: Criterion
+    outcome: Outcome
+    value: float
+    detail: str
+
+
+def evaluate(results: Results) -> list[Verdict]:
+    """A verdict for each criterion."""
+    verdicts = []
+    for criterion in CRITERIA:
+        try:
+            measured = MEASURES[criterion.name](results)
+        except NotTestedError as error:
+            verdicts.append(Verdict(criterion, "not tested", float("nan"), str(error)))
+            continue
+        if np.isnan(measured.value):
+            verdicts.append(Verdict(criterion, "not tested", measured.value, measured.detail))
+            continue
+        met = HOLDS[criterion.relation](measured.value, criterion.threshold)
+        verdicts.append(Verdict(criterion, "holds" if met else "fails", measured.value, measured.detail))
+    return verdicts
+
+
+def _seeds(
+    results: Results, task: str, worst: Any, measure: Callable[[Mapping[str, pd.DataFrame]], float]
+) -> Measured:
+    """The worst seed's value of `measure(models)` of a task."""
+    found = {seed: measure(models) for of, seed, models in models_of(results.inputs) if of == task}
+    if not found:
+        raise NotTestedError(f"no seed has finished extractions of pretrained, RFT and SFT model of {task}")
+    shown = ", ".join(f"{value:.3f}" for value in found.values())
+    return Measured(float(worst(list(found.values()))), f"seeds {', '.join(map(str, found))}: {shown}")
+
+
+def _dead_share(models: Mapping[str, pd.DataFrame]) -> float:
+    return float(dead(models["pretrained"]["mean"], models["pretrained"]["std"]).mean())
+
+
+def _revived(method: str) -> Callable[[Mapping[str, pd.DataFrame]], float]:
+    """Share of the dead inputs with a mean of 0.1 or more under `method`; NaN if none is dead."""
+
+    def share(models: Mapping[str, pd.DataFrame]) -> float:
+        start = models["pretrained"]
+        means = models[method]["mean"][dead(start["mean"], start["std"])]
+        return float((means >= LOW_MEAN).mean())
+
+    return share
+
+
+def _ahead(models: Mapping[str, pd.DataFrame]) -> float:
+    return float(models["rft"]["mean"].mean() - models["sft"]["mean"].mean())
+
+
+def _trend(name: str) -> Callable[[Results], Measured]:
+    def measure(results: Results) -> Measured:
+        tasks = len(results.figure2)
+        if tasks < FEWEST_TASKS:
+            raise NotTestedError(f"{tasks} tasks have finished runs, {FEWEST_TASKS} are needed")
+        row = rank_correlations(results.figure2).set_index("with").to_dict("index")[name]
+        interval = with_interval(row["correlation"], row["low"], row["high"], lambda value: f"{value:+.2f}")
+        return Measured(float(row["low"]), f"{interval} over {tasks} tasks")
+
+    return measure
+
+
+def _share_of_tasks(name: str) -> Callable[[Results], Measured]:
+    """Share of the tasks with dead inputs whose interval of a column of Table 1 lies above 0."""
+
+    def measure(results: Results) -> Measured:
+        rows = results.table1[results.table1["dead"] >= TASK_HAS_DEAD]
+        if rows.empty:
+            raise NotTestedError(f"no task with finished runs has {TASK_HAS_DEAD:.0%} of dead inputs")
+        above = rows[f"{name}_low"] > 0
+        shown = ", ".join(
+            f"{row['task']} "
+            f"{with_interval(row[name], row[f'{name}_low'], row[f'{name}_high'], '{:+.2f}'.format)}"
+            for _, row in rows.iterrows()
+        )
+        if not rows["independent"].all():
+            shown += "; without a second sample, biased"
+        return Measured(float(above.mean()), shown)
+
+    return measure
+
+
+def _short(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The rows of the short SFT phase."""
+    near = np.isclose(rows["steps"].astype(float), SHORT_STEPS, atol=0.01)
+    same = np.isclose(rows["labels" if "labels" in rows else "sft_labels"].astype(float), SHORT_LABELS)
+    return rows[(rows["method"] == method) & near & same]
+
+
+def _against_rft(split: str, every_setting: bool) -> Callable[[Results], Measured]:
+    """Short SFT, then RFT, minus RFT alone: with its own settings, or with the best of all."""
+
+    def measure(results: Results) -> Measured:
+        rows = results.runs[results.runs["task"] == SWEPT_TASK]
+        rows = with_steps(rows)[rows["split"] == split]
+        short = _short(at_settings(rows, results.base), "sft_rft")
+        alone = rows[rows["method"] == "rft"] if every_setting else at_settings(rows, results.base)
+        alone = alone[alone["method"] == "rft"]
+        settings = alone.groupby(["learning_rate", "temperature", "ent_coef"])
+        if short.empty or alone.empty:
+            which = "short SFT, then RFT" if short.empty else "RFT alone"
+            raise NotTestedError(f"no finished run of {which} on {SWEPT_TASK}")
+        if every_setting and len(settings) == 1:
+            raise NotTestedError(f"RFT on {SWEPT_TASK} has finished with one setting alone")
+        best = settings["reward"].mean().idxmax()
+        difference = reward_difference(short, settings.get_group(best))
+        if difference is None:
+            raise NotTestedError("no seed has finished both")
+        interval = with_interval(difference.mean, difference.low, difference.high)
+        over = f"over {difference.pairs} seeds" if difference.pairs > 1 else "one seed, over inputs"
+        if np.isnan(difference.low):
+            over = "one seed, whose texts were not kept: no interval"
+        return Measured(difference.low, f"difference {interval} ({over})")
+
+    return measure
+
+
+def _cell(split: str, column: str) -> Callable[[Results], Measured]:
+    """A column of Figure 4 at the short SFT phase."""
+
+    def measure(results: Results) -> Measured:
+        rows = results.figure4[results.figure4["split"] == split]
+        rows = _short(rows, "sft_rft")
+        if rows.empty:
+            raise NotTestedError(f"no finished run of short SFT, then RFT on {SWEPT_TASK}")
+        row = rows.iloc[0]
+        if np.isnan(row[column]):
+            raise NotTestedError("no finished run to compare with, or RFT alone gains nothing")
+        return Measured(float(row[column]), f"reward {row['reward']:.3f}, {row['seeds']} seeds")
+
+    return measure
+
+
+def _controlled(
+    item: str, measure_of: Callable[[pd.DataFrame], float], worst: Any
+) -> Callable[[Results], Measured]:
+    def measure(results: Results) -> Measured:
+        table = results.controlled.get(item)
+        table = None if table is None else table[table["finished"]]
+        found = {}
+        if table is not None:
+            for environment, rows in table.groupby("environment"):
+                if {"RFT", "SFT"} <= set(rows["method"]):
+                    found[str(environment).replace("\n", ", ")] = measure_of(rows)
+        if not found:
+            raise NotTestedError("no environment with finished runs of RFT and SFT")
+        return Measured(worst(found.values()), "; ".join(f"{k}: {v:.3f}" for k, v in found.items()))
+
+    return measure
+
+
+def _left_behind(rows: pd.DataFrame) -> float:
+    """What RFT lacks to SFT on the small-std inputs at the end, over what there was to gain at the start."""
+    small = rows[rows["group"] == "small"]
+    ends = {
+        method: of.groupby("epoch")["reward"].mean().sort_index() for method, of in small.groupby("method")
+    }
+    return float((ends["SFT"].iloc[-1] - ends["RFT"].iloc[-1]) / (1 - ends["RFT"].iloc[0]))
+
+
+def _first_gradient(rows: pd.DataFrame) -> float:
+    first = rows[(rows["method"] == "RFT") & (rows["epoch"] == rows["epoch"].min())]
+    norms = first.groupby("group")["grad_norm"].mean()
+    return float(norms["small"] / norms["large"])
+
+
+def _theory(measure_of: Callable[[Results], float]) -> Callable[[Results], Measured]:
+    def measure(results: Results) -> Measured:
+        if not results.theory or results.theory_numbers is None:
+            raise NotTestedError("the theory was not run")
+        return Measured(measure_of(results), f"{results.theory['num_models']:,} models")
+
+    return measure
+
+
+def _sft_exponent(results: Results) -> float:
+    assert results.theory_numbers is not None
+    rows = results.theory_numbers
+    times = rows[(rows["panel"] == "time") & (rows["series"] == "SFT")].sort_values("std").head(2)
+    first, second = np.log(times["value"].to_numpy()), np.log(1 / times["std"].to_numpy())
+    return float((first[0] - first[1]) / (second[0] - second[1]))
+
+
+MEASURES: dict[str, Callable[[Results], Measured]] = {
+    "figure1_dead": lambda results: _seeds(results, HARD_TASK, np.min, _dead_share),
+    "figure1_rft": lambda results: _seeds(results, HARD_TASK, np.max, _revived("rft")),
+    "figure1_sft": lambda results: _seeds(results, HARD_TASK, np.min, _revived("sft")),
+    "figure1_contrast_dead": lambda results: _seeds(results, CONTRAST_TASK, np.max, _dead_share),
+    "figure1_contrast_rft": lambda results: _seeds(results, CONTRAST_TASK, np.min, _ahead),
+    "figure2_trend": _trend("difference"),
+    "figure2_rft_part": _trend("rft_gain"),
+    "figure2_given_mean": _trend(GIVEN_MEAN),
+    "table1_rft": _share_of_tasks("rft"),
+    "table1_order": _share_of_tasks("difference"),
+    **{f"table2_{split}": _against_rft(split, every_setting=True) for split in ("train", "test")},
+    **{f"figure4_{split}": _against_rft(split, every_setting=False) for split in ("train", "test")},
+    "figure4_gain": _cell("train", "gain_ratio"),
+    **{f"figure4_share_{split}": _cell(split, "share") for split in ("train", "test")},
+    **{
+        f"{item}{end}": _controlled(item, measure, worst)
+        for item in ("figure3", "figure3_sgd", "figure3_high_init_reward")
+        for end, measure, worst in (("", _left_behind, min), ("_gradient", _first_gradient, max))
+    },
+    "theory_bounds": _theory(lambda results: round(max(results.theory["largest_ratios"].values()), 6)),
+    "theory_rft": _theory(lambda results: abs(results.theory["slopes"]["RFT"] + 2)),
+    "theory_sft": _theory(_sft_exponent),
+}

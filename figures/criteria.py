@@ -1,0 +1,299 @@
+"""What is claimed of each item, when it counts as holding, and what the paper says: data alone.
+
+`docs/laptop_study.md` holds `criteria_markdown()`, and a test compares the two; `figures.claims` measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+HARD_TASK = "hard_question"
+CONTRAST_TASK = "continuation"
+SWEPT_TASK = "question"
+SHORT_LABELS, SHORT_STEPS = 0.1, 0.4
+TASK_HAS_DEAD = 0.1
+FEWEST_TASKS = 7
+
+Relation = Literal[">=", "<=", ">"]
+WORDS: dict[Relation, str] = {">=": "at least", "<=": "at most", ">": "above"}
+MARKS = {
+    "s": "seen in the paper",
+    "2": "quoted by a secondary source, not exact",
+    "d": "derived for this project, not in the paper",
+}
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A claim, the one number that decides on it, and from where on it holds."""
+
+    name: str
+    item: str
+    claim: str
+    measure: str
+    relation: Relation
+    threshold: float
+    why: str
+
+    @property
+    def bound(self) -> str:
+        """For a reader."""
+        return f"{WORDS[self.relation]} {self.threshold:g}"
+
+
+@dataclass(frozen=True)
+class PaperNumber:
+    """What the paper reports, and how sure that is; see `MARKS`."""
+
+    text: str
+    mark: str
+
+
+_SHORT = f"SFT on {SHORT_LABELS:.0%} of the labels for {SHORT_STEPS:.0%} of the steps"
+_LOWER = "lower end of the 95% interval of"
+_POSITIVE = "the sign is what is claimed; the interval says whether chance would do"
+_CONTROLLED = {
+    "figure3": "Adam",
+    "figure3_sgd": "SGD",
+    "figure3_high_init_reward": "a high initial reward",
+}
+
+CRITERIA: tuple[Criterion, ...] = (
+    Criterion(
+        "figure1_dead",
+        "figure1",
+        "Many inputs of the hard question carry no gradient under the pretrained model though their reward "
+        "is low.",
+        "share of its inputs with reward std below 0.01 and mean below 0.1 (dead), in the seed where it is "
+        "lowest",
+        ">=",
+        0.5,
+        "many: most of them",
+    ),
+    Criterion(
+        "figure1_rft",
+        "figure1",
+        "RFT leaves these dead inputs as they are.",
+        "share of the hard question's dead inputs with a mean of 0.1 or more after RFT, in the seed where "
+        "it is highest",
+        "<=",
+        0.2,
+        "a fifth leaves room for inputs that only looked dead in 10 generations",
+    ),
+    Criterion(
+        "figure1_sft",
+        "figure1",
+        "SFT raises their reward.",
+        "share of the hard question's dead inputs with a mean of 0.1 or more after SFT, in the seed where "
+        "it is lowest",
+        ">=",
+        0.8,
+        "the mirror image of the criterion for RFT",
+    ),
+    Criterion(
+        "figure1_contrast_dead",
+        "figure1",
+        "The continuation task, whose reward is a classifier, has no such inputs.",
+        "share of its inputs that are dead, in the seed where it is highest",
+        "<=",
+        0.05,
+        "none, up to what 10 generations can tell",
+    ),
+    Criterion(
+        "figure1_contrast_rft",
+        "figure1",
+        "On the continuation task RFT is not behind SFT.",
+        "mean train reward of RFT minus SFT on the continuation task, in the seed where it is lowest",
+        ">=",
+        -0.1,
+        "a tenth of the reward's range",
+    ),
+    Criterion(
+        "figure2_trend",
+        "figure2",
+        "The more inputs with a small pretrain reward std, the worse RFT does relative to SFT.",
+        f"{_LOWER} the rank correlation over tasks of the percentile with RFT minus SFT",
+        ">",
+        0,
+        f"{_POSITIVE}; not tested on fewer than {FEWEST_TASKS} tasks",
+    ),
+    Criterion(
+        "figure2_rft_part",
+        "figure2",
+        "RFT's own gain follows the trend of Figure 2, so that it is not SFT's alone.",
+        f"{_LOWER} the rank correlation over tasks of the percentile with RFT's gain",
+        ">",
+        0,
+        "a difference can follow one of its parts; this is the part that the theory is about",
+    ),
+    Criterion(
+        "figure2_given_mean",
+        "figure2",
+        "The trend of Figure 2 is not that of the reward that the tasks start from.",
+        f"{_LOWER} the same rank correlation as in the trend, given the pretrain mean (partial)",
+        ">",
+        0,
+        "tasks with a small std tend to have a low mean; with few tasks this is hard to show, and a "
+        "failure is "
+        "no proof of the contrary",
+    ),
+    Criterion(
+        "table1_rft",
+        "table1",
+        "Where gradients vanish, RFT gains less on inputs with a smaller pretrain reward std.",
+        f"share, of the tasks of which at least {TASK_HAS_DEAD:.0%} of the inputs are dead, with a "
+        "correlation of std "
+        "and RFT's gain whose 95% interval lies above 0",
+        ">",
+        0.5,
+        "most of them; the paper reports two datasets with many such inputs",
+    ),
+    Criterion(
+        "table1_order",
+        "table1",
+        "The std tells more about RFT's gain than about SFT's.",
+        "share of the same tasks where the 95% interval of the difference of the two correlations lies "
+        "above 0",
+        ">",
+        0.5,
+        "most of them, as above",
+    ),
+    *(
+        Criterion(
+            f"table2_{split}",
+            "table2",
+            f"No raised learning rate, temperature or entropy does what a short SFT phase does ({split} "
+            "reward).",
+            f"{_LOWER} the mean {split} reward of {_SHORT}, then RFT, minus the best of all settings of "
+            "RFT alone",
+            ">",
+            0,
+            "the best is taken after the fact, which favours RFT alone; short, since full SFT alone "
+            "already learns "
+            "the train inputs by heart",
+        )
+        for split in ("train", "test")
+    ),
+    *(
+        Criterion(
+            f"figure4_{split}",
+            "figure4",
+            f"A short SFT phase on few labels makes RFT better than RFT alone ({split} reward).",
+            f"{_LOWER} the mean {split} reward of {_SHORT}, then RFT, minus RFT alone",
+            ">",
+            0,
+            f"{_POSITIVE}; the cell is chosen beforehand",
+        )
+        for split in ("train", "test")
+    ),
+    Criterion(
+        "figure4_gain",
+        "figure4",
+        "RFT gains more after a short SFT phase than without it.",
+        f"train reward that RFT gains after {_SHORT}, over what it gains without SFT",
+        ">",
+        1,
+        "more is claimed; the paper's factor depends on how well RFT alone is tuned",
+    ),
+    *(
+        Criterion(
+            f"figure4_share_{split}",
+            "figure4",
+            f"A short SFT phase, then RFT nearly reaches full SFT, then RFT ({split} reward).",
+            f"{split} reward of {_SHORT}, then RFT, over that of full SFT, then RFT",
+            ">=",
+            0.9,
+            "near the paper's 96%; full SFT learns a few hundred train inputs by heart, which a short "
+            "phase cannot: a "
+            "failure is expected"
+            if split == "train"
+            else "as on train; learning by heart does not help here",
+        )
+        for split in ("train", "test")
+    ),
+    *(
+        criterion
+        for item, variant in _CONTROLLED.items()
+        for criterion in (
+            Criterion(
+                item,
+                item,
+                "RFT with exact gradients hardly raises the reward of small-std inputs, SFT does "
+                f"({variant}).",
+                "final reward of SFT minus RFT on the small-std inputs, over what they lacked at the "
+                "start, in the "
+                "environment where it is lowest",
+                ">=",
+                0.5,
+                "half of what there was to gain; these runs were known when this was written",
+            ),
+            Criterion(
+                f"{item}_gradient",
+                item,
+                f"The exact gradient of small-std inputs under RFT nearly vanishes at the start ({variant}).",
+                "RFT's gradient norm of the small-std over that of the large-std inputs in the first "
+                "epoch, in the "
+                "environment where it is highest",
+                "<=",
+                0.1,
+                "an order of magnitude; these runs were known when this was written",
+            ),
+        )
+    ),
+    Criterion(
+        "theory_bounds",
+        "theory",
+        "Theorem 1, its version with KL and two sharper bounds hold on enumerated models.",
+        "largest gradient norm over its bound (rounded to six decimals)",
+        "<=",
+        1,
+        "a bound is a bound",
+    ),
+    Criterion(
+        "theory_rft",
+        "theory",
+        "RFT needs a time that grows like 1 / std^2 to reach a fixed reward (Theorem 2).",
+        "distance from -2 of the exponent of the time in the std",
+        "<=",
+        0.1,
+        "a fit over two decades",
+    ),
+    Criterion(
+        "theory_sft",
+        "theory",
+        "SFT's time grows like a logarithm, not a power (Theorem 2).",
+        "exponent of SFT's time in 1 / std between the two smallest stds",
+        "<=",
+        0.25,
+        "a logarithm's exponent falls to 0; RFT's is 2",
+    ),
+)
+
+PAPER: dict[str, tuple[PaperNumber, ...]] = {
+    "figure1": (PaperNumber("NarrativeQA, ToTTo, IMDB; 5,000 train inputs each, 10 generations", "s"),),
+    "figure2": (PaperNumber("7 datasets, 5 runs each; inputs with a pretrain mean above 0.9 left out", "s"),),
+    "table1": (
+        PaperNumber("RFT: 0.48 on NarrativeQA, 0.46 on ToTTo", "2"),
+        PaperNumber("SFT: 0.05 on NarrativeQA, 0.16 on ToTTo", "2"),
+    ),
+    "table2": (
+        PaperNumber("NarrativeQA train reward about 0.10, whichever is raised", "2"),
+        PaperNumber("SFT, then RFT: 0.54", "2"),
+    ),
+    "figure4": (
+        PaperNumber("NarrativeQA: RFT gains about 5 to 18 times more than without SFT", "s"),
+        PaperNumber("1% of the labels with 40% of the steps reaches 96% of full SFT, then RFT", "2"),
+    ),
+    "theory": (
+        PaperNumber("largest gradient over bound 0.118 (Theorem 1), 0.999 and 1.000 (sharper bounds)", "d"),
+        PaperNumber("exponent of RFT's time: -1.994", "d"),
+    ),
+}
+
+
+def criteria_markdown() -> str:
+    """The criteria as a table for docs/laptop_study.md."""
+    lines = ["| criterion | claim | what is measured | holds if | why there |", "|---|---|---|---|---|"]
+    lines += [f"| `{c.name}` | {c.claim} | {c.measure} | {c.bound} | {c.why} |" for c in CRITERIA]
+    return "\n".join(lines) + "\n"

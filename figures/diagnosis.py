@@ -1,0 +1,264 @@
+"""Pictures of the pre-flight check: which inputs carry signal, and how it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, house_style
+
+SIZE = (5.6, 3.6)  # readable at the width of a phone
+CLASS_COLORS = {
+    "uncertain": GREY,
+    "live": GREEN,
+    "dead_high": BLUE,
+    "dead_low": ORANGE,
+}  # drawn in this order
+CLASS_MARKERS = {"uncertain": "D", "live": "o", "dead_high": "^", "dead_low": "v"}
+MAX_MARKERS = 20_000
+
+
+def pictures(
+    inputs: pd.DataFrame, summary: dict[str, Any], gradients: Sequence[dict[str, Any]] = ()
+) -> Iterator[tuple[str, str, str, Figure, pd.DataFrame]]:
+    """File name, title, caption, figure and plotted numbers of each picture that there is something for.
+
+    inputs: inputs.csv; summary: that of the diagnosed reward (docs/diagnosis.md); gradients: a row an input.
+    """
+    places = inputs_by_place(inputs)
+    yield (
+        "mean_and_std",
+        "Every input",
+        "Reward std over reward mean; larger markers are more inputs. At the bottom there is no signal: on "
+        "the left without reward, on the right with the best.",
+        mean_and_std(places),
+        places,
+    )
+    signal = pd.DataFrame(summary["signal"])
+    yield (
+        "signal_by_group_size",
+        "Which groups carry signal",
+        "Share of groups whose rewards differ by more than the tolerance. A larger group costs more.",
+        signal_by_group_size(signal, summary["group_size"]),
+        signal,
+    )
+    counts = counts_of_std(inputs)
+    yield (
+        "std_histogram",
+        "Reward std",
+        "Of each input's generations. A std of 0 from few generations does not prove that it is 0.",
+        std_histogram(counts, summary["std_percentile"]["value"]),
+        counts,
+    )
+    if len(summary["over_time"]) > 1:
+        steps = pd.DataFrame(summary["over_time"])
+        yield (
+            "over_time",
+            "Over training",
+            "A group is the generations of an input at a step. Without spread at a low reward they are the "
+            "problem; near the best reward they are solved.",
+            over_time(steps),
+            steps,
+        )
+    if "change" in inputs:
+        changed = inputs.dropna(subset="change").rename(columns={"std": "std_after"})
+        changed = changed[["std_before", "std_after", "change"]]
+        yield (
+            "before_and_after",
+            "Woke up, died",
+            "Reward std of each input before and after; changes that chance would seldom give are marked.",
+            before_and_after(changed),
+            changed,
+        )
+    if gradients:
+        rows = pd.DataFrame(gradients)
+        yield (
+            "gradients",
+            "Policy gradients",
+            "Norm of the expected policy gradient of some inputs, and its bound, over their reward std in "
+            "other generations; 0 where noise has made the estimate negative.",
+            gradient_norms(rows),
+            rows,
+        )
+
+
+def inputs_by_place(inputs: pd.DataFrame) -> pd.DataFrame:
+    """How many inputs have which mean, std and class: columns mean, std, label, count."""
+    places = inputs[["mean", "std", "label"]].dropna().round({"mean": 6, "std": 6})
+    return places.groupby(["mean", "std", "label"]).size().rename("count").reset_index()
+
+
+def mean_and_std(table: pd.DataFrame) -> Figure:
+    """Reward std over mean, by class. table: `inputs_by_place`; the area of a marker is its count."""
+    shown = table.sample(MAX_MARKERS, random_state=0) if len(table) > MAX_MARKERS else table
+    area = 300 / max(20.0, float(shown["count"].max()))
+    with house_style():
+        figure, axes = _axes()
+        handles = []
+        for label, color in CLASS_COLORS.items():
+            rows = shown[shown["label"] == label]
+            count = int(table.loc[table["label"] == label, "count"].sum())
+            if count:
+                look: dict[str, Any] = {"color": color, "marker": CLASS_MARKERS[label]}
+                axes.scatter(
+                    rows["mean"],
+                    rows["std"],
+                    s=np.maximum(4.0, area * rows["count"]),
+                    linewidths=0,
+                    alpha=0.6,
+                    rasterized=True,
+                    **look,
+                )
+                name = f"{label.replace('_', '-')} ({count:,})"
+                handles.append(Line2D([], [], linestyle="", label=name, **look))
+        axes.set_xlabel("reward mean")
+        axes.set_ylabel("reward std (n - 1)")
+        figure.legend(handles=handles, loc="outside upper center", ncols=4, handletextpad=0.1)
+    return figure
+
+
+def counts_of_std(inputs: pd.DataFrame) -> pd.DataFrame:
+    """Inputs by their reward std (ddof 0), in 30 equal steps: columns low, high, count."""
+    values = inputs["std_ddof0"].to_numpy()
+    counts, edges = np.histogram(values, bins=30, range=(0, float(values.max()) or 1.0))
+    return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "count": counts})
+
+
+def std_histogram(table: pd.DataFrame, percentile: float | None) -> Figure:
+    """table: `counts_of_std`; percentile: the 10th of Figure 2, marked if given."""
+    with house_style():
+        figure, axes = _axes()
+        axes.bar(table["low"], table["count"], table["high"] - table["low"], align="edge", color=GREEN)
+        if percentile is not None:
+            label = f"10th percentile without means near the best: {percentile:.3g}"
+            axes.axvline(percentile, color=BLACK, linestyle="--", label=label)
+            figure.legend(loc="outside upper center")
+        axes.set_xlabel("reward std (n, as in the paper)")
+        axes.set_ylabel("inputs")
+    return figure
+
+
+def signal_by_group_size(table: pd.DataFrame, planned: int) -> Figure:
+    """Share of a batch with signal over the group size, `planned` marked.
+
+    table: columns group_size, share (NaN: only bounded), low, high.
+    """
+    with house_style():
+        figure, axes = _axes()
+        places = np.arange(len(table))
+        known = table["share"].notna().to_numpy()
+        low, high = table["low"].to_numpy(), table["high"].to_numpy()
+        share = table["share"].to_numpy(dtype=float)
+        axes.errorbar(
+            places[known],
+            share[known],
+            yerr=[share[known] - low[known], high[known] - share[known]],
+            fmt="o",
+            color=GREEN,
+            capsize=3,
+            label="estimate, 95%",
+        )
+        if not known.all():
+            axes.bar(
+                places[~known],
+                (high - low)[~known],
+                0.3,
+                bottom=low[~known],
+                color=GREY,
+                label="between these: too few generations for an estimate",
+            )
+        names = [f"{size}\n(planned)" if size == planned else f"{size}" for size in table["group_size"]]
+        axes.set_xticks(places, names)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("group size")
+        axes.set_ylabel("share of groups with signal")
+        figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def over_time(table: pd.DataFrame) -> Figure:
+    """Shares of groups without spread, and the mean reward, over the steps of a training log."""
+    with house_style():
+        figure = Figure(figsize=(SIZE[0], 4.6), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True)
+        step = (table["first_step"] + table["last_step"]) / 2
+        top.stackplot(
+            step,
+            table["no_spread_low"],
+            table["no_spread_high"],
+            colors=[ORANGE, BLUE],
+            labels=["no spread, low reward", "no spread, near the best"],
+        )
+        top.set_ylim(0, 1)
+        top.set_ylabel("share of groups")
+        bottom.plot(
+            step, table["mean"], color=BLACK, marker="." if len(table) < 30 else None, label="mean reward"
+        )
+        bottom.plot(step, table["within_std"], color=GREEN, linestyle="--", label="reward std within inputs")
+        bottom.set_ylim(bottom=min(0, float(table["mean"].min())))
+        bottom.set_xlabel("step")
+        for axes in (top, bottom):
+            axes.legend(loc="upper left", bbox_to_anchor=(0, 1.22), ncols=2)
+    return figure
+
+
+def before_and_after(table: pd.DataFrame) -> Figure:
+    """A marker per input: std after over std before.
+
+    table: columns std_before, std_after, change (woke_up, died or "").
+    """
+    kinds: dict[str, dict[str, Any]] = {
+        "": {"color": GREY, "marker": ".", "label": "neither"},
+        "woke_up": {"color": GREEN, "marker": "^", "label": "woke up"},
+        "died": {"color": ORANGE, "marker": "v", "label": "died"},
+    }
+    rng = np.random.default_rng(0)
+    shown = table.sample(MAX_MARKERS, random_state=0) if len(table) > MAX_MARKERS else table
+    top = max(float(table[["std_before", "std_after"]].max().max()), 1e-12)
+    with house_style():
+        figure, axes = _axes()
+        for change, style in kinds.items():
+            rows = shown[shown["change"] == change]
+            style["label"] += f" ({int((table['change'] == change).sum()):,})"
+            # Many lie at exactly 0, on top of each other: shifted a little, they show how many.
+            before, after = (
+                rows[name] + rng.uniform(0, 0.01 * top, len(rows)) for name in ("std_before", "std_after")
+            )
+            axes.scatter(before, after, s=14, linewidths=0, alpha=0.7, rasterized=True, **style)
+        axes.axline((0, 0), slope=1, color=BLACK, linewidth=0.8)
+        axes.set_xlabel("reward std before")
+        axes.set_ylabel("reward std after")
+        figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+def gradient_norms(table: pd.DataFrame) -> Figure:
+    """Gradient norm over reward std, and its bound by the Fisher information. table: std, norm, bound."""
+    with house_style():
+        figure = Figure(figsize=(SIZE[0], 4.6), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True)
+        top.scatter(table["std"], table["norm"], s=16, color=BLUE, label="gradient norm")
+        bottom.scatter(
+            table["std"],
+            table["bound"],
+            s=16,
+            color=GREY,
+            marker="v",
+            label="std x root of Fisher eigenvalue",
+        )
+        bottom.set_xlabel("reward std")
+        for axes in (top, bottom):
+            axes.set_ylim(bottom=0)
+            axes.legend(loc="upper left", bbox_to_anchor=(0, 1.2))
+    return figure
+
+
+def _axes() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    return figure, figure.subplots()

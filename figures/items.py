@@ -1,0 +1,251 @@
+"""Each item of the study from its runs: drawn, saved, and described for the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from figures.claims import Results
+from figures.criteria import CONTRAST_TASK, HARD_TASK, SWEPT_TASK
+from figures.examples import figure5_numbers, figure5_panel
+from figures.grue import figure1_numbers, figure1_tasks
+from figures.main_comparison import NEEDED, figure2, rank_correlations, table1_shown
+from figures.partial_sft import figure4, table2, table2_shown
+from figures.report import Item
+from figures.runs import load_extraction
+from figures.study import (
+    METHODS,
+    Source,
+    described,
+    extraction_file,
+    finished,
+    gaps,
+    inputs_table,
+    partial,
+    runs_table,
+)
+from figures.style import save_figure
+from figures.tables import save_table
+
+SHOWN_TASKS = (HARD_TASK, SWEPT_TASK, CONTRAST_TASK)  # of Figures 1 and 5; the others are in the twin
+CAPTIONS = {
+    "figure1": "A marker per train input: mean (height) and std (colour) of its reward over the generations, "
+    "inputs of a row in the order of their std under the pretrained model.",
+    "figure2": "A point per task: mean and, as bars, std over seeds. The 10th percentile leaves out inputs "
+    "whose "
+    "mean under the pretrained model exceeds 0.9. Intervals: 95%, Fisher's z over tasks, wide because "
+    "these are "
+    "few; tasks are not drawn at random, so they are a guide. The difference in (a) is (b) minus (c): "
+    "which of them "
+    "follows the percentile, and whether the percentile is more than the reward that a task starts from "
+    "(d), is "
+    "part of the result.",
+    "table1": "Pearson correlation over inputs of the reward std under the pretrained model with the "
+    "input's reward "
+    "gain, mean over seeds with its 95% bootstrap interval over inputs. The gain is measured against a "
+    "second "
+    "sample of the pretrained model, since chance alone correlates std and gain within one. Dead: share of "
+    "inputs with std below 0.01 and mean below 0.1, which carry no gradient.",
+    "table2": "Mean reward after training, one generation per input, and its std over seeds. One setting "
+    "at a time "
+    "differs from those of RFT.",
+    "figure4": "Mean reward over train inputs, and over test inputs below it, one generation each; bars: "
+    "std over "
+    "seeds. The right axis is the share of the reward after full SFT, then RFT. (b): what RFT gains after "
+    "SFT over "
+    "what it gains without; a model that SFT has brought near the best reward has little left to gain.",
+    "figure5": "The example of small std is the median by mean of the tenth of the inputs with the "
+    "smallest reward "
+    "std under the pretrained model, without means above 0.9, that of large std likewise of the largest.",
+}
+TITLES = {
+    "figure1": "Figure 1: reward mean and std of each input before and after finetuning",
+    "figure2": "Figure 2: RFT against SFT over tasks",
+    "table1": "Table 1: Pretrain reward std of an input against its reward gain",
+    "table2": "Table 2: Learning rate, temperature and entropy against a short SFT phase",
+    "figure4": "Figure 4: a short SFT phase on few labels, then RFT",
+    "figure5": "Figure 5: an input of small and one of large reward std",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The runs of a study, made or not, and how its tasks are called.
+
+    labels: task -> name and reward, in one or two lines; base: task -> RFT's own settings, see `at_settings`;
+    command: what draws it, for the JSON files.
+    """
+
+    extractions: Sequence[Source]
+    trainings: Sequence[Source]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    base: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    command: str = ""
+
+    def lines(self) -> dict[str, str]:
+        """Labels in one line."""
+        return {task: label.replace("\n", ", ") for task, label in self.labels.items()}
+
+
+def results_of(study: Study, **controlled: Any) -> Results:
+    """The tables of the runs that are finished; controlled: the other fields of `Results`.
+
+    Raises NoRunsError: see `inputs_table` and `runs_table`.
+    """
+    if finished(study.extractions):
+        controlled["inputs"] = inputs_table(study.extractions)
+    if finished(study.trainings):
+        controlled["runs"] = runs_table(study.trainings)
+    return Results(base=study.base.get(SWEPT_TASK, {}), **controlled)
+
+
+def draw(name: str, study: Study, results: Results, folder: Path) -> Item:
+    """Draw an item of `DRAWN` from the results of a study into `folder`, as far as its runs are finished."""
+    return DRAWN[name](study, results, folder)
+
+
+def saved_item(name: str, title: str, caption: str, stem: Path) -> Item:
+    """The item of a figure that `save_figure` has left."""
+    runs = json.loads(stem.with_name(f"{stem.name}.json").read_bytes())["runs"]
+    return Item(name, title, caption, [stem], runs=runs)
+
+
+def _item(
+    name: str,
+    sources: Sequence[Source],
+    stems: Sequence[Path] = (),
+    table: pd.DataFrame | None = None,
+) -> Item:
+    drawn = bool(stems) or table is not None
+    runs = described(finished(sources)) if drawn else []
+    return Item(name, _title(name, sources), CAPTIONS[name], stems, table, runs, gaps(sources))
+
+
+def _title(name: str, sources: Sequence[Source]) -> str:
+    note = partial(gaps(sources), len(sources))
+    return TITLES[name] + (f" ({note})" if note else "")
+
+
+def _caption(name: str, sources: Sequence[Source]) -> str:
+    """Of a table where it stands alone, which numbers it itself."""
+    return f"{_title(name, sources).partition(': ')[2]}. {CAPTIONS[name]}"
+
+
+def _meta(study: Study, sources: Sequence[Source], **more: Any) -> dict[str, Any]:
+    return {"command": study.command, "missing": gaps(sources), **more}
+
+
+def _figure1(study: Study, results: Results, folder: Path) -> Item:
+    if results.inputs.empty:
+        return _item("figure1", study.extractions)
+    seed = int(results.inputs["seed"].min())
+    sources = [s for s in study.extractions if s.seed == seed and s.sample == 1]
+    numbers = figure1_numbers(results.inputs, seed)
+    few = [task for task in SHOWN_TASKS if task in set(numbers["task"])]
+    stems = []
+    for name, tasks in (("figure1", few), ("figure1_all", list(dict.fromkeys(numbers["task"])))):
+        if not tasks or (name == "figure1_all" and tasks == few):
+            continue
+        of_tasks = [s for s in sources if s.task in tasks]
+        note = partial(gaps(of_tasks), len(of_tasks))
+        title = f"Reward of each input under each model, seed {seed}" + (f" ({note})" if note else "")
+        rows = numbers[numbers["task"].isin(tasks)]
+        figure = figure1_tasks(rows, study.labels, title)
+        stems.append(folder / name)
+        save_figure(
+            figure, stems[-1], rows, described(finished(of_tasks)), **_meta(study, of_tasks, seed=seed)
+        )
+    return _item("figure1", sources, stems)
+
+
+def _compared(study: Study) -> list[Source]:
+    """The extractions that RFT and SFT are compared on."""
+    return [source for source in study.extractions if source.method in NEEDED]
+
+
+def _figure2(study: Study, results: Results, folder: Path) -> Item:
+    sources = _compared(study)
+    if results.figure2.empty:
+        return _item("figure2", sources)
+    correlations = rank_correlations(results.figure2).to_dict("records")
+    figure = figure2(results.figure2, study.lines(), _title("figure2", sources))
+    meta = _meta(study, sources, rank_correlations=correlations)
+    save_figure(figure, folder / "figure2", results.figure2, described(finished(sources)), **meta)
+    return _item("figure2", sources, [folder / "figure2"])
+
+
+def _table1(study: Study, results: Results, folder: Path) -> Item:
+    sources = _compared(study)
+    if results.table1.empty:
+        return _item("table1", sources)
+    shown = table1_shown(results.table1, {task: label.split("\n")[0] for task, label in study.labels.items()})
+    save_table(
+        shown,
+        results.table1,
+        folder / "table1",
+        _caption("table1", sources),
+        described(finished(sources)),
+        **_meta(study, sources),
+    )
+    return _item("table1", sources, [folder / "table1"], shown)
+
+
+def _table2(study: Study, results: Results, folder: Path) -> Item:
+    sources = [s for s in study.trainings if s.task == SWEPT_TASK and s.method in ("rft", "sft_rft")]
+    numbers = table2(results.runs, SWEPT_TASK, study.base.get(SWEPT_TASK, {}))
+    if numbers.empty:
+        return _item("table2", sources)
+    shown = table2_shown(numbers)
+    caption = f"{_caption('table2', sources)} Task: {study.lines().get(SWEPT_TASK, SWEPT_TASK)}."
+    save_table(
+        shown, numbers, folder / "table2", caption, described(finished(sources)), **_meta(study, sources)
+    )
+    return _item("table2", sources, [folder / "table2"], shown)
+
+
+def _figure4(study: Study, results: Results, folder: Path) -> Item:
+    sources = [source for source in study.trainings if source.task == SWEPT_TASK]
+    if results.figure4.empty:
+        return _item("figure4", sources)
+    title = f"{study.lines().get(SWEPT_TASK, SWEPT_TASK)}: a short SFT phase, then RFT"
+    if note := partial(gaps(sources), len(sources)):
+        title += f" ({note})"
+    figure = figure4(results.figure4, title)
+    meta = _meta(study, sources, task=SWEPT_TASK)
+    save_figure(figure, folder / "figure4", results.figure4, described(finished(sources)), **meta)
+    return _item("figure4", sources, [folder / "figure4"])
+
+
+def _figure5(study: Study, results: Results, folder: Path) -> Item:
+    first = [
+        s for s in study.extractions if s.method == "pretrained" and s.sample == 1 and s.task in SHOWN_TASKS
+    ]
+    seed = min((source.seed for source in first), default=0)
+    sources = [source for source in first if source.seed == seed]
+    stems = []
+    for source in finished(sources):
+        assert source.path is not None
+        numbers = figure5_numbers(load_extraction(extraction_file(source.path)), source.reward)
+        stems.append(folder / f"figure5_{source.task}")
+        title = (
+            f"{study.lines().get(source.task, source.task)}: two train inputs, {METHODS['pretrained']} model"
+        )
+        save_figure(
+            figure5_panel(numbers, title), stems[-1], numbers, described([source]), command=study.command
+        )
+    return _item("figure5", sources, stems)
+
+
+DRAWN: dict[str, Callable[[Study, Results, Path], Item]] = {
+    "figure1": _figure1,
+    "figure2": _figure2,
+    "table1": _table1,
+    "table2": _table2,
+    "figure4": _figure4,
+    "figure5": _figure5,
+}

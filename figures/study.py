@@ -1,0 +1,273 @@
+"""The tidy tables of the study of text generation tasks, and the finished runs that they come from.
+
+`inputs` has a row per model and input: `INPUTS` names its columns; `runs` one per training and split: `RUNS`.
+Every figure and table of the study is a function of these two.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from common.row_log import read_rows
+from common.run_dir import RunError, RunInfo, read_run
+from figures.runs import NoRunsError, load_extraction
+
+METHODS = {"pretrained": "pretrained", "rft": "RFT", "sft": "SFT", "sft_rft": "SFT + RFT"}
+INPUTS = {
+    "task": "name of the task",
+    "seed": "of the runs; the pretrained model has rows for each seed, of one extraction or of several",
+    "method": "of the model: " + ", ".join(METHODS),
+    "sample": "1, or 2 for the independent second extraction of the same model",
+    "split": "of the input: train",
+    "input": "position among the extraction's inputs, the same for all models of a task and seed",
+    "id": "of the dataset",
+    "mean": "of the reward over the input's generations",
+    "std": "of the reward over the input's generations (ddof 0, as in the paper)",
+    "run": "folder of the extraction",
+}
+RUNS = {
+    "task": "name of the task",
+    "seed": "of the run",
+    "method": "rft, sft or sft_rft",
+    "split": "train, val or test",
+    "learning_rate": "of this training",
+    "temperature": "of the rollouts; NaN for sft",
+    "ent_coef": "weight of the entropy bonus; NaN for sft",
+    "sft_updates": "optimisation steps of SFT, of sft_rft's first phase; 0 for rft",
+    "sft_labels": "share of the train inputs whose labels SFT saw, between 0 and 1; 0 for rft",
+    "start_reward": "mean reward before this training",
+    "reward": "mean reward after it, one generation per input",
+    "se": "standard error of `reward` over inputs; NaN where the texts were not kept",
+    "texts": "number of inputs evaluated; NaN where the texts were not kept",
+    "measure": "texts: mean over texts; corpus: the metric's value of the corpus, which SacreBLEU's mean "
+    "is not",
+    "run": "folder of the training",
+}
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A run that the study needs, whether it has been made or not: an extraction or a training.
+
+    reward: result key of the metric that is the task's reward (lexical/rouge_l_max); path: the run's folder,
+    None before there is one; command: makes the run, or goes on with it; sample: of an extraction, see
+    `INPUTS`; sft: of a training of method sft_rft, the folder of the run of its first phase.
+    """
+
+    task: str
+    seed: int
+    method: str
+    reward: str
+    path: Path | None
+    command: str
+    sample: int = 1
+    sft: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """For a reader."""
+        second = ", second sample" if self.sample == 2 else ""
+        return f"{self.task}, {METHODS[self.method]}, seed {self.seed}{second}"
+
+    @property
+    def status(self) -> str:
+        """finished, or why the run cannot be drawn."""
+        try:
+            return "not started" if self.path is None else str(read_run(self.path).manifest.get("status"))
+        except RunError:
+            return "not started"
+
+
+def finished(sources: Iterable[Source]) -> list[Source]:
+    """The sources that can be drawn."""
+    return [source for source in sources if source.status == "finished"]
+
+
+def gaps(sources: Iterable[Source]) -> list[dict[str, str]]:
+    """The sources that cannot be drawn: run, status, and the command that makes it."""
+    rows = [{"run": source.label, "status": source.status, "command": source.command} for source in sources]
+    return [row for row in rows if row["status"] != "finished"]
+
+
+def partial(missing: Sequence[dict[str, str]], total: int) -> str:
+    """What a title says of an item some of whose runs are missing, "" if none is."""
+    return f"partial: {len(missing)} of {total} runs missing" if missing else ""
+
+
+def described(sources: Iterable[Source]) -> list[dict[str, Any]]:
+    """What identifies each run that an item comes from, for its JSON file."""
+    rows = []
+    for source in sources:
+        assert source.path is not None  # finished
+        run = read_run(source.path)
+        rows.append(
+            {
+                "path": str(source.path),
+                "task": source.task,
+                "method": source.method,
+                "seed": source.seed,
+                "sample": source.sample,
+                "status": run.manifest.get("status"),
+                "commit": run.manifest.get("commit"),
+                "config": run.config,
+            }
+        )
+    return rows
+
+
+def inputs_table(sources: Sequence[Source]) -> pd.DataFrame:
+    """The table `inputs` of the extractions that are finished; see `INPUTS`.
+
+    Raises NoRunsError: none is finished, a file is no extraction, or models of a task and seed saw different
+    inputs.
+    """
+    tables = []
+    first: dict[tuple[str, int], tuple[Path, list[str]]] = {}
+    for source in _some(sources):
+        assert source.path is not None
+        path = extraction_file(source.path)
+        extraction = load_extraction(path)
+        one, prompts = first.setdefault((source.task, source.seed), (path, extraction["prompts"]))
+        if extraction["prompts"] != prompts:
+            raise NoRunsError(
+                f"{path} is not of the inputs of {one}: extract with --set datapool.used_indices_from={one}"
+            )
+        rewards = _rewards(extraction, source.reward, path)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "task": source.task,
+                    "seed": source.seed,
+                    "method": source.method,
+                    "sample": source.sample,
+                    "split": "train",
+                    "input": range(len(rewards)),
+                    "id": extraction["ids"],
+                    "mean": rewards.mean(1),
+                    "std": rewards.std(1),
+                    "run": source.path.name,
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def runs_table(sources: Sequence[Source]) -> pd.DataFrame:
+    """The table `runs` of the trainings that are finished; see `RUNS`.
+
+    Raises NoRunsError: none is finished, or one has no evaluation with the reward before and after training.
+    """
+    rows = []
+    for source in _some(sources):
+        assert source.path is not None
+        run = read_run(source.path)
+        fixed = {"task": source.task, "seed": source.seed, "method": source.method}
+        for split in SPLITS:
+            if evaluated := _evaluated(run, split, source.reward):
+                rows.append(
+                    fixed
+                    | {"split": split}
+                    | _hyperparameters(run, source)
+                    | evaluated
+                    | {"run": run.path.name}
+                )
+    return pd.DataFrame(rows, columns=list(RUNS))
+
+
+def extraction_file(run: Path) -> Path:
+    """The .pt file that the extraction of folder `run` left beside it."""
+    return run.with_name(f"{run.name}.pt")
+
+
+def _some(sources: Sequence[Source]) -> list[Source]:
+    """The finished ones. Raises NoRunsError if there is none."""
+    usable = finished(sources)
+    if not usable:
+        lines = [f"  {row['run']}: {row['status']}; {row['command']}" for row in gaps(sources)]
+        raise NoRunsError("\n".join(["none of the runs that are needed is finished:", *lines]))
+    return usable
+
+
+def _rewards(extraction: dict[str, Any], reward: str, path: Path) -> np.ndarray:
+    """Rewards [N, G]."""
+    values = extraction["all_metric_values"]
+    if reward not in values:
+        raise NoRunsError(f"{path} has no rewards {reward!r}, only {', '.join(values)}")
+    return values[reward].double().numpy()
+
+
+def _hyperparameters(run: RunInfo, source: Source) -> dict[str, Any]:
+    alg = run.config["alg"]
+    if source.method == "sft":
+        return {
+            "learning_rate": alg["training_args"].get("learning_rate", float("nan")),
+            "temperature": float("nan"),
+            "ent_coef": float("nan"),
+            **_phase(run),
+        }
+    args = alg["args"]
+    return {
+        "learning_rate": args["learning_rate"],
+        "temperature": alg["policy"]["args"]["generation_kwargs"].get("temperature", 1.0),
+        "ent_coef": args["ent_coef"],
+        **(_phase(read_run(source.sft)) if source.sft is not None else {"sft_updates": 0, "sft_labels": 0.0}),
+    }
+
+
+def _phase(run: RunInfo) -> dict[str, Any]:
+    """How much SFT a run of SFT did."""
+    share = run.config["datapool"]["frac_train_samples"]
+    return {
+        "sft_updates": run.manifest["trained"]["updates"],
+        "sft_labels": 1.0 if share in (None, -1) else share,
+    }
+
+
+def _evaluated(run: RunInfo, split: str, reward: str) -> dict[str, Any]:
+    """Reward before and after training on a split; {} if it was not evaluated."""
+    prefix = run.manifest.get("prefix", "")
+    rows = read_rows(run.path / f"{prefix}{split}_split_metrics.jsonl", "epoch")
+    if not rows:
+        return {}
+    before, after = min(rows, key=lambda row: row["epoch"]), max(rows, key=lambda row: row["epoch"])
+    if before is after or reward not in before["metrics"] or reward not in after["metrics"]:
+        raise NoRunsError(
+            f"{run.path}: {split} was not evaluated before and after training with {reward!r}; "
+            f"its metrics: {', '.join(after['metrics'])}"
+        )
+    texts = [_texts(run, split, row["epoch"], reward) for row in (before, after)]
+    if texts[0] is not None and texts[1] is not None:
+        return {
+            "start_reward": texts[0].mean(),
+            "reward": texts[1].mean(),
+            "se": texts[1].std(ddof=1) / np.sqrt(len(texts[1])) if len(texts[1]) > 1 else float("nan"),
+            "texts": len(texts[1]),
+            "measure": "texts",
+        }
+    return {
+        "start_reward": before["metrics"][reward],
+        "reward": after["metrics"][reward],
+        "se": float("nan"),
+        "texts": float("nan"),
+        "measure": "corpus",
+    }
+
+
+def _texts(run: RunInfo, split: str, epoch: float, reward: str) -> np.ndarray | None:
+    """Reward of each text [N] of an evaluation, None where it was not kept (--log_entire_predictions)."""
+    prefix = run.manifest.get("prefix", "")
+    path = run.path / f"{prefix}epoch_{epoch}_{split}_split_predictions.json"
+    if not path.is_file():
+        return None
+    rows = json.loads(path.read_bytes())
+    if not all(reward in row["metrics"] for row in rows):
+        return None
+    return np.array([row["metrics"][reward] for row in rows], dtype=np.float64)
