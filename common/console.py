@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     _TqdmBase = tqdm
 
-Report = Callable[[float, float], None]  # steps done, of how many
+Report = Callable[[float, float, str], None]  # steps done, of how many, how it goes
 
 CONSOLE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 FILE_FORMAT = "%(asctime)sZ %(levelname)s %(name)s %(message)s"
@@ -95,7 +95,7 @@ _report: Report | None = None
 
 @contextmanager
 def bars_reported(report: Report) -> Iterator[None]:
-    """No bars inside the block: the top one reports its steps done, and how many there are, instead."""
+    """No bars inside the block: the top one reports what it would show instead."""
     global _report
     before, _report = _report, report
     try:
@@ -135,7 +135,7 @@ class Progress(_TqdmBase):
             return super().update(n)
         self.n += n or 0
         if self._report is not None:
-            self._report(self.n, self._steps)
+            self._report(self.n, self._steps, self._status)
         now = time.monotonic()
         if now - self._last_line >= self._log_every and self.n > self._first:
             self._last_line = now
@@ -155,12 +155,14 @@ class Progress(_TqdmBase):
     def report_to(self, report: Report) -> None:
         """Report all steps done, now and while it is hidden."""
         self._report = report
-        report(self.n, self._steps)
+        report(self.n, self._steps, self._status)
 
-    def move_to(self, n: float, total: float | None = None) -> None:
+    def move_to(self, n: float, total: float | None = None, status: str = "") -> None:
         """Show `n` steps as done in all (of `total`); rate and time left count from the first call on."""
         if total is not None:
             self.total = self._steps = total
+        if status:
+            self.show(status)
         if not self._moved:
             self._moved = True
             self._first = self.initial = self.n = self.last_print_n = n

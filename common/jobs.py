@@ -102,7 +102,7 @@ class Turn:
     earlier: run directories of the jobs in `job.after`. fresh: ignore an earlier run of the job. console: log
     lines may go to the terminal. gpu: the one to use, None = the job's own choice. share: how many jobs share
     the cores. stop(): whether to stop now, resumable. report(steps done in all, of how many if that is not
-    `job.steps`).
+    `job.steps`, how it goes in a few words).
     """
 
     job: Job
@@ -112,7 +112,7 @@ class Turn:
     gpu: int | None = None
     share: int = 1
     stop: Callable[[], bool] = lambda: False
-    report: Callable[..., None] = lambda steps, total=None: None
+    report: Callable[..., None] = lambda steps, total=None, status="": None
 
 
 def carry_out(

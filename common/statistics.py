@@ -50,7 +50,7 @@ def pearson(x: ArrayLike, y: ArrayLike) -> float:
     if len(one) < 2 or one.min() == one.max() or other.min() == other.max():
         return float("nan")
     one, other = one - one.mean(), other - other.mean()
-    # Each to length 1 before the product, which cannot overflow or vanish then.
+    # Each to length 1 first: the product of two small variances may be 0.
     return float(np.clip((one / np.linalg.norm(one)) @ (other / np.linalg.norm(other)), -1, 1))
 
 

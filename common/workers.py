@@ -181,12 +181,12 @@ def _work(
     threading.Thread(target=_die_with_parent, daemon=True).start()
     last_report = 0.0
 
-    def report(steps: float, total: float | None = None) -> None:
+    def report(steps: float, total: float | None = None, status: str = "") -> None:
         nonlocal last_report
         if (now := time.monotonic()) - last_report > 0.2:
             last_report = now
             with suppress(BrokenPipeError):  # The runner was killed: `_die_with_parent` is about to end this.
-                messages.send((steps, total))
+                messages.send((steps, total, status))
 
     relay = _Relay(messages, job.shown)
     relay.addFilter(is_ours)

@@ -84,19 +84,19 @@ class Verdict:
 
 def evaluate(results: Results) -> list[Verdict]:
     """A verdict for each criterion."""
-    verdicts = []
-    for criterion in CRITERIA:
-        try:
-            measured = MEASURES[criterion.name](results)
-        except NotTestedError as error:
-            verdicts.append(Verdict(criterion, "not tested", float("nan"), str(error)))
-            continue
-        if np.isnan(measured.value):
-            verdicts.append(Verdict(criterion, "not tested", measured.value, measured.detail))
-            continue
-        met = HOLDS[criterion.relation](measured.value, criterion.threshold)
-        verdicts.append(Verdict(criterion, "holds" if met else "fails", measured.value, measured.detail))
-    return verdicts
+    return [judge(criterion, results) for criterion in CRITERIA]
+
+
+def judge(criterion: Criterion, results: Results) -> Verdict:
+    """Whether a claim holds in the results."""
+    try:
+        measured = MEASURES[criterion.name](results)
+    except NotTestedError as error:
+        return Verdict(criterion, "not tested", float("nan"), str(error))
+    if np.isnan(measured.value):
+        return Verdict(criterion, "not tested", measured.value, measured.detail)
+    met = HOLDS[criterion.relation](measured.value, criterion.threshold)
+    return Verdict(criterion, "holds" if met else "fails", measured.value, measured.detail)
 
 
 def _seeds(

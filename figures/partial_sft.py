@@ -223,11 +223,12 @@ def _described(row: dict[Any, Any]) -> str:
 def reward_difference(first: pd.DataFrame, second: pd.DataFrame) -> Difference | None:
     """Reward of `first` minus that of `second`, over their common seeds, with the 95% interval.
 
-    Both: rows of `runs` of one split, a row a seed. With several seeds the interval is Student's over them;
+    Both: rows of `runs` of one split. With several seeds the interval is Student's over them;
     with one it is over inputs alone, and says nothing about other seeds; NaN if the texts were not kept.
     None without a common seed.
     """
-    pairs = first.merge(second, on="seed", suffixes=("_first", "_second"))
+    by_seed = [rows.groupby("seed")[["reward", "se"]].mean() for rows in (first, second)]
+    pairs = by_seed[0].join(by_seed[1], lsuffix="_first", rsuffix="_second", how="inner")
     if pairs.empty:
         return None
     found = paired_difference(pairs["reward_first"], pairs["reward_second"])

@@ -216,7 +216,7 @@ def _hyperparameters(run: RunInfo, source: Source) -> dict[str, Any]:
     args = alg["args"]
     return {
         "learning_rate": args["learning_rate"],
-        "temperature": alg["policy"]["args"]["generation_kwargs"].get("temperature", 1.0),
+        "temperature": alg["policy"]["args"]["generation_kwargs"]["temperature"],
         "ent_coef": args["ent_coef"],
         **(_phase(read_run(source.sft)) if source.sft is not None else {"sft_updates": 0, "sft_labels": 0.0}),
     }
@@ -227,7 +227,7 @@ def _phase(run: RunInfo) -> dict[str, Any]:
     share = run.config["datapool"]["frac_train_samples"]
     return {
         "sft_updates": run.manifest["trained"]["updates"],
-        "sft_labels": 1.0 if share in (None, -1) else share,
+        "sft_labels": 1.0 if share == -1 else share,
     }
 
 

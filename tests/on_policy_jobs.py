@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from on_policy_runs import policy_name
 from tiny_models import TEXTS
 
 from common.config import validate
@@ -65,9 +66,8 @@ def job(folder: Path, model: Path, alg: str = "ppo", **changes: Any) -> TrainCon
     }
     if alg == "nlpo":
         policy |= {"top_mask": 0.9, "min_tokens_to_keep": 10, "target_update_iterations": 2}
-    kind = "seq2seq" if "t5" in model.name else "causal"
-    name = f"{'maskable_' if alg == 'nlpo' else ''}{kind}_lm_actor_critic_policy"
-    args = {"n_steps": 12, "batch_size": 16, "n_epochs": 2, "learning_rate": 1e-3}
+    name = policy_name(alg, seq2seq="t5" in model.name)
+    args = {"n_steps": 12, "batch_size": 16, "n_epochs": 1 if alg == "a2c" else 2, "learning_rate": 1e-3}
     config: dict[str, Any] = {
         "tokenizer": {"model_name": str(model)},
         "reward_fn": {"id": "on_policy_jobs:share_of_e"},

@@ -15,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, T5Config,
 
 from rl4lms.collecting import Actors
 from rl4lms.config import NlpoConfig, OnPolicyConfig, PpoConfig
+from rl4lms.config.algorithms import A2cConfig
 from rl4lms.config.training_blocks import EnvArgs, EnvConfig
 from rl4lms.language_model import load_tokenizer
 from rl4lms.nlpo import MaskModel, MaskRule, PackedMasks
@@ -174,9 +175,7 @@ def rollouts_of(
     return Rollouts.build(batch, mask, scores, torch.tensor(rewards), samples, texts, packed)
 
 
-def algorithm(
-    kind: str = "gpt2", *, nlpo: bool = False, generation: Any = None, **changes: Any
-) -> OnPolicyConfig:
+def algorithm(kind: str = "gpt2", alg: str = "ppo", generation: Any = None, **changes: Any) -> OnPolicyConfig:
     """An `alg` block. changes: of its args, or of kl_div and policy.args by dotted names with __ for dots."""
     args: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "learning_rate": 1e-3}
     policy: dict[str, Any] = {
@@ -184,15 +183,22 @@ def algorithm(
         "generation_kwargs": {"do_sample": True, "top_k": 0, "max_new_tokens": 6} | (generation or {}),
     }
     kl_div: dict[str, Any] = {}
-    if nlpo:
+    if alg == "nlpo":
         policy |= {"top_mask": 0.9, "min_tokens_to_keep": 2, "target_update_iterations": 2}
+    if alg == "a2c":
+        args["n_epochs"] = 1
     for name, value in changes.items():
         block, _, field = name.rpartition("__")
         {"": args, "kl_div": kl_div, "policy": policy}[block][field] = value
-    name = f"{'maskable_' if nlpo else ''}{'seq2seq' if kind == 't5' else 'causal'}_lm_actor_critic_policy"
-    block = {"id": "nlpo" if nlpo else "ppo", "args": args, "kl_div": kl_div}
-    return (NlpoConfig if nlpo else PpoConfig).model_validate(
-        block | {"policy": {"id": name, "args": policy}}
+    name = policy_name(alg, seq2seq=kind == "t5")
+    block = {"id": alg, "args": args, "kl_div": kl_div, "policy": {"id": name, "args": policy}}
+    return {"ppo": PpoConfig, "nlpo": NlpoConfig, "a2c": A2cConfig}[alg].model_validate(block)
+
+
+def policy_name(alg: str, seq2seq: bool) -> str:
+    """The id of the policy in a config."""
+    return (
+        f"{'maskable_' if alg == 'nlpo' else ''}{'seq2seq' if seq2seq else 'causal'}_lm_actor_critic_policy"
     )
 
 
@@ -220,6 +226,6 @@ def actors_of(
         env=EnvConfig(
             n_envs=n_envs, args=EnvArgs(**{"max_prompt_length": 20, "max_episode_length": 6} | (env or {}))
         ),
-        alg=algorithm(kind, nlpo=mask_rule is not None, **alg),
+        alg=algorithm(kind, **({"alg": "nlpo"} if mask_rule else {}) | alg),
         seed=seed,
     )

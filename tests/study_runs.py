@@ -54,7 +54,9 @@ def training(
     """
     settings = {name: source.pop(name, value) for name, value in SETTINGS.items()}
     prefix = "mine_"
-    with RunDir.create(base, "mine", _config(source["method"], labels, settings), {}, prefix=prefix) as run:
+    with RunDir.create(
+        base, "mine", _config(source.get("method", "rft"), labels, settings), {}, prefix=prefix
+    ) as run:
         for split in splits:
             rows = [(0, before), *([(5, after)] if status == "finished" else [])]
             for epoch, value in rows:

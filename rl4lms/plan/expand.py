@@ -166,7 +166,7 @@ def _fill_in(
                 merged.problems.append((merged.origin[name], str(error)))
     if configuration.experiment_name:
         try:
-            own = setting = folder_name(filled(configuration.experiment_name, merged.data, names))
+            setting = folder_name(filled(configuration.experiment_name, merged.data, names))
         except BraceError as error:
             merged.problems.append((("experiment_name",), str(error)))
     if len(setting) > LONGEST_NAME:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from common.jobs import Job
-from rl4lms.config import ExtractConfig
+from rl4lms.config import ExtractConfig, SupervisedConfig
 from rl4lms.plan.runs import extract, identity, train
 from rl4lms.plan.schema import Experiment, Plan
 
@@ -22,8 +22,8 @@ def jobs_of(plan: Plan, experiments: Sequence[Experiment]) -> list[Job]:
         if isinstance(experiment.config, ExtractConfig):
             work, unit, steps = partial(extract, experiment), "text", experiment.config.generations
         else:
-            work, unit = partial(train, experiment, plan.keep_checkpoints), "update"
-            steps = experiment.config.train_evaluation.n_iters
+            work, steps = partial(train, experiment, plan.keep_checkpoints), None
+            unit = "update" if isinstance(experiment.config.alg, SupervisedConfig) else "iteration"
         jobs[experiment.name] = Job(
             experiment.name,
             identity(experiment, start.identity if start else None),
@@ -31,7 +31,7 @@ def jobs_of(plan: Plan, experiments: Sequence[Experiment]) -> list[Job]:
             work,
             after=(start,) if start else (),
             imports=IMPORTS,
-            steps=steps or 1,
+            steps=steps or 1,  # the work reports how many there are
             unit=unit,
         )
     return list(jobs.values())

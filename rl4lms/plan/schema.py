@@ -95,8 +95,8 @@ class Plan(PlanSettings):
 class Experiment:
     """One run of a plan.
 
-    setting: its name without the seed, that of what it starts from included; own: without that. config: of an
-    experiment with `start`, in place of the model that this leaves, the model at the root of the chain.
+    setting: its name without the seed; own: configuration and options alone. config: of an experiment with
+    `start`, in place of the model that this leaves, the model at the root of the chain.
     changes: dotted field -> value, over the config file.
     """
 

@@ -204,19 +204,20 @@ def test_a_terminal_without_columns_still_shows_bars(monkeypatch):
 
 
 def test_reported_bars_are_not_drawn_and_the_top_one_reports(clock: list[float]) -> None:
-    reports: list[tuple[float, float]] = []
+    reports: list[tuple[float, float, str]] = []
     with redirect_stderr(Terminal()) as terminal, setup_logging(console=False):
-        with bars_reported(lambda steps, total: reports.append((steps, total))):
+        with bars_reported(lambda *report: reports.append(report)):
             with progress(10, "training", initial=4) as bar, progress(7, "evaluation", position=1) as inner:
                 bar.update()
                 inner.update(3)
+                bar.show("reward 0.31")
                 bar.update(2)
             with progress(5, "other process", disable=True) as bar:
                 bar.update()
         assert terminal.getvalue() == ""
         with progress(3, "later") as bar:
             bar.update()
-    assert reports == [(4, 10), (5, 10), (7, 10)]
+    assert reports == [(4, 10, ""), (5, 10, ""), (7, 10, "reward 0.31")]
     assert "later" in terminal.getvalue()
 
 
@@ -224,5 +225,5 @@ def test_a_bar_learns_its_total_from_reports(capsys: pytest.CaptureFixture[str],
     with setup_logging(console=True), progress(1, "worker", unit="text") as bar:
         bar.move_to(0, 100)
         clock[0] += 40
-        bar.move_to(50, 100)
-    assert capsys.readouterr().err.endswith("worker: 50/100 texts, 1.2 texts/s, 00:40 left\n")
+        bar.move_to(50, 100, "going well")
+    assert capsys.readouterr().err.endswith("worker: 50/100 texts, 1.2 texts/s, 00:40 left; going well\n")

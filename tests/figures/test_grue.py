@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from figures.grue import example_inputs, figure1, figure5
+from figures.grue import example_inputs, figure1, figure1_numbers, figure1_tasks, figure5
 
 
 def panels(*names):
@@ -48,3 +48,41 @@ def test_example_shows_prompt_references_and_every_generation():
     text = figure5("what?", ["this"], ["this", "that"], [1.0, 0.0], "small std")
     for part in ("what?", "reference: this", "1.000  'this'", "0.000  'that'", "mean 0.500, std 0.500"):
         assert part in text
+
+
+def study_inputs():
+    """Two tasks; that of the smaller stds second. Models in another order than they are drawn."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for task, largest in (("wide", 0.5), ("narrow", 0.1)):
+        for method, sample in (("sft", 1), ("rft", 1), ("pretrained", 1), ("pretrained", 2)):
+            if (task, method) == ("wide", "rft"):
+                continue
+            values = {"mean": rng.random(12), "std": largest * rng.random(12)}
+            part = pd.DataFrame({"input": range(12), "id": "x", "task": task, "method": method} | values)
+            parts.append(part.assign(sample=sample, seed=0))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_tasks_are_ordered_by_percentile_and_models_by_method():
+    numbers = figure1_numbers(study_inputs(), seed=0)
+    assert numbers["task"].unique().tolist() == ["narrow", "wide"]
+    assert numbers["panel"].unique().tolist() == ["pretrained", "RFT", "SFT"]
+    assert len(numbers) == 5 * 12  # the first sample alone
+    assert figure1_numbers(study_inputs(), seed=1).empty
+
+
+def test_rows_are_tasks_and_a_missing_model_is_said():
+    numbers = figure1_numbers(study_inputs(), seed=0)
+    figure = figure1_tasks(numbers, {"wide": "wide task"})
+    panels = np.reshape(figure.axes[:6], (2, 3))
+    assert panels[1][1].get_title() == "RFT" and panels[1][1].texts[0].get_text() == "no finished run"
+    assert panels[1][0].get_ylabel() == "wide task\nreward mean"
+    for task, row in zip(("narrow", "wide"), panels, strict=True):
+        rows = numbers[numbers["task"] == task]
+        order = rows[rows["panel"] == "pretrained"].sort_values("std")["input"]
+        for axes, panel in zip(row, ("pretrained", "RFT", "SFT"), strict=True):
+            for drawn in axes.collections:
+                shown = rows[rows["panel"] == panel].set_index("input").loc[order]
+                assert np.allclose(np.asarray(drawn.get_offsets())[:, 1], shown["mean"])
+        assert len({drawn.get_clim() for axes in row for drawn in axes.collections}) == 1

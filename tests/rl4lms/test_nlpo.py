@@ -302,7 +302,7 @@ def test_the_update_masks_as_the_rollout_did_though_all_models_have_moved(kind):
 @kinds
 def test_before_the_first_step_the_ratio_is_1(kind):
     policy, _, _, rollouts = nlpo_rollouts(kind, 0.7)
-    alg = algorithm(kind, nlpo=True, generation={"temperature": 0.7}, batch_size=18, n_epochs=1)
+    alg = algorithm(kind, "nlpo", generation={"temperature": 0.7}, batch_size=18, n_epochs=1)
     found = update(policy, build_optimizer(policy, 1e-2, 0.0), rollouts, alg, seed=0)
     assert found["ppo/approx_kl"] == pytest.approx(0, abs=1e-6) and found["ppo/clip_fraction"] == 0
 
@@ -310,7 +310,7 @@ def test_before_the_first_step_the_ratio_is_1(kind):
 def test_the_update_changes_neither_mask_model_nor_masks():
     policy, masks, _, rollouts = nlpo_rollouts("gpt2")
     before, bits = copy.deepcopy(masks.model.state_dict()), rollouts.allowed.bits.clone()
-    update(policy, build_optimizer(policy, 1e-2, 0.0), rollouts, algorithm(nlpo=True), seed=0)
+    update(policy, build_optimizer(policy, 1e-2, 0.0), rollouts, algorithm(alg="nlpo"), seed=0)
     assert torch.equal(rollouts.allowed.bits, bits)
     assert_close(masks.model.state_dict(), before, rtol=0, atol=0)
 
@@ -323,7 +323,11 @@ def test_a_mask_that_allows_all_is_ppo():
         policy = tiny_policy("gpt2")
         rollouts = rollouts_of(policy, random_batch(), [1.0, 0, -1, 2, 0.5], mask_model=masks)
         update(
-            policy, build_optimizer(policy, 1e-2, 0.0), rollouts, algorithm(nlpo=masks is not None), seed=0
+            policy,
+            build_optimizer(policy, 1e-2, 0.0),
+            rollouts,
+            algorithm(alg="nlpo" if masks else "ppo"),
+            seed=0,
         )
         weights.append(list(policy.parameters()))
     assert_close(weights[0], weights[1], rtol=0, atol=0)

@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -174,13 +175,6 @@ def test_each_run_starts_from_the_model_of_the_one_before(whole):
     assert ends.keys() == begins.keys()
 
 
-def test_checkpoints_go_when_a_training_is_finished_unless_they_are_to_be_kept(whole, tmp_path, configs):
-    assert not list((whole / "runs").glob("*/*_checkpoints"))
-    sft = {"name": "sft", "config_path": configs["sft"]}
-    assert run(write_sweep(tmp_path, [sft], keep_checkpoints=True)) == 0
-    assert len(list((tmp_path / "runs").glob("*/*_checkpoints"))) == 1
-
-
 def test_again_skips_what_finished_under_whatever_name(whole, configs, caplog):
     plan = whole / "sweep.yml"
     before = snapshot(whole / "runs")
@@ -234,7 +228,7 @@ def test_a_metric_that_no_run_has_is_pointed_out(whole, caplog):
 # Failures and stops
 
 
-def test_what_starts_from_a_failed_training_is_not_run_and_the_rest_is(tmp_path, configs, caplog):
+def test_what_starts_from_a_failed_training_is_not_run_and_the_rest_is(whole, tmp_path, configs, caplog):
     broken = {
         "name": "bad",
         "config_path": configs["sft"],
@@ -242,25 +236,30 @@ def test_what_starts_from_a_failed_training_is_not_run_and_the_rest_is(tmp_path,
     }
     good = {"name": "good", "config_path": configs["sft"]}
     after = {"name": "rewards", "config_path": configs["extract"], "model_from": ["bad", "good"]}
-    assert run(write_sweep(tmp_path, [broken, good, after])) == 1
+    assert run(write_sweep(tmp_path, [broken, good, after], keep_checkpoints=True)) == 1
     statuses = {r.manifest["experiment"]: r.manifest["status"] for r in find_runs(tmp_path / "runs")}
     assert statuses == {"bad_seed_0": "failed", "good_seed_0": "finished", "good_rewards_seed_0": "finished"}
     assert "bad_rewards_seed_0 not run: needs bad_seed_0, which did not finish" in caplog.messages
     assert "Traceback" not in caplog.text
+    # Checkpoints of finished trainings go unless they are to be kept.
+    assert list((tmp_path / "runs").glob("good_*/*_checkpoints/*"))
+    assert not list((whole / "runs").glob("*/*_checkpoints"))
 
 
-def test_a_model_that_is_gone_is_said_so(tmp_path, configs, caplog):
-    sft = {"name": "sft", "config_path": configs["sft"]}
-    assert run(write_sweep(tmp_path, [sft])) == 0
-    (of,) = find_runs(tmp_path / "runs")
-    model = of.path / "sft_seed_0_model"
-    model.rename(tmp_path / "elsewhere")
-    rewards = {"name": "rewards", "config_path": configs["extract"], "model_from": "sft"}
-    assert run(write_sweep(tmp_path, [sft, rewards])) == 1
+def test_a_model_that_is_gone_is_said_so(whole, tmp_path, configs, caplog):
+    """It is only missed where something is still to start from it."""
+    shutil.copytree(whole / "runs", tmp_path / "runs")
+    for model in (tmp_path / "runs").glob("*/sft_max_steps_[12]_seed_0_model"):
+        shutil.rmtree(model)
+    (of,) = (tmp_path / "runs").glob("sft_max_steps_1_seed_0_*")
+    for path in (tmp_path / "runs").glob("*sft_max_steps_1_ppo_*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert run(write_sweep(tmp_path, chain(configs))) == 1
     assert (
-        f"sft_rewards_seed_0 failed: the model of {of.path} is gone, there is no sft_seed_0_model in it: "
-        "delete that folder to train it anew" in caplog.messages
+        f"sft_max_steps_1_ppo_seed_0 failed: the model of {of} is gone, there is no "
+        "sft_max_steps_1_seed_0_model in it: delete that folder to train it anew" in caplog.messages
     )
+    assert len(find_runs(tmp_path / "runs")) == 4
 
 
 def test_what_is_lacking_is_said_before_anything_runs(tmp_path, configs, capsys, monkeypatch):

@@ -34,7 +34,7 @@ from rl4lms.samples import Sample
 WORDS = {"[PAD]": 0, "[END]": 1, "a": 2, "b": 3, "c": 4}
 TEXT = 3  # tokens at most
 PROMPTS = [Sample(0, "a b", [""]), Sample(1, "c", [""])]
-ROLLOUTS = 40
+ROLLOUTS = 15
 
 
 def save_enumerable(folder: Path, kind: str, end: int | None) -> Path:
@@ -118,7 +118,7 @@ def whole(rollouts: Rollouts) -> Rollouts:
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "gpt2": {"kind": "gpt2"},
+    "gpt2 of a2c": {"kind": "gpt2", "alg": "a2c"},
     "t5 with texts of several lengths": {"kind": "t5", "end": 1},
     "gpt2 at temperature 0.7 with a KL penalty": {
         "kind": "gpt2", "end": 1, "temperature": 0.7, "kl_coeff": 0.8,
@@ -138,6 +138,7 @@ def test_the_estimate_is_right(case, tmp_path, monkeypatch):
         env={"max_prompt_length": 4, "max_episode_length": TEXT},
         generation={"temperature": temperature, "max_new_tokens": TEXT},
         mask_rule=case.get("rule"),
+        alg="nlpo" if "rule" in case else case.get("alg", "ppo"),
         n_steps=150 * TEXT,
         batch_size=10**6,
         n_epochs=1,

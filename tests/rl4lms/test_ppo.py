@@ -189,6 +189,16 @@ def test_clip_range(clip_range, fraction):
     assert found["clip_fraction"] == fraction
 
 
+def test_without_a_clip_range_it_is_the_plain_policy_gradient():
+    """Of A2C: the old policy plays no part but in what is logged."""
+    logprobs = (OLD + RATIOS.log()).requires_grad_()
+    found = losses(logprobs=logprobs, clip_range=None)
+    found["policy_loss"].backward()
+    assert_close(found["policy_loss"], -(ADVANTAGES * logprobs).mean())
+    assert_close(logprobs.grad, -ADVANTAGES / 8)
+    assert found["clip_fraction"] == 0 and found["approx_kl"] == losses()["approx_kl"]
+
+
 def test_the_entropy_can_be_estimated_by_the_taken_tokens():
     logprobs = (OLD + RATIOS.log()).requires_grad_()
     entropy = torch.arange(8.0).requires_grad_()

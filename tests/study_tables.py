@@ -15,7 +15,7 @@ Model = tuple[list[float], list[float]]  # means and stds of its inputs
 def inputs(
     tasks: Mapping[str, Mapping[str, Model]], seeds: tuple[int, ...] = (0,), shift: float = 0
 ) -> pd.DataFrame:
-    """`inputs` of tasks -> models; "second" is the pretrained model's second sample; shift: of means per seed."""
+    """`inputs` of task -> models, "second" being the second sample; shift: of the means, per seed."""
     parts = []
     for task, models in tasks.items():
         for seed in seeds:
@@ -42,7 +42,7 @@ def runs(*parts: list[dict[str, object]]) -> pd.DataFrame:
 
 
 def grid() -> pd.DataFrame:
-    """RFT from 0.1 to 0.2; full SFT 0.8, then RFT 1.0; SFT on 10% of labels for 40% of steps 0.3, then RFT 0.5."""
+    """RFT 0.1 to 0.2; full SFT 0.8, then RFT 1.0; SFT on 10% of labels, 40% of steps 0.3, then RFT 0.5."""
     full, short = (
         {"sft_labels": 1.0, "sft_updates": 600},
         {"sft_labels": 0.1, "sft_updates": 240},

@@ -1,0 +1,230 @@
+"""The study of text generation tasks: one file that expands to the plans of the paper's Sections 4.1 and 5.
+
+A task is a dataset with its reward. Of each: reward statistics of the pretrained model in two independent
+samples, RFT at each learning rate that is tried, SFT, and the statistics after each; of one task also the
+sweeps of Section 5.1 and the short SFT phases of Section 5.2. What is run is an ordinary plan file, written
+beside the runs. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from common.config import Config, Problem, load_config
+from common.row_log import read_rows
+from common.run_dir import read_run
+from rl4lms.config.parts import Args, MetricConfig, Positive
+from rl4lms.config.training_blocks import RewardConfig
+
+Method = Literal["pretrained", "rft", "sft", "sft_rft"]
+Fields = dict[str, Any]
+SECOND_SAMPLE_SEED = 1000  # of the pretrained model's independent second sample
+
+
+class TaskConfig(Config):
+    label: str = Field(description="for figures; a new line before its reward")
+    datapool: Args = Field(description="arguments of the datapool, over `datapool` of the study")
+    reward: RewardConfig = Field(description="what RFT maximises")
+    metric: MetricConfig = Field(description="the same as a metric, for evaluation and extraction")
+    key: str = Field(description="its name among the metric's results")
+    max_prompt_length: Positive = Field(description="tokens of a prompt")
+    max_new_tokens: Positive = Field(description="tokens of a text")
+    kl_coeff: float = Field(0.001, ge=0, description="weight of the KL penalty")
+
+
+class ConfigFiles(Config):
+    """The config files that every run of the study is an edit of."""
+
+    extraction: str
+    rft: str
+    sft: str
+    sft_rft: str
+
+
+class SweepConfig(Config):
+    """Of one task: settings raised one at a time (Table 2), and short SFT phases (Figure 4)."""
+
+    task: str
+    learning_rates: list[float] = Field(description="RFT, instead of the chosen one")
+    temperatures: list[float] = Field(description="RFT, of the rollouts")
+    ent_coefs: list[float] = Field(description="RFT, weight of the entropy bonus")
+    labels: list[float] = Field(description="SFT, shares of the labels")
+    steps: list[float] = Field(description="SFT, shares of the steps")
+
+
+class StudyConfig(Config):
+    """One study."""
+
+    name: str = Field(description="shown in logs, and the name of its plan files")
+    output_path: str = Field(description="folder of all its runs")
+    models: list[str] = Field([], description="config files of the models to pretrain before anything else")
+    configs: ConfigFiles
+    datapool: Args = Field({}, description="arguments that all tasks share")
+    rft_learning_rates: Annotated[list[float], Field(min_length=1)] = Field(
+        description="tried on the first seed of every task; the one with the best train reward is used"
+    )
+    rft: Fields = Field({}, description="dotted field -> value of every RFT run")
+    sft: Fields = Field({}, description="dotted field -> value of every SFT run")
+    sft_steps: Positive = Field(description="updates of a full SFT")
+    tasks: Annotated[dict[str, TaskConfig], Field(min_length=1)]
+    sweep: SweepConfig | None = Field(None, description="null: without Table 2 and Figure 4")
+
+    def check(self) -> list[Problem]:
+        if self.sweep is None or self.sweep.task in self.tasks:
+            return []
+        return [Problem("sweep.task", f"must be one of {', '.join(self.tasks)}, got {self.sweep.task!r}")]
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """What an experiment of the study is of; `configuration` is its name in the plan."""
+
+    configuration: str
+    task: str
+    method: Method
+    kind: Literal["training", "extraction"]
+    sample: int = 1
+
+
+def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
+    """The study that a file describes. Raises ConfigError with all problems."""
+    return load_config(path, StudyConfig, overrides)
+
+
+def selection(study: StudyConfig) -> tuple[list[Fields], list[StudyRun]]:
+    """Configurations of the first plan, and what they are: RFT at every learning rate, on the first seed."""
+    configurations, runs = [], []
+    for name, task in study.tasks.items():
+        for rate in study.rft_learning_rates:
+            run = StudyRun(f"{name}-rft-{_named(rate)}", name, "rft", "training")
+            fields = _rft(study, task) | {"alg.args.learning_rate": rate}
+            configurations.append(_configuration(run, study.configs.rft, fields, repetitions=1))
+            runs.append(run)
+    return configurations, runs
+
+
+def comparison(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields], list[StudyRun]]:
+    """Configurations of Figures 1, 2, 5 and Table 1: both finetunings of every task, and all statistics."""
+    configurations, runs = [], []
+
+    def add(run: StudyRun, path: str, fields: Fields, **more: Any) -> None:
+        configurations.append(_configuration(run, path, fields, **more))
+        runs.append(run)
+
+    for name, task in study.tasks.items():
+        files, extraction = study.configs, _extraction(study, task)
+        for sample, seed in ((1, 0), (2, SECOND_SAMPLE_SEED)):
+            run = StudyRun(f"{name}-pretrained-{sample}", name, "pretrained", "extraction", sample)
+            add(run, files.extraction, extraction | {"runtime.seed": seed}, repetitions=1)
+        rft = _rft(study, task) | {"alg.args.learning_rate": rates[name]}
+        add(StudyRun(f"{name}-rft", name, "rft", "training"), files.rft, rft)
+        add(StudyRun(f"{name}-sft", name, "sft", "training"), files.sft, _sft(study, task))
+        for method in ("rft", "sft"):
+            after = StudyRun(f"{name}-{method}-rewards", name, method, "extraction")  # type: ignore[arg-type]
+            add(after, files.extraction, extraction, model_from=f"{name}-{method}")
+    return configurations, runs
+
+
+def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields], list[StudyRun]]:
+    """Configurations of Table 2 and Figure 4, of one task."""
+    configurations: list[Fields] = []
+    runs: list[StudyRun] = []
+    if study.sweep is None:
+        return configurations, runs
+    name, task, sweep = study.sweep.task, study.tasks[study.sweep.task], study.sweep
+    rft = _rft(study, task) | {"alg.args.learning_rate": rates[name]}
+    raised = {
+        "alg.args.learning_rate": sweep.learning_rates,
+        "alg.policy.args.generation_kwargs.temperature": sweep.temperatures,
+        "alg.args.ent_coef": sweep.ent_coefs,
+    }
+    for field, values in raised.items():
+        for value in values:
+            run = StudyRun(f"{name}-rft-{field.rpartition('.')[2]}-{_named(value)}", name, "rft", "training")
+            configurations.append(_configuration(run, study.configs.rft, rft | {field: value}))
+            runs.append(run)
+    for labels in sweep.labels:
+        for share in sweep.steps:
+            phase = {
+                "datapool.frac_train_samples": labels,
+                "datapool.train_samples_rnd_seed": "{runtime.seed}",
+                "alg.training_args.max_steps": max(1, round(share * study.sft_steps)),
+            }
+            if labels == 1:
+                del phase["datapool.train_samples_rnd_seed"]
+            sft = StudyRun(f"{name}-sft-{_named(labels)}-{_named(share)}", name, "sft", "training")
+            configurations.append(_configuration(sft, study.configs.sft, _sft(study, task) | phase))
+            then = StudyRun(f"{sft.configuration}-rft", name, "sft_rft", "training")
+            configurations.append(
+                _configuration(then, study.configs.sft_rft, rft, model_from=sft.configuration)
+            )
+            runs += [sft, then]
+    return configurations, runs
+
+
+def plan_of(study: StudyConfig, configurations: Sequence[Fields], seeds: int, jobs: int) -> Fields:
+    """What a plan file of these configurations holds."""
+    return {
+        "name": study.name,
+        "repetitions": seeds,
+        "multiprocess": jobs > 1,
+        "num_parallel": jobs,
+        "output_path": study.output_path,
+        "configurations": list(configurations),
+    }
+
+
+def train_reward(run: Path, key: str) -> float:
+    """The reward on the train inputs at the end of a training."""
+    prefix = read_run(run).manifest.get("prefix", "")
+    rows = read_rows(run / f"{prefix}train_split_metrics.jsonl", "epoch")
+    return float(max(rows, key=lambda row: row["epoch"])["metrics"][key])
+
+
+def _named(value: float) -> str:
+    """A number as part of a configuration's name."""
+    return f"{value:g}".replace(".", "_")
+
+
+def _configuration(run: StudyRun, path: str, fields: Fields, **more: Any) -> Fields:
+    return {"name": run.configuration, "config_path": path, "base_config": fields, **more}
+
+
+def _data(study: StudyConfig, task: TaskConfig) -> Fields:
+    return {
+        "tokenizer.max_length": task.max_prompt_length,
+        "datapool.args": study.datapool | task.datapool,
+    }
+
+
+def _extraction(study: StudyConfig, task: TaskConfig) -> Fields:
+    return _data(study, task) | {
+        "alg.generation_kwargs.max_new_tokens": task.max_new_tokens,
+        "evaluation.metrics": [task.metric.model_dump()],
+    }
+
+
+def _rft(study: StudyConfig, task: TaskConfig) -> Fields:
+    return _data(study, task) | {
+        "reward_fn": task.reward.model_dump(),
+        "env.args.max_prompt_length": task.max_prompt_length,
+        "env.args.max_episode_length": task.max_new_tokens,
+        "alg.policy.args.generation_kwargs.max_new_tokens": task.max_new_tokens,
+        "alg.kl_div.coeff": task.kl_coeff,
+        "train_evaluation.metrics": [task.metric.model_dump()],
+        **study.rft,
+    }
+
+
+def _sft(study: StudyConfig, task: TaskConfig) -> Fields:
+    return _data(study, task) | {
+        "alg.generation_kwargs.max_new_tokens": task.max_new_tokens,
+        "alg.training_args.max_steps": study.sft_steps,
+        "train_evaluation.metrics": [task.metric.model_dump()],
+        **study.sft,
+    }

@@ -1,0 +1,128 @@
+"""Runs a study: learning rates chosen by the stated rule, then everything that the asked items need."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from common.files import atomic_write_text
+from common.jobs import Outcome
+from common.schedule import run_jobs
+from rl4lms.plan import Experiment, load_plan
+from rl4lms.plan.jobs import jobs_of
+from rl4lms.study import Fields, StudyConfig, StudyRun, comparison, plan_of, selection, sweeps, train_reward
+
+logger = logging.getLogger(__name__)
+INTERRUPT_MESSAGE = "stopping after the steps under way, resumable; press Ctrl-C again to stop at once"
+PLAN_RUNNER = "python rl4lms_plan_runner.py --plan_config_path"
+
+
+class StudyError(Exception):
+    """Experiments of a study that failed; the message is for the user."""
+
+
+class StudyInterrupted(Exception):
+    """The caller asked to stop; what is on disk is used when the study is started again."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished experiment: what it is of, and its run. start: the run whose model it began with."""
+
+    run: StudyRun
+    experiment: Experiment
+    path: Path
+    start: Path | None
+    command: str
+
+    @property
+    def seed(self) -> int:
+        return self.experiment.repetition
+
+
+def run_study(
+    study: StudyConfig, *, seeds: int, jobs: int, with_sweeps: bool, console: bool = True
+) -> list[Done]:
+    """Run what is missing and return everything that is there; finished runs are used as they are.
+
+    Raises StudyError, StudyInterrupted, ConfigError.
+    """
+    tried = _run(study, "selection", *selection(study), seeds=1, jobs=jobs, console=console)
+    rates = chosen_rates(study, tried)
+    for task, rate in rates.items():
+        logger.info("%s: learning rate of RFT %g", task, rate)
+    configurations, runs = comparison(study, rates)
+    if with_sweeps:
+        more, of_sweeps = sweeps(study, rates)
+        configurations, runs = configurations + more, runs + of_sweeps
+    return _run(study, "main", configurations, runs, seeds=seeds, jobs=jobs, console=console)
+
+
+def chosen_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[str, float]:
+    """The learning rate of each task whose RFT ended with the best reward on the train inputs."""
+    rewards: dict[str, dict[float, float]] = {}
+    for done in tried:
+        rate = done.experiment.changes["alg.args.learning_rate"]
+        task = done.run.task
+        rewards.setdefault(task, {})[rate] = train_reward(done.path, study.tasks[task].key)
+    return {task: max(found, key=lambda rate: found[rate]) for task, found in rewards.items()}
+
+
+def write_plan(study: StudyConfig, phase: str, configurations: list[Fields], seeds: int, jobs: int) -> Path:
+    """The plan file of a phase, beside the runs: what is run can be read, changed and run by itself."""
+    path = Path(study.output_path) / f"{study.name}_{phase}_plan.yml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plan = plan_of(study, configurations, seeds, jobs)
+    text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
+    atomic_write_text(path, f"# Made from the study {study.name!r}; run by: {PLAN_RUNNER} {path}\n{text}")
+    return path
+
+
+def _run(
+    study: StudyConfig,
+    phase: str,
+    configurations: list[Fields],
+    runs: list[StudyRun],
+    *,
+    seeds: int,
+    jobs: int,
+    console: bool,
+) -> list[Done]:
+    path = write_plan(study, phase, configurations, seeds, jobs)
+    loaded = load_plan(path)
+    outcomes = run_jobs(
+        loaded.plan, jobs_of(loaded.plan, loaded.experiments), False, console, INTERRUPT_MESSAGE
+    )
+    for experiment, outcome in zip(loaded.experiments, outcomes, strict=True):
+        if outcome.status in ("failed", "not run"):
+            logger.error("%s: %s: %s", experiment.name, outcome.status, outcome.error)
+    if any(outcome.status == "interrupted" for outcome in outcomes):
+        raise StudyInterrupted
+    if lost := sum(not outcome.is_done for outcome in outcomes):
+        raise StudyError(f"{lost} of {len(outcomes)} experiments of {path} failed")
+    return _done(path, runs, loaded.experiments, outcomes)
+
+
+def _done(
+    plan: Path, runs: Sequence[StudyRun], experiments: Sequence[Experiment], outcomes: Sequence[Outcome]
+) -> list[Done]:
+    of_configuration = {run.configuration: run for run in runs}
+    paths = {experiment.name: outcome.run for experiment, outcome in zip(experiments, outcomes, strict=True)}
+    found = []
+    for experiment in experiments:
+        path, start = paths[experiment.name], experiment.start
+        assert path is not None  # every one is done
+        found.append(
+            Done(
+                of_configuration[experiment.configuration],
+                experiment,
+                path,
+                paths[start.name] if start is not None else None,
+                f"{PLAN_RUNNER} {plan}",
+            )
+        )
+    return found

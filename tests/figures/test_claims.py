@@ -1,0 +1,174 @@
+"""Criteria and verdicts, and that the document says what the code does."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from study_tables import BASE, grid, inputs, run, runs
+
+from figures.claims import MEASURES, Results, evaluate, judge
+from figures.criteria import CRITERIA, MARKS, PAPER, criteria_markdown
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "laptop_study.md"
+
+
+def verdict(results, name):
+    (criterion,) = [criterion for criterion in CRITERIA if criterion.name == name]
+    return judge(criterion, results)
+
+
+def test_the_document_holds_the_criteria_that_are_evaluated():
+    assert criteria_markdown() in DOCUMENT.read_text()
+
+
+def test_every_criterion_is_measured_and_has_its_own_name():
+    assert sorted(MEASURES) == sorted(criterion.name for criterion in CRITERIA)
+
+
+def test_numbers_of_the_paper_say_how_sure_they_are():
+    assert {number.mark for numbers in PAPER.values() for number in numbers} <= MARKS.keys()
+    assert PAPER.keys() <= {criterion.item for criterion in CRITERIA}
+
+
+def test_nothing_is_tested_without_runs():
+    verdicts = evaluate(Results())
+    assert {found.outcome for found in verdicts} == {"not tested"}
+    assert all(found.detail and math.isnan(found.value) for found in verdicts)
+
+
+def hard(rft=0.0, sft=1.0, dead=9):
+    """Ten inputs, of which `dead` are."""
+    start = ([0.0] * dead + [0.5] * (10 - dead), [0.0] * dead + [0.5] * (10 - dead))
+    return {"pretrained": start, "rft": ([rft] * 10, [0.1] * 10), "sft": ([sft] * 10, [0.1] * 10)}
+
+
+def test_figure1_is_decided_by_the_worst_seed():
+    table = inputs({"hard_question": hard(), "continuation": hard(rft=0.5, sft=0.5, dead=0)}, seeds=(0, 1))
+    results = Results(inputs=table)
+    for name in ("dead", "rft", "sft", "contrast_dead", "contrast_rft"):
+        assert verdict(results, f"figure1_{name}").outcome == "holds"
+    seed = (table["seed"] == 1) & (table["task"] == "hard_question")
+    table.loc[seed & (table["method"] == "rft") & (table["input"] < 3), "mean"] = 0.1
+    found = verdict(Results(inputs=table), "figure1_rft")
+    assert (found.outcome, found.value) == ("fails", pytest.approx(3 / 9))
+    assert found.detail == "seeds 0, 1: 0.000, 0.333"
+    table.loc[seed & (table["method"] == "sft") & (table["input"] < 3), "mean"] = 0.09
+    assert verdict(Results(inputs=table), "figure1_sft").value == pytest.approx(6 / 9)
+
+
+def test_without_dead_inputs_nobody_revives_them():
+    results = Results(inputs=inputs({"hard_question": hard(dead=0)}))
+    assert verdict(results, "figure1_dead").outcome == "fails"
+    assert verdict(results, "figure1_rft").outcome == "not tested"
+
+
+def tasks(count, gain=lambda i: i):
+    """Tasks with a percentile and a pretrain mean that rise together, and RFT that gains more with them."""
+    rng = np.random.default_rng(0)
+    start = rng.permutation(count) / (10 * count)
+    return {
+        f"task {i}": {
+            "pretrained": ([start[i]] * 9, [0.01 * (i + 1)] * 9),
+            "rft": ([start[i] + 0.01 * gain(i)] * 9, [0.0] * 9),
+            "sft": ([start[i] + 0.5] * 9, [0.0] * 9),
+        }
+        for i in range(count)
+    }
+
+
+def test_figure2_needs_enough_tasks_and_looks_at_the_interval():
+    results = Results(inputs=inputs(tasks(8)))
+    found = verdict(results, "figure2_trend")
+    assert found.outcome == "holds" and found.value < 1
+    assert verdict(results, "figure2_rft_part").outcome == "holds"
+    assert verdict(Results(inputs=inputs(tasks(8, lambda i: i % 3))), "figure2_trend").outcome == "fails"
+    few = verdict(Results(inputs=inputs(tasks(6))), "figure2_trend")
+    assert (few.outcome, few.detail) == ("not tested", "6 tasks have finished runs, 7 are needed")
+
+
+def test_a_trend_of_sft_alone_is_seen_as_such():
+    table = inputs(tasks(9, lambda i: 1 + 0.1 * (-1) ** i))
+    sft = table["method"] == "sft"
+    table.loc[sft, "mean"] -= table[sft]["task"].str[-1].astype(int) * 0.05
+    results = Results(inputs=table)
+    assert verdict(results, "figure2_trend").outcome == "holds"
+    assert verdict(results, "figure2_rft_part").outcome == "fails"
+
+
+def test_table1_counts_tasks_with_dead_inputs():
+    std = np.linspace(0, 0.3, 80)
+    rng = np.random.default_rng(0)
+    models = {
+        "pretrained": ([0.0] * 80, std.tolist()),
+        "rft": ((std + 0.02 * rng.standard_normal(80)).tolist(), [0.0] * 80),
+        "sft": (rng.random(80).tolist(), [0.0] * 80),
+    }
+    few_dead = dict(models, pretrained=([0.0] * 80, (std + 0.05).tolist()))
+    many_dead = dict(models, pretrained=([0.0] * 80, [0.0] * 20 + std[20:].tolist()))
+    results = Results(inputs=inputs({"a": many_dead, "b": few_dead}))
+    found = verdict(results, "table1_rft")
+    assert (found.outcome, found.value) == ("holds", 1)
+    assert found.detail.startswith("a +0.") and "b +" not in found.detail and "biased" in found.detail
+    assert verdict(results, "table1_order").outcome == "holds"
+    assert verdict(Results(inputs=inputs({"b": few_dead})), "table1_rft").outcome == "not tested"
+
+
+def test_short_sft_against_rft_alone_and_against_its_best_setting():
+    results = Results(runs=grid(), base=BASE)
+    found = verdict(results, "figure4_test")
+    half = 1.959964 * 0.01 * math.sqrt(2)
+    assert (found.outcome, found.value) == ("holds", pytest.approx(0.3 - half))
+    assert "one seed, over inputs" in found.detail
+    assert verdict(results, "table2_test").outcome == "not tested"  # nothing was swept
+    swept = pd.concat([grid(), runs(run("rft", 0.1, 0.49, temperature=1.5))], ignore_index=True)
+    found = verdict(Results(runs=swept, base=BASE), "table2_train")
+    assert (found.outcome, found.value) == ("fails", pytest.approx(0.01 - half))
+    unknown = grid().assign(se=float("nan"))
+    assert verdict(Results(runs=unknown, base=BASE), "figure4_train").outcome == "not tested"
+
+
+def test_gain_and_share_of_the_short_phase():
+    results = Results(runs=grid(), base=BASE)
+    assert (verdict(results, "figure4_gain").value, verdict(results, "figure4_gain").outcome) == (
+        pytest.approx(2),
+        "holds",
+    )
+    assert verdict(results, "figure4_share_train").value == pytest.approx(0.5)
+    table = grid()
+    without = table[table["sft_labels"] != 0.1]
+    assert verdict(Results(runs=without, base=BASE), "figure4_gain").outcome == "not tested"
+
+
+def controlled(sft=0.8, finished=True):
+    rows = [
+        {"method": method, "group": group, "epoch": epoch, "reward": reward, "grad_norm": norm}
+        for method, ends in (("RFT", (-1.0, -0.9)), ("SFT", (-1.0, sft)))
+        for group, norm in (("small", 0.02), ("large", 1.0))
+        for epoch, reward in enumerate(ends)
+    ]
+    return pd.DataFrame(rows).assign(environment="MLP\ndigits", finished=finished)
+
+
+def test_controlled_runs_are_measured_by_what_was_to_gain():
+    results = Results(controlled={"figure3": controlled()})
+    found = verdict(results, "figure3")
+    assert (found.outcome, found.value) == ("holds", pytest.approx(1.7 / 2))
+    assert verdict(results, "figure3_gradient").value == pytest.approx(0.02)
+    assert verdict(Results(controlled={"figure3": controlled(sft=0.05)}), "figure3").outcome == "fails"
+    assert (
+        verdict(Results(controlled={"figure3": controlled(finished=False)}), "figure3").outcome
+        == "not tested"
+    )
+
+
+def test_theory():
+    times = pd.DataFrame({"panel": "time", "series": "SFT", "std": [0.002, 0.004], "value": [12.0, 11.0]})
+    meta = {"num_models": 2800, "largest_ratios": {"a": 0.1, "b": 1 + 1e-9}, "slopes": {"RFT": -1.994}}
+    results = Results(theory=meta, theory_numbers=times)
+    assert verdict(results, "theory_bounds").outcome == "holds"
+    assert verdict(results, "theory_rft").value == pytest.approx(0.006)
+    assert verdict(results, "theory_sft").value == pytest.approx(math.log(12 / 11) / math.log(2))
+    broken = meta | {"largest_ratios": {"a": 1.01}}
+    assert verdict(Results(theory=broken, theory_numbers=times), "theory_bounds").outcome == "fails"

@@ -1,0 +1,99 @@
+"""Every item of the study from hand-made runs, to the files on disk and the page."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from study_runs import REWARD, extraction, training
+
+from figures import main_comparison, style
+from figures.claims import evaluate
+from figures.items import DRAWN, Study, draw, results_of, saved_item
+from figures.report import render
+from figures.study import Source
+
+BASE = {"learning_rate": 3e-5, "temperature": 1.0, "ent_coef": 0.0}
+TASKS = ("hard_question", "question", "other")
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    bootstrap = main_comparison.bootstrap_interval
+    monkeypatch.setattr(main_comparison, "bootstrap_interval", lambda *args: bootstrap(*args, resamples=50))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    base, rng = tmp_path_factory.mktemp("runs"), np.random.default_rng(0)
+    extractions, trainings = [], []
+    for task in TASKS:
+        for method, level in (("pretrained", 0.1), ("rft", 0.2), ("sft", 0.8)):
+            for sample in (1, 2) if method == "pretrained" else (1,):
+                rewards = level * rng.random((12, 4))
+                source = {"task": task, "method": method, "sample": sample}
+                extractions.append(extraction(base, rewards, **source))
+    trainings.append(training(base, 0.1, 0.2, texts=20))
+    trainings.append(training(base, 0.1, 0.15, texts=20, learning_rate=1e-4))
+    for labels, updates, sft, both in ((-1, 600, 0.8, 0.9), (0.1, 240, 0.3, 0.5)):
+        phase = training(base, 0.1, sft, texts=20, method="sft", labels=labels, updates=updates)
+        trainings += [phase, training(base, sft, both, texts=20, method="sft_rft", sft=phase.path)]
+    labels = {"question": "question\nROUGE-L"}
+    return Study(
+        extractions=extractions, trainings=trainings, labels=labels, base={"question": BASE}, command="make"
+    )
+
+
+def test_every_item_is_drawn_with_its_numbers_and_its_runs(study, tmp_path):
+    results = results_of(study)
+    items = [draw(name, study, results, tmp_path) for name in DRAWN]
+    for item in items:
+        assert item.stems and item.missing == [] and "partial" not in item.title
+        assert all(run["config"] and run["status"] == "finished" for run in item.runs)
+        for stem in item.stems:
+            suffixes = ("md", "tex") if item.name.startswith("table") else ("png", "pdf")
+            assert all(stem.with_name(f"{stem.name}.{suffix}").stat().st_size for suffix in suffixes)
+            assert len(pd.read_csv(stem.with_name(f"{stem.name}.csv")))
+            saved = json.loads(stem.with_name(f"{stem.name}.json").read_text())
+            assert saved["command"] == "make" and saved["runs"]
+    names = {item.name: [stem.name for stem in item.stems] for item in items}
+    assert names["figure1"] == ["figure1", "figure1_all"]
+    assert names["figure5"] == ["figure5_hard_question", "figure5_question"]
+    plotted = pd.read_csv(tmp_path / "figure2.csv")
+    pd.testing.assert_frame_equal(plotted, results.figure2, check_dtype=False)
+    page = render("T", "I", items, evaluate(results), tmp_path)
+    assert page.count("data:image/png") == 6
+    assert saved_item("x", "X", "", tmp_path / "figure2").runs == items[1].runs
+
+
+def test_unfinished_runs_are_left_out_and_the_item_says_so(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(style, "_rendered", lambda *args: b"")  # takes most of the time
+    lost = [
+        dataclasses.replace(source, path=None) if (source.task, source.method) == ("other", "rft") else source
+        for source in study.extractions
+    ]
+    short = dataclasses.replace(study, extractions=lost, trainings=study.trainings[:1])
+    results = results_of(short)
+    figure2 = draw("figure2", short, results, tmp_path)
+    assert figure2.title == "Figure 2: RFT against SFT over tasks (partial: 1 of 12 runs missing)"
+    assert [row["run"] for row in figure2.missing] == ["other, RFT, seed 0"]
+    assert set(pd.read_csv(tmp_path / "figure2.csv")["task"]) == {"hard_question", "question"}
+    assert json.loads((tmp_path / "figure2.json").read_text())["missing"] == figure2.missing
+    figure1 = draw("figure1", short, results, tmp_path)
+    assert [len(json.loads(stem.with_suffix(".json").read_text())["missing"]) for stem in figure1.stems] == [
+        0,
+        1,
+    ]
+    assert draw("figure4", short, results, tmp_path).missing == []
+
+
+def test_without_runs_an_item_names_what_it_needs(tmp_path):
+    source = Source(task="question", seed=0, method="rft", reward=REWARD, path=None, command="make it")
+    study = Study(extractions=[source], trainings=[source])
+    results = results_of(study)
+    for name in DRAWN:
+        item = draw(name, study, results, tmp_path)
+        assert list(item.stems) == [] and item.table is None and item.runs == []
+        assert name == "figure5" or item.missing[0]["command"] == "make it"
+    assert list(tmp_path.iterdir()) == []

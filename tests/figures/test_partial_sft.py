@@ -1,0 +1,137 @@
+"""Figure 4 and Table 2 on small tables."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from study_tables import BASE, grid, run, runs
+
+from figures.partial_sft import figure4, figure4_numbers, reward_difference, table2, table2_shown
+
+
+def cell(numbers, method, labels, steps, split="train"):
+    same = (numbers["method"] == method) & (numbers["split"] == split) & (numbers["labels"] == labels)
+    (row,) = numbers[same & (numbers["steps"] == steps)].to_dict("records")
+    return row
+
+
+def test_rewards_as_shares_of_the_full_pipeline():
+    numbers = figure4_numbers(grid(), "question", BASE)
+    assert cell(numbers, "sft_rft", 1, 1)["share"] == 1
+    assert cell(numbers, "sft_rft", 0.1, 0.4)["share"] == pytest.approx(0.5)
+    assert cell(numbers, "sft", 0.1, 0.4)["reward"] == 0.3
+    assert cell(numbers, "rft", 0, 0)["share"] == pytest.approx(0.2)
+    assert cell(numbers, "pretrained", 0, 0)["reward"] == 0.1
+
+
+def test_gain_ratio_is_over_the_gain_without_sft():
+    numbers = figure4_numbers(grid(), "question", BASE)
+    assert cell(numbers, "sft_rft", 0.1, 0.4)["gain_ratio"] == pytest.approx(2)
+    assert math.isnan(cell(numbers, "sft", 0.1, 0.4)["gain_ratio"])
+    table = grid()
+    table.loc[table["method"] == "rft", "reward"] = 0.05
+    numbers = figure4_numbers(table, "question", BASE)
+    assert math.isnan(cell(numbers, "sft_rft", 0.1, 0.4)["gain_ratio"])
+
+
+def test_runs_with_other_settings_and_tasks_are_not_of_the_figure():
+    other = runs(run("rft", 0.1, 0.9, learning_rate=1e-4), run("rft", 0.1, 0.9, task="other"))
+    table = pd.concat([grid(), other], ignore_index=True)
+    pd.testing.assert_frame_equal(
+        figure4_numbers(table, "question", BASE), figure4_numbers(grid(), "question", BASE)
+    )
+    assert figure4_numbers(grid(), "nothing", BASE).empty
+
+
+def test_without_the_full_pipeline_there_are_no_shares():
+    table = grid()
+    numbers = figure4_numbers(table[table["sft_labels"] < 1], "question", BASE)
+    assert numbers["share"].isna().all() and len(numbers)
+
+
+def test_figure_draws_every_number():
+    numbers = figure4_numbers(grid(), "question", BASE)
+    figure = figure4(numbers)
+    rewards, ratios = figure.axes[:2]
+    assert [label.get_text() for label in figure.axes[2].get_xticklabels()] == ["40%", "100%"]
+    drawn = {
+        container.get_label(): container.lines[0].get_xydata().tolist() for container in rewards.containers
+    }
+    assert drawn == {
+        "SFT alone, 10% of the labels": [[0, 0.3]],
+        "SFT, then RFT, 10% of the labels": [[0, 0.5]],
+        "SFT alone, 100% of the labels": [[1, 0.8]],
+        "SFT, then RFT, 100% of the labels": [[1, 1.0]],
+    }
+    levels = {line.get_label(): line.get_ydata()[0] for line in rewards.lines if line.get_label()[0] != "_"}
+    assert levels == {"RFT without SFT": 0.2, "pretrained": 0.1}
+    points = np.concatenate([line.get_xydata() for line in ratios.lines[:2]])
+    assert points == pytest.approx(np.array([[0, 2], [1, 2]]))
+    assert "share of full SFT" in str([child.get_ylabel() for child in rewards.child_axes])
+
+
+def test_figure_of_unfinished_grids_can_be_drawn(tmp_path):
+    table = grid()
+    for part in (table[table["method"] == "rft"], table[table["method"] == "sft"]):
+        figure4(figure4_numbers(part, "question", BASE)).savefig(tmp_path / "x.png")
+
+
+def swept():
+    return pd.concat(
+        [
+            grid(),
+            runs(
+                run("rft", 0.1, 0.15, ent_coef=0.05),
+                run("rft", 0.1, 0.3, learning_rate=3e-4, seed=0),
+                run("rft", 0.1, 0.5, learning_rate=3e-4, seed=1),
+                run("rft", 0.1, 0.9, learning_rate=3e-4, temperature=2.0),
+                run("sft_rft", 0.8, 1.0, sft_labels=1.0, sft_updates=600, temperature=2.0),
+            ),
+        ],
+        ignore_index=True,
+    )
+
+
+def test_table2_changes_one_setting_at_a_time():
+    numbers = table2(swept(), "question", BASE)
+    found = list(zip(numbers["method"], numbers["changed"], numbers["value"].fillna(0), strict=True))
+    assert found == [
+        ("rft", "", 0),
+        ("rft", "learning_rate", 3e-4),
+        ("rft", "ent_coef", 0.05),
+        ("sft_rft", "", 0),
+        ("sft_rft", "", 0),
+    ]
+    row = numbers.iloc[1]
+    assert (row["train"], row["seeds"]) == (pytest.approx(0.4), 2)
+    assert row["test_std"] == pytest.approx(np.std([0.3, 0.5], ddof=1))
+    assert numbers["steps"].tolist()[-2:] == [0.4, 1]
+    assert table2(swept(), "nothing", BASE).empty
+
+
+def test_table2_as_text():
+    shown = table2_shown(table2(swept(), "question", BASE))
+    assert shown.iloc[:, 0].tolist() == [
+        "RFT",
+        "RFT, learning rate 0.0003",
+        "RFT, entropy coefficient 0.05",
+        "SFT (10% of the labels, 40% of the steps), then RFT",
+        "SFT (100% of the labels, 100% of the steps), then RFT",
+    ]
+    assert shown["train reward"].tolist()[:2] == ["0.200 [0.180, 0.220]", "0.400 ± 0.141"]
+
+
+def test_differences_are_over_common_seeds_or_the_inputs_of_one():
+    first = runs(run("rft", 0, 0.5), run("rft", 0, 0.7, seed=1), run("rft", 0, 9, seed=2))
+    second = runs(run("rft", 0, 0.4), run("rft", 0, 0.5, seed=1))
+    train = [table[table["split"] == "train"] for table in (first, second)]
+    over_seeds = reward_difference(*train)
+    assert over_seeds.pairs == 2 and over_seeds.mean == pytest.approx(0.15)
+    one = reward_difference(train[0].head(1), train[1])
+    half = 1.959964 * 0.01 * math.sqrt(2)
+    assert (one.mean, one.low, one.high) == pytest.approx((0.1, 0.1 - half, 0.1 + half))
+    twice = pd.concat([train[0].head(1)] * 2)  # the same run under two names is no second seed
+    assert reward_difference(twice, train[1]) == one
+    assert reward_difference(train[0].tail(1), train[1]) is None
+    assert math.isnan(reward_difference(train[0].head(1), train[1].assign(se=float("nan"))).low)
