@@ -207,7 +207,7 @@ def _cell(split: str, column: str) -> Callable[[Results], Measured]:
         row = rows.iloc[0]
         if np.isnan(row[column]):
             raise NotTestedError("no finished run to compare with, or RFT alone gains nothing")
-        return Measured(float(row[column]), f"reward {row['reward']:.3f}, {row['seeds']} seeds")
+        return Measured(float(row[column]), f"reward {row['reward']:.3f}, seeds: {row['seeds']}")
 
     return measure
 

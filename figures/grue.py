@@ -118,14 +118,16 @@ def example_inputs(table: pd.DataFrame) -> tuple[int, int]:
     """The inputs of Figure 5: of small std and of large std, as positions in `table` (columns mean, std).
 
     Small: the median by mean of the tenth with the smallest std, leaving out near-optimal means (above 0.9);
-    large: the median by mean of the tenth with the largest.
+    large: the median by mean of the tenth with the largest, or of those among them that have any.
     """
     candidates = table[table["mean"] <= 0.9]
     candidates = candidates if len(candidates) else table
     count = max(1, len(candidates) // 10)
     ordered = candidates.sort_values("std", kind="stable")
     chosen = []
-    for part in (ordered.head(count), ordered.tail(count)):
+    largest = ordered.tail(count)
+    largest = largest if largest["std"].max() == 0 else largest[largest["std"] > 0]
+    for part in (ordered.head(count), largest):
         chosen.append(int(part.sort_values("mean", kind="stable").index[(len(part) - 1) // 2]))
     return chosen[0], chosen[1]
 

@@ -228,7 +228,7 @@ def reward_difference(first: pd.DataFrame, second: pd.DataFrame) -> Difference |
     None without a common seed.
     """
     by_seed = [rows.groupby("seed")[["reward", "se"]].mean() for rows in (first, second)]
-    pairs = by_seed[0].join(by_seed[1], lsuffix="_first", rsuffix="_second", how="inner")
+    pairs = by_seed[0].merge(by_seed[1], on="seed", suffixes=("_first", "_second"))
     if pairs.empty:
         return None
     found = paired_difference(pairs["reward_first"], pairs["reward_second"])

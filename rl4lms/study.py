@@ -125,7 +125,7 @@ def comparison(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fie
         add(StudyRun(f"{name}-rft", name, "rft", "training"), files.rft, rft)
         add(StudyRun(f"{name}-sft", name, "sft", "training"), files.sft, _sft(study, task))
         for method in ("rft", "sft"):
-            after = StudyRun(f"{name}-{method}-rewards", name, method, "extraction")  # type: ignore[arg-type]
+            after = StudyRun(f"{name}-{method}-rewards", name, method, "extraction")
             add(after, files.extraction, extraction, model_from=f"{name}-{method}")
     return configurations, runs
 

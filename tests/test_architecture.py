@@ -16,7 +16,8 @@ REPO = Path(__file__).parents[1]
 RUNNERS = {path.stem for path in REPO.glob("*.py")}
 JOBS = {"rl4lms", "sft_vs_rft", "figures"}
 PACKAGES = {*JOBS, "common"}
-OURS = RUNNERS | PACKAGES | {"benchmarks", "tests"}
+FRONT = "paper"  # the stages of reproduce_paper
+OURS = RUNNERS | PACKAGES | {FRONT, "benchmarks", "tests"}
 HEAVY = {"torch", "transformers", "datasets", "sklearn", "scipy", "nltk", "pandas", "matplotlib"}
 
 
@@ -50,7 +51,8 @@ def test_imports_are_found_wherever_they_stand():
 
 def test_runners_stand_at_the_top():
     assert {"sft_vs_rft_controlled_experiments_plan_runner", "reproduce_paper"} <= RUNNERS
-    assert offences([REPO / f"{name}.py" for name in sorted(RUNNERS)], PACKAGES) == []
+    assert offences([REPO / f"{name}.py" for name in sorted(RUNNERS)], PACKAGES | {FRONT}) == []
+    assert sources(FRONT) and offences(sources(FRONT), PACKAGES | {FRONT}) == []
 
 
 @pytest.mark.parametrize("package", sorted(JOBS))

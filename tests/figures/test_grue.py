@@ -44,6 +44,12 @@ def test_examples_are_of_the_smallest_and_largest_std_and_not_solved():
     assert example_inputs(table.assign(mean=1.0)) == (0, 3)
 
 
+def test_example_of_large_std_has_some_where_any_input_has():
+    table = pd.DataFrame({"mean": 0.0, "std": [0.0] * 39 + [0.4]})
+    assert example_inputs(table)[1] == 39
+    assert example_inputs(table.head(39))[1] < 39
+
+
 def test_example_shows_prompt_references_and_every_generation():
     text = figure5("what?", ["this"], ["this", "that"], [1.0, 0.0], "small std")
     for part in ("what?", "reference: this", "1.000  'this'", "0.000  'that'", "mean 0.500, std 0.500"):

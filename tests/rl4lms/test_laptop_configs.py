@@ -14,7 +14,7 @@ from rl4lms.config.pretraining import load_pretrain_config
 from rl4lms.model_source import LAPTOP_MODELS
 
 REPO = Path(__file__).parents[2]
-CONFIGS = sorted((REPO / "rl4lms_scripts" / "laptop").glob("*.yml"))
+CONFIGS = sorted((REPO / "rl4lms_scripts" / "laptop").glob("*_*.yml"))
 PRETRAININGS = [path for path in CONFIGS if path.stem.startswith("pretrain_")]
 ON_SUPERVISED = [path for path in CONFIGS if path.stem.endswith("_on_supervised")]
 OTHERS = [path for path in CONFIGS if path not in PRETRAININGS]

@@ -1,0 +1,228 @@
+"""Figure 3, its twins, and the theory figure: plans of controlled experiments, run and drawn."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.interrupts import INTERRUPTED_EXIT_CODE
+from sft_vs_rft.plan import load_plan, steps_of
+from sft_vs_rft.schedule import run_plan
+
+if TYPE_CHECKING:
+    from figures.claims import Results
+    from figures.report import Item
+
+logger = logging.getLogger(__name__)
+
+FIGURE3_ITEMS = {
+    "figure3": "finetune",
+    "figure3_sgd": "finetune_sgd",
+    "figure3_high_init_reward": "finetune_high_init_reward",
+}
+PLANS = Path("sft_vs_rft/experiment_plans")
+ENVIRONMENTS = {
+    "laptop": {
+        "mlp": "laptop/sft_vs_rft_mlp_digits",
+        "resnet": "laptop/sft_vs_rft_resnet_digits",
+        "bert": "laptop/sft_vs_rft_bert_docstrings",
+    },
+    "paper": {
+        "mlp": "sft_vs_rft_mlp_mnist",
+        "resnet": "sft_vs_rft_resnet_cifar",
+        "bert": "sft_vs_rft_bert_stsb",
+    },
+}
+TITLES = {
+    "figure3": "RFT and SFT in controlled environments, with exact expected gradients",
+    "figure3_sgd": "RFT and SFT with stochastic gradient descent",
+    "figure3_high_init_reward": "RFT and SFT from a high initial reward (0.5 for wrong labels, small std)",
+}
+FIGURE_NAMES = {
+    "figure3": "Figure 3",
+    "figure3_sgd": "Figure 3 with SGD",
+    "figure3_high_init_reward": "Figure 3 from a high initial reward",
+}
+CAPTION = (
+    "Train reward, reward std and gradient norm over the epochs, of the inputs whose reward std was small "
+    "under the pretrained model and of the others; exact expected policy gradient (RFT), cross entropy (SFT)."
+)
+THEORY_CAPTION = (
+    "Gradient norms of small enumerated models against three bounds, and the time to a reward of 0 against "
+    "the initial std, by integrating the gradient flow of one input."
+)
+THEORY_MODELS, THEORY_SEED = 2_800, 0
+PLAN_RUNNER = "python sft_vs_rft_controlled_experiments_plan_runner.py"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A plan to run for an item, after those before it in its list."""
+
+    item: str
+    plan: Path
+    overrides: list[str]
+
+
+def plan_stages(args: argparse.Namespace) -> list[Stage]:
+    """The plans of the asked items in the order in which they must run: pretraining before finetuning."""
+    names = environments(args)
+    chosen = list(names) if "all" in args.environments else list(dict.fromkeys(args.environments))
+    parallel = [f"multiprocess={str(args.jobs > 1).lower()}", f"num_parallel={args.jobs}"]
+    stages = []
+    for item in [item for item in FIGURE3_ITEMS if not args.only or item in args.only]:
+        for environment in chosen:
+            plan = f"{names[environment]}_{{}}_experiments_plan.json"
+            stages.append(Stage(item, PLANS / plan.format("pretrain"), args.overrides))
+            finetune = [*parallel, "load_model_from_checkpoint=auto", *args.overrides]
+            stages.append(Stage(item, PLANS / plan.format(FIGURE3_ITEMS[item]), finetune))
+    return stages
+
+
+def environments(args: argparse.Namespace) -> dict[str, str]:
+    """Environment -> how the names of its plans begin."""
+    return ENVIRONMENTS["paper" if args.scale == "paper" else "laptop"]
+
+
+def print_stages(stages: Sequence[Stage]) -> None:
+    """Every stage with its size; a mistake in any of them is found here, before the first one runs."""
+    for stage in stages:
+        # Its start weights may not exist yet: whether they do is checked when its turn comes.
+        loaded = load_plan(stage.plan, [*stage.overrides, "load_model_from_checkpoint=''"])
+        for experiment in loaded.experiments:
+            sizes = f"{experiment.config.opt_method:<19} {steps_of(experiment.config)}"
+            print(f"{stage.item:<25} {sizes}  ({stage.plan.name})")
+
+
+def run_and_draw(args: argparse.Namespace, items: Sequence[str], stages: Sequence[Stage]) -> int:
+    """Run the stages, skipping what is finished, and draw each asked item as soon as its runs are there."""
+    for item in items:
+        if item == "theory":
+            draw_theory(args)
+            continue
+        runs: list[Path] = []
+        for stage in [stage for stage in stages if stage.item == item]:
+            loaded = load_plan(stage.plan, stage.overrides)
+            for notice in loaded.notices:
+                logger.info("%s", notice)
+            outcomes = run_plan(loaded.plan, loaded.experiments)
+            unfinished = [outcome for outcome in outcomes if outcome.status in ("failed", "interrupted")]
+            for outcome in unfinished:
+                logger.error("%s: %s %s", outcome.experiment.label, outcome.status, outcome.error or "")
+            if unfinished:
+                logger.error("to go on: %s", shlex.join(["python", *sys.argv]))
+                interrupted = all(outcome.status == "interrupted" for outcome in unfinished)
+                return INTERRUPTED_EXIT_CODE if interrupted else 1
+            runs += [outcome.run for outcome in outcomes if outcome.run is not None]
+        draw_figure3(args, item, runs)
+    return 0
+
+
+def draw_runs(args: argparse.Namespace) -> int:
+    """Draw figure-3 items from given runs: those asked for, or all that the runs are of."""
+    from figures.runs import NoRunsError, runs_in
+
+    try:
+        runs_in(args.runs)
+    except NoRunsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    missing = []
+    for item in FIGURE3_ITEMS:
+        if args.only and item not in args.only:
+            continue
+        try:
+            draw_figure3(args, item, args.runs)
+        except NoRunsError as error:
+            missing.append((item, str(error)))
+    if missing and (args.only or len(missing) == len(FIGURE3_ITEMS)):
+        for item, reason in missing:
+            plan = PLANS / f"{environments(args)['mlp']}_{FIGURE3_ITEMS[item]}_experiments_plan.json"
+            print(
+                f"{item}: {reason}; such runs come from: {PLAN_RUNNER} --plan_config_path {plan}",
+                file=sys.stderr,
+            )
+        return 2
+    return 0
+
+
+def draw_figure3(args: argparse.Namespace, item: str, folders: Sequence[Path]) -> None:
+    """Write the figure of `item` from the runs in `folders` and say where it is. Raises NoRunsError."""
+    from figures.controlled import figure3
+    from figures.runs import controlled_table, figure3_item, finetuning_runs, runs_in
+    from figures.style import save_figure
+
+    runs = [run for run in finetuning_runs(runs_in(folders)) if figure3_item(run.config) == item]
+    table = controlled_table(runs)
+    used = [
+        {"path": str(run.path), "status": run.manifest.get("status"), "config": run.config} for run in runs
+    ]
+    stem = args.output_dir / ("runs" if args.runs else args.scale) / item
+    show(
+        save_figure(
+            figure3(table, TITLES[item]), stem, table, used, command=shlex.join(["python", *sys.argv])
+        )
+    )
+
+
+def draw_theory(args: argparse.Namespace) -> None:
+    """Enumerate small models, integrate the gradient flows, and draw both against theory (seconds)."""
+    import numpy as np
+    import pandas as pd
+
+    from figures.style import save_figure
+    from figures.theory import fitted_slopes, plotted_numbers, theory_figure
+    from sft_vs_rft.theory import campaign, rates
+
+    bounds = pd.DataFrame(campaign(THEORY_SEED, THEORY_MODELS))
+    times = pd.DataFrame(rates(np.geomspace(0.002, 0.2, 13).tolist()))
+    largest = {
+        bound: float((bounds[norm] / bounds[bound]).max())
+        for bound, norm in (
+            ("power_bound", "grad_norm"),
+            ("kl_bound", "kl_grad_norm"),
+            ("linear_bound", "grad_norm"),
+            ("fisher_bound", "grad_norm"),
+        )
+    }
+    slopes = fitted_slopes(times)
+    for name, ratio in largest.items():
+        logger.info("largest gradient / %s over %d models: %.4f", name, THEORY_MODELS, ratio)
+    logger.info("time to reward 0: RFT ~ std^%.3f, SFT ~ %.3f ln(1/std)", slopes["RFT"], slopes["SFT"])
+    meta = {"seed": THEORY_SEED, "num_models": THEORY_MODELS, "largest_ratios": largest, "slopes": slopes}
+    figure, numbers = theory_figure(bounds, times), plotted_numbers(bounds, times)
+    show(save_figure(figure, args.output_dir / "theory", numbers, [], **meta))
+
+
+def show(paths: Sequence[Path]) -> None:
+    """Say where a figure is."""
+    print(f"figure: {paths[0]} (also {', '.join(path.suffix for path in paths[1:])})")
+
+
+def report_items(args: argparse.Namespace, items: Sequence[str], results: Results) -> list[Item]:
+    """The drawn items for the page; their tables go into `results`, on which claims are measured."""
+    import json
+
+    import pandas as pd
+
+    from figures.items import saved_item
+
+    found = []
+    tables = dict(results.controlled)
+    for item in items:
+        stem = args.output_dir / (args.scale if item in FIGURE3_ITEMS else "") / item
+        if item in FIGURE3_ITEMS:
+            tables[item] = pd.read_csv(stem.with_suffix(".csv"))
+            found.append(saved_item(item, f"{FIGURE_NAMES[item]}: {TITLES[item]}", CAPTION, stem))
+        else:
+            results.theory = json.loads(stem.with_suffix(".json").read_bytes())
+            results.theory_numbers = pd.read_csv(stem.with_suffix(".csv"))
+            found.append(saved_item(item, "Theory: bounds and times to reward", THEORY_CAPTION, stem))
+    results.controlled = tables
+    return found
