@@ -225,7 +225,8 @@ class OldSide:
     def __init__(self, case: Case, model: Path, samples: Sequence[Sample]) -> None:
         self.case, self.samples, self.rng = case, samples, random.Random(0)
         self.settings, self.tokenizer = old_settings(case), load_tokenizer(str(model))
-        policy, reference, value = (load_model(str(model), case.kind, torch.float32, "cpu") for _ in range(3))
+        auto = AutoModelForCausalLM if case.kind == "causal" else AutoModelForSeq2SeqLM
+        policy, reference, value = (auto.from_pretrained(model) for _ in range(3))
         head = nn.Linear(case.width, 1, bias=False)
         self.models = OldModels(policy, reference, value, head, self.settings)
         self.reward = old_reward()

@@ -175,6 +175,7 @@ def plan_of(study: StudyConfig, configurations: Sequence[Fields], seeds: int, jo
         "multiprocess": jobs > 1,
         "num_parallel": jobs,
         "output_path": study.output_path,
+        "log_entire_predictions": True,  # the spread over inputs is part of what is reported
         "configurations": list(configurations),
     }
 

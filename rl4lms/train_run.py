@@ -55,7 +55,17 @@ def train_in(run: RunDir, config: TrainConfig, should_stop: Callable[[], bool]) 
 
     for line in [*(f"note: {notice}" for notice in config.notices()), *training_sizes(config)]:
         logger.info("%s", line)
-    setup = prepare(config, run.path, run, World(), prefix=run.prefix, should_stop=should_stop)
+    options = run.manifest["options"]
+    setup = prepare(
+        config,
+        run.path,
+        run,
+        World(),
+        prefix=run.prefix,
+        eval_on_train=not options["no_eval_on_train_set"],
+        save_predictions=options["log_entire_predictions"],
+        should_stop=should_stop,
+    )
     if isinstance(config.alg, SupervisedConfig):
         from rl4lms.sft import train_supervised
 

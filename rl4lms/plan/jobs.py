@@ -22,7 +22,7 @@ def jobs_of(plan: Plan, experiments: Sequence[Experiment]) -> list[Job]:
         if isinstance(experiment.config, ExtractConfig):
             work, unit, steps = partial(extract, experiment), "text", experiment.config.generations
         else:
-            work, steps = partial(train, experiment, plan.keep_checkpoints), None
+            work, steps = partial(train, experiment, plan), None
             unit = "update" if isinstance(experiment.config.alg, SupervisedConfig) else "iteration"
         jobs[experiment.name] = Job(
             experiment.name,

@@ -18,8 +18,8 @@ from common.jobs import Outcome, Turn, carry_out
 from common.overrides import set_value
 from common.run_dir import RunDir, read_run
 from rl4lms.config import ExtractConfig, SupervisedConfig, TrainConfig, resolved
-from rl4lms.plan.schema import Experiment
-from rl4lms.train_run import create_training_run, train_in
+from rl4lms.plan.schema import Experiment, Plan
+from rl4lms.train_run import OPTIONS, create_training_run, train_in
 
 # Last parts of fields and arguments, such as model_name, data_path, used_indices_from, tokenizer_id; no `id`.
 _NAMES_A_FILE = re.compile(r"(_name|_from|_id|path|file|folder|dir)$")
@@ -57,7 +57,7 @@ def model_field(config: TrainConfig | ExtractConfig) -> str:
     return "alg.policy.args.model_name" if is_on_policy else "alg.model_name"
 
 
-def train(experiment: Experiment, keep_checkpoints: bool, turn: Turn) -> Outcome:
+def train(experiment: Experiment, plan: Plan, turn: Turn) -> Outcome:
     """Run the training of an experiment, in its new or earlier run directory."""
     _use_gpu(turn)
     import rl4lms.training  # noqa: F401  # Takes seconds: before the run is looked for, or stopped.
@@ -66,14 +66,16 @@ def train(experiment: Experiment, keep_checkpoints: bool, turn: Turn) -> Outcome
     def create() -> RunDir:
         config = _starting_from(experiment.config, turn)
         assert isinstance(config, TrainConfig)
-        return create_training_run(turn.job.folder, experiment.name, config, _manifest(experiment, turn))
+        options = {**OPTIONS, "log_entire_predictions": plan.log_entire_predictions}
+        manifest = _manifest(experiment, turn) | {"options": options}
+        return create_training_run(turn.job.folder, experiment.name, config, manifest)
 
     def work(run: RunDir) -> None:
         config = _recorded(run, TrainConfig, experiment.config)
         with _status_of(run, TrainingInterrupted), _resources(run, turn):
             model = train_in(run, config, turn.stop)
         run.update_manifest(status="finished", artefacts=[model.name])
-        if not keep_checkpoints:
+        if not plan.keep_checkpoints:
             shutil.rmtree(run.checkpoints_path, ignore_errors=True)
 
     return carry_out(turn, create, work, TrainingInterrupted)

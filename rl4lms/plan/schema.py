@@ -69,6 +69,9 @@ class Plan(PlanSettings):
     keep_checkpoints: bool = Field(
         False, description="also of finished trainings, whose models are kept (T5-base: 10 GB each)"
     )
+    log_entire_predictions: bool = Field(
+        False, description="trainings write the texts of every evaluation, with their values"
+    )
     score_metric_name: str | None = Field(
         None, description="metric of the summary table (lexical/rouge_l_max); null = the first of each run"
     )

@@ -44,9 +44,9 @@ def pretrain(
 ) -> Path:
     """Run or continue the pretraining of `run`; returns the model's folder.
 
-    report(updates done, how it goes). The same config and packages give the same weights on a CPU, however
-    often the run was cut. Raises TrainingInterrupted (checkpointed first), DivergenceError,
-    PretrainingDataError, DataError, ModelSourceError.
+    report(updates done, how it goes). The same config, packages and number of threads give the
+    same weights on a CPU, however often the run was cut. Raises TrainingInterrupted (checkpointed first),
+    DivergenceError, PretrainingDataError, DataError, ModelSourceError.
     """
     # 1. Text, tokenizer, model: a resumed run makes them again, and compares the text.
     alg, device = config.alg, choose_device(config.runtime.device)
@@ -60,7 +60,11 @@ def pretrain(
     optimizer = Adafactor(model.parameters(), lr=alg.learning_rate, scale_parameter=True, relative_step=False)
     step = restore(run, model, optimizer, device)
     run.update_manifest(
-        status="running", device=str(device), weights=sum(p.numel() for p in model.parameters()), error=None
+        status="running",
+        device=str(device),
+        threads=torch.get_num_threads(),
+        weights=sum(p.numel() for p in model.parameters()),
+        error=None,
     )
     logger.info("%s texts, %s weights, %s tokens in the vocabulary", f"{len(corpus.texts):,}",
                 f"{run.manifest['weights']:,}", f"{len(tokenizer):,}")  # fmt: skip

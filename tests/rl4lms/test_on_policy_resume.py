@@ -1,5 +1,6 @@
 """4 iterations are 2, a kill at any moment, and 2 more: weights, optimizer and rows, bit for bit."""
 
+import copy
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from on_policy_jobs import PREFIX, all_rows, checkpoint, job, resume, rows, start, train
+from on_policy_runs import changed, tiny_policy
 from processes import in_child
 from torch.testing import assert_close
 
@@ -19,6 +21,9 @@ from common.run_dir import RunDir
 from rl4lms import on_policy
 from rl4lms.config import TrainConfig
 from rl4lms.evaluation import Evaluator
+from rl4lms.kl_controller import KLController
+from rl4lms.nlpo import MaskModel, MaskRule
+from rl4lms.ppo import build_optimizer
 from rl4lms.stopping import TrainingInterrupted
 
 CASES = [("ppo", "tiny_t5"), ("nlpo", "tiny_gpt2")]
@@ -151,6 +156,38 @@ def test_a_run_killed_again_and_again(tmp_path, whole):
     for iteration in (2, 3, 4):
         assert in_child(work(iteration, lambda: resume(path, whole.config))) == -signal.SIGKILL
     check_equal(resume(path, whole.config), whole.run)
+
+
+def test_rows_of_iterations_that_are_done_again_are_made_anew(tmp_path, whole):
+    """Also those of evaluations, which no checkpoint comes after."""
+    seldom = whole.config.train_evaluation.model_copy(update={"save_every": 2})
+    config = whole.config.model_copy(update={"train_evaluation": seldom})
+    path = killed(
+        tmp_path, config, patched(on_policy, "collect", lambda actors, iteration, *_: iteration - 1)
+    )
+    rows_file = path / f"{PREFIX}val_split_metrics.jsonl"
+    first, third = map(json.loads, rows_file.read_text().splitlines())
+    assert (first["epoch"], third["epoch"]) == (0, 3)
+    third["metrics"]["letters"] = -1.0
+    rows_file.write_text(f"{json.dumps(first)}\n{json.dumps(third)}\n")
+    check_equal(resume(path, whole.config), whole.run)
+
+
+@pytest.mark.parametrize("rule", [None, MaskRule("topk", 5.0, 1, ())], ids=["ppo", "nlpo"])
+def test_all_that_changes_is_in_a_checkpoint(rule):
+    def learner(seed: int) -> on_policy.Learner:
+        policy = tiny_policy("t5", seed)
+        masks = rule and MaskModel(changed(policy.model, seed=seed), rule)
+        optimizer = build_optimizer(policy, 1e-2 * (seed + 1), 0.1)
+        sum(weight.sum() * seed for weight in policy.parameters()).backward()
+        optimizer.step()
+        return on_policy.Learner(policy, optimizer, KLController(0.5 + seed), masks, 3.25 + seed, seed)
+
+    one, other = learner(1), learner(2)
+    expected = copy.deepcopy(one.state_dict())
+    other.load_state_dict(one.state_dict())
+    assert_close(other.state_dict(), expected, rtol=0, atol=0)
+    assert {"policy", "optimizer", "controller", "mask_model", "mean_length", "iteration"} == vars(one).keys()
 
 
 # Asked to stop
