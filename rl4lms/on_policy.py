@@ -110,7 +110,7 @@ def train_on_policy(setup: TrainingSetup) -> None:
             _stop_if_asked(setup, learner)
             _iterate(setup, actors, learner, bar)
             bar.update(1)
-            if learner.iteration % config.train_evaluation.save_every == 0:
+            if learner.iteration % config.train_evaluation.save_every == 0 or learner.iteration == iterations:
                 _save_checkpoint(setup, learner)
             if setup.run is not None and time.monotonic() - drawn > SECONDS_BETWEEN_PLOTS:
                 draw_training(setup.path, setup.prefix)
@@ -132,7 +132,11 @@ def _iterate(setup: TrainingSetup, actors: Actors, learner: Learner, bar: Progre
     rolled = time.monotonic()
     info |= _speed("rollout_info", int(rollouts.sequences.response_mask.sum()), rolled - start)
     _log(setup, "rollout_info", iteration, info)
-    _check_rollouts(rollouts, kl, iteration, runtime)
+    try:
+        _check_rollouts(rollouts, kl, iteration, runtime)
+    except DivergenceError:
+        _save_checkpoint(setup, learner)  # of the completed iterations: nothing has changed since
+        raise
     learner.controller.step(kl)
 
     if runtime.gradient_checkpointing:
@@ -154,8 +158,7 @@ def _iterate(setup: TrainingSetup, actors: Actors, learner: Learner, bar: Progre
     except NonFiniteError as error:
         raise DivergenceError(f"iteration {iteration}: {error}; {_REMEDY}") from error
     seconds = time.monotonic() - rolled
-    trained = losses["ppo/updates"] * actors.alg.args.batch_size
-    _log(setup, "training_info", iteration, losses | _speed("ppo", trained, seconds))
+    _log(setup, "training_info", iteration, losses | _speed("ppo", losses["ppo/tokens"], seconds))
     learner.iteration = iteration
     if learner.mask_model is not None:
         assert isinstance(actors.alg, NlpoConfig)
@@ -166,8 +169,8 @@ def _iterate(setup: TrainingSetup, actors: Actors, learner: Learner, bar: Progre
 
 
 _REMEDY = (
-    "lower alg.args.learning_rate or raise alg.kl_div.coeff and start again; the last checkpoint is from "
-    "before (runtime.on_divergence: continue goes on regardless)"
+    "lower alg.args.learning_rate or raise alg.kl_div.coeff and start again; checkpoints, if there are any, "
+    "are from before (runtime.on_divergence: continue goes on regardless)"
 )
 
 

@@ -152,6 +152,7 @@ def update(
     advantages, returns = estimate_advantages(rollouts, args.gamma, args.gae_lambda, alg.kl_div.norm_reward)
     parameters = [weight for weight in policy.parameters() if weight.requires_grad]
     log: list[Tensor] = []
+    trained = 0
     batches = minibatches(rollouts, args.batch_size, args.minibatch_unit, args.n_epochs, seed)
     for number, tokens in enumerate(batches, start=1):
         # The loss is a mean over the minibatch, to which each process adds the tokens of its own sequences.
@@ -190,7 +191,12 @@ def update(
             continue
         optimizer.step()
         log.append(torch.cat([numbers, norm[None]]))
-    return _means(log) | {"ppo/explained_variance": explained_variance(rollouts.values, returns)}
+        trained += len(tokens)
+    return (
+        _means(log)
+        | {"ppo/tokens": float(trained)}
+        | {"ppo/explained_variance": explained_variance(rollouts.values, returns)}
+    )
 
 
 def predict(

@@ -6,12 +6,13 @@ normalised, and no episode cut, the update's gradient is an unbiased estimate, w
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from on_policy_runs import actors_of, next_step
+from on_policy_runs import actors_of, changed, next_step
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -26,6 +27,7 @@ from transformers import (
 
 from rl4lms.collecting import Actors, collect
 from rl4lms.nlpo import MaskRule, allowed_tokens
+from rl4lms.policy_model import PolicyModel
 from rl4lms.ppo import update
 from rl4lms.rewards import TextBatch
 from rl4lms.rollouts import Rollouts
@@ -147,6 +149,8 @@ def test_the_estimate_is_right(case, tmp_path, monkeypatch):
         vf_coef=0,
         max_grad_norm=1e9,
     )
+    # Far enough for its penalty to count.
+    actors = replace(actors, reference=PolicyModel(changed(actors.policy.model, 0.5)))
     parameters = list(actors.policy.model.parameters())
     expected_objective(actors, temperature, kl_coeff).backward()
     exact = gradient(parameters)

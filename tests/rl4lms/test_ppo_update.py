@@ -178,6 +178,7 @@ def test_what_is_logged_of_one_minibatch(kind):
         "ppo/clip_fraction": ((log_ratio.exp() - 1).abs() > 0.2).float().mean(),
         "ppo/explained_variance": 1 - (returns - rollouts.values).var() / returns.var(),
         "ppo/updates": 1.0,
+        "ppo/tokens": 17.0,
     }
     alg = algorithm(kind, batch_size=17, n_epochs=1)
     found = update(policy, build_optimizer(policy, 1e-3, 0.0), rollouts, alg, seed=0)
