@@ -124,6 +124,22 @@ class PolicyModel(nn.Module):
         logprobs, raw_logprobs, entropy = (zeros.index_put((rows, columns), value) for value in found)
         return logprobs, raw_logprobs, entropy
 
+    def taken_logprobs(
+        self, sequences: Sequences, temperature: float = 1.0, action_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The first two of `logprobs`, without the pass over the vocabulary that the entropy takes."""
+        rows, columns = sequences.response_mask.nonzero(as_tuple=True)
+        tokens = sequences.response_ids[rows, columns]
+        logits = token_logits(self.model, sequences, rows, columns)
+        if temperature != 1:
+            logits = logits / temperature
+        chosen = picked(logits, tokens)
+        raw = masked = chosen - logits.logsumexp(1)
+        if action_mask is not None:
+            masked = chosen - logits.masked_fill(~action_mask[rows, columns], -torch.inf).logsumexp(1)
+        zeros = torch.zeros(sequences.response_ids.shape, device=logits.device)
+        return zeros.index_put((rows, columns), masked), zeros.index_put((rows, columns), raw)
+
     def values(
         self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor
     ) -> Tensor:
@@ -180,9 +196,9 @@ def entropy_of(log_distribution: Tensor) -> Tensor:
     return -(log_distribution.exp() * finite).sum(1)
 
 
-def picked(log_distribution: Tensor, tokens: Tensor) -> Tensor:
-    """The log-probabilities [N] of tokens [N]."""
-    return log_distribution.gather(1, tokens[:, None])[:, 0]
+def picked(of_tokens: Tensor, tokens: Tensor) -> Tensor:
+    """Of values [N, V] of all tokens, log-probabilities or logits, those [N] of the tokens [N]."""
+    return of_tokens.gather(1, tokens[:, None])[:, 0]
 
 
 def hidden_size(model: PreTrainedModel) -> int:

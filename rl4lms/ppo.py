@@ -22,6 +22,7 @@ from rl4lms.rollouts import Rollouts
 logger = logging.getLogger(__name__)
 _EPSILON = 1e-8
 _TARGET_KL_SLACK = 1.5
+_MANY_SEQUENCES = 16
 _LOGGED = {
     "policy_loss": "ppo/policy_gradient_loss",
     "value_loss": "ppo/value_loss",
@@ -149,6 +150,7 @@ def update(
     out whose loss or gradient is no number, or raise NonFiniteError.
     """
     args, world = alg.args, world or World()
+    temperature = alg.generation_kwargs.temperature
     advantages, returns = estimate_advantages(rollouts, args.gamma, args.gae_lambda, alg.kl_div.norm_reward)
     parameters = [weight for weight in policy.parameters() if weight.requires_grad]
     log: list[Tensor] = []
@@ -163,7 +165,7 @@ def update(
         numbers = torch.zeros(len(_LOGGED), device=advantages.device)
         if share:
             with autocast(advantages.device, dtype):
-                logprobs, entropy, values = predict(policy, rollouts, mine, alg.generation_kwargs.temperature)
+                logprobs, entropy, values = predict(policy, rollouts, mine, temperature, args.ent_coef > 0)
             losses = ppo_loss(
                 logprobs,
                 rollouts.logprobs[mine],
@@ -200,12 +202,33 @@ def update(
 
 
 def predict(
-    policy: PolicyModel, rollouts: Rollouts, tokens: Tensor, temperature: float
+    policy: PolicyModel,
+    rollouts: Rollouts,
+    tokens: Tensor,
+    temperature: float,
+    entropy_has_weight: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, entropies and values now, each [n], of tokens [n] of the buffer.
 
-    One pass over the sequences that they come from, each once, up to its last token asked for.
+    One pass over the sequences that they come from, each once, up to its last token asked for; two passes if
+    there are many, long and short ones apart, so that less of them is padding. entropy_has_weight: False =
+    entropies without gradient.
     """
+    unique, sequence = rollouts.rows[tokens].unique(return_inverse=True)
+    if len(unique) < _MANY_SEQUENCES:
+        return _predict(policy, rollouts, tokens, temperature, entropy_has_weight)
+    place = rollouts.sequences.prompt_mask.sum(1)[unique].argsort(stable=True).argsort()[sequence]
+    is_long = place >= len(unique) // 2
+    parts = [(~is_long).nonzero()[:, 0], is_long.nonzero()[:, 0]]
+    found = [_predict(policy, rollouts, tokens[part], temperature, entropy_has_weight) for part in parts]
+    back = torch.cat(parts).argsort()
+    logprobs, entropy, values = (torch.cat(pair)[back] for pair in zip(*found, strict=True))
+    return logprobs, entropy, values
+
+
+def _predict(
+    policy: PolicyModel, rollouts: Rollouts, tokens: Tensor, temperature: float, entropy_has_weight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     rows, columns = rollouts.rows[tokens], rollouts.columns[tokens]
     unique, row = rows.unique(return_inverse=True)
     sequences = rollouts.sequences.select(unique, int(columns.max()) + 1)
@@ -213,7 +236,8 @@ def predict(
     distribution = log_distribution(logits, temperature, rollouts.action_mask(tokens))
     taken = sequences.response_ids[row, columns]
     values = policy.token_values(sequences, row, columns)
-    return picked(distribution, taken), entropy_of(distribution), values
+    entropy = entropy_of(distribution if entropy_has_weight else distribution.detach())
+    return picked(distribution, taken), entropy, values
 
 
 def minibatches(

@@ -148,8 +148,8 @@ def score_rollouts(
     """
     given = (prompt_ids, prompt_mask, response_ids, response_mask)
     with torch.no_grad():
-        logprobs, raw, _ = policy.logprobs(*given, temperature, action_mask)
-        ref, _, _ = reference.logprobs(*given)
+        logprobs, raw = policy.taken_logprobs(Sequences(*given), temperature, action_mask)
+        ref, _ = reference.taken_logprobs(Sequences(*given))
         values = policy.values(*given)
     return Scores(logprobs, raw, ref, values, -kl_coeff * (raw - ref))
 
