@@ -38,10 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=ITEMS, metavar="ITEM", help=f"of {', '.join(ITEMS)}")
     parser.add_argument(
         "--scale",
-        choices=["laptop", "smoke", "paper"],
+        choices=["laptop", "paper"],
         default="laptop",
-        help="laptop (default): data that needs no download; smoke: the same in two minutes, to see that it "
-        "works; paper: the paper's plans",
+        help="laptop (default): data that needs no download; paper: the plans of the paper",
     )
     parser.add_argument(
         "--environments",

@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STUDIES = {
-    "laptop": "rl4lms_scripts/laptop/study.yml",
-    "smoke": "rl4lms_scripts/laptop/study_smoke.yml",
-}
+STUDIES = {"laptop": "rl4lms_scripts/laptop/study.yml"}
 ITEMS = ("figure1", "figure2", "table1", "figure5", "table2", "figure4")
 SWEEP_ITEMS = ("table2", "figure4")
 MODELS = Path("outputs/laptop_models")
