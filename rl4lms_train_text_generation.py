@@ -24,7 +24,7 @@ from rl4lms.config import (
     load_train_config,
     missing_components,
 )
-from rl4lms.train_run import OPTIONS, create_training_run
+from rl4lms.train_run import OPTIONS, create_training_run, run_algorithm
 
 if TYPE_CHECKING:
     from rl4lms.parallel import World
@@ -219,18 +219,6 @@ def train_in(
         if tracker is not None:
             tracker.close(failed=status == "failed")
     return {"finished": 0, "failed": 1, "interrupted": INTERRUPTED_EXIT_CODE}[status]
-
-
-def run_algorithm(setup: TrainingSetup) -> None:
-    """Train as the config says."""
-    if isinstance(setup.config.alg, SupervisedConfig):
-        from rl4lms.sft import train_supervised
-
-        train_supervised(setup)
-    else:
-        from rl4lms.on_policy import train_on_policy
-
-        train_on_policy(setup)
 
 
 def start_tracker(run: RunDir, config: TrainConfig, options: dict[str, Any]) -> Tracker:

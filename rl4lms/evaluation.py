@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Real
 from pathlib import Path
@@ -21,7 +21,7 @@ from common.run_dir import RunDir
 from common.seeding import derive_seed, isolated_rng
 from common.tracking import Tracker
 from rl4lms.datapools import Split
-from rl4lms.generation import Decoding, generate_batch, plan_batches
+from rl4lms.generation import Batch, Decoding, generate_batch, plan_batches
 from rl4lms.language_model import autocast
 from rl4lms.metrics import Metric
 from rl4lms.parallel import World
@@ -57,6 +57,7 @@ class Evaluator:
     tracker: Tracker | None
     save_predictions: bool = False
     should_stop: Callable[[], bool] = lambda: False
+    _batches: dict[Split, list[Batch]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(
         self, model: PreTrainedModel, split: Split, epoch: Epoch, step: int | None = None
@@ -114,7 +115,9 @@ class Evaluator:
         """A text for each sample of the split, on all processes."""
         prompts = [sample.prompt_or_input_text for sample in self.samples[split]]
         decoding = self.decodings[split]
-        batches = plan_batches(model, self.tokenizer, prompts, decoding)
+        if split not in self._batches:  # the same at every evaluation, and said once
+            self._batches[split] = plan_batches(model, self.tokenizer, prompts, decoding)
+        batches = self._batches[split]
         own = self.world.share(batches)
         made: list[list[list[str]]] = []
         hidden = not self.world.is_main

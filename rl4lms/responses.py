@@ -132,6 +132,11 @@ def sample_tokens(scores: Tensor, uniforms: Tensor, temperature: float, top_k: i
     possible = scores.gather(1, picked) > -torch.inf
     if not (possible & total.isfinite()).all():
         if not total.isfinite().all():
+            if (scores == -torch.inf).all(1).any():
+                raise GenerationError(
+                    "no token is left to draw: min_length, or what else forbids tokens, rules out all that "
+                    "NLPO's mask allows (raise its top_mask or min_tokens_to_keep)"
+                )
             raise GenerationError(
                 "the model's scores are not numbers (NaN or infinite): "
                 "its weights have diverged, or need dtype float32"

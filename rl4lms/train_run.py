@@ -6,10 +6,13 @@ import logging
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.run_dir import RunDir
 from rl4lms.config import SupervisedConfig, TrainConfig, resolved, training_sizes
+
+if TYPE_CHECKING:
+    from rl4lms.training import TrainingSetup
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +69,13 @@ def train_in(run: RunDir, config: TrainConfig, should_stop: Callable[[], bool]) 
         save_predictions=options["log_entire_predictions"],
         should_stop=should_stop,
     )
-    if isinstance(config.alg, SupervisedConfig):
+    run_algorithm(setup)
+    return setup.model_path
+
+
+def run_algorithm(setup: TrainingSetup) -> None:
+    """Train as the config says. Raises as `train_supervised` and `train_on_policy`."""
+    if isinstance(setup.config.alg, SupervisedConfig):
         from rl4lms.sft import train_supervised
 
         train_supervised(setup)
@@ -74,4 +83,3 @@ def train_in(run: RunDir, config: TrainConfig, should_stop: Callable[[], bool]) 
         from rl4lms.on_policy import train_on_policy
 
         train_on_policy(setup)
-    return setup.model_path

@@ -256,3 +256,11 @@ def test_scores_that_are_not_numbers(bad: float) -> None:
     for top_k in (0, 2):
         with pytest.raises(GenerationError, match=r"not numbers \(NaN or infinite\)"):
             sample_tokens(scores, torch.zeros(2), 1.0, top_k, 1.0)
+
+
+def test_no_token_that_is_possible() -> None:
+    scores = torch.full((2, 5), -torch.inf)
+    scores[0, 3] = 0.0
+    for top_k in (0, 2):
+        with pytest.raises(GenerationError, match="no token is left to draw: min_length"):
+            sample_tokens(scores, torch.zeros(2), 1.0, top_k, 1.0)
