@@ -15,7 +15,8 @@ from common.console import setup_logging
 from common.interrupts import INTERRUPTED_EXIT_CODE
 from common.run_dir import RunError
 from paper import controlled, text_study
-from paper.extractions import EXTRACTION_ITEMS, draw_extractions
+from paper.extractions import EXTRACTION_SUFFIX, draw_extractions
+from paper.given_runs import draw_given_study
 from rl4lms.study import StudyConfig, load_study
 from rl4lms.study_run import StudyError, StudyInterrupted
 from sft_vs_rft.config import ExperimentConfig
@@ -129,11 +130,16 @@ def print_stages(
 
 
 def draw_given_runs(args: argparse.Namespace) -> int:
-    """Draw from runs that exist: extraction files, or folders of controlled experiments."""
-    of_extractions = [item for item in EXTRACTION_ITEMS if item in (args.only or ())]
-    if of_extractions:
-        return draw_extractions(args, of_extractions)
-    return controlled.draw_runs(args)
+    """Draw from what exists: extraction files, or folders of runs."""
+    of_study = [item for item in text_study.ITEMS if item in (args.only or ())]
+    if not of_study:
+        return controlled.draw_runs(args)
+    if len(of_study) < len(args.only):
+        print("--runs draws items of text generation or of controlled runs, not both", file=sys.stderr)
+        return 2
+    if all(path.suffix == EXTRACTION_SUFFIX for path in args.runs):
+        return draw_extractions(args, of_study)
+    return draw_given_study(args, of_study)
 
 
 def run_and_draw(

@@ -40,12 +40,13 @@ class NotTestedError(Exception):
 class Results:
     """All tables that claims are measured on; what was not run is empty.
 
-    inputs, runs: see `figures.study`; base: RFT's own settings of the swept task, see `at_settings`;
+    inputs, runs: see `figures.study`; swept: the task of Table 2 and Figure 4; base: RFT's settings of it;
     controlled: item -> `controlled_table`; theory: what `figures.theory` saved as meta, and its numbers.
     """
 
     inputs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(INPUTS)))
     runs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(RUNS)))
+    swept: str = SWEPT_TASK
     base: Mapping[str, float] = field(default_factory=dict)
     controlled: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     theory: Mapping[str, Any] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class Results:
 
     @cached_property
     def figure4(self) -> pd.DataFrame:
-        return figure4_numbers(self.runs, SWEPT_TASK, self.base)
+        return figure4_numbers(self.runs, self.swept, self.base)
 
 
 @dataclass(frozen=True)

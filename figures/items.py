@@ -78,13 +78,14 @@ class Study:
     """The runs of a study, made or not, and how its tasks are called.
 
     labels: task -> name and reward, in one or two lines; base: task -> RFT's own settings, see `at_settings`;
-    command: what draws it, for the JSON files.
+    swept: the task of Table 2 and Figure 4; command: what draws it, for the JSON files.
     """
 
     extractions: Sequence[Source]
     trainings: Sequence[Source]
     labels: Mapping[str, str] = field(default_factory=dict)
     base: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    swept: str = SWEPT_TASK
     command: str = ""
 
     def lines(self) -> dict[str, str]:
@@ -101,7 +102,7 @@ def results_of(study: Study, **controlled: Any) -> Results:
         controlled["inputs"] = inputs_table(study.extractions)
     if finished(study.trainings):
         controlled["runs"] = runs_table(study.trainings)
-    return Results(base=study.base.get(SWEPT_TASK, {}), **controlled)
+    return Results(base=study.base.get(study.swept, {}), swept=study.swept, **controlled)
 
 
 def draw(name: str, study: Study, results: Results, folder: Path) -> Item:
@@ -146,10 +147,11 @@ def _figure1(study: Study, results: Results, folder: Path) -> Item:
     seed = int(results.inputs["seed"].min())
     sources = [s for s in study.extractions if s.seed == seed and s.sample == 1]
     numbers = figure1_numbers(results.inputs, seed)
-    few = [task for task in SHOWN_TASKS if task in set(numbers["task"])]
+    every = list(dict.fromkeys(numbers["task"]))
+    few = _shown(every)
     stems = []
-    for name, tasks in (("figure1", few), ("figure1_all", list(dict.fromkeys(numbers["task"])))):
-        if not tasks or (name == "figure1_all" and tasks == few):
+    for name, tasks in (("figure1", few), ("figure1_all", every)):
+        if name == "figure1_all" and set(tasks) == set(few):
             continue
         of_tasks = [s for s in sources if s.task in tasks]
         note = partial(gaps(of_tasks), len(of_tasks))
@@ -161,6 +163,11 @@ def _figure1(study: Study, results: Results, folder: Path) -> Item:
             figure, stems[-1], rows, described(finished(of_tasks)), **_meta(study, of_tasks, seed=seed)
         )
     return _item("figure1", sources, stems)
+
+
+def _shown(tasks: Sequence[str]) -> list[str]:
+    """The tasks of Figures 1 and 5."""
+    return [task for task in SHOWN_TASKS if task in tasks] or list(tasks[: len(SHOWN_TASKS)])
 
 
 def _compared(study: Study) -> list[Source]:
@@ -196,12 +203,12 @@ def _table1(study: Study, results: Results, folder: Path) -> Item:
 
 
 def _table2(study: Study, results: Results, folder: Path) -> Item:
-    sources = [s for s in study.trainings if s.task == SWEPT_TASK and s.method in ("rft", "sft_rft")]
-    numbers = table2(results.runs, SWEPT_TASK, study.base.get(SWEPT_TASK, {}))
+    sources = [s for s in study.trainings if s.task == study.swept and s.method in ("rft", "sft_rft")]
+    numbers = table2(results.runs, study.swept, study.base.get(study.swept, {}))
     if numbers.empty:
         return _item("table2", sources)
     shown = table2_shown(numbers)
-    caption = f"{_caption('table2', sources)} Task: {study.lines().get(SWEPT_TASK, SWEPT_TASK)}."
+    caption = f"{_caption('table2', sources)} Task: {study.lines().get(study.swept, study.swept)}."
     save_table(
         shown, numbers, folder / "table2", caption, described(finished(sources)), **_meta(study, sources)
     )
@@ -209,22 +216,21 @@ def _table2(study: Study, results: Results, folder: Path) -> Item:
 
 
 def _figure4(study: Study, results: Results, folder: Path) -> Item:
-    sources = [source for source in study.trainings if source.task == SWEPT_TASK]
+    sources = [source for source in study.trainings if source.task == study.swept]
     if results.figure4.empty:
         return _item("figure4", sources)
-    title = f"{study.lines().get(SWEPT_TASK, SWEPT_TASK)}: a short SFT phase, then RFT"
+    title = f"{study.lines().get(study.swept, study.swept)}: a short SFT phase, then RFT"
     if note := partial(gaps(sources), len(sources)):
         title += f" ({note})"
     figure = figure4(results.figure4, title)
-    meta = _meta(study, sources, task=SWEPT_TASK)
+    meta = _meta(study, sources, task=study.swept)
     save_figure(figure, folder / "figure4", results.figure4, described(finished(sources)), **meta)
     return _item("figure4", sources, [folder / "figure4"])
 
 
 def _figure5(study: Study, results: Results, folder: Path) -> Item:
-    first = [
-        s for s in study.extractions if s.method == "pretrained" and s.sample == 1 and s.task in SHOWN_TASKS
-    ]
+    shown = _shown(list(dict.fromkeys(source.task for source in study.extractions)))
+    first = [s for s in study.extractions if s.method == "pretrained" and s.sample == 1 and s.task in shown]
     seed = min((source.seed for source in first), default=0)
     sources = [source for source in first if source.seed == seed]
     stems = []

@@ -8,17 +8,18 @@ from collections.abc import Sequence
 
 from paper.controlled import show
 
-EXTRACTION_ITEMS = ("figure1", "figure5")
+EXTRACTION_ITEMS, EXTRACTION_SUFFIX = ("figure1", "figure5"), ".pt"
 PANELS = ("pretrained", "RFT", "SFT")
 EXTRACT_RUNNER = "python rl4lms_extract_samples_from_model_runner.py"
 
 
 def draw_extractions(args: argparse.Namespace, items: Sequence[str]) -> int:
     """Figures 1 and 5 from extraction files, pretrained / RFT / SFT in this order."""
-    if set(args.only) - set(items) or not args.runs or len(args.runs) > len(PANELS):
+    if set(items) - set(EXTRACTION_ITEMS) or len(args.runs) > len(PANELS):
         print(
-            f"{' and '.join(items)} are drawn from extraction files, alone: --only {' '.join(items)} --runs "
-            f"PRETRAINED.pt [RFT.pt [SFT.pt]]; such a file comes from: {EXTRACT_RUNNER} --config_path CONFIG",
+            f"{' and '.join(EXTRACTION_ITEMS)} alone are drawn from extraction files, others from folders of "
+            f"runs: --only {' '.join(EXTRACTION_ITEMS)} --runs PRETRAINED.pt [RFT.pt [SFT.pt]]; such a file "
+            f"comes from: {EXTRACT_RUNNER} --config_path CONFIG",
             file=sys.stderr,
         )
         return 2

@@ -16,12 +16,23 @@ REWARD = "lexical/rouge_l_max"
 
 
 def extraction(
-    base: Path, rewards: Any, status: str = "finished", prompts: list[str] | None = None, **source: Any
+    base: Path,
+    rewards: Any,
+    status: str = "finished",
+    prompts: list[str] | None = None,
+    model: Path | None = None,
+    extraction_seed: int = 0,
+    **source: Any,
 ) -> Source:
-    """An extraction with these rewards [N, G]."""
+    """An extraction with these rewards [N, G], of the model of a training's folder `model`."""
     values = torch.tensor(np.asarray(rewards), dtype=torch.float32)
     names = [f"{i}" for i in range(len(values))]
-    with RunDir.create(base, "stats", {"datapool": {"id": "jsonl"}}, {"job": "extraction"}) as run:
+    config = {
+        "alg": {"model_name": str((model or base / "start") / "mine_model")},
+        "datapool": _pool(source),
+        "runtime": {"seed": extraction_seed},
+    }
+    with RunDir.create(base, "stats", config, {"job": "extraction"}) as run:
         content = {
             "all_generated_texts": [[f"text {g}" for g in range(values.shape[1])] for _ in names],
             "all_metric_values": {REWARD: values},
@@ -54,9 +65,8 @@ def training(
     """
     settings = {name: source.pop(name, value) for name, value in SETTINGS.items()}
     prefix = "mine_"
-    with RunDir.create(
-        base, "mine", _config(source.get("method", "rft"), labels, settings), {}, prefix=prefix
-    ) as run:
+    config = _config(source, labels, settings, (sft or base / "start") / "mine_model")
+    with RunDir.create(base, "mine", config, {"job": "training"}, prefix=prefix) as run:
         for split in splits:
             rows = [(0, before), *([(5, after)] if status == "finished" else [])]
             for epoch, value in rows:
@@ -73,13 +83,19 @@ def training(
 SETTINGS = {"learning_rate": 3e-5, "temperature": 1.0, "ent_coef": 0.0}
 
 
-def _config(method: str, labels: float, settings: dict[str, float]) -> dict[str, Any]:
-    alg: dict[str, Any] = {"id": "supervised", "training_args": {"learning_rate": 1e-3}}
-    if method != "sft":
-        policy = {"args": {"generation_kwargs": {"temperature": settings["temperature"]}}}
+def _config(source: dict[str, Any], labels: float, settings: dict[str, float], model: Path) -> dict[str, Any]:
+    name = {"model_name": str(model)}
+    alg: dict[str, Any] = {"id": "supervised", "training_args": {"learning_rate": 1e-3}, **name}
+    if source.get("method", "rft") != "sft":
+        policy = {"args": {"generation_kwargs": {"temperature": settings["temperature"]}, **name}}
         args = {name: settings[name] for name in ("learning_rate", "ent_coef")}
         alg = {"id": "ppo", "args": args, "policy": policy}
-    return {"alg": alg, "datapool": {"id": "jsonl", "frac_train_samples": labels}}
+    pool = {**_pool(source), "frac_train_samples": labels}
+    return {"alg": alg, "datapool": pool, "runtime": {"seed": source.get("seed", 0)}}
+
+
+def _pool(source: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "python_docs", "args": {"form": source.get("task", "question")}}
 
 
 def _source(path: Path, fields: dict[str, Any]) -> Source:
