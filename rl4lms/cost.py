@@ -1,4 +1,4 @@
-"""What a training of a model costs in floating-point operations, by calculation.
+"""What trainings, evaluations and extractions cost in floating-point operations, by calculation.
 
 A forward pass takes 2 operations per weight and token, a backward pass twice as many; attention itself, at
 these lengths a few per cent more, is left out. Prompts and texts are taken at their longest: an upper bound.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rl4lms.config import NlpoConfig, SupervisedConfig, TrainConfig
+from rl4lms.config import ExtractConfig, NlpoConfig, SupervisedConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -71,3 +71,31 @@ def on_policy_cost(config: TrainConfig, size: ModelSize) -> Cost:
     headless = sequences * pass_cost(size, prompt, text, 0)
     updates = sizes.updates * 3 * (forward + headless)
     return Cost(sizes.iterations * rollouts, sizes.iterations * updates)
+
+
+def supervised_cost(config: TrainConfig, size: ModelSize, train_samples: int) -> float:
+    """Operations of SFT, without evaluations. train_samples: how many the dataset has."""
+    alg = config.alg
+    assert isinstance(alg, SupervisedConfig)
+    args = alg.training_args
+    share = config.datapool.train_fraction or 1.0
+    updates, epochs = args.get("max_steps", -1), args.get("num_train_epochs", 3)
+    if updates > 0:
+        texts = updates * args["per_device_train_batch_size"]
+    else:
+        texts = epochs * share * train_samples
+    text = alg.generation_kwargs.max_new_tokens
+    return 3 * texts * pass_cost(size, config.tokenizer.max_length or 512, text, text)
+
+
+def generation_cost(size: ModelSize, prompt: int, text: int, prompts: float, each: int = 1) -> float:
+    """Operations of sampling `each` texts of the length `text` for prompts of the length `prompt`."""
+    read, written = pass_cost(size, prompt, 0, 0), pass_cost(size, 0, text, text)
+    return prompts * (read + each * written)
+
+
+def extraction_cost(config: ExtractConfig, size: ModelSize) -> float:
+    """Operations of an extraction, without its metrics."""
+    text, prompt = config.alg.generation_kwargs.max_new_tokens, config.tokenizer.max_length or 512
+    each = config.evaluation.num_samples_per_input
+    return generation_cost(size, prompt, text, (config.generations or 0) / each, each)
