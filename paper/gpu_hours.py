@@ -10,14 +10,14 @@ from rl4lms.cost import KNOWN_SIZES, extraction_cost, generation_cost, on_policy
 from rl4lms.plan import Experiment, load_plan
 
 OPERATIONS_PER_SECOND = 100e12
-# NarrativeQA's train questions with their two answers: five epochs of them are the 5,120 updates of 64 of Figure 4.
+# NarrativeQA's train questions with their two answers: five epochs are the 5,120 updates of Figure 4.
 TRAIN_SAMPLES = {"narrative_qa": 65_494}
 EVALUATED_SPLITS = 3
 BASIS = (
     f"basis: 2 operations a weight and token forward, 4 backward, prompts and texts at their longest, at "
-    f"{OPERATIONS_PER_SECOND / 1e12:.0f} TFLOP/s, a good share of what an A100 does in bfloat16; not measured. "
-    "Minibatches of single tokens, short texts and metrics computed by models keep a GPU from that: expect two to "
-    "three times as long. With alg.args.minibatch_unit=sequence the updates of RFT cost about a fifteenth."
+    f"{OPERATIONS_PER_SECOND / 1e12:.0f} TFLOP/s, a good share of what an A100 does in bfloat16. Not measured: "
+    "minibatches of single tokens, short texts and metrics computed by models keep a GPU from that, so expect "
+    "two to three times as long. With alg.args.minibatch_unit=sequence the updates of RFT cost about a fifteenth."
 )
 
 
