@@ -15,9 +15,10 @@ TRAIN_SAMPLES = {"narrative_qa": 65_494}
 EVALUATED_SPLITS = 3
 BASIS = (
     f"basis: 2 operations a weight and token forward, 4 backward, prompts and texts at their longest, at "
-    f"{OPERATIONS_PER_SECOND / 1e12:.0f} TFLOP/s, a good share of what an A100 does in bfloat16. Not measured: "
-    "minibatches of single tokens, short texts and metrics computed by models keep a GPU from that, so expect "
-    "two to three times as long. With alg.args.minibatch_unit=sequence the updates of RFT cost about a fifteenth."
+    f"{OPERATIONS_PER_SECOND / 1e12:.0f} TFLOP/s, a good share of what an A100 does in bfloat16. Not "
+    "measured: minibatches of single tokens, short texts and metrics computed by models keep a GPU from "
+    "that, so expect two to three times as long. With alg.args.minibatch_unit=sequence the updates of RFT "
+    "cost about a fifteenth."
 )
 
 
