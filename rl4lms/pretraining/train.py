@@ -1,4 +1,4 @@
-"""Pretraining of a small language model on docstrings, from nothing to a folder that every job can load."""
+"""Training of a small model on docstrings, from nothing to a folder that every job can load."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def pretrain(
     alg, device = config.alg, choose_device(config.runtime.device)
     corpus, held_out = training_corpus(config), held_out_corpus(config)
     check_text(run, corpus)
-    texts = corpus.texts + [part for pairs in corpus.pairs.values() for pair in pairs for part in pair]
+    texts = corpus.all_texts()
     tokenizer = build_tokenizer(config.model_type, texts, config.vocabulary.size, config.data.max_length)
     model = build_model(config, tokenizer).to(device)
     if config.runtime.gradient_checkpointing:
@@ -66,7 +66,7 @@ def pretrain(
         weights=sum(p.numel() for p in model.parameters()),
         error=None,
     )
-    logger.info("%s texts, %s weights, %s tokens in the vocabulary", f"{len(corpus.texts):,}",
+    logger.info("%s texts, %s weights, %s tokens in the vocabulary", f"{len(texts):,}",
                 f"{run.manifest['weights']:,}", f"{len(tokenizer):,}")  # fmt: skip
 
     # 2. Updates; the learning rate falls to 0.
@@ -111,7 +111,7 @@ def pretrain(
         if stop and not last:
             raise TrainingInterrupted
 
-    # 4. The model, a valid `model_name` of every job.
+    # 4. The model, a valid `model_name` of every job, or of a learned reward.
     folder = run.path / f"{config.name}_model"
     save_model_folder(folder, model, tokenizer)
     for line in sample_texts(config, folder, held_out, device):
@@ -128,7 +128,7 @@ def check_text(run: RunDir, corpus: Corpus) -> None:
             f"the packages no longer have the text that {run.path} began with (is another version of one "
             "installed?): start the run anew"
         )
-    run.update_manifest(text=digest, paragraphs=len(corpus.texts))
+    run.update_manifest(text=digest, texts=len(corpus.all_texts()))
 
 
 def restore(run: RunDir, model: PreTrainedModel, optimizer: Adafactor, device: torch.device) -> int:
