@@ -23,9 +23,10 @@ from rl4lms.metrics import TextBatch
 from rl4lms.model_source import LAPTOP_MODELS, check_model_source
 from rl4lms.pretraining import corpus as corpus_module
 from rl4lms.pretraining.corpus import IGNORED, Corpus, batches, by_length, held_out_corpus, training_corpus
+from rl4lms.pretraining.jobs import publish
 from rl4lms.pretraining.models import build_model, mean_loss
 from rl4lms.pretraining.tasks import DENOISING_PREFIX, PASSAGE_WORDS, TEXT_TASKS, passage, sentinel
-from rl4lms.pretraining.train import ROWS, TrainingInterrupted, pretrain, publish
+from rl4lms.pretraining.train import ROWS, TrainingInterrupted, pretrain
 from rl4lms.pretraining.vocabulary import build_tokenizer, unigram_scores
 from rl4lms.requirements import model_problem
 from rl4lms.rewards import build_reward
