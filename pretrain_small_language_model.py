@@ -1,4 +1,4 @@
-"""Pretrains a small T5 or GPT-2 on docstrings, offline, in minutes: the model of the laptop configs."""
+"""Makes a small T5, GPT-2 or classifier from docstrings, offline, in minutes: the laptop configs use them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from common.interrupts import INTERRUPTED_EXIT_CODE, stop_request
 from common.run_dir import RunDir, RunError, read_run
 from rl4lms.config.pretraining import PretrainConfig, load_pretrain_config, pretrain_report
 from rl4lms.model_source import link_problem
+from rl4lms.pretraining.jobs import manifest, publish
 
 logger = logging.getLogger(__name__)
 INTERRUPT_MESSAGE = (
@@ -25,12 +26,13 @@ INTERRUPT_MESSAGE = (
 def build_parser() -> argparse.ArgumentParser:
     """Flags of the runner; the model and its training are described by the config file."""
     parser = argparse.ArgumentParser(
-        description="Builds a tokenizer and pretrains a small language model on the docstrings of installed "
-        "packages. It lies in OUTPUT_PATH/NAME (the name in the config), which leads to the newest run of "
-        "that name beside it. Exit status: 0 done, 1 failed, 2 a mistake in the config, 130 interrupted."
+        description="Builds a tokenizer and trains a small language model or classifier on the docstrings "
+        "of installed packages. It lies in OUTPUT_PATH/NAME (the name in the config), which leads to the "
+        "newest run of that name beside it. Exit status: 0 done, 1 failed, 2 a mistake in the config, 130 "
+        "interrupted."
     )
     parser.add_argument(
-        "--config_path", type=Path, help="YAML file, see rl4lms_scripts/laptop/pretrain_*.yml"
+        "--config_path", type=Path, help="YAML file, see rl4lms_scripts/laptop/{pretrain,train}_*.yml"
     )
     parser.add_argument(
         "--output_path",
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = (
             RunDir.open(args.resume)
             if args.resume
-            else RunDir.create(output_path, config.name, config.model_dump(), {"job": "pretraining"})
+            else RunDir.create(output_path, config.name, config.model_dump(), manifest(config))
         )
     except (ConfigError, RunError) as error:
         print(error, file=sys.stderr)
@@ -89,14 +91,14 @@ def load_config_of(path: Path) -> PretrainConfig:
 def pretrain_and_publish(config: PretrainConfig, run: RunDir, link: Path) -> int:
     """Pretrain in `run`, then let `link` lead to the model."""
     # Seconds of imports, only now that the config is known to be good.
-    from rl4lms.pretraining.train import TrainingInterrupted, pretrain, publish
+    from rl4lms.pretraining.train import TrainingInterrupted, pretrain
 
     resume = f"python {Path(__file__).name} --resume {shlex.quote(str(run.path))}"
     logger.info("run folder: %s", run.path)
     try:
         with (
             stop_request(INTERRUPT_MESSAGE) as stop,
-            progress(config.alg.steps, f"pretraining {config.name}", unit="update") as bar,
+            progress(config.alg.steps, f"training {config.name}", unit="update") as bar,
         ):
 
             def report(step: int, status: str) -> None:

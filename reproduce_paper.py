@@ -17,7 +17,7 @@ from common.run_dir import RunError
 from paper import controlled, text_study
 from paper.extractions import EXTRACTION_SUFFIX, draw_extractions
 from paper.given_runs import draw_given_study
-from rl4lms.study import StudyConfig, load_study
+from rl4lms.study import StudyConfig
 from rl4lms.study_run import StudyError, StudyInterrupted
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import Plan
@@ -121,7 +121,7 @@ def print_stages(
     if args.scale == "paper":
         lines = text_study.paper_commands(of_study)
     elif of_study:
-        study = load_study(text_study.STUDIES[args.scale])
+        study = text_study.study_for(args.scale, of_study)
         lines = text_study.stages(study, of_study, args.seeds, args.jobs)
     else:
         lines = []

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.config import load_config
-from common.run_dir import find_runs
+from common.plan import PlanSettings
+from common.run_dir import RunError
+from common.schedule import run_jobs
 from rl4lms.config.pretraining import PretrainConfig
-from rl4lms.model_source import check_model_source
-from rl4lms.study import StudyConfig, comparison, load_study, selection, sweeps
-from rl4lms.study_run import Done, StudyError, run_study
+from rl4lms.model_source import check_model_source, link_problem
+from rl4lms.pretraining.jobs import job_of, model_of, publish
+from rl4lms.study import StudyConfig, comparison, load_study, models_needed, of_tasks, selection, sweeps
+from rl4lms.study_run import INTERRUPT_MESSAGE, Done, StudyError, StudyInterrupted, run_study
 
 if TYPE_CHECKING:
     from figures.claims import Results
@@ -28,10 +29,8 @@ logger = logging.getLogger(__name__)
 STUDIES = {"laptop": "rl4lms_scripts/laptop/study.yml"}
 ITEMS = ("figure1", "figure2", "table1", "figure5", "table2", "figure4")
 SWEEP_ITEMS = ("table2", "figure4")
-MODELS = Path("outputs/laptop_models")
-PRETRAIN_RUNNER = "pretrain_small_language_model.py"
 # Minutes on one of two cores, measured on the laptop study; for the table of stages alone.
-MINUTES = {"pretraining": 12.0, "extraction": 0.3, "training": 1.2}
+MINUTES = {"model": 8.0, "extraction": 0.3, "training": 1.2}
 PAPER_PLANS = {
     "comparison": "rl4lms_scripts/sweeps/narrative_qa_comparison.yml",
     "table2": "rl4lms_scripts/sweeps/narrative_qa_section_5_1.yml",
@@ -44,10 +43,18 @@ def asked_items(only: Sequence[str] | None) -> list[str]:
     return [item for item in ITEMS if not only or item in only]
 
 
+def study_for(scale: str, items: Sequence[str]) -> StudyConfig:
+    """The study of a scale, as far as these items need it. Raises ConfigError."""
+    study = load_study(STUDIES[scale])
+    if study.sweep is None or not set(items) <= set(SWEEP_ITEMS):
+        return study
+    return of_tasks(study, [study.sweep.task])
+
+
 def stages(study: StudyConfig, items: Sequence[str], seeds: int, jobs: int) -> list[str]:
     """The table of stages, with how long each takes by estimate where nothing is there yet."""
     rates = dict.fromkeys(study.tasks, study.rft_learning_rates[0])
-    rows = [("pretraining", len(study.models), 1)]
+    rows = [("model", len(models_missing(study)), jobs)]
     planned = [(selection(study), 1), (comparison(study, rates), seeds)]
     if set(items) & set(SWEEP_ITEMS):
         planned.append((sweeps(study, rates), 1))
@@ -71,28 +78,34 @@ def stages(study: StudyConfig, items: Sequence[str], seeds: int, jobs: int) -> l
     ]
 
 
-def make_models(study: StudyConfig) -> None:
-    """Pretrain the models of a study that are not there, or go on with a pretraining that was cut.
+def models_missing(study: StudyConfig) -> dict[Path, PretrainConfig]:
+    """The models that tasks of a study need and that are not there. Raises ConfigError."""
+    return {
+        folder: config
+        for folder, config in models_needed(study).items()
+        if not folder.is_dir() or check_model_source(str(folder)) is not None
+    }
 
-    Raises StudyError, KeyboardInterrupt.
+
+def make_models(study: StudyConfig, jobs: int) -> None:
+    """Train the models that tasks of a study need and that are not there, or go on where it was cut.
+
+    Raises StudyError, StudyInterrupted, ConfigError, RunError: something else is where a model belongs.
     """
-    for path in study.models:
-        config = load_config(path, PretrainConfig, [])
-        folder = MODELS / config.name
-        if check_model_source(str(folder)) is None:
-            continue
-        cut = [
-            run.path
-            for run in find_runs(MODELS)
-            if run.config == config.model_dump() and run.manifest.get("status") != "finished"
-        ]
-        start = ["--resume", str(cut[-1])] if cut else ["--config_path", path]
-        command = [sys.executable, PRETRAIN_RUNNER, *start]
-        status = subprocess.run(command, check=False).returncode
-        if status == 130:
-            raise KeyboardInterrupt
-        if status:
-            raise StudyError(f"pretraining failed: {shlex.join(command)}")
+    missing = models_missing(study)
+    for folder in missing:
+        if problem := link_problem(folder):
+            raise RunError(problem)
+    settings = PlanSettings(name="models", multiprocess=jobs > 1, num_parallel=jobs)
+    work = [job_of(config, folder.parent) for folder, config in missing.items()]
+    outcomes = run_jobs(settings, work, interrupt_message=INTERRUPT_MESSAGE)
+    for (folder, config), outcome in zip(missing.items(), outcomes, strict=True):
+        if outcome.is_done and outcome.run is not None:
+            publish(model_of(outcome.run, config), folder)
+    if any(outcome.status == "interrupted" for outcome in outcomes):
+        raise StudyInterrupted
+    if lost := [str(folder) for folder, o in zip(missing, outcomes, strict=True) if not o.is_done]:
+        raise StudyError(f"not made: {', '.join(lost)}")
 
 
 def run_and_draw(args: argparse.Namespace, folder: Path) -> tuple[list[Item], Results]:
@@ -100,9 +113,9 @@ def run_and_draw(args: argparse.Namespace, folder: Path) -> tuple[list[Item], Re
 
     Raises StudyError, StudyInterrupted, ConfigError, KeyboardInterrupt.
     """
-    study = load_study(STUDIES[args.scale])
     items = asked_items(args.only)
-    make_models(study)
+    study = study_for(args.scale, items)
+    make_models(study, args.jobs)
     done = run_study(study, seeds=args.seeds, jobs=args.jobs, with_sweeps=bool(set(items) & set(SWEEP_ITEMS)))
     # Seconds of imports, only now.
     from figures.items import draw, results_of

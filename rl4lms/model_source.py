@@ -28,6 +28,7 @@ ENCODER_TOKENIZERS = (*TOKENIZERS, ("vocab.txt", "config.json"), ("sentencepiece
 LAPTOP_MODELS = {
     "outputs/laptop_models/t5": "rl4lms_scripts/laptop/pretrain_t5.yml",
     "outputs/laptop_models/gpt2": "rl4lms_scripts/laptop/pretrain_gpt2.yml",
+    "outputs/laptop_models/style_classifier": "rl4lms_scripts/laptop/train_style_classifier.yml",
 }
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _MODEL_FILES = "a model folder holds config.json, model.safetensors and tokenizer.json"

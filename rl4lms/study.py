@@ -8,7 +8,7 @@ beside the runs. Imports nothing heavy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,12 +18,24 @@ from pydantic import Field
 from common.config import Config, Problem, load_config
 from common.row_log import read_rows
 from common.run_dir import read_run
+from common.source import read_source
 from rl4lms.config.parts import Args, MetricConfig, Positive
+from rl4lms.config.pretraining import PretrainConfig, load_pretrain_config
 from rl4lms.config.training_blocks import RewardConfig
 
 Method = Literal["pretrained", "rft", "sft", "sft_rft"]
 Fields = dict[str, Any]
 SECOND_SAMPLE_SEED = 1000  # of the pretrained model's independent second sample
+MODEL, ON_POLICY_MODEL = "alg.model_name", "alg.policy.args.model_name"
+
+
+class ConfigFiles(Config):
+    """The config files that the runs are edits of."""
+
+    extraction: str
+    rft: str
+    sft: str
+    sft_rft: str
 
 
 class TaskConfig(Config):
@@ -35,15 +47,8 @@ class TaskConfig(Config):
     max_prompt_length: Positive = Field(description="tokens of a prompt")
     max_new_tokens: Positive = Field(description="tokens of a text")
     kl_coeff: float = Field(0.001, ge=0, description="weight of the KL penalty")
-
-
-class ConfigFiles(Config):
-    """The config files that every run of the study is an edit of."""
-
-    extraction: str
-    rft: str
-    sft: str
-    sft_rft: str
+    configs: ConfigFiles | None = Field(None, description="instead of those of the study")
+    model: str | None = Field(None, description="the pretrained model, instead of that of the config files")
 
 
 class SweepConfig(Config):
@@ -62,8 +67,9 @@ class StudyConfig(Config):
 
     name: str = Field(description="shown in logs, and the name of its plan files")
     output_path: str = Field(description="folder of all its runs")
-    models: list[str] = Field([], description="config files of the models to pretrain before anything else")
-    configs: ConfigFiles
+    models: list[str] = Field([], description="config files of the models that are made here")
+    models_path: str = Field("outputs/laptop_models", description="folder of these models")
+    configs: ConfigFiles = Field(description="of all tasks that name no others")
     datapool: Args = Field({}, description="arguments that all tasks share")
     rft_learning_rates: Annotated[list[float], Field(min_length=1)] = Field(
         description="tried on the first seed of every task; the one with the best train reward is used"
@@ -96,14 +102,36 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
     return load_config(path, StudyConfig, overrides)
 
 
+def of_tasks(study: StudyConfig, names: Iterable[str]) -> StudyConfig:
+    """The part of a study that is about these tasks; without its sweeps if their task is none of them."""
+    tasks = {name: study.tasks[name] for name in names}
+    sweep = study.sweep if study.sweep is not None and study.sweep.task in tasks else None
+    return study.model_copy(update={"tasks": tasks, "sweep": sweep})
+
+
+def models_needed(study: StudyConfig) -> dict[Path, PretrainConfig]:
+    """The models made here that a task starts from or is rewarded by: folder -> how it is made.
+
+    Raises ConfigError.
+    """
+    named: set[str] = set()
+    for task in study.tasks.values():
+        named |= set(_strings([task.reward.model_dump(), task.metric.model_dump(), task.model]))
+        if task.model is None:
+            named |= set(_strings(read_source(_files(study, task).extraction).data))
+    made = [load_pretrain_config(path) for path in study.models]
+    folders = {Path(study.models_path) / config.name: config for config in made}
+    return {folder: config for folder, config in folders.items() if folder.as_posix() in named}
+
+
 def selection(study: StudyConfig) -> tuple[list[Fields], list[StudyRun]]:
     """Configurations of the first plan, and what they are: RFT at every learning rate, on the first seed."""
     configurations, runs = [], []
     for name, task in study.tasks.items():
         for rate in study.rft_learning_rates:
             run = StudyRun(f"{name}-rft-{_named(rate)}", name, "rft", "training")
-            fields = _rft(study, task) | {"alg.args.learning_rate": rate}
-            configurations.append(_configuration(run, study.configs.rft, fields, repetitions=1))
+            fields = _rft(study, task) | _start(task, ON_POLICY_MODEL) | {"alg.args.learning_rate": rate}
+            configurations.append(_configuration(run, _files(study, task).rft, fields, repetitions=1))
             runs.append(run)
     return configurations, runs
 
@@ -117,11 +145,12 @@ def comparison(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fie
         runs.append(run)
 
     for name, task in study.tasks.items():
-        files, extraction = study.configs, _extraction(study, task)
+        files, extraction = _files(study, task), _extraction(study, task)
         for sample, seed in ((1, 0), (2, SECOND_SAMPLE_SEED)):
             run = StudyRun(f"{name}-pretrained-{sample}", name, "pretrained", "extraction", sample)
-            add(run, files.extraction, extraction | {"runtime.seed": seed}, repetitions=1)
-        rft = _rft(study, task) | {"alg.args.learning_rate": rates[name]}
+            fields = extraction | _start(task, MODEL) | {"runtime.seed": seed}
+            add(run, files.extraction, fields, repetitions=1)
+        rft = _rft(study, task) | _start(task, ON_POLICY_MODEL) | {"alg.args.learning_rate": rates[name]}
         add(StudyRun(f"{name}-rft", name, "rft", "training"), files.rft, rft)
         add(StudyRun(f"{name}-sft", name, "sft", "training"), files.sft, _sft(study, task))
         for method in ("rft", "sft"):
@@ -137,7 +166,7 @@ def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields]
     if study.sweep is None:
         return configurations, runs
     name, task, sweep = study.sweep.task, study.tasks[study.sweep.task], study.sweep
-    rft = _rft(study, task) | {"alg.args.learning_rate": rates[name]}
+    files, rft = _files(study, task), _rft(study, task) | {"alg.args.learning_rate": rates[name]}
     raised = {
         "alg.args.learning_rate": sweep.learning_rates,
         "alg.policy.args.generation_kwargs.temperature": sweep.temperatures,
@@ -146,7 +175,9 @@ def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields]
     for field, values in raised.items():
         for value in values:
             run = StudyRun(f"{name}-rft-{field.rpartition('.')[2]}-{_named(value)}", name, "rft", "training")
-            configurations.append(_configuration(run, study.configs.rft, rft | {field: value}))
+            configurations.append(
+                _configuration(run, files.rft, rft | _start(task, ON_POLICY_MODEL) | {field: value})
+            )
             runs.append(run)
     for labels in sweep.labels:
         for share in sweep.steps:
@@ -158,11 +189,9 @@ def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields]
             if labels == 1:
                 del phase["datapool.train_samples_rnd_seed"]
             sft = StudyRun(f"{name}-sft-{_named(labels)}-{_named(share)}", name, "sft", "training")
-            configurations.append(_configuration(sft, study.configs.sft, _sft(study, task) | phase))
+            configurations.append(_configuration(sft, files.sft, _sft(study, task) | phase))
             then = StudyRun(f"{sft.configuration}-rft", name, "sft_rft", "training")
-            configurations.append(
-                _configuration(then, study.configs.sft_rft, rft, model_from=sft.configuration)
-            )
+            configurations.append(_configuration(then, files.sft_rft, rft, model_from=sft.configuration))
             runs += [sft, then]
     return configurations, runs
 
@@ -196,8 +225,27 @@ def _configuration(run: StudyRun, path: str, fields: Fields, **more: Any) -> Fie
     return {"name": run.configuration, "config_path": path, "base_config": fields, **more}
 
 
+def _files(study: StudyConfig, task: TaskConfig) -> ConfigFiles:
+    return task.configs or study.configs
+
+
+def _strings(data: Any) -> Iterator[str]:
+    """Every text in nested mappings and lists."""
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, Mapping | list):
+        for item in data.values() if isinstance(data, Mapping) else data:
+            yield from _strings(item)
+
+
+def _start(task: TaskConfig, field: str) -> Fields:
+    """The pretrained model, for runs that start from it."""
+    return {} if task.model is None else {field: task.model}
+
+
 def _data(study: StudyConfig, task: TaskConfig) -> Fields:
     return {
+        **_start(task, "tokenizer.model_name"),
         "tokenizer.max_length": task.max_prompt_length,
         "datapool.args": study.datapool | task.datapool,
     }
@@ -223,7 +271,9 @@ def _rft(study: StudyConfig, task: TaskConfig) -> Fields:
 
 
 def _sft(study: StudyConfig, task: TaskConfig) -> Fields:
-    return _data(study, task) | {
+    return {
+        **_data(study, task),
+        **_start(task, MODEL),
         "alg.generation_kwargs.max_new_tokens": task.max_new_tokens,
         "alg.training_args.max_steps": study.sft_steps,
         "train_evaluation.metrics": [task.metric.model_dump()],

@@ -1,4 +1,4 @@
-"""The YAML schema of pretraining: the small language models that the project makes itself from docstrings."""
+"""The YAML schema of pretraining: the small models that the project makes itself from docstrings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,22 @@ from common.config import Config, Problem, load_config, unknown_name
 from common.python_docs import DEFAULT_PACKAGES
 from rl4lms.config.parts import Positive, RuntimeConfig
 from rl4lms.datapools.arguments import FormName, PythonDocsArgs
-from rl4lms.model_source import Kind
 
+ModelType = Literal["seq2seq", "causal", "classifier"]
 TextTask = Literal["span_corruption", "prefix_continuation", "denoising"]
 TASKS: tuple[str, ...] = (*get_args(TextTask), *get_args(FormName))
-# T5's: <pad>, </s>, <unk> and sentinels; GPT-2's: all bytes and <|endoftext|>.
+# T5's: <pad>, </s>, <unk> and sentinels; GPT-2's: all bytes and <|endoftext|>; a classifier's: T5's with <s>
+# in place of the sentinels.
 SENTINELS = 10
-_LEAST_VOCABULARY: dict[Kind, int] = {"seq2seq": 3 + SENTINELS + 200, "causal": 257}
+_LEAST_VOCABULARY: dict[ModelType, int] = {
+    "seq2seq": 3 + SENTINELS + 200,
+    "causal": 257,
+    "classifier": 4 + 200,
+}
+_NO_MIXTURE: dict[ModelType, str] = {
+    "causal": "a causal model has one task, the next token; remove it, or set model_type: seq2seq",
+    "classifier": "a classifier's examples are of its classes, as many of each; remove it",
+}
 
 
 class PretrainDataConfig(Config):
@@ -28,15 +37,24 @@ class PretrainDataConfig(Config):
         list(DEFAULT_PACKAGES), min_length=1, description="packages whose docstrings are the text"
     )
     max_length: Annotated[int, Field(ge=8)] = Field(
-        128, description="tokens of an input or target, longer ones are cut; of GPT-2 also its positions"
+        128, description="tokens of an input or target, longer ones are cut; but for T5 also the positions"
+    )
+    classes: dict[str, list[str]] = Field(
+        {}, description="classifier: label -> the packages whose texts it is for, in the order of the labels"
     )
 
     def check(self) -> list[Problem]:
-        return PythonDocsArgs(packages=self.packages).check()
+        problems = PythonDocsArgs(packages=self.packages).check()
+        named = [package for packages in self.classes.values() for package in packages]
+        for package in sorted({package for package in named if named.count(package) > 1}):
+            problems.append(Problem("classes", f"package {package!r} is named more than once"))
+        for package in sorted(set(named) - set(self.packages)):
+            problems.append(Problem("classes", f"package {package!r} is none of data.packages"))
+        return problems
 
 
 class VocabularyConfig(Config):
-    """T5: Unigram, lower-cased; GPT-2: byte-level BPE."""
+    """T5 and classifier: Unigram, lower-cased; GPT-2: byte-level BPE."""
 
     size: Positive = Field(4096, description="tokens, special ones included")
 
@@ -80,10 +98,12 @@ class PretrainAlgConfig(Config):
 
 
 class PretrainConfig(Config):
-    """One small language model, from nothing."""
+    """One small model, from nothing."""
 
     name: str = Field(description="of the model: its folder's, below --output_path")
-    model_type: Kind = Field(description="seq2seq: a T5; causal: a GPT-2")
+    model_type: ModelType = Field(
+        description="seq2seq: a T5; causal: a GPT-2; classifier: a BERT that tells where a text is from"
+    )
     data: PretrainDataConfig = Field(PretrainDataConfig(), description="the text")
     vocabulary: VocabularyConfig = Field(VocabularyConfig(), description="the tokenizer's")
     model: ArchitectureConfig = Field(ArchitectureConfig(), description="the architecture")
@@ -101,9 +121,13 @@ class PretrainConfig(Config):
         if self.model_type == "seq2seq" and not self.alg.mixture:
             message = f"missing; expected the tasks of a seq2seq model: {', '.join(TASKS)}"
             problems.append(Problem("alg.mixture", message))
-        if self.model_type == "causal" and self.alg.mixture:
-            message = "a causal model has one task, the next token; remove it, or set model_type: seq2seq"
-            problems.append(Problem("alg.mixture", message))
+        if self.model_type != "seq2seq" and self.alg.mixture:
+            problems.append(Problem("alg.mixture", _NO_MIXTURE[self.model_type]))
+        if self.model_type == "classifier" and len(self.data.classes) < 2:
+            message = f"a classifier tells two classes or more apart, got {len(self.data.classes)}"
+            problems.append(Problem("data.classes", message))
+        if self.model_type != "classifier" and self.data.classes:
+            problems.append(Problem("data.classes", "only a classifier has classes; remove them"))
         return problems
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 from common.docstring_sections import paragraphs
 from common.hub import DataError
-from common.python_docs import DEFAULT_PACKAGES, DocRecord, harvest
+from common.python_docs import DEFAULT_PACKAGES, STDLIB, DocRecord, harvest
 from rl4lms.datapools import Split
 from rl4lms.datapools.arguments import FormName
 from rl4lms.datapools.python_docs_forms import FORMS, MIN_WORDS, Form, Pair, is_plain
@@ -61,13 +61,18 @@ def load(
 def pretraining_text(packages: Sequence[str] = DEFAULT_PACKAGES) -> list[str]:
     """Distinct paragraphs of the pretraining half, in hash order; none contains a sentence of a task."""
     sentences = _task_sentences(tuple(packages))
-    found = (
-        text
-        for _, records in _by_part(tuple(packages))["pretraining"]
-        for record in records
-        for text in paragraphs(record.docstring)
-    )
-    return [text for text in dict.fromkeys(found) if not _contains(text, sentences)]
+    return [text for text in text_with_origins("pretraining", packages) if not _contains(text, sentences)]
+
+
+def text_with_origins(part: Part, packages: Sequence[str] = DEFAULT_PACKAGES) -> dict[str, set[str]]:
+    """Distinct paragraphs of a part, in hash order, with the packages whose docstrings have them."""
+    origins: dict[str, set[str]] = {}
+    for _, records in _by_part(tuple(packages))[part]:
+        for record in records:
+            top = record.module.partition(".")[0]
+            for text in paragraphs(record.docstring):
+                origins.setdefault(text, set()).add(top if top in packages else STDLIB)
+    return origins
 
 
 def pretraining_samples(

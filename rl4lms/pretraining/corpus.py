@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple, cast, get_args
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from common.hub import DataError
 from common.seeding import derive_seed
 from rl4lms.config.pretraining import PretrainConfig, TextTask
 from rl4lms.datapools import load_datapool
 from rl4lms.datapools.arguments import FormName
-from rl4lms.datapools.python_docs import pretraining_samples, pretraining_text
-from rl4lms.pretraining.tasks import MIN_WORDS, TEXT_TASKS, Example
+from rl4lms.datapools.python_docs import Part, pretraining_samples, pretraining_text, text_with_origins
+from rl4lms.pretraining.tasks import MIN_WORDS, TEXT_TASKS, Example, passage
 from rl4lms.samples import Sample
 
 # CHUNK x CHUNK batches are drawn together and sorted by length: a third of what is computed is padding, in
@@ -33,10 +34,17 @@ IGNORED = -100  # label of padding
 
 @dataclass(frozen=True)
 class Corpus:
-    """texts: distinct paragraphs; pairs: task made of docstrings -> (input, target) pairs."""
+    """texts: distinct paragraphs; pairs: task made of docstrings -> (input, target) pairs.
+
+    Of a classifier: pairs: class -> (paragraph, nothing), and no other texts.
+    """
 
     texts: list[str]
     pairs: dict[str, list[Example]]
+
+    def all_texts(self) -> list[str]:
+        """The paragraphs, and both sides of the pairs."""
+        return self.texts + [part for pairs in self.pairs.values() for pair in pairs for part in pair if part]
 
     def digest(self) -> str:
         """SHA-256 of all of it, hexadecimal."""
@@ -62,6 +70,8 @@ class Batch(NamedTuple):
 def training_corpus(config: PretrainConfig) -> Corpus:
     """The pretraining half; none of it contains a sentence of a task. Raises DataError."""
     packages = config.data.packages
+    if config.model_type == "classifier":
+        return _of_classes(config, pretraining_text(packages), "pretraining")
     pairs: dict[str, list[Example]] = {
         form: _pairs(pretraining_samples(form, packages)) for form in _forms(config)
     }
@@ -70,6 +80,11 @@ def training_corpus(config: PretrainConfig) -> Corpus:
 
 def held_out_corpus(config: PretrainConfig) -> Corpus:
     """The tasks' validation split, of which the pretraining half has nothing: texts, and the same pairs."""
+    if config.model_type == "classifier":
+        # Later paragraphs of a docstring may be those of another one, which is in the other half.
+        known = text_with_origins("pretraining", config.data.packages)
+        texts = [text for text in text_with_origins("val", config.data.packages) if text not in known]
+        return _of_classes(config, texts, "val")
 
     def samples(form: FormName) -> list[Sample]:
         return load_datapool("python_docs", "val", {"form": form, "packages": config.data.packages})
@@ -78,10 +93,14 @@ def held_out_corpus(config: PretrainConfig) -> Corpus:
     return Corpus(_long_enough([sample.meta_data["reference"] for sample in samples("continuation")]), pairs)
 
 
-def draw(corpus: Corpus, mixture: Mapping[str, float], number: int, rng: Random) -> list[tuple[str, Example]]:
-    """`number` examples with the names of their tasks; without a mixture: texts for the next-token task."""
-    if not mixture:
+def draw(config: PretrainConfig, corpus: Corpus, number: int, rng: Random) -> list[tuple[str, Example]]:
+    """`number` examples with the names of their tasks, which are the classes of a classifier."""
+    if config.model_type == "causal":
         return [(NEXT_TOKEN, ("", rng.choice(corpus.texts))) for _ in range(number)]
+    if config.model_type == "classifier":
+        labels = rng.choices(list(config.data.classes), k=number)
+        return [(label, (passage(rng.choice(corpus.pairs[label])[0], rng), label)) for label in labels]
+    mixture = config.alg.mixture
     tasks = rng.choices(list(mixture), list(mixture.values()), k=number)
     return [(task, _example(corpus, task, rng)) for task in tasks]
 
@@ -94,7 +113,7 @@ def batches(
     while True:
         group, place = divmod(number, CHUNK**2)
         rng = Random(derive_seed(config.runtime.seed, "pretraining", "batches", group))
-        examples = [example for _, example in draw(corpus, config.alg.mixture, CHUNK**2 * size, rng)]
+        examples = [example for _, example in draw(config, corpus, CHUNK**2 * size, rng)]
         rows = encode(examples, tokenizer, config)
         parts = by_length(rows, size)
         rng.shuffle(parts)
@@ -116,7 +135,7 @@ def encode(
 ) -> list[tuple[list[int], list[int]]]:
     """Token ids of inputs and targets, cut to `data.max_length`.
 
-    Causal: no ids of inputs; a text ends with the end token.
+    Causal: no ids of inputs; a text ends with the end token. Classifier: the target is the number of a class.
     """
     longest = config.data.max_length
     targets = [target for _, target in examples]
@@ -124,6 +143,9 @@ def encode(
         rows = tokenizer(targets, verbose=False)["input_ids"]
         return [([], [*row, tokenizer.eos_token_id][:longest]) for row in rows]
     inputs = tokenizer([source for source, _ in examples], truncation=True, max_length=longest)["input_ids"]
+    if config.model_type == "classifier":
+        numbers = {label: number for number, label in enumerate(config.data.classes)}
+        return [(row, [numbers[target]]) for row, target in zip(inputs, targets, strict=True)]
     labels = tokenizer(targets, truncation=True, max_length=longest)["input_ids"]
     return list(zip(inputs, labels, strict=True))
 
@@ -145,6 +167,19 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return padded
 
 
+def _of_classes(config: PretrainConfig, texts: Iterable[str], part: Part) -> Corpus:
+    """The texts that are of packages of one class alone. Raises DataError: none of a class."""
+    origins = text_with_origins(part, config.data.packages)
+    pairs: dict[str, list[Example]] = {
+        label: [(text, "") for text in _long_enough(texts) if origins[text] <= set(packages)]
+        for label, packages in config.data.classes.items()
+    }
+    for label, found in pairs.items():
+        if not found:
+            raise DataError(f"data.classes.{label}: its packages have no texts of their own ({part})")
+    return Corpus([], pairs)
+
+
 def _example(corpus: Corpus, task: str, rng: Random) -> Example:
     if task in get_args(TextTask):
         return TEXT_TASKS[cast(TextTask, task)](rng.choice(corpus.texts), rng)
@@ -159,5 +194,5 @@ def _pairs(samples: Sequence[Sample]) -> list[Example]:
     return [(sample.prompt_or_input_text, sample.references[0]) for sample in samples]
 
 
-def _long_enough(texts: Sequence[str]) -> list[str]:
+def _long_enough(texts: Iterable[str]) -> list[str]:
     return [text for text in texts if len(text.split()) >= MIN_WORDS]

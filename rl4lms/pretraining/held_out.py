@@ -18,11 +18,13 @@ from rl4lms.config.pretraining import PretrainConfig
 from rl4lms.generation import Decoding, generate
 from rl4lms.generation_config import GenerationSettings
 from rl4lms.language_model import autocast, load_model, load_tokenizer
+from rl4lms.metrics.learned import learned_reward
 from rl4lms.pretraining.corpus import Corpus, collate, draw, encode
 from rl4lms.pretraining.models import target_logits
 from rl4lms.pretraining.tasks import Example
+from rl4lms.text import TextBatch
 
-EXAMPLES = 512
+EXAMPLES = {"seq2seq": 512, "causal": 512, "classifier": 4096}
 SAMPLES, SAMPLE_TOKENS = 2, 40  # of each task
 
 
@@ -61,7 +63,7 @@ def evaluate(
 def held_out_examples(config: PretrainConfig, held_out: Corpus) -> list[tuple[str, Example]]:
     """The examples to evaluate on, with their tasks: the same for the same seed."""
     rng = Random(derive_seed(config.runtime.seed, "pretraining", "held-out"))
-    return draw(held_out, config.alg.mixture, EXAMPLES, rng)
+    return draw(config, held_out, EXAMPLES[config.model_type], rng)
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -76,7 +78,13 @@ def describe(row: dict[str, Any]) -> str:
 def sample_texts(
     config: PretrainConfig, folder: Path, held_out: Corpus, device: torch.device
 ) -> Iterator[str]:
-    """Lines that show what a saved model writes (its likeliest text) for held-out inputs of each task."""
+    """Lines that show what a saved model writes (its likeliest text) for held-out inputs of each task.
+
+    Of a classifier: how likely it finds the right class of held-out texts of each.
+    """
+    if config.model_type == "classifier":
+        yield from _judged(config, folder, held_out, device)
+        return
     model = load_model(str(folder), config.model_type, torch.float32, device)
     tokenizer = load_tokenizer(str(folder))
     decoding = Decoding(
@@ -93,6 +101,26 @@ def sample_texts(
         texts = generate(model, tokenizer, [source for source, _ in shown], decoding)
         for (source, target), (text,) in zip(shown, texts, strict=True):
             yield f"{task}: {source!r} -> {text!r} (expected: {target!r})"
+
+
+def _judged(config: PretrainConfig, folder: Path, held_out: Corpus, device: torch.device) -> Iterator[str]:
+    of_classes: dict[str, list[str]] = defaultdict(list)
+    for label, (text, _) in held_out_examples(config, held_out):
+        of_classes[label].append(text)
+    for number, label in enumerate(config.data.classes):
+        texts = of_classes[label][: 2 * SAMPLES]
+        nothing: list[Any] = [[] for _ in texts]
+        scores = learned_reward(
+            TextBatch([""] * len(texts), texts, nothing, nothing),
+            model_name=str(folder),
+            label_ix=number,
+            batch_size=len(texts),
+            include_prompt_for_eval=False,
+            device=str(device),
+        )
+        (score,) = scores.values()
+        for text, value in zip(texts, score.per_sample or [], strict=True):
+            yield f"{label}, found so with probability {value:.2f}: {text!r}"
 
 
 def _halves(text: str) -> Example:

@@ -6,9 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
@@ -25,7 +28,7 @@ from rl4lms.pretraining.corpus import IGNORED, Batch
 
 
 def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A T5 or GPT-2 of the config's sizes, its weights drawn from the seed."""
+    """A T5, GPT-2 or BERT of the config's sizes, its weights drawn from the seed."""
     sizes, vocabulary = config.model, len(tokenizer)
     with isolated_rng(derive_seed(config.runtime.seed, "pretraining", "weights")):
         if config.model_type == "seq2seq":
@@ -41,6 +44,23 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> P
                     decoder_start_token_id=tokenizer.pad_token_id,
                     pad_token_id=tokenizer.pad_token_id,
                     eos_token_id=tokenizer.eos_token_id,
+                )
+            )
+        if config.model_type == "classifier":
+            labels = dict(enumerate(config.data.classes))
+            return BertForSequenceClassification(
+                BertConfig(
+                    vocab_size=vocabulary,
+                    max_position_embeddings=config.data.max_length,
+                    hidden_size=sizes.d_model,
+                    intermediate_size=sizes.d_ff,
+                    num_hidden_layers=sizes.num_layers,
+                    num_attention_heads=sizes.num_heads,
+                    hidden_dropout_prob=sizes.dropout,
+                    attention_probs_dropout_prob=sizes.dropout,
+                    pad_token_id=tokenizer.pad_token_id,
+                    id2label=labels,
+                    label2id={label: number for number, label in labels.items()},
                 )
             )
         return GPT2LMHeadModel(
@@ -63,8 +83,12 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> P
 def target_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Logits [N, V] at the N positions of a batch that a token belongs to; that token [N]; its row [N].
 
-    The model's own forward pass would compute logits of padding too, a third of all, at the largest layer.
+    Of a classifier: logits [B, C], the classes [B]. The model's own forward pass would compute logits of
+    padding too, a third of all, at the largest layer.
     """
+    if isinstance(model, BertForSequenceClassification):
+        logits = model(input_ids=batch.ids, attention_mask=batch.mask).logits
+        return logits, batch.labels[:, 0], torch.arange(len(logits), device=logits.device)
     if batch.ids is not None:
         labels = batch.labels
         encoded = model.encoder(input_ids=batch.ids, attention_mask=batch.mask)[0]

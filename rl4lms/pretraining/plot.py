@@ -20,7 +20,7 @@ def save_loss_plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> No
 
 
 def loss_figure(rows: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Two panels over updates: train and held-out loss; each task's share of held-out tokens foreseen.
+    """Two panels over updates: train and held-out loss; each task's share of held-out targets foreseen.
 
     rows: [{"step": s, "train": {"loss": l}, "val": {"loss": l, "<task> accuracy": a, ...}}], `val` optional.
     """
@@ -33,12 +33,12 @@ def loss_figure(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     losses.plot([row["step"] for row in rows], [row["train"]["loss"] for row in rows], color="#0072b2",
                 linewidth=1, label="train")  # fmt: skip
     losses.plot(steps, [row["val"]["loss"] for row in evaluated], "k--o", markersize=3, label="held-out")
-    losses.set(title=title, xlabel="updates", ylabel="loss (nats per token)")
+    losses.set(title=title, xlabel="updates", ylabel="loss (nats)")
     names = [name for name in (evaluated[0]["val"] if evaluated else ()) if name.endswith(" accuracy")]
     for name, marker in zip(names, "os^vD*xP" * 2, strict=False):
         values = [row["val"][name] for row in evaluated]
         accuracies.plot(steps, values, marker=marker, markersize=4, label=name.removesuffix(" accuracy"))
-    accuracies.set(title="Held-out", xlabel="updates", ylabel="share of tokens foreseen", ylim=(0, 1))
+    accuracies.set(title="Held-out", xlabel="updates", ylabel="share foreseen", ylim=(0, 1))
     for axes in (losses, accuracies):
         axes.grid(alpha=0.3)
         if axes.lines:

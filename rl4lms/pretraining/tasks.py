@@ -11,6 +11,7 @@ from rl4lms.config.pretraining import SENTINELS, TextTask
 NOISE, MEAN_SPAN = 0.15, 3  # Raffel et al. 2020, Section 3.1.4
 DROPPED = 0.2  # of the words, in `denoising`
 MIN_WORDS = 4
+PASSAGE_WORDS = (3, 18)  # about 4 to 26 tokens: as long as the texts that a classifier judges
 DENOISING_PREFIX = "restore: "
 
 Example = tuple[str, str]
@@ -53,6 +54,14 @@ def denoising(text: str, rng: Random) -> Example:
     dropped = set(rng.sample(range(len(words)), max(1, round(DROPPED * len(words)))))
     kept = [word for i, word in enumerate(words) if i not in dropped]
     return DENOISING_PREFIX + " ".join(kept), text
+
+
+def passage(text: str, rng: Random) -> str:
+    """Words in a row, from any place of the text on, also from the middle of a sentence."""
+    words = text.split()
+    number = min(rng.randint(*PASSAGE_WORDS), len(words))
+    start = rng.randint(0, len(words) - number)
+    return " ".join(words[start : start + number])
 
 
 TEXT_TASKS: dict[TextTask, Callable[[str, Random], Example]] = {

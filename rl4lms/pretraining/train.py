@@ -1,10 +1,9 @@
-"""Pretraining of a small language model on docstrings, from nothing to a folder that every job can load."""
+"""Training of a small model on docstrings, from nothing to a folder that every job can load."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.optimization import Adafactor
 
-from common.run_dir import RunDir, RunError, load_checkpoint
+from common.run_dir import RunDir, load_checkpoint
 from common.seeding import derive_seed, isolated_rng
 from rl4lms.config.pretraining import PretrainConfig
 from rl4lms.language_model import choose_device
-from rl4lms.model_source import link_problem
 from rl4lms.pretraining.corpus import Corpus, batches, held_out_corpus, training_corpus
 from rl4lms.pretraining.held_out import describe, evaluate, sample_texts
+from rl4lms.pretraining.jobs import model_of
 from rl4lms.pretraining.models import build_model, mean_loss, save_model_folder
 from rl4lms.pretraining.plot import save_loss_plot
 from rl4lms.pretraining.vocabulary import build_tokenizer
@@ -52,7 +51,7 @@ def pretrain(
     alg, device = config.alg, choose_device(config.runtime.device)
     corpus, held_out = training_corpus(config), held_out_corpus(config)
     check_text(run, corpus)
-    texts = corpus.texts + [part for pairs in corpus.pairs.values() for pair in pairs for part in pair]
+    texts = corpus.all_texts()
     tokenizer = build_tokenizer(config.model_type, texts, config.vocabulary.size, config.data.max_length)
     model = build_model(config, tokenizer).to(device)
     if config.runtime.gradient_checkpointing:
@@ -66,7 +65,7 @@ def pretrain(
         weights=sum(p.numel() for p in model.parameters()),
         error=None,
     )
-    logger.info("%s texts, %s weights, %s tokens in the vocabulary", f"{len(corpus.texts):,}",
+    logger.info("%s texts, %s weights, %s tokens in the vocabulary", f"{len(texts):,}",
                 f"{run.manifest['weights']:,}", f"{len(tokenizer):,}")  # fmt: skip
 
     # 2. Updates; the learning rate falls to 0.
@@ -111,8 +110,8 @@ def pretrain(
         if stop and not last:
             raise TrainingInterrupted
 
-    # 4. The model, a valid `model_name` of every job.
-    folder = run.path / f"{config.name}_model"
+    # 4. The model, a valid `model_name` of every job, or of a learned reward.
+    folder = model_of(run.path, config)
     save_model_folder(folder, model, tokenizer)
     for line in sample_texts(config, folder, held_out, device):
         logger.info("%s", line)
@@ -128,7 +127,7 @@ def check_text(run: RunDir, corpus: Corpus) -> None:
             f"the packages no longer have the text that {run.path} began with (is another version of one "
             "installed?): start the run anew"
         )
-    run.update_manifest(text=digest, paragraphs=len(corpus.texts))
+    run.update_manifest(text=digest, texts=len(corpus.all_texts()))
 
 
 def restore(run: RunDir, model: PreTrainedModel, optimizer: Adafactor, device: torch.device) -> int:
@@ -142,16 +141,6 @@ def restore(run: RunDir, model: PreTrainedModel, optimizer: Adafactor, device: t
         step = int(state["step"])
     run.rows(ROWS, "step").keep(lambda row: row["step"] <= step)
     return step
-
-
-def publish(model: Path, link: Path) -> None:
-    """Let `link` lead to a model's folder, whatever it led to before. Raises RunError: it is no link."""
-    if problem := link_problem(link):
-        raise RunError(problem)
-    temporary = link.with_name(f".tmp-{link.name}-{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(model, link.parent))
-    os.replace(temporary, link)
 
 
 class Meter:

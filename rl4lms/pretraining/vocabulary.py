@@ -9,21 +9,27 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rl4lms.config.pretraining import SENTINELS
-from rl4lms.model_source import Kind
+from rl4lms.config.pretraining import SENTINELS, ModelType
 from rl4lms.pretraining.tasks import sentinel
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"  # T5's, ids 0, 1, 2
+START = "<s>"  # a classifier's, id 3
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's
 # How many times more pieces than wanted there are at first, and after the first look at which are used.
 _FIRST, _SECOND = 2.0, 1.5
 _MAX_CHARACTERS = 200  # kinds of; rarer ones are unknown
 
 
-def build_tokenizer(kind: Kind, texts: Sequence[str], size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """The tokenizer of a T5 ("seq2seq") or GPT-2 ("causal") for these texts, of `size` tokens at most."""
-    make = unigram_tokenizer if kind == "seq2seq" else byte_tokenizer
-    return make(texts, size, max_length)
+def build_tokenizer(
+    kind: ModelType, texts: Sequence[str], size: int, max_length: int
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of a T5 ("seq2seq"), GPT-2 ("causal") or classifier, made of these texts.
+
+    size: tokens at most.
+    """
+    if kind == "causal":
+        return byte_tokenizer(texts, size, max_length)
+    return unigram_tokenizer(texts, size, max_length, classifier=kind == "classifier")
 
 
 def byte_tokenizer(texts: Sequence[str], size: int, max_length: int) -> PreTrainedTokenizerFast:
@@ -47,9 +53,12 @@ def byte_tokenizer(texts: Sequence[str], size: int, max_length: int) -> PreTrain
     )
 
 
-def unigram_tokenizer(texts: Sequence[str], size: int, max_length: int) -> PreTrainedTokenizerFast:
+def unigram_tokenizer(
+    texts: Sequence[str], size: int, max_length: int, *, classifier: bool = False
+) -> PreTrainedTokenizerFast:
     """Lower-cased Unigram as T5's: ids 0, 1, 2 are <pad>, </s>, <unk>, the last ones sentinels.
 
+    classifier: a text begins with <s> (id 3), where BERT has its summary; no sentinels.
     Not by UnigramTrainer, which breaks ties of pieces in the order of a hash table: its vocabulary differs
     from process to process.
     """
@@ -63,19 +72,23 @@ def unigram_tokenizer(texts: Sequence[str], size: int, max_length: int) -> PreTr
         for text in texts
         for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
     )
-    special = [PAD, END, UNKNOWN]
-    scores = unigram_scores(words, size - len(special) - SENTINELS)
+    special = [PAD, END, UNKNOWN, *([START] if classifier else [])]
+    sentinels = [] if classifier else [sentinel(number) for number in range(SENTINELS)]
+    scores = unigram_scores(words, size - len(special) - len(sentinels))
     tokenizer.model = models.Unigram([*((token, 0.0) for token in special), *scores], unk_id=2)
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {END}", pair=f"$A {END} $B {END}", special_tokens=[(END, 1)]
+        single=f"{START} $A {END}" if classifier else f"$A {END}",
+        pair=f"{START} $A {END} $B {END}" if classifier else f"$A {END} $B {END}",
+        special_tokens=[(token, number) for number, token in enumerate(special)],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=END,
         unk_token=UNKNOWN,
-        extra_special_tokens=[sentinel(number) for number in range(SENTINELS)],
+        cls_token=START if classifier else None,
+        extra_special_tokens=sentinels,
         model_max_length=max_length,
     )
 

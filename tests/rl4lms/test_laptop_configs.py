@@ -15,7 +15,7 @@ from rl4lms.model_source import LAPTOP_MODELS
 
 REPO = Path(__file__).parents[2]
 CONFIGS = sorted((REPO / "rl4lms_scripts" / "laptop").glob("*_*.yml"))
-PRETRAININGS = [path for path in CONFIGS if path.stem.startswith("pretrain_")]
+PRETRAININGS = [path for path in CONFIGS if path.stem.startswith(("pretrain_", "train_"))]
 ON_SUPERVISED = [path for path in CONFIGS if path.stem.endswith("_on_supervised")]
 OTHERS = [path for path in CONFIGS if path not in PRETRAININGS]
 TASKS = ("t5_hard_question", "gpt2_continuation")
@@ -46,17 +46,19 @@ def models(tmp_path, monkeypatch):
         made = load_pretrain_config(REPO / config)
         folder = Path(name)
         folder.mkdir(parents=True)
-        seq2seq = made.model_type == "seq2seq"
-        architecture = {"model_type": "t5", "is_encoder_decoder": True} if seq2seq else {"model_type": "gpt2"}
-        positions = {} if seq2seq else {"n_positions": made.data.max_length}
-        (folder / "config.json").write_text(json.dumps(architecture | positions))
+        architecture = {
+            "seq2seq": {"model_type": "t5", "is_encoder_decoder": True},
+            "causal": {"model_type": "gpt2", "n_positions": made.data.max_length},
+            "classifier": {"model_type": "bert", "max_position_embeddings": made.data.max_length},
+        }[made.model_type]
+        (folder / "config.json").write_text(json.dumps(architecture))
         for file in ("model.safetensors", "tokenizer.json"):
             (folder / file).touch()
 
 
 def test_each_task_has_every_job():
     jobs = ("extract_samples", "supervised", "ppo", "nlpo", "ppo_on_supervised", "nlpo_on_supervised")
-    assert [path.stem for path in PRETRAININGS] == ["pretrain_gpt2", "pretrain_t5"]
+    assert [path.stem for path in PRETRAININGS] == ["pretrain_gpt2", "pretrain_t5", "train_style_classifier"]
     assert {path.stem for path in OTHERS} == {f"{task}_{job}" for task in TASKS for job in jobs}
 
 

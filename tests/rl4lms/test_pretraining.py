@@ -12,22 +12,28 @@ import pytest
 import torch
 import yaml
 
-from common.python_docs import CACHE_VARIABLE
+from common.docstring_sections import paragraphs
+from common.python_docs import CACHE_VARIABLE, harvest
 from common.row_log import read_rows
 from common.run_dir import RunDir, find_runs
 from pretrain_small_language_model import main
 from rl4lms.config.pretraining import SENTINELS, PretrainConfig, load_pretrain_config
 from rl4lms.language_model import load_model, load_tokenizer
+from rl4lms.metrics import TextBatch
 from rl4lms.model_source import LAPTOP_MODELS, check_model_source
 from rl4lms.pretraining import corpus as corpus_module
 from rl4lms.pretraining.corpus import IGNORED, Corpus, batches, by_length, held_out_corpus, training_corpus
+from rl4lms.pretraining.jobs import publish
 from rl4lms.pretraining.models import build_model, mean_loss
-from rl4lms.pretraining.tasks import DENOISING_PREFIX, TEXT_TASKS, sentinel
-from rl4lms.pretraining.train import ROWS, TrainingInterrupted, pretrain, publish
+from rl4lms.pretraining.tasks import DENOISING_PREFIX, PASSAGE_WORDS, TEXT_TASKS, passage, sentinel
+from rl4lms.pretraining.train import ROWS, TrainingInterrupted, pretrain
 from rl4lms.pretraining.vocabulary import build_tokenizer, unigram_scores
+from rl4lms.requirements import model_problem
+from rl4lms.rewards import build_reward
 
 REPO = Path(__file__).parents[2]
 PACKAGES = ["json", "argparse", "email", "logging"]
+CLASSES = {"mail": ["email"], "other": ["argparse", "logging"]}
 TEXT = "Thank you for inviting me to your party last week in the old town hall over there"
 
 
@@ -43,7 +49,8 @@ def config_of(tmp_path, kind="seq2seq", **alg):
     data = {
         "name": "tiny",
         "model_type": kind,
-        "data": {"packages": PACKAGES, "max_length": 24},
+        "data": {"packages": PACKAGES, "max_length": 24}
+        | ({"classes": CLASSES} if kind == "classifier" else {}),
         "vocabulary": {"size": 400},
         "model": {"d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "dropout": 0.1},
         "alg": {"steps": 12, "batch_size": 8, "learning_rate": 0.02, "log_every": 2, "eval_every": 6,
@@ -111,6 +118,13 @@ def test_a_task_depends_on_its_random_numbers_alone(task):
     assert len({make(TEXT, Random(seed)) for seed in range(30)}) > 5
 
 
+def test_a_passage_is_of_words_in_a_row():
+    found = {passage(TEXT, Random(seed)) for seed in range(300)}
+    assert all(text in TEXT for text in found)
+    assert {len(text.split()) for text in found} == set(range(PASSAGE_WORDS[0], 18))
+    assert passage("two words", Random(0)) == "two words"
+
+
 # Tokenizers
 
 
@@ -133,6 +147,14 @@ def test_unigram_tokenizer_is_t5s(texts):
     assert ids[-1] == 1 and 490 in ids and 2 not in ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == "parse the  of json_data."
     assert tokenizer.unk_token_id in tokenizer("漢")["input_ids"]
+
+
+def test_a_text_begins_with_the_token_that_a_classifier_reads(texts):
+    tokenizer = build_tokenizer("classifier", texts, 500, 24)
+    assert len(tokenizer) == 500 and tokenizer.cls_token == "<s>"
+    ids = tokenizer("Parse the JSON_data.")["input_ids"]
+    assert (ids[0], ids[-1]) == (3, 1) and tokenizer.pad_token_id == 0
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "parse the json_data."
 
 
 def test_byte_tokenizer_is_gpt2s(texts):
@@ -298,6 +320,88 @@ def test_other_text_is_not_gone_on_with(whole, tmp_path, monkeypatch):
     monkeypatch.setattr("rl4lms.pretraining.train.training_corpus", lambda config: Corpus(["a b c d"], {}))
     assert main(["--resume", str(run.path)]) == 1
     assert "no longer have the text" in (run.path / "log.txt").read_text()
+
+
+# The classifier
+
+
+def test_classes_have_nothing_in_common_and_nothing_held_out(tmp_path):
+    config = load_pretrain_config(config_of(tmp_path, "classifier"))
+    train, held_out = training_corpus(config), held_out_corpus(config)
+    texts = [{text for text, _ in pairs} for corpus in (train, held_out) for pairs in corpus.pairs.values()]
+    assert list(train.pairs) == list(held_out.pairs) == ["mail", "other"]
+    assert [len(found) > limit for found, limit in zip(texts, (50, 50, 5, 5), strict=True)] == [True] * 4
+    assert not any(one & other for i, one in enumerate(texts) for other in texts[:i])
+    email = {text for record in harvest(["email"]) for text in paragraphs(record.docstring)}
+    assert texts[0] | texts[2] <= email and not (texts[1] | texts[3]) & email
+
+
+def test_batches_of_a_classifier_are_balanced(tmp_path):
+    config = load_pretrain_config(config_of(tmp_path, "classifier"))
+    corpus = training_corpus(config)
+    tokenizer = build_tokenizer("classifier", corpus.all_texts(), 400, 24)
+    stream = batches(config, corpus, tokenizer, 0)
+    rows = [next(stream) for _ in range(100)]
+    share = torch.cat([batch.labels for batch in rows]).double().mean().item()
+    assert share == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(800))
+    model = build_model(config, tokenizer).eval()
+    batch = rows[0]
+    losses = []
+    for ids, mask, label in zip(*batch, strict=True):
+        logits = model(input_ids=ids[mask][None]).logits
+        losses.append(-logits.log_softmax(1)[0, int(label)].item())
+    assert mean_loss(model, batch, "float32").item() == pytest.approx(sum(losses) / 8, rel=1e-5)
+
+
+def test_a_classifier_is_learned_and_is_a_reward(tmp_path, caplog):
+    sizes = {"steps": 150, "log_every": 50, "eval_every": 150, "save_every": 150, "batch_size": 16}
+    path = config_of(tmp_path, "classifier", learning_rate=0.1, **sizes)
+    assert main(["--config_path", str(path), "--output_path", str(tmp_path)]) == 0
+    (run,) = find_runs(tmp_path)
+    last = read_rows(run.path / ROWS, "step")[-1]["val"]
+    assert min(last["other accuracy"], last["mail accuracy"]) > 0.6 and last["loss"] < 0.65
+    log = (run.path / "log.txt").read_text()
+    assert "mail accuracy 0." in log and "mail, found so with probability 0." in log
+    assert model_problem(str(tmp_path / "tiny")) is None
+    args = {"model_name": str(tmp_path / "tiny"), "include_prompt_for_eval": False}
+    means = {}
+    for label, pairs in training_corpus(load_pretrain_config(path)).pairs.items():
+        nothing = [[] for _ in pairs]
+        batch = TextBatch(["prompt"] * len(pairs), [text for text, _ in pairs], nothing, nothing)
+        rewards = [build_reward("learned_reward", args | {"label_ix": number})(batch) for number in (0, 1)]
+        assert [sum(pair) for pair in zip(*rewards, strict=True)] == pytest.approx([1] * len(pairs))
+        means[label] = sum(rewards[0]) / len(pairs)
+    assert means["mail"] > 0.75 > 0.25 > means["other"]
+
+
+def test_a_cut_classifier_ends_with_the_same_weights(tmp_path):
+    path = config_of(tmp_path, "classifier")
+    assert main(["--config_path", str(path), "--output_path", str(tmp_path / "whole")]) == 0
+    config, run = run_of(tmp_path, path)
+    updates = iter(range(100))
+    with run, pytest.raises(TrainingInterrupted):
+        pretrain(config, run, should_stop=lambda: next(updates) == 6)
+    assert main(["--resume", str(run.path)]) == 0
+    assert weights(tmp_path / "tiny") == weights(tmp_path / "whole" / "tiny")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "alg.mixture={denoising: 1}",
+            "a classifier's examples are of its classes, as many of each; remove it",
+        ),
+        ("data.classes={mail: [email]}", "a classifier tells two classes or more apart, got 1"),
+        ("data.classes={a: [email], b: [emial]}", "package 'emial' is none of data.packages"),
+        ("data.classes={a: [email], b: [email, json]}", "package 'email' is named more than once"),
+        ("model_type=causal", "only a classifier has classes; remove them"),
+    ],
+)
+def test_mistakes_in_classes_are_told(override, message, tmp_path, capsys):
+    argv = ["--config_path", str(config_of(tmp_path, "classifier")), "--check", "--set", override]
+    assert main(argv) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["seq2seq", "causal"])

@@ -1,0 +1,207 @@
+"""The studies that ship: which runs they expand to, from which config files, models and rewards."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.config import ConfigError
+from common.run_dir import RunError, find_runs
+from paper import text_study
+from paper.text_study import make_models, models_missing, study_for
+from rl4lms.model_source import check_model_source
+from rl4lms.plan import load_plan
+from rl4lms.study import comparison, load_study, models_needed, of_tasks, selection, sweeps
+from rl4lms.study_run import StudyError, write_plan
+
+REPO = Path(__file__).parents[2]
+STUDIES = {scale: REPO / path for scale, path in text_study.STUDIES.items()}
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A working directory with the files of the repository and no outputs."""
+    for path in REPO.iterdir():
+        if path.name not in ("outputs", ".git"):
+            (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def pretend(study):
+    """What a check looks at of the models of a study."""
+    architectures = {
+        "seq2seq": {"model_type": "t5", "is_encoder_decoder": True},
+        "causal": {"model_type": "gpt2", "n_positions": 128},
+        "classifier": {"model_type": "bert", "max_position_embeddings": 64},
+    }
+    for folder, config in models_needed(study).items():
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(architectures[config.model_type]))
+        for file in ("model.safetensors", "tokenizer.json"):
+            (folder / file).touch()
+
+
+def phases(study):
+    rates = dict.fromkeys(study.tasks, 1e-4)
+    return {
+        "selection": selection(study),
+        "comparison": comparison(study, rates),
+        "sweeps": sweeps(study, rates),
+    }
+
+
+@pytest.mark.parametrize("scale", STUDIES)
+def test_every_phase_of_a_shipped_study_is_a_valid_plan(scale, clone):
+    study = load_study(STUDIES[scale])
+    pretend(study)
+    for phase, (configurations, runs) in phases(study).items():
+        names = [configuration["name"] for configuration in configurations]
+        assert names == [run.configuration for run in runs] and len(set(names)) == len(names)
+        loaded = load_plan(write_plan(study, phase, configurations, seeds=2, jobs=1))
+        of_configuration = {run.configuration: run for run in runs}
+        for experiment in loaded.experiments:
+            task = study.tasks[of_configuration[experiment.configuration].task]
+            assert experiment.config.datapool.args["form"] == task.datapool["form"]
+
+
+@pytest.mark.parametrize("scale", STUDIES)
+def test_models_are_missing_until_they_are_made(scale, clone):
+    study = load_study(STUDIES[scale])
+    assert len(models_missing(study)) == len(study.models)
+    pretend(study)
+    assert models_missing(study) == {}
+
+
+@pytest.mark.parametrize("scale", STUDIES)
+def test_a_learned_reward_is_of_the_text_alone_and_reaches_every_run(scale, clone):
+    study = load_study(STUDIES[scale])
+    pretend(study)
+    (task,) = [task for task in study.tasks.values() if task.reward.id == "learned_reward"]
+    only = of_tasks(study, ["continuation"])
+    args = {"model_name": f"{study.models_path}/style_classifier", "label_ix": 1,
+            "include_prompt_for_eval": False}  # fmt: skip
+    if scale == "smoke":
+        args["model_name"] = task.reward.args["model_name"]
+    configurations, _ = comparison(only, {"continuation": 1e-4})
+    for experiment in load_plan(write_plan(only, "x", configurations, 1, 1)).experiments:
+        config = experiment.config
+        extraction = hasattr(config, "evaluation")
+        (metric,) = (config.evaluation if extraction else config.train_evaluation).metrics
+        found = [
+            metric.args,
+            *([config.reward_fn.args] if hasattr(config, "reward_fn") and config.reward_fn else []),
+        ]
+        for one in found:
+            assert {name: dict(one)[name] for name in args} == args
+        assert config.tokenizer.padding_side == "left"
+    assert 0.05 <= task.kl_coeff <= 0.1
+
+
+def test_only_the_models_that_tasks_use_are_needed():
+    study = load_study(STUDIES["laptop"])
+
+    def names(*tasks):
+        return sorted(path.name for path in models_needed(of_tasks(study, tasks)))
+
+    assert names("hard_question", "summary") == ["t5"]
+    assert names("continuation") == ["gpt2", "style_classifier"]
+    assert names(*study.tasks) == ["gpt2", "style_classifier", "t5"]
+
+
+def test_items_of_one_task_need_no_other():
+    assert list(study_for("laptop", ["table2", "figure4"]).tasks) == ["question"]
+    whole = study_for("laptop", ["table2", "figure1"])
+    assert len(whole.tasks) >= 9 and whole.sweep is not None
+    assert of_tasks(whole, ["summary"]).sweep is None
+
+
+def test_a_task_names_its_own_config_files_and_model(tmp_path):
+    data = yaml.safe_load(STUDIES["laptop"].read_text())
+    data["tasks"] = {name: data["tasks"][name] for name in ("question", "continuation")}
+    data["tasks"]["question"]["model"] = "mine/t5"
+    path = tmp_path / "study.yml"
+    path.write_text(yaml.safe_dump(data))
+    study = load_study(path)
+    assert sorted(models_needed(study)) == [
+        Path("outputs/laptop_models/gpt2"),
+        Path("outputs/laptop_models/style_classifier"),
+    ]
+    for configurations, runs in phases(study).values():
+        for configuration, run in zip(configurations, runs, strict=True):
+            prefix = "gpt2_continuation" if run.task == "continuation" else "t5_hard_question"
+            assert Path(configuration["config_path"]).name.startswith(prefix)
+            fields = configuration["base_config"]
+            starts = {name: fields[name] for name in fields if name.endswith("model_name")}
+            if run.task == "continuation":
+                assert starts == {}
+                continue
+            assert starts.pop("tokenizer.model_name") == "mine/t5"
+            on_policy = run.kind == "training" and run.method != "sft"
+            field = "alg.policy.args.model_name" if on_policy else "alg.model_name"
+            assert starts == ({} if configuration.get("model_from") else {field: "mine/t5"})
+
+
+# Models
+
+
+@pytest.fixture
+def tiny(clone):
+    """A study of one task with a tiny classifier, and the config of that model."""
+    config = {
+        "name": "tiny",
+        "model_type": "classifier",
+        "data": {"packages": ["argparse", "email", "logging"], "max_length": 24,
+                 "classes": {"mail": ["email"], "other": ["argparse", "logging"]}},
+        "vocabulary": {"size": 300},
+        "model": {"d_model": 16, "d_ff": 16, "num_layers": 1, "num_heads": 1},
+        "alg": {"steps": 4, "batch_size": 4},
+    }  # fmt: skip
+    (clone / "tiny.yml").write_text(yaml.safe_dump(config))
+    study = of_tasks(load_study(STUDIES["laptop"]), ["question"])
+    task = study.tasks["question"].model_copy(update={"model": "models/tiny"})
+    return study.model_copy(
+        update={"models": ["tiny.yml"], "models_path": "models", "tasks": {"question": task}}
+    )
+
+
+def test_models_are_made_once(tiny):
+    make_models(tiny, jobs=1)
+    assert check_model_source("models/tiny") is None
+    (run,) = find_runs(Path("models"))
+    assert run.manifest["status"] == "finished" and run.manifest["threads"] == 1
+    make_models(tiny, jobs=1)
+    assert len(find_runs(Path("models"))) == 1
+
+
+def test_a_cut_model_is_gone_on_with_and_a_finished_one_is_found(tiny):
+    from common.run_dir import RunDir
+    from rl4lms.config.pretraining import load_pretrain_config
+    from rl4lms.pretraining.jobs import manifest
+
+    config = load_pretrain_config("tiny.yml")
+    with RunDir.create(Path("models"), "tiny", config.model_dump(), manifest(config)) as run:
+        run.update_manifest(status="interrupted")
+    make_models(tiny, jobs=1)
+    assert [found.path.name for found in find_runs(Path("models"))] == [run.path.name]
+    os.unlink("models/tiny")  # as if it had been killed before its model was published
+    make_models(tiny, jobs=1)
+    assert check_model_source("models/tiny") is None
+    assert len(find_runs(Path("models"))) == 1
+
+
+def test_what_goes_wrong_with_a_model_is_told(tiny):
+    Path("models/tiny").mkdir(parents=True)
+    with pytest.raises(RunError, match="models/tiny is in the way"):
+        make_models(tiny, jobs=1)
+    shutil.rmtree("models")
+    text = Path("tiny.yml").read_text()
+    Path("tiny.yml").write_text(text.replace("learning_rate: 0.02", "").replace("steps: 4", "steps: 0"))
+    with pytest.raises(ConfigError, match=r"alg\.steps"):
+        make_models(tiny, jobs=1)
+    Path("tiny.yml").write_text(text.replace("steps: 4", "steps: 4\n  learning_rate: 1.0e+38"))
+    with pytest.raises(StudyError, match="not made: models/tiny"):
+        make_models(tiny, jobs=1)
