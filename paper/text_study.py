@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from common.plan import PlanSettings
 from common.run_dir import RunError
 from common.schedule import run_jobs
+from paper.gpu_hours import hours_lines
 from rl4lms.config.pretraining import PretrainConfig
 from rl4lms.model_source import check_model_source, link_problem
 from rl4lms.pretraining.jobs import job_of, model_of, publish
@@ -168,10 +169,8 @@ def _settings(one: Done) -> dict[str, float]:
 
 
 def paper_commands(items: Sequence[str]) -> list[str]:
-    """What makes the runs of each item at the paper's scale: hours of a GPU, from the hub."""
-    runner = "python rl4lms_plan_runner.py --plan_config_path"
-    lines = []
-    for item in items:
-        plan = PAPER_PLANS.get(item, PAPER_PLANS["comparison"])
-        lines.append(f"{item:<10} {runner} {plan}")
-    return lines
+    """What makes the runs of each item at the paper's scale, what that costs, and what draws them then."""
+    plans = {item: PAPER_PLANS.get(item, PAPER_PLANS["comparison"]) for item in items}
+    lines = [f"{item:<10} python rl4lms_plan_runner.py --plan_config_path {plans[item]}" for item in items]
+    drawn = f"then: python reproduce_paper.py --only {' '.join(items)} --runs outputs/rl4lms_sweeps"
+    return [*lines, *hours_lines(list(dict.fromkeys(plans.values()))), drawn] if items else []

@@ -49,6 +49,8 @@ def run_study(
 ) -> list[Done]:
     """Run what is missing and return everything that is there; finished runs are used as they are.
 
+    RFT at the learning rates that were not chosen comes last: Table 2 shows it.
+
     Raises StudyError, StudyInterrupted, ConfigError.
     """
     tried = _run(study, "selection", *selection(study), seeds=1, jobs=jobs, console=console)
@@ -59,7 +61,9 @@ def run_study(
     if with_sweeps:
         more, of_sweeps = sweeps(study, rates)
         configurations, runs = configurations + more, runs + of_sweeps
-    return _run(study, "main", configurations, runs, seeds=seeds, jobs=jobs, console=console)
+    main = _run(study, "main", configurations, runs, seeds=seeds, jobs=jobs, console=console)
+    used = {done.path for done in main}
+    return main + [done for done in tried if done.path not in used]
 
 
 def chosen_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[str, float]:
