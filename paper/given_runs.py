@@ -111,7 +111,8 @@ def task_of(run: RunInfo) -> str:
     """The dataset of a run, of the docstrings what is asked of them."""
     pool: Mapping[str, Any] = run.config["datapool"]
     form = (pool.get("args") or {}).get("form")
-    return str(form if pool["id"] == "python_docs" and form else pool["id"])
+    name = form if pool["id"] == "python_docs" and form else pool["id"]
+    return str(name).removesuffix("_seq2seq")  # IMDB's, of supervised finetuning
 
 
 def method_of(run: RunInfo) -> str:

@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.identity import earlier_runs
 from rl4lms.config import ExtractConfig, SupervisedConfig
 from rl4lms.cost import KNOWN_SIZES, extraction_cost, generation_cost, on_policy_cost, supervised_cost
 from rl4lms.plan import Experiment, load_plan
+from rl4lms.plan.jobs import jobs_of
 
 OPERATIONS_PER_SECOND = 100e12
-# NarrativeQA's train questions with their two answers: five epochs are the 5,120 updates of Figure 4.
-TRAIN_SAMPLES = {"narrative_qa": 65_494}
+# Train samples of each dataset, some rounded. NarrativeQA: questions with two answers, five epochs of which
+# are the 5,120 updates of Figure 4; IMDB: 80% of the reviews, for SFT the positive ones of them.
+TRAIN_SAMPLES = {
+    "narrative_qa": 65_494,
+    "totto": 120_761,
+    "commongen": 67_389,
+    "iwslt2017en_de": 206_112,
+    "cnn_daily_mail": 287_113,
+    "daily_dialog": 35_800,
+    "imdb": 20_000,
+    "imdb_seq2seq": 10_000,
+}
 EVALUATED_SPLITS = 3
 BASIS = (
     f"basis: 2 operations a weight and token forward, 4 backward, prompts and texts at their longest, at "
@@ -20,11 +32,6 @@ BASIS = (
     "that, so expect two to three times as long. With alg.args.minibatch_unit=sequence the updates of RFT "
     "cost about a fifteenth."
 )
-
-
-def plan_hours(path: str | Path) -> float:
-    """GPU hours of all experiments of a plan file. Raises ConfigError."""
-    return sum(map(experiment_cost, load_plan(path).experiments)) / OPERATIONS_PER_SECOND / 3600
 
 
 def experiment_cost(experiment: Experiment) -> float:
@@ -44,9 +51,20 @@ def experiment_cost(experiment: Experiment) -> float:
 
 
 def hours_lines(plans: Sequence[str]) -> list[str]:
-    """A line for each plan file and one that says what the hours rest on. Raises ConfigError."""
-    lines = [
-        f"{plan}: {len(load_plan(plan).experiments)} runs, about {plan_hours(plan):.0f} GPU hours"
-        for plan in plans
+    """A line for each plan file: what is left of it and what that costs; and one on what it rests on.
+
+    Raises ConfigError.
+    """
+    return [*map(_line, plans), BASIS]
+
+
+def _line(path: str) -> str:
+    loaded = load_plan(path)
+    earlier = earlier_runs(Path(loaded.plan.output_path))
+    left = [
+        experiment
+        for experiment, job in zip(loaded.experiments, jobs_of(loaded.plan, loaded.experiments), strict=True)
+        if job.identity not in earlier or earlier[job.identity].manifest.get("status") != "finished"
     ]
-    return [*lines, BASIS]
+    hours = sum(map(experiment_cost, left)) / OPERATIONS_PER_SECOND / 3600
+    return f"{path}: {len(left)} of {len(loaded.experiments)} runs to do, about {hours:.0f} h of a GPU"

@@ -32,10 +32,15 @@ ITEMS = ("figure1", "figure2", "table1", "figure5", "table2", "figure4")
 SWEEP_ITEMS = ("table2", "figure4")
 # Minutes on one of two cores, measured on the laptop study; for the table of stages alone.
 MINUTES = {"model": 8.0, "extraction": 0.3, "training": 1.2}
+# The paper's datasets, for each item: Figures 1 and 5 and Table 1 show some of them, Figure 2 all.
+SHOWN, ALL = ("narrative_qa", "totto", "imdb"), ("common_gen", "cnn", "iwslt2017", "dialog")
 PAPER_PLANS = {
-    "comparison": "rl4lms_scripts/sweeps/narrative_qa_comparison.yml",
-    "table2": "rl4lms_scripts/sweeps/narrative_qa_section_5_1.yml",
-    "figure4": "rl4lms_scripts/sweeps/narrative_qa_section_5_2.yml",
+    "figure1": [f"{name}_comparison" for name in SHOWN],
+    "figure2": [f"{name}_comparison" for name in (*SHOWN, *ALL)],
+    "table1": [f"{name}_comparison" for name in SHOWN[:2]],
+    "figure5": ["narrative_qa_comparison"],
+    "table2": ["narrative_qa_section_5_1"],
+    "figure4": ["narrative_qa_section_5_2"],
 }
 
 
@@ -170,7 +175,12 @@ def _settings(one: Done) -> dict[str, float]:
 
 def paper_commands(items: Sequence[str]) -> list[str]:
     """What makes the runs of each item at the paper's scale, what that costs, and what draws them then."""
-    plans = {item: PAPER_PLANS.get(item, PAPER_PLANS["comparison"]) for item in items}
-    lines = [f"{item:<10} python rl4lms_plan_runner.py --plan_config_path {plans[item]}" for item in items]
-    drawn = f"then: python reproduce_paper.py --only {' '.join(items)} --runs outputs/rl4lms_sweeps"
-    return [*lines, *hours_lines(list(dict.fromkeys(plans.values()))), drawn] if items else []
+    if not items:
+        return []
+    plans = list(dict.fromkeys(plan for item in items for plan in PAPER_PLANS[item]))
+    return [
+        *(f"{item:<10} {', '.join(PAPER_PLANS[item])}" for item in items),
+        *hours_lines([f"rl4lms_scripts/sweeps/{plan}.yml" for plan in plans]),
+        "each by: python rl4lms_plan_runner.py --plan_config_path PLAN",
+        f"then: python reproduce_paper.py --only {' '.join(items)} --runs outputs/rl4lms_sweeps",
+    ]

@@ -419,13 +419,21 @@ def test_a_missing_model_is_one_problem_however_many_start_from_it(tmp_path):
 # Shipped sweeps, through the runner
 
 
-def test_four_sweeps_are_shipped():
-    assert [path.stem for path in SWEEPS] == [
-        "laptop",
-        "narrative_qa_comparison",
-        "narrative_qa_section_5_1",
-        "narrative_qa_section_5_2",
-    ]
+COMPARISONS = {
+    "cnn": "CNN/DailyMail",
+    "common_gen": "CommonGen",
+    "dialog": "DailyDialog",
+    "imdb": "IMDB",
+    "iwslt2017": "IWSLT 2017",
+    "narrative_qa": "NarrativeQA",
+    "totto": "ToTTo",
+}
+
+
+def test_sweeps_that_are_shipped():
+    names = [f"{name}_comparison" for name in COMPARISONS]
+    names += ["laptop", "narrative_qa_section_5_1", "narrative_qa_section_5_2"]
+    assert [path.stem for path in SWEEPS] == sorted(names)
 
 
 @pytest.mark.parametrize("path", [p for p in SWEEPS if p.stem != "laptop"], ids=lambda path: path.stem)
@@ -437,8 +445,11 @@ def test_check_of_a_shipped_sweep(path, capsys):
     assert (
         header
         == {
-            "narrative_qa_comparison": "NarrativeQA, main comparison: 32 experiments of 8 settings, in "
-            "outputs/rl4lms_sweeps",
+            f"{name}_comparison": f"{title}, main comparison: 32 experiments of 8 settings, in "
+            "outputs/rl4lms_sweeps"
+            for name, title in COMPARISONS.items()
+        }
+        | {
             "narrative_qa_section_5_1": "NarrativeQA, Section 5.1: 27 experiments of 9 settings, in "
             "outputs/rl4lms_sweeps",
             "narrative_qa_section_5_2": "NarrativeQA, Section 5.2: 57 experiments of 19 settings, in "
