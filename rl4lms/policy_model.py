@@ -1,16 +1,13 @@
 """PolicyModel: what PPO asks of a language model, the same for causal and seq2seq ones.
 
 Everything is computed by teacher forcing: one forward pass over whole sequences gives the log-probabilities
-and values of all their tokens, or of some; the language-model head runs on the tokens asked for alone.
-Dropout is off throughout, as in the paper's runs.
+and values of all their tokens. Dropout is off throughout, as in the paper's runs.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,30 +17,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from common.seeding import derive_seed, isolated_rng
 from rl4lms.generation_config import GenerationSettings
-from rl4lms.language_model import is_seq2seq, load_model
+from rl4lms.language_model import load_model
 from rl4lms.model_source import Kind
 from rl4lms.responses import Processor, generate_ids
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """B prompts with their responses; ids of any value where the masks [B, P] and [B, T] are False."""
-
-    prompt_ids: Tensor
-    prompt_mask: Tensor
-    response_ids: Tensor
-    response_mask: Tensor
-
-    def select(self, rows: Tensor, length: int | None = None) -> Sequences:
-        """The sequences `rows`, without the padding that all share; responses cut to `length`."""
-        mask = self.prompt_mask[rows]
-        used = mask.any(0)
-        return Sequences(
-            self.prompt_ids[rows][:, used],
-            mask[:, used],
-            self.response_ids[rows, :length],
-            self.response_mask[rows, :length],
-        )
+from rl4lms.teacher_forcing import ForwardPass, Sequences, padded, states_of, token_logits
 
 
 class PolicyModel(nn.Module):
@@ -146,39 +123,14 @@ class PolicyModel(nn.Module):
         """The value of the state before each response token, [B, T], 0 where response_mask is False."""
         rows, columns = response_mask.nonzero(as_tuple=True)
         sequences = Sequences(prompt_ids, prompt_mask, response_ids, response_mask)
-        found = self.token_values(sequences, rows, columns)
+        assert self.value_model is not None
+        found = self.token_values(padded(self.value_model, sequences, rows, columns))
         return torch.zeros(response_ids.shape, device=found.device).index_put((rows, columns), found)
 
-    def token_values(self, sequences: Sequences, rows: Tensor, columns: Tensor) -> Tensor:
-        """The value of the state before each of the N tokens `response_ids[rows, columns]`, [N]."""
+    def token_values(self, forward: ForwardPass) -> Tensor:
+        """The value [N] of the state before each of the N tokens of a pass."""
         assert self.value_model is not None and self.value_head is not None
-        states = token_states(self.value_model, sequences, rows, columns)
-        return self.value_head(states)[:, 0].float()
-
-
-def token_logits(model: PreTrainedModel, sequences: Sequences, rows: Tensor, columns: Tensor) -> Tensor:
-    """The logits [N, V] that predict each of the N tokens `response_ids[rows, columns]`."""
-    arguments, predicting = _teacher_forced(model, sequences, columns)
-    with _head_on(model, rows, predicting):
-        return model(**arguments, use_cache=False).logits.float()
-
-
-def token_states(model: PreTrainedModel, sequences: Sequences, rows: Tensor, columns: Tensor) -> Tensor:
-    """The last hidden states [N, d] at the positions that predict those tokens."""
-    arguments, predicting = _teacher_forced(model, sequences, columns)
-    if is_seq2seq(model):
-        encoded = model.get_encoder()(
-            input_ids=arguments["input_ids"], attention_mask=arguments["attention_mask"]
-        ).last_hidden_state
-        output = model.get_decoder()(
-            input_ids=arguments["decoder_input_ids"],
-            encoder_hidden_states=encoded,
-            encoder_attention_mask=arguments["attention_mask"],
-            use_cache=False,
-        )
-    else:
-        output = model.base_model(**arguments, use_cache=False)
-    return output.last_hidden_state[rows, predicting]
+        return self.value_head(states_of(self.value_model, forward))[:, 0].float()
 
 
 def log_distribution(logits: Tensor, temperature: float = 1.0, allowed: Tensor | None = None) -> Tensor:
@@ -216,39 +168,3 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
-
-
-def _teacher_forced(
-    model: PreTrainedModel, sequences: Sequences, columns: Tensor
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Arguments of the forward pass over the sequences, and the positions that predict the columns."""
-    prompt_ids, prompt_mask = sequences.prompt_ids, sequences.prompt_mask.long()
-    before = sequences.response_ids[:, :-1]
-    if is_seq2seq(model):
-        start = prompt_ids.new_full((len(prompt_ids), 1), model.config.decoder_start_token_id)
-        inputs = {"input_ids": prompt_ids, "attention_mask": prompt_mask}
-        return inputs | {"decoder_input_ids": torch.cat([start, before], 1)}, columns
-    width = prompt_ids.shape[1]
-    if width and not prompt_mask[:, -1].all():  # the first token is predicted by the last column
-        prompt_ids, prompt_mask = _padded_left(prompt_ids, prompt_mask)
-    mask = torch.cat([prompt_mask, sequences.response_mask[:, :-1].long()], 1)
-    inputs = {"input_ids": torch.cat([prompt_ids, before], 1), "attention_mask": mask}
-    return inputs | {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}, width - 1 + columns
-
-
-def _padded_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The same rows with their padding in front."""
-    order = mask.argsort(dim=1, stable=True)
-    return ids.gather(1, order), mask.gather(1, order)
-
-
-@contextmanager
-def _head_on(model: PreTrainedModel, rows: Tensor, positions: Tensor) -> Iterator[None]:
-    """The language-model head sees these states alone, as [N, d]: over all of them it would cost the most."""
-    handle = model.get_output_embeddings().register_forward_pre_hook(
-        lambda head, inputs: (inputs[0][rows, positions],)
-    )
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -16,13 +16,14 @@ from torch import Tensor
 from rl4lms.config import OnPolicyConfig
 from rl4lms.language_model import autocast
 from rl4lms.parallel import World
-from rl4lms.policy_model import PolicyModel, entropy_of, log_distribution, picked, token_logits
+from rl4lms.policy_model import PolicyModel, entropy_of, log_distribution, picked
 from rl4lms.rollouts import Rollouts
+from rl4lms.teacher_forcing import logits_of, packed, padded
 
 logger = logging.getLogger(__name__)
 _EPSILON = 1e-8
 _TARGET_KL_SLACK = 1.5
-_MANY_SEQUENCES = 16
+_MANY_SEQUENCES = 16  # of fewer, little is padding
 _LOGGED = {
     "policy_loss": "ppo/policy_gradient_loss",
     "value_loss": "ppo/value_loss",
@@ -210,32 +211,18 @@ def predict(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, entropies and values now, each [n], of tokens [n] of the buffer.
 
-    One pass over the sequences that they come from, each once, up to its last token asked for; two passes if
-    there are many, long and short ones apart, so that less of them is padding. entropy_has_weight: False =
-    entropies without gradient.
+    One pass over the sequences that they come from, each once and up to its last token asked for.
+    entropy_has_weight: False = entropies without gradient.
     """
-    unique, sequence = rollouts.rows[tokens].unique(return_inverse=True)
-    if len(unique) < _MANY_SEQUENCES:
-        return _predict(policy, rollouts, tokens, temperature, entropy_has_weight)
-    place = rollouts.sequences.prompt_mask.sum(1)[unique].argsort(stable=True).argsort()[sequence]
-    is_long = place >= len(unique) // 2
-    parts = [(~is_long).nonzero()[:, 0], is_long.nonzero()[:, 0]]
-    found = [_predict(policy, rollouts, tokens[part], temperature, entropy_has_weight) for part in parts]
-    back = torch.cat(parts).argsort()
-    logprobs, entropy, values = (torch.cat(pair)[back] for pair in zip(*found, strict=True))
-    return logprobs, entropy, values
-
-
-def _predict(
-    policy: PolicyModel, rollouts: Rollouts, tokens: Tensor, temperature: float, entropy_has_weight: bool
-) -> tuple[Tensor, Tensor, Tensor]:
     rows, columns = rollouts.rows[tokens], rollouts.columns[tokens]
     unique, row = rows.unique(return_inverse=True)
     sequences = rollouts.sequences.select(unique, int(columns.max()) + 1)
-    logits = token_logits(policy.model, sequences, row, columns)
+    arguments = packed if len(unique) >= _MANY_SEQUENCES else padded
+    forward = arguments(policy.model, sequences, row, columns)
+    logits = logits_of(policy.model, forward)
     distribution = log_distribution(logits, temperature, rollouts.action_mask(tokens))
     taken = sequences.response_ids[row, columns]
-    values = policy.token_values(sequences, row, columns)
+    values = policy.token_values(forward)
     entropy = entropy_of(distribution if entropy_has_weight else distribution.detach())
     return picked(distribution, taken), entropy, values
 

@@ -100,10 +100,12 @@ def difference(found: list[Tensor], expected: list[Tensor]) -> float:
     return ((flat - other).norm() / other.norm()).item()
 
 
+@pytest.mark.parametrize("many", [1, 99], ids=["packed", "padded"])
 @pytest.mark.parametrize("nlpo", [False, True], ids=["ppo", "nlpo"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @kinds
-def test_unique_sequences_give_the_gradient_of_one_row_per_token(kind, temperature, nlpo):
+def test_unique_sequences_give_the_gradient_of_one_row_per_token(kind, temperature, nlpo, many, monkeypatch):
+    monkeypatch.setattr("rl4lms.ppo._MANY_SEQUENCES", many)
     policy, rollouts = made(kind, nlpo, temperature)
     advantages, returns = estimate_advantages(rollouts, 0.99, 0.95)
     for tokens in (torch.randperm(17), torch.tensor([16, 3, 4, 9, 0]), torch.tensor([2])):

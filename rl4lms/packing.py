@@ -1,0 +1,79 @@
+"""Several texts in one row of a forward pass: less padding than with a text a row, the same numbers.
+
+Masks that are added to the attention scores keep the texts of a row apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Tokens of a row, where no text is longer. Fewer: more padding; more: attention costs the square.
+_ROW = 64
+# Finite, in bfloat16 too: a padding token may find no key in its row, and -inf alone would make it NaN.
+_FORBIDDEN = torch.finfo(torch.bfloat16).min
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where S segments lie in `count` rows of `width` tokens. rows, starts (in the row), lengths: [S]."""
+
+    count: int
+    width: int
+    rows: Tensor
+    starts: Tensor
+    lengths: Tensor
+
+    def place(self, tokens: Tensor) -> Tensor:
+        """Values of all segments' tokens, one segment after the other, as [count, width]; 0 elsewhere."""
+        firsts = self.rows * self.width + self.starts
+        places = firsts.repeat_interleave(self.lengths) + self.offsets()
+        flat = tokens.new_zeros(self.count * self.width)
+        return flat.index_copy(0, places, tokens).view(self.count, self.width)
+
+    def offsets(self) -> Tensor:
+        """How far into its segment each token is, one segment after the other."""
+        before = self.lengths.cumsum(0) - self.lengths
+        total = torch.arange(int(self.lengths.sum()), device=self.lengths.device)
+        return total - before.repeat_interleave(self.lengths)
+
+    def owners(self) -> Tensor:
+        """The segment of each token [count, width], from 1 on; 0 = padding."""
+        numbers = torch.arange(1, len(self.lengths) + 1, device=self.lengths.device)
+        return self.place(numbers.repeat_interleave(self.lengths))
+
+
+def arrange(*lengths: Tensor) -> list[Layout]:
+    """Layouts of S texts that have a segment in each, in the same row. lengths: [S] of each, 1 or more.
+
+    The rows of a layout are about equally full: a text, the longest first, goes to where it adds least.
+    """
+    device = lengths[0].device
+    sizes = torch.stack(lengths).cpu().numpy()
+    totals = sizes.sum(1)
+    count = max(1, round(float((totals / sizes.max(1).clip(_ROW)).max())))
+    share = sizes / totals[:, None]
+    rows, starts = np.zeros_like(sizes[0]), np.zeros_like(sizes)
+    used, full = np.zeros((len(sizes), count), sizes.dtype), np.zeros((len(sizes), count))
+    for text in np.argsort(-share.max(0), kind="stable"):
+        row = int((full + share[:, text, None]).max(0).argmin())
+        rows[text], starts[:, text] = row, used[:, row]
+        used[:, row] += sizes[:, text]
+        full[:, row] += share[:, text]
+    placed = torch.from_numpy(rows).to(device), torch.from_numpy(starts).to(device)
+    return [
+        Layout(count, int(width), placed[0], start, length)
+        for width, start, length in zip(used.max(1), placed[1], lengths, strict=True)
+    ]
+
+
+def attention_mask(queries: Layout, keys: Layout, dtype: torch.dtype, causal: bool = False) -> Tensor:
+    """What is added to attention scores so that each text sees itself alone, [count, 1, queries, keys]."""
+    allowed = queries.owners()[:, None, :, None] == keys.owners()[:, None, None, :]
+    if causal:
+        allowed = allowed.tril()
+    zeros = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return zeros.masked_fill_(~allowed, _FORBIDDEN)
