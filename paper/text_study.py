@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STUDIES = {"laptop": "rl4lms_scripts/laptop/study.yml"}
+STUDIES = {"laptop": "rl4lms_scripts/laptop/study.yml", "smoke": "rl4lms_scripts/laptop/smoke.yml"}
 ITEMS = ("figure1", "figure2", "table1", "figure5", "table2", "figure4")
 SWEEP_ITEMS = ("table2", "figure4")
 # Minutes on one of two cores, measured on the laptop study; for the table of stages alone.
