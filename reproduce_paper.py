@@ -14,6 +14,7 @@ from common.config import ConfigError, add_config_arguments, describe_fields
 from common.console import setup_logging
 from common.interrupts import INTERRUPTED_EXIT_CODE
 from common.run_dir import RunError
+from common.workers import preload
 from paper import controlled, text_study
 from paper.extractions import EXTRACTION_ITEMS, draw_extractions
 from rl4lms.study import StudyConfig
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
     from figures.report import Item
 
 DEFAULT_SEEDS = {"laptop": 3, "smoke": 1, "paper": 3}
-EXTENT = {
-    "laptop": "Small models; what holds here need not hold at the paper's scale.",
-    "smoke": "Models that were trained for seconds, few inputs and updates: this page shows that everything "
-    "runs; its claims are of no weight, held or not.",
+_NO_DOWNLOAD = (
+    "Real data that needs no download: docstrings of installed packages, and scikit-learn's digits. "
+)
+INTRO = {
+    "laptop": f"{_NO_DOWNLOAD}Small models; what holds here need not hold at the paper's scale.",
+    "smoke": f"{_NO_DOWNLOAD}Models that were trained for seconds, few inputs and updates: this page shows "
+    "that everything runs; its claims are of no weight, held or not.",
+    "paper": "Data, models and settings of the paper.",
 }
 ITEMS = [*text_study.ITEMS, *controlled.FIGURE3_ITEMS, "theory"]
 
@@ -46,8 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--scale",
         choices=["laptop", "smoke", "paper"],
         default="laptop",
-        help="laptop (default): data that needs no download; smoke: the same path in two minutes, too small to "
-        "show more than directions; paper: the plans of the paper",
+        help="laptop (default): data that needs no download; smoke: the same path in two minutes, too small "
+        "to show more than directions; paper: the plans of the paper",
     )
     parser.add_argument(
         "--environments",
@@ -129,8 +134,7 @@ def print_stages(
     if args.scale == "paper":
         lines = text_study.paper_commands(of_study)
     elif of_study:
-        study = text_study.study_for(args.scale, of_study)
-        lines = text_study.stages(study, of_study, args.seeds, args.jobs)
+        lines = text_study.stages(args.scale, of_study, args.seeds, args.jobs)
     else:
         lines = []
     print(*lines, sep="\n", end="\n" if lines else "")
@@ -153,6 +157,9 @@ def run_and_draw(
 ) -> int:
     """The controlled experiments first, which take minutes, then the study, then the page."""
     folder = args.output_dir / args.scale
+    if args.jobs > 1 and of_study:
+        modules = text_study.imports_of_study(text_study.study_for(args.scale, of_study))
+        preload([*modules, *controlled.IMPORTS] if of_controlled else modules)
     status = controlled.run_and_draw(args, of_controlled, plans)
     if status:
         return status
@@ -180,10 +187,7 @@ def write_page(
     from figures.report import write_report
 
     items = [*drawn, *controlled.report_items(args, of_controlled, results)]
-    intro = (
-        f"Scale: {args.scale}. Real data that needs no download: docstrings of installed packages, and "
-        f"scikit-learn's digits. {EXTENT[args.scale]}"
-    )
+    intro = f"Scale: {args.scale}. {INTRO[args.scale]}"
     path = folder / "report.html"
     write_report(path, "The paper in miniature", intro, items, evaluate(results))
     print(f"page: {path}")

@@ -60,6 +60,7 @@ THEORY_CAPTION = (
 THEORY_MODELS, THEORY_SEED = 2_800, 0
 # Over the laptop's plans: no more than that they run.
 SMOKE = ("epochs=20", "save_metric_plots=false", "outputs_dir=outputs/smoke/controlled")
+IMPORTS = ("sft_vs_rft.experiment",)
 PLAN_RUNNER = "python sft_vs_rft_controlled_experiments_plan_runner.py"
 
 
