@@ -1,4 +1,4 @@
-"""Job 4: the figures and tables of the paper, from saved runs, or from nothing at laptop scale."""
+"""Job 4: the figures and tables of the paper, from saved runs, or from nothing on a laptop."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from common.config import ConfigError, add_config_arguments, describe_fields
 from common.console import setup_logging
 from common.interrupts import INTERRUPTED_EXIT_CODE
 from common.run_dir import RunError
+from common.workers import preload
 from paper import controlled, text_study
 from paper.extractions import EXTRACTION_SUFFIX, draw_extractions
 from paper.given_runs import draw_given_study
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
     from figures.claims import Results
     from figures.report import Item
 
+DEFAULT_SEEDS = {"laptop": 3, "smoke": 1, "paper": 3}
+_NO_DOWNLOAD = (
+    "Real data that needs no download: docstrings of installed packages, and scikit-learn's digits. "
+)
+INTRO = {
+    "laptop": f"{_NO_DOWNLOAD}Small models; what holds here need not hold at the paper's scale.",
+    "smoke": f"{_NO_DOWNLOAD}Models that were trained for seconds, few inputs and updates: this page shows "
+    "that everything runs; its claims are of no weight, held or not.",
+    "paper": "Data, models and settings of the paper.",
+}
 ITEMS = [*text_study.ITEMS, *controlled.FIGURE3_ITEMS, "theory"]
 
 
@@ -39,9 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=ITEMS, metavar="ITEM", help=f"of {', '.join(ITEMS)}")
     parser.add_argument(
         "--scale",
-        choices=["laptop", "paper"],
+        choices=["laptop", "smoke", "paper"],
         default="laptop",
-        help="laptop (default): data that needs no download; paper: the plans of the paper",
+        help="laptop (default): data that needs no download; smoke: the same path in two minutes, too small "
+        "to show more than directions; paper: the plans of the paper",
     )
     parser.add_argument(
         "--environments",
@@ -51,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="columns of figure 3: mlp (default; minutes), resnet, bert, or all",
     )
     parser.add_argument(
-        "--seeds", type=int, default=3, help="of figures 1 and 2 and table 1 (%(default)s); the rest has one"
+        "--seeds", type=int, help="of figures 1 and 2 and table 1 (default 3, smoke: 1); the rest has one"
     )
     parser.add_argument(
         "--runs",
@@ -76,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check everything, run what is missing, draw; returns the exit status."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    if args.seeds is None:
+        args.seeds = DEFAULT_SEEDS[args.scale]
     for name in ("jobs", "seeds"):
         if getattr(args, name) < 1:
             parser.error(f"argument --{name}: must be at least 1, got {getattr(args, name)}")
@@ -121,8 +135,7 @@ def print_stages(
     if args.scale == "paper":
         lines = text_study.paper_commands(of_study)
     elif of_study:
-        study = text_study.study_for(args.scale, of_study)
-        lines = text_study.stages(study, of_study, args.seeds, args.jobs)
+        lines = text_study.stages(args.scale, of_study, args.seeds, args.jobs)
     else:
         lines = []
     print(*lines, sep="\n", end="\n" if lines else "")
@@ -150,6 +163,9 @@ def run_and_draw(
 ) -> int:
     """The controlled experiments first, which take minutes, then the study, then the page."""
     folder = args.output_dir / args.scale
+    if args.jobs > 1 and of_study:
+        modules = text_study.imports_of_study(text_study.study_for(args.scale, of_study))
+        preload([*modules, *controlled.IMPORTS] if of_controlled else modules)
     status = controlled.run_and_draw(args, of_controlled, plans)
     if status:
         return status
@@ -177,10 +193,7 @@ def write_page(
     from figures.report import write_report
 
     items = [*drawn, *controlled.report_items(args, of_controlled, results)]
-    intro = (
-        f"Scale: {args.scale}. Real data that needs no download: docstrings of installed packages, and "
-        "scikit-learn's digits. Small models; what holds here need not hold at the paper's scale."
-    )
+    intro = f"Scale: {args.scale}. {INTRO[args.scale]}"
     path = folder / "report.html"
     write_report(path, "The paper in miniature", intro, items, evaluate(results))
     print(f"page: {path}")

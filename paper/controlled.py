@@ -58,6 +58,9 @@ THEORY_CAPTION = (
     "the initial std, by integrating the gradient flow of one input."
 )
 THEORY_MODELS, THEORY_SEED = 2_800, 0
+# Over the laptop's plans: no more than that they run.
+SMOKE = ("epochs=20", "save_metric_plots=false", "outputs_dir=outputs/smoke/controlled")
+IMPORTS = ("sft_vs_rft.experiment",)
 PLAN_RUNNER = "python sft_vs_rft_controlled_experiments_plan_runner.py"
 
 
@@ -75,12 +78,13 @@ def plan_stages(args: argparse.Namespace) -> list[Stage]:
     names = environments(args)
     chosen = list(names) if "all" in args.environments else list(dict.fromkeys(args.environments))
     parallel = [f"multiprocess={str(args.jobs > 1).lower()}", f"num_parallel={args.jobs}"]
+    overrides = [*(SMOKE if args.scale == "smoke" else ()), *args.overrides]
     stages = []
     for item in [item for item in FIGURE3_ITEMS if not args.only or item in args.only]:
         for environment in chosen:
             plan = f"{names[environment]}_{{}}_experiments_plan.json"
-            stages.append(Stage(item, PLANS / plan.format("pretrain"), args.overrides))
-            finetune = [*parallel, "load_model_from_checkpoint=auto", *args.overrides]
+            stages.append(Stage(item, PLANS / plan.format("pretrain"), overrides))
+            finetune = [*parallel, "load_model_from_checkpoint=auto", *overrides]
             stages.append(Stage(item, PLANS / plan.format(FIGURE3_ITEMS[item]), finetune))
     return stages
 

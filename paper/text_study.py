@@ -16,6 +16,7 @@ from common.schedule import run_jobs
 from paper.gpu_hours import hours_lines
 from rl4lms.config.pretraining import PretrainConfig
 from rl4lms.model_source import check_model_source, link_problem
+from rl4lms.plan.jobs import imports_of
 from rl4lms.pretraining.jobs import job_of, model_of, publish
 from rl4lms.study import StudyConfig, comparison, load_study, models_needed, of_tasks, selection, sweeps
 from rl4lms.study_run import INTERRUPT_MESSAGE, Done, StudyError, StudyInterrupted, run_study
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STUDIES = {"laptop": "rl4lms_scripts/laptop/study.yml"}
+STUDIES = {"laptop": "rl4lms_scripts/laptop/study.yml", "smoke": "rl4lms_scripts/laptop/smoke.yml"}
 ITEMS = ("figure1", "figure2", "table1", "figure5", "table2", "figure4")
 SWEEP_ITEMS = ("table2", "figure4")
-# Minutes on one of two cores, measured on the laptop study; for the table of stages alone.
-MINUTES = {"model": 8.0, "extraction": 0.3, "training": 1.2}
+# Minutes on one of two cores, measured; for the table of stages alone.
+MINUTES = {
+    "laptop": {"model": 8.0, "extraction": 0.3, "training": 1.2},
+    "smoke": {"model": 0.25, "extraction": 0.03, "training": 0.15},
+}
 # The paper's datasets, for each item: Figures 1 and 5 and Table 1 show some of them, Figure 2 all.
 SHOWN, ALL = ("narrative_qa", "totto", "imdb"), ("common_gen", "cnn", "iwslt2017", "dialog")
 PAPER_PLANS = {
@@ -57,8 +61,9 @@ def study_for(scale: str, items: Sequence[str]) -> StudyConfig:
     return of_tasks(study, [study.sweep.task])
 
 
-def stages(study: StudyConfig, items: Sequence[str], seeds: int, jobs: int) -> list[str]:
+def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[str]:
     """The table of stages, with how long each takes by estimate where nothing is there yet."""
+    study, minutes = study_for(scale, items), MINUTES[scale]
     rates = dict.fromkeys(study.tasks, study.rft_learning_rates[0])
     rows = [("model", len(models_missing(study)), jobs)]
     planned = [(selection(study), 1), (comparison(study, rates), seeds)]
@@ -74,13 +79,13 @@ def stages(study: StudyConfig, items: Sequence[str], seeds: int, jobs: int) -> l
             if counts:
                 rows.append((kind, sum(counts), jobs))
     lines = [
-        f"{kind:<12} {count:>4} runs   about {MINUTES[kind] * count / at_a_time:4.0f} min"
+        f"{kind:<12} {count:>4} runs   about {minutes[kind] * count / at_a_time:5.1f} min"
         for kind, count, at_a_time in rows
     ]
-    total = sum(MINUTES[kind] * count / at_a_time for kind, count, at_a_time in rows)
+    total = sum(minutes[kind] * count / at_a_time for kind, count, at_a_time in rows)
     return [
         *lines,
-        f"{'in all':<12} {'':>4}        about {total:4.0f} min; what is finished is not run again",
+        f"{'in all':<12} {'':>4}        about {total:5.1f} min; what is finished is not run again",
     ]
 
 
@@ -91,6 +96,11 @@ def models_missing(study: StudyConfig) -> dict[Path, PretrainConfig]:
         for folder, config in models_needed(study).items()
         if not folder.is_dir() or check_model_source(str(folder)) is not None
     }
+
+
+def imports_of_study(study: StudyConfig) -> list[str]:
+    """What the processes import that make the models of a study and run it."""
+    return ["rl4lms.pretraining.train", *imports_of([task.metric.id for task in study.tasks.values()])]
 
 
 def make_models(study: StudyConfig, jobs: int) -> None:

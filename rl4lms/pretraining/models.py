@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
+import transformers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -116,6 +117,7 @@ def save_model_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTraine
     """Write model and tokenizer into `folder`, whole or not at all."""
     temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
+    transformers.utils.logging.disable_progress_bar()  # of the file that is written, across our own
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     for file in temporary.iterdir():

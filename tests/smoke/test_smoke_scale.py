@@ -1,0 +1,87 @@
+"""The whole study at its smallest, from nothing to the page: directions of rewards, and nothing run twice."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+REPO = Path(__file__).parents[2]
+COMMAND = [sys.executable, "reproduce_paper.py", "--scale", "smoke", "--jobs", "2", "--report"]
+ITEMS = ["figure1", "figure2", "table1", "table2", "figure3", "figure3_sgd", "figure3_high_init_reward",
+         "figure4", "figure5_continuation", "figure5_hard_question", "figure5_question"]  # fmt: skip
+
+
+def call(folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"VANISHING_GRADIENTS_RFT_CACHE": str(folder / "cache")}
+    return subprocess.run(COMMAND, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A clone without outputs, after the command."""
+    folder = tmp_path_factory.mktemp("clone")
+    for path in REPO.iterdir():
+        if path.name not in ("outputs", ".git"):
+            (folder / path.name).symlink_to(path)
+    done = call(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def tasks(drawn):
+    table = pd.read_csv(drawn / "outputs" / "figures" / "smoke" / "figure2.csv")
+    return {row["task"]: row for row in table.to_dict("records")}
+
+
+def test_a_learned_reward_is_raised_by_rft(tasks):
+    row = tasks["continuation"]
+    assert row["rft"] > row["pretrain_mean"] + 0.1
+    assert row["dead"] <= 0.05
+
+
+def test_on_hard_questions_sft_gains_and_rft_does_not(tasks):
+    row = tasks["hard_question"]
+    assert row["dead"] > 0.8
+    assert row["sft"] > 0.4
+    assert row["rft"] < 0.1
+
+
+def test_every_item_has_its_files_and_runs(drawn):
+    folder = drawn / "outputs" / "figures" / "smoke"
+    for item in ITEMS:
+        figure = item.startswith("figure")
+        for suffix in (".pdf", ".png", ".csv") if figure else (".md", ".tex", ".csv"):
+            assert (folder / f"{item}{suffix}").stat().st_size > 0
+        described = json.loads((folder / f"{item}.json").read_text())
+        assert described["runs"] and all((drawn / run["path"]).is_dir() for run in described["runs"])
+    assert (folder.parent / "theory.png").stat().st_size > 0
+
+
+def test_the_page_and_what_it_links_exist(drawn):
+    page = drawn / "outputs" / "figures" / "smoke" / "report.html"
+    text = page.read_text()
+    links = re.findall(r"(?:href|src)='([^']+)'", text)
+    files = [link for link in links if not link.startswith(("#", "data:"))]
+    assert len(files) > 20 and all((page.parent / file).is_file() for file in files)
+    assert all(f"id='{link[1:]}'" in text for link in links if link.startswith("#"))
+    assert "its claims are of no weight" in text
+
+
+def test_again_runs_nothing(drawn):
+    """Last: it draws everything again."""
+
+    def runs():
+        manifests = (drawn / "outputs" / "smoke").glob("*/*/*manifest.json")
+        return {path: path.stat().st_mtime_ns for path in manifests}
+
+    before = runs()
+    assert len(before) > 30
+    done = call(drawn)
+    assert done.returncode == 0, done.stderr
+    assert runs() == before
