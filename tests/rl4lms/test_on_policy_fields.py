@@ -75,7 +75,6 @@ KEEPING: dict[str, Any] = {
     "train_evaluation__eval_every": 1,
     "train_evaluation__metrics": [{"id": "on_policy_jobs:length"}],
     "runtime__on_divergence": "continue",
-    "runtime__gradient_checkpointing": True,
 }
 
 
@@ -89,6 +88,13 @@ def test_fields_that_change_what_is_trained(field, plain, tmp_path, tiny_gpt2):
 def test_fields_that_leave_what_is_trained(field, plain, tmp_path, tiny_gpt2):
     found = weights(trained(tmp_path, tiny_gpt2, **{field: KEEPING[field]}))
     assert_close(found, plain["ppo"], rtol=0, atol=0)
+
+
+def test_recomputed_activations_leave_what_is_trained_up_to_rounding(plain, tmp_path, tiny_gpt2):
+    """The last layer then runs on all tokens; Adam makes much of the rounding of gradients near 0."""
+    found = weights(trained(tmp_path, tiny_gpt2, runtime__gradient_checkpointing=True))
+    difference = (found - plain["ppo"]).abs()
+    assert difference.median() == 0 and difference.mean() < 1e-6
 
 
 NLPO: dict[str, Any] = {
