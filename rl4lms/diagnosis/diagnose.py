@@ -28,7 +28,7 @@ from rl4lms.diagnosis.over_inputs import (
     std_percentile,
     variances,
 )
-from rl4lms.diagnosis.per_input import CLASSES, ERROR_RATE, Inputs, describe_inputs, verdicts
+from rl4lms.diagnosis.per_input import CLASSES, ERROR_RATE, Inputs, dead_needs, describe_inputs
 from rl4lms.diagnosis.scale import Scale, find_scale
 
 TOLERANCE = 0.03  # of the range; ten normal rewards span it at a std of 0.01, which the paper calls small
@@ -134,6 +134,7 @@ def diagnose(
         "group_size": group_size,
         "confidence": CONFIDENCE,
         "error_rate": ERROR_RATE,
+        "dead_needs": dead_needs(group_size, scale.values is not None),
         "mean": float(table.mean.mean()),
         "std": _mean(table.std),
         "std_ddof0": _mean(table.std_ddof0[table.n > 1]),
@@ -148,7 +149,7 @@ def diagnose(
         "settling": _settling(table),
         "over_time": timeline,
     }
-    caveats = how + _caveats(table, scale, values, missing, group_size)
+    caveats = how + _caveats(table, scale, values, missing, summary["dead_needs"])
     return Diagnosis(labels[kept], table, scale, groups, summary, caveats)
 
 
@@ -222,14 +223,13 @@ def _mean(values: Floats) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _caveats(table: Inputs, scale: Scale, values: Floats, missing: int, size: int) -> list[str]:
+def _caveats(table: Inputs, scale: Scale, values: Floats, missing: int, needs: int) -> list[str]:
     """What a reader must know before using the numbers."""
     found: list[str] = []
-    enough = verdicts(table.n, 0 * table.n, 0 * table.n, size, scale.values is not None) == "dead"
-    if not enough.any():
+    short = int((table.n < needs).sum())
+    if 0 < short < len(table.n):
         found.append(
-            f"no input has the generations to be called dead for groups of {size}: dead-low and dead-high "
-            "are 0 whatever the rewards; see what shows no spread"
+            f"{inputs_text(short)} with fewer than the {needs} generations that a dead verdict needs"
         )
     if scale.source != "given":
         how = "assumed" if scale.source == "assumed" else "the range of the rewards seen"

@@ -88,6 +88,12 @@ def verdicts(n: Ints, outside: Ints, far_outside: Ints, size: int, two_values: b
     return np.select([live, dead], ["live", "dead"], "uncertain")
 
 
+def dead_needs(size: int, two_values: bool) -> int:
+    """The fewest generations that, all alike, make an input dead for groups of `size`."""
+    none = np.zeros(1, dtype=np.int64)
+    return 1 + int(further_generations(none + 1, none, none, size, two_values)[0])
+
+
 def further_generations(n: Ints, outside: Ints, far_outside: Ints, size: int, two_values: bool) -> Ints:
     """Generations until `verdicts` settle, if further ones fall outside as often as those so far.
 

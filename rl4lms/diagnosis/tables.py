@@ -14,6 +14,7 @@ from common.config import closest
 from rl4lms.diagnosis.groups import DiagnosisError, Floats, Ints
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
+OWN_LOG = "*rollout_rewards.jsonl"  # of a training run here, which has other tables beside it
 TRL_COLUMNS = {"step", "prompt", "completion", "advantage"}  # of TRL's logged completions, beside the rewards
 
 
@@ -59,7 +60,7 @@ def read_rewards(paths: Sequence[Path], columns: Columns) -> RewardTable:
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        found = sorted(path.glob(OWN_LOG)) or sorted(f for f in path.iterdir() if f.suffix in SUFFIXES)
         if not found:
             raise DiagnosisError(f"{path}: no table in this folder ({', '.join(SUFFIXES)})")
         return found
