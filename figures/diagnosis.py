@@ -81,9 +81,9 @@ def pictures(
         yield (
             "gradients",
             "Policy gradients",
-            "Norm of the expected policy gradient of some inputs, and its bound, over their reward std in "
-            "other generations; 0 where noise has made the estimate negative.",
-            gradient_norms(rows),
+            "Norm of the expected policy gradient of some inputs over their reward std in other texts; "
+            "0 where noise has made its estimate negative. Below, the estimated bounds, where not 0.",
+            gradient_norms(rows[rows["reward"] == rows["reward"].iloc[0]]),
             rows,
         )
 
@@ -239,23 +239,27 @@ def before_and_after(table: pd.DataFrame) -> Figure:
 
 
 def gradient_norms(table: pd.DataFrame) -> Figure:
-    """Gradient norm over reward std, and its bound by the Fisher information. table: std, norm, bound."""
+    """Gradient norm over reward std, and its bounds. table: std, norm and the three bounds."""
+    kinds: dict[str, dict[str, Any]] = {
+        "power_bound": {"color": BLACK, "marker": "^", "label": r"$6 M^{1/3} L \gamma$ std$^{2/3}$"},
+        "linear_bound": {"color": ORANGE, "marker": "D", "label": r"$\sqrt{L/2}\, \gamma$ std"},
+        "bound": {"color": GREY, "marker": "v", "label": r"std $\sqrt{\lambda_{max}(F)}$"},
+        "norm": {"color": BLUE, "marker": "o", "label": "gradient norm"},
+    }
     with house_style():
-        figure = Figure(figsize=(SIZE[0], 4.6), layout="constrained")
+        figure = Figure(figsize=(SIZE[0], 5.2), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True)
-        top.scatter(table["std"], table["norm"], s=16, color=BLUE, label="gradient norm")
-        bottom.scatter(
-            table["std"],
-            table["bound"],
-            s=16,
-            color=GREY,
-            marker="v",
-            label="std x root of Fisher eigenvalue",
-        )
+        top.scatter(table["std"], table["norm"], s=16, color=BLUE)
+        top.set_ylim(bottom=0)
+        top.set_ylabel("gradient norm")
+        for name, style in kinds.items():
+            rows = table[table[name] > 0]
+            bottom.scatter(rows["std"], rows[name], s=14, alpha=0.7, linewidths=0, **style)
+        if (table[list(kinds)] > 0).any(axis=None):
+            bottom.set_yscale("log")
+        bottom.set_ylabel("norm and bounds")
         bottom.set_xlabel("reward std")
-        for axes in (top, bottom):
-            axes.set_ylim(bottom=0)
-            axes.legend(loc="upper left", bbox_to_anchor=(0, 1.2))
+        figure.legend(loc="outside upper center", ncols=4, handletextpad=0.1, columnspacing=1)
     return figure
 
 

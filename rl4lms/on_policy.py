@@ -260,10 +260,12 @@ def _resume(setup: TrainingSetup, learner: Learner) -> None:
         learner.load_state_dict(load_checkpoint(path, next(learner.policy.parameters()).device))
         logger.info("continuing after iteration %d", learner.iteration)
     if setup.run is not None:
-        for name, key in (("rollout_info", "epoch"), ("training_info", "epoch"), (_REWARDS, "step")):
-            setup.run.rows(f"{setup.prefix}{name}.jsonl", key).keep(
-                lambda row, key=key: row[key] <= learner.iteration
+        for name in ("rollout_info", "training_info"):
+            setup.run.rows(f"{setup.prefix}{name}.jsonl", "epoch").keep(
+                lambda row: row["epoch"] <= learner.iteration
             )
+        rewarded = setup.run.rows(f"{setup.prefix}{_REWARDS}.jsonl", "step")
+        rewarded.keep(lambda row: row["step"] <= learner.iteration)
     setup.evaluator.drop_after(learner.iteration)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from rl4lms.diagnosis.conditions import dead_can_be_told
 from rl4lms.diagnosis.groups import inputs_text
 
 WORTH_DOUBLING = 1.5  # growth of the share of groups with signal that nearly pays for twice the generations
@@ -36,9 +37,10 @@ def _supervised(summary: dict[str, Any], file: str | None) -> Advice | None:
     if not flat and not dead:
         return None
     where = f" ({file})" if file else ""
+    certain = f", {dead:,} of them dead-low for certain" if dead_can_be_told(summary) else ""
     return Advice(
-        f"Begin with a short supervised phase: {inputs_text(flat)} without spread at a low reward{where}, "
-        f"{dead:,} of them dead-low for certain. RL alone will hardly move those that are dead.",
+        f"Begin with a short supervised phase: {inputs_text(flat)} without spread at a low reward{where}"
+        f"{certain}. RL alone will hardly move those that are dead.",
         "Theorem 1 of the paper bounds the gradient of an input by its reward std. A budget to start from: "
         "supervised finetuning on 1% of the labels for 40% of the steps, then RL, came to about 96% of the "
         "reward of full supervised finetuning and RL there. That is one dataset (NarrativeQA) and one model "
@@ -100,9 +102,10 @@ def _solved(summary: dict[str, Any]) -> Advice | None:
     flat, dead = summary["no_spread_high"], summary["classes"]["dead_high"]["count"]
     if not flat["count"]:
         return None
+    certain = f" ({dead:,} are dead-high for certain)" if dead_can_be_told(summary) else ""
     return Advice(
-        f"Leave what shows no spread near the best reward ({inputs_text(flat['count'])}) out of most batches "
-        f"({dead:,} are dead-high for certain), and keep some in the evaluation to notice forgetting.",
+        f"Leave what shows no spread near the best reward ({inputs_text(flat['count'])}) out of most batches"
+        f"{certain}, and keep some in the evaluation to notice forgetting.",
         f"{flat['share']:.0%} of the inputs take generations and give no gradient; they are solved, so "
         "nothing is lost for them. DAPO drops groups of equal rewards and refills the batch.",
     )

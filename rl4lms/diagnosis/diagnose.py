@@ -120,6 +120,7 @@ def diagnose(
         )
     signal = spread_probability(groups, width, group_size)
     table = describe_inputs(groups, scale, width, group_size, signal)
+    needs = dead_needs(group_size, scale.values is not None)
     summary = {
         "inputs": len(kept),
         "generations": len(values),
@@ -134,7 +135,7 @@ def diagnose(
         "group_size": group_size,
         "confidence": CONFIDENCE,
         "error_rate": ERROR_RATE,
-        "dead_needs": dead_needs(group_size, scale.values is not None),
+        "dead_needs": needs,
         "mean": float(table.mean.mean()),
         "std": _mean(table.std),
         "std_ddof0": _mean(table.std_ddof0[table.n > 1]),
@@ -149,7 +150,7 @@ def diagnose(
         "settling": _settling(table),
         "over_time": timeline,
     }
-    caveats = how + _caveats(table, scale, values, missing, summary["dead_needs"])
+    caveats = how + _caveats(table, scale, values, missing, needs)
     return Diagnosis(labels[kept], table, scale, groups, summary, caveats)
 
 
@@ -210,11 +211,12 @@ def _latest(codes: Ints, steps: Ints, last_steps: int | None) -> NDArray[np.bool
 
 def _settling(table: Inputs) -> dict[str, int]:
     """How many further generations would settle the uncertain inputs, if these go on as they are."""
-    open_cases = table.label == "uncertain"
+    open_cases, flat = table.label == "uncertain", np.char.startswith(table.looks, "flat")
     return {
         "inputs": int((open_cases & (table.more > 0)).sum()),
         "generations": int(table.more[open_cases & (table.more > 0)].sum()),
         "at_the_border": int((open_cases & (table.more < 0)).sum()),
+        "no_spread_generations": int(table.more[open_cases & flat].sum()),
     }
 
 

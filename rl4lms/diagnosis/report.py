@@ -8,7 +8,14 @@ from html import escape
 from typing import Any, NamedTuple
 
 from rl4lms.diagnosis.findings import Findings
-from rl4lms.diagnosis.text import change_line, class_rows, gradient_rows, headline, number_rows
+from rl4lms.diagnosis.text import (
+    change_line,
+    class_rows,
+    gradient_rows,
+    headline,
+    no_spread_line,
+    number_rows,
+)
 
 COLOURS = {"dead_low": "#D55E00", "dead_high": "#0072B2", "live": "#009E73", "uncertain": "#BBBBBB"}
 STYLE = """
@@ -31,6 +38,12 @@ METHODS = (
     "Beyond the generations of an input the share of groups with signal is bounded, not estimated. "
     "docs/diagnosis.md has the formulas and the measured coverage."
 )
+BOUNDS_NOTE = (
+    "L: longest output; M: half of the reward's range; gamma: the largest Jacobian norm of the logits over "
+    "all prefixes, of which a few sampled ones are looked at (power iteration), so that the two bounds with "
+    "it may come out too small. That of the Fisher information is too large on average: it is from the same "
+    "few generations."
+)
 
 
 class Picture(NamedTuple):
@@ -46,6 +59,7 @@ def render(
     summary, comparison = findings.summary, findings.comparison
     parts = [
         f"<h1>{escape(title)}</h1><p>{escape(headline(findings.name, summary))}</p>",
+        f"<p><b>{escape(no_spread_line(summary))}</b></p>",
         _bar(summary),
         _classes(summary),
         "".join(f"<p class=note>{escape(caveat)}</p>" for caveat in findings.notes),
@@ -66,6 +80,9 @@ def render(
         ]
     if findings.gradients is not None:
         parts += ["<h2>Gradients</h2>", _table((), gradient_rows(findings.gradients))]
+        parts.append(f"<p class=ground>{escape(BOUNDS_NOTE)}</p>")
+        for other, row in findings.gradients["others"].items():
+            parts += [f"<p>{escape(other)}</p>", _table((), gradient_rows(row))]
     for picture in pictures:
         data = base64.b64encode(picture.png).decode()
         parts.append(

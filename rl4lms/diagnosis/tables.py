@@ -85,6 +85,8 @@ def _read_extraction(path: Path, columns: Columns) -> RewardTable:
     for name in names:
         if name not in values:
             raise DiagnosisError(f"{path}: {_unknown('reward', name, values)}")
+    if columns.kl is not None:
+        raise DiagnosisError(f"{path}: an extraction has no column {columns.kl!r} (--kl): give --reference")
     inputs, each = values[names[0]].shape
     return RewardTable(
         codes=np.repeat(np.arange(inputs), each),

@@ -20,6 +20,7 @@ from rl4lms.diagnosis.conditions import (
 )
 from rl4lms.diagnosis.rewards import diagnose_table, weighted_sum
 from rl4lms.diagnosis.tables import RewardTable
+from rl4lms.diagnosis.text import class_rows, no_spread_line
 
 
 def passes(*counts, n=40):
@@ -129,9 +130,22 @@ def test_two_values_are_recognised_within_rounding():
 
 def test_too_few_generations_for_any_dead_input_are_said():
     few, enough = diagnose(np.zeros((9, 34))), diagnose(np.zeros((9, 35)))
-    assert few.summary["classes"]["dead_low"]["count"] == 0 and "to be called dead" in few.caveats[0]
-    assert enough.summary["classes"]["dead_low"]["count"] == 9
-    assert not any("to be called dead" in caveat for caveat in enough.caveats)
+    assert few.summary["dead_needs"] == enough.summary["dead_needs"] == 35
+    assert few.summary["classes"]["dead_low"]["count"] == 0 and value_of("dead_low", few.summary) is None
+    assert few.summary["settling"]["no_spread_generations"] == 9
+    line = no_spread_line(few.summary)
+    assert line.startswith(
+        "no spread in the rewards of 9 inputs (100.0%, 66.4% to 100.0%): 9 at a low reward"
+    )
+    assert line.endswith(
+        "None can be called dead from 34 generations: that takes 35 alike, for these 9 more in all."
+    )
+    assert class_rows(few.summary)[0][:3] == ("dead-low", "?", "0.0% to 100.0%")
+    assert enough.summary["classes"]["dead_low"]["count"] == 9 and value_of("dead_low", enough.summary) == 1
+    assert "None can be called" not in no_spread_line(enough.summary)
+    assert class_rows(enough.summary)[0][1] == "100.0%"
+    mixed = diagnose([0.0] * 50, ["a"] * 40 + ["b"] * 10)
+    assert "1 input with fewer than the 35 generations that a dead verdict needs" in mixed.caveats
 
 
 # Logs
