@@ -289,7 +289,8 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     sources = {"inputs": [str(path) for path in args.inputs]}
     atomic_write_json(args.output_path / "summary.json", {**made, **sources, **findings.content()})
     examples = frame[frame["looks"] == "flat_low"].sort_values("label", kind="stable").head(MAX_EXAMPLES)
-    title = f"Vanishing gradients: {', '.join(path.name for path in args.inputs)}"
+    judged = [args.config_path] if args.config_path else args.inputs
+    title = f"Vanishing gradients: {', '.join(path.name for path in judged)}"
     page = render(title, findings, draw(args, frame, summary, gradients), examples.to_dict("records"))
     atomic_write_text(args.output_path / "report.html", page)
     print("\n".join(terminal_lines(findings)))

@@ -109,7 +109,7 @@ def mean_and_std(table: pd.DataFrame) -> Figure:
                 axes.scatter(
                     rows["mean"],
                     rows["std"],
-                    s=np.maximum(4.0, area * rows["count"]),
+                    s=np.maximum(7.0, area * rows["count"]),
                     linewidths=0,
                     alpha=0.6,
                     rasterized=True,
@@ -255,8 +255,10 @@ def gradient_norms(table: pd.DataFrame) -> Figure:
         for name, style in kinds.items():
             rows = table[table[name] > 0]
             bottom.scatter(rows["std"], rows[name], s=14, alpha=0.7, linewidths=0, **style)
-        if (table[list(kinds)] > 0).any(axis=None):
+        if (table["bound"] > 0).any():
             bottom.set_yscale("log")
+            # A norm far below its bound is noise about 0: it would stretch the scale.
+            bottom.set_ylim(bottom=float(table["bound"][table["bound"] > 0].min()) / 100)
         bottom.set_ylabel("norm and bounds")
         bottom.set_xlabel("reward std")
         figure.legend(loc="outside upper center", ncols=4, handletextpad=0.1, columnspacing=1)

@@ -145,7 +145,7 @@ def diagnose(
         "no_spread_low": share(table.looks == "flat_low"),
         "no_spread_high": share(table.looks == "flat_high"),
         "std_percentile": std_percentile(table, scale),
-        "variance": variances(table, groups),
+        "variance": variances(table, groups, scale),
         "signal": signal_shares(groups, width, sorted({*GROUP_SIZES, group_size, 2 * group_size})),
         "settling": _settling(table),
         "over_time": timeline,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from rl4lms.diagnosis.groups import Floats, Groups, Ints, most_within
+from rl4lms.diagnosis.groups import ROUNDING, Floats, Groups, Ints, most_within
 from rl4lms.diagnosis.intervals import intervals, two_value_intervals
 from rl4lms.diagnosis.scale import Scale
 
@@ -117,6 +117,7 @@ def describe_inputs(groups: Groups, scale: Scale, tolerance: float, size: int, s
     mean = np.add.reduceat(groups.rewards, groups.starts) / n
     deviations = groups.rewards - np.repeat(mean, n)
     squares = np.add.reduceat(deviations**2, groups.starts)
+    squares[squares <= n * (ROUNDING * scale.width) ** 2] = 0.0
     with np.errstate(invalid="ignore", divide="ignore"):
         std = np.where(n > 1, np.sqrt(squares / (n - 1)), np.nan)
     outside = n - most_within(groups, tolerance)

@@ -169,6 +169,8 @@ def _read_table(path: Path, asked: Columns) -> tuple[Any, Columns, tuple[str, ..
             table = pa.csv.read_csv(path, parse_options=parse, convert_options=types)
         else:
             table = _json_table(path)
+            if not len(table):
+                raise DiagnosisError(f"{path}: no rows")
             found, notes = choose_columns(table.schema, asked, path)
     except (pa.ArrowException, OSError) as error:
         raise DiagnosisError(f"{path} cannot be read: {error}") from error

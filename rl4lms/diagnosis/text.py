@@ -40,7 +40,7 @@ def no_spread_line(summary: dict[str, Any]) -> str:
     """How many inputs showed no spread, and what it would take to call them dead, if they have it not."""
     flat, needs = summary["no_spread"], summary["dead_needs"]
     text = (
-        f"no spread in the rewards of {flat['count']:,} inputs ({flat['share']:.1%}, {flat['low']:.1%} to "
+        f"No spread in the rewards of {flat['count']:,} inputs ({flat['share']:.1%}, {flat['low']:.1%} to "
         f"{flat['high']:.1%}): {summary['no_spread_low']['count']:,} at a low reward, "
         f"{summary['no_spread_high']['count']:,} near the best."
     )

@@ -135,7 +135,7 @@ def test_too_few_generations_for_any_dead_input_are_said():
     assert few.summary["settling"]["no_spread_generations"] == 9
     line = no_spread_line(few.summary)
     assert line.startswith(
-        "no spread in the rewards of 9 inputs (100.0%, 66.4% to 100.0%): 9 at a low reward"
+        "No spread in the rewards of 9 inputs (100.0%, 66.4% to 100.0%): 9 at a low reward"
     )
     assert line.endswith(
         "None can be called dead from 34 generations: that takes 35 alike, for these 9 more in all."
@@ -146,6 +146,15 @@ def test_too_few_generations_for_any_dead_input_are_said():
     assert class_rows(enough.summary)[0][1] == "100.0%"
     mixed = diagnose([0.0] * 50, ["a"] * 40 + ["b"] * 10)
     assert "1 input with fewer than the 35 generations that a dead verdict needs" in mixed.caveats
+
+
+def test_rounding_is_no_spread():
+    """0.3 summed in another order, ten times, of 5 inputs."""
+    found = diagnose(np.full((5, 10), 0.1 + 0.2) - np.tile([0, 1e-17, 5e-17, 0, 1e-16], (5, 2)))
+    assert found.summary["std"] == found.summary["std_percentile"]["value"] == 0
+    assert found.summary["variance"] == {
+        "within_std": 0, "between_std": 0, "batch_std": 0, "within_share": None
+    }  # fmt: skip
 
 
 # Logs

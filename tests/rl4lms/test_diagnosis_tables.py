@@ -119,6 +119,7 @@ def test_nan_is_a_missing_reward(tmp_path):
         ("t.csv", "", {}, "cannot be read"),
         ("t.parquet", "not parquet", {}, "cannot be read"),
         ("t.txt", "prompt,reward\n", {}, "expected one of .csv, .jsonl, .ndjson, .parquet"),
+        ("t.jsonl", "", {}, "t.jsonl: no rows"),
         ("t.pt", "not a file of torch", {}, "cannot be read as an extraction file"),
     ],
 )  # fmt: skip
