@@ -109,7 +109,7 @@ def mean_and_std(table: pd.DataFrame) -> Figure:
                 axes.scatter(
                     rows["mean"],
                     rows["std"],
-                    s=np.maximum(7.0, area * rows["count"]),
+                    s=np.maximum(12.0, area * rows["count"]),
                     linewidths=0,
                     alpha=0.6,
                     rasterized=True,
@@ -119,6 +119,7 @@ def mean_and_std(table: pd.DataFrame) -> Figure:
                 handles.append(Line2D([], [], linestyle="", label=name, **look))
         axes.set_xlabel("reward mean")
         axes.set_ylabel("reward std (n - 1)")
+        axes.set_ylim(bottom=-0.06 * axes.get_ylim()[1])  # 0 is what matters; room for half a marker
         figure.legend(handles=handles, loc="outside upper center", ncols=4, handletextpad=0.1)
     return figure
 

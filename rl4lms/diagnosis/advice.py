@@ -37,7 +37,7 @@ def _supervised(summary: dict[str, Any], file: str | None) -> Advice | None:
     if not flat and not dead:
         return None
     where = f" ({file})" if file else ""
-    certain = f", {dead:,} of them dead-low for certain" if dead_can_be_told(summary) else ""
+    certain = f", {dead:,} of them dead-low (95%)" if dead_can_be_told(summary) else ""
     return Advice(
         f"Begin with a short supervised phase: {inputs_text(flat)} without spread at a low reward{where}"
         f"{certain}. RL alone will hardly move those that are dead.",
@@ -102,7 +102,7 @@ def _solved(summary: dict[str, Any]) -> Advice | None:
     flat, dead = summary["no_spread_high"], summary["classes"]["dead_high"]["count"]
     if not flat["count"]:
         return None
-    certain = f" ({dead:,} are dead-high for certain)" if dead_can_be_told(summary) else ""
+    certain = f" ({dead:,} are dead-high at 95%)" if dead_can_be_told(summary) else ""
     return Advice(
         f"Leave what shows no spread near the best reward ({inputs_text(flat['count'])}) out of most batches"
         f"{certain}, and keep some in the evaluation to notice forgetting.",

@@ -148,7 +148,7 @@ def _over_time(rows: Sequence[dict[str, Any]]) -> str:
         )
         for row in shown
     ]  # fmt: skip
-    return _table(("step", "groups", "mean", "std within", "no spread, low", "no spread, best"), cells)
+    return _table(("step", "groups", "mean", "std within", "no spread: low", "best"), cells)
 
 
 def _examples(rows: Sequence[Mapping[Any, Any]]) -> str:
