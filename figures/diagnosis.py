@@ -215,7 +215,7 @@ def before_and_after(table: pd.DataFrame) -> Figure:
     table: columns std_before, std_after, change (woke_up, died or "").
     """
     kinds: dict[str, dict[str, Any]] = {
-        "": {"color": GREY, "marker": ".", "label": "neither"},
+        "": {"color": GREY, "marker": "o", "label": "neither"},
         "woke_up": {"color": GREEN, "marker": "^", "label": "woke up"},
         "died": {"color": ORANGE, "marker": "v", "label": "died"},
     }
@@ -229,7 +229,7 @@ def before_and_after(table: pd.DataFrame) -> Figure:
             style["label"] += f" ({int((table['change'] == change).sum()):,})"
             # Many lie at exactly 0, on top of each other: shifted a little, they show how many.
             before, after = (
-                rows[name] + rng.uniform(0, 0.01 * top, len(rows)) for name in ("std_before", "std_after")
+                rows[name] + rng.uniform(0, 0.02 * top, len(rows)) for name in ("std_before", "std_after")
             )
             axes.scatter(before, after, s=14, linewidths=0, alpha=0.7, rasterized=True, **style)
         axes.axline((0, 0), slope=1, color=BLACK, linewidth=0.8)

@@ -253,6 +253,15 @@ def test_least_share_of_inputs_without_signal():
     assert 0 < some < 0.5
 
 
+@pytest.mark.parametrize("n", [4, 8, 16, 40])
+def test_inputs_that_are_just_live_are_seldom_counted_as_not(n):
+    """All have groups of 8 that show spread half the time: the true share is 0, and so are 95% of bounds."""
+    rng, rate = np.random.default_rng(0), rate_with_signal(SIGNAL, 8)
+    flat = rng.random((1000, 300)) < (1 - rate) ** n + rate**n
+    bounds = np.array([at_least(row, np.full(300, n), 8) for row in flat])
+    assert (bounds == 0).mean() >= 0.93
+
+
 def test_percentile_has_the_bootstraps_interval():
     rng = np.random.default_rng(0)
     rewards = rng.normal(0, rng.gamma(2, 1, (301, 1)), (301, 6))
