@@ -137,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--kl_coef goes together with --kl (a table's column) or --reference (a model)")
     if args.kl is not None and args.reference is not None:
         parser.error("--kl is for tables, --reference for extractions and configs: give one of them")
+    if args.gradients is not None and args.gradients < 1:
+        parser.error(f"--gradients are of at least 1 input, got {args.gradients}")
     if (args.overrides or args.check) and args.config_path is None:
         parser.error("--set and --check are for --config_path")
     from rl4lms.diagnosis import DiagnosisError
@@ -301,8 +303,6 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace, found: dict[str, Diagnosis]) -> list[dict[str, Any]]:
     """Gradients of some inputs of an extraction, for each diagnosed reward. Raises DiagnosisError."""
-    import numpy as np
-
     from rl4lms.diagnosis import DiagnosisError
 
     path = args.inputs[0]
@@ -310,24 +310,13 @@ def measure(args: argparse.Namespace, found: dict[str, Diagnosis]) -> list[dict[
         raise DiagnosisError(
             f"{path}: --gradients needs the model: give --config_path, or an extraction's .pt"
         )
-    from rl4lms.diagnosis.extraction import read_extraction
-    from rl4lms.diagnosis.gradients import Aim, measure_gradients
-    from rl4lms.diagnosis.rewards import targets
+    from rl4lms.diagnosis.extraction import extraction_gradients
 
-    content, config = read_extraction(path)
-    number = min(args.gradients, len(content["ids"]))
-    chosen = np.sort(np.random.default_rng(config.runtime.seed).permutation(len(content["ids"]))[:number])
-    positions = [content["used_train_indices"][i] for i in chosen]
-    names = args.reward or [next(iter(content["all_metric_values"]))]
-    aims = []
-    for target in targets(names, args.weights, args.kl_coef):
-        if target.name in found:
-            diagnosis = found[target.name]
-            stds = np.full(len(content["ids"]), np.nan)
-            stds[diagnosis.labels.astype(int)] = diagnosis.inputs.std
-            aims.append(Aim(target, stds[chosen], diagnosis.scale.width / 2))
+    number = min(args.gradients, len(next(iter(found.values())).labels))
     with progress(number, "gradients", unit="input") as bar:
-        return measure_gradients(config, positions, aims, args.reference, bar.move_to)
+        return extraction_gradients(
+            path, found, args.reward, args.weights, args.kl_coef, args.reference, number, bar.move_to
+        )
 
 
 def draw(

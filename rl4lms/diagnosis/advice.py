@@ -49,16 +49,17 @@ def _supervised(summary: dict[str, Any], file: str | None) -> Advice | None:
 
 
 def _masked(summary: dict[str, Any], parts: dict[str, dict[str, Any]]) -> Advice | None:
-    """Of a reward that is dead on far more inputs than the sum it goes into."""
+    """Of a reward without spread on far more inputs than the sum it goes into, less the penalty."""
     low = {name: part["no_spread_low"]["share"] for name, part in parts.items()}
     if not low:
         return None
     name = max(low, key=lambda name: low[name])
     if low[name] - summary["no_spread_low"]["share"] < MASKED:
         return None
+    rest = "the other rewards" if summary["kl_coef"] is None else "the KL penalty and what else is added"
     return Advice(
         f"{name} alone shows no spread at a low value on {low[name]:.0%} of the inputs: there the signal of "
-        "the sum is that of the other rewards, and the model learns them alone.",
+        f"the sum is that of {rest}, and the model learns from that alone.",
         "Each reward is diagnosed alone, too; inputs.csv has the classes.",
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 
 from common.config import ConfigError, Located, validate
 from rl4lms.config import ExtractConfig
-from rl4lms.diagnosis.gradients import log_ratios
+from rl4lms.diagnosis.diagnose import Diagnosis
+from rl4lms.diagnosis.gradients import Aim, log_ratios, measure_gradients
 from rl4lms.diagnosis.groups import Floats
+from rl4lms.diagnosis.rewards import targets
 from rl4lms.generation import Decoding, encode_prompts, prompt_limit
 from rl4lms.language_model import choose_device, load_model, load_tokenizer
 from rl4lms.policy_model import Sequences
@@ -75,3 +77,31 @@ def text_log_ratios(
         found.append(log_ratios(model, frozen, sequences, settings))
         progress(number + 1)
     return np.concatenate(found)
+
+
+def extraction_gradients(
+    path: Path,
+    found: dict[str, Diagnosis],
+    rewards: Sequence[str],
+    weights: Sequence[float] | None,
+    kl_coef: float | None,
+    reference: str | None,
+    number: int,
+    progress: Callable[[int], None] = lambda inputs: None,
+) -> list[dict[str, Any]]:
+    """`measure_gradients` of `number` random inputs of an extraction, for each reward in its diagnoses.
+
+    rewards: what was asked for, none = the first metric; weights, kl_coef: see `targets`.
+    """
+    content, config = read_extraction(path)
+    inputs = len(content["ids"])
+    chosen = np.sort(np.random.default_rng(config.runtime.seed).permutation(inputs)[:number])
+    aims = []
+    for target in targets(rewards or [next(iter(content["all_metric_values"]))], weights, kl_coef):
+        if target.name in found:
+            diagnosis = found[target.name]
+            stds = np.full(inputs, np.nan)
+            stds[diagnosis.labels.astype(int)] = diagnosis.inputs.std
+            aims.append(Aim(target, stds[chosen], diagnosis.scale.width / 2))
+    positions = [content["used_train_indices"][i] for i in chosen]
+    return measure_gradients(config, positions, aims, reference, progress)

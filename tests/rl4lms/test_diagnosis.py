@@ -206,6 +206,15 @@ def test_a_kl_penalty_gives_signal_where_the_reward_has_none():
     assert set(diagnose(rewards, kl=kl, kl_coef=1e-4).inputs.label.tolist()) == {"dead_low"}
 
 
+def test_a_penalty_that_hides_dead_inputs_is_said():
+    codes, kl = np.repeat(np.arange(10), 40), np.random.default_rng(0).normal(5, 2, 400)
+    found = diagnose_table(RewardTable(codes, [], {"right": np.zeros(400)}, kl=kl), kl_coef=0.1)
+    (name, main), (part, own) = found.items()
+    assert (name, part) == ("right - 0.1 KL", "right")
+    (advice,) = [a.what for a in advise(main.summary, {part: own.summary}, None) if "alone shows" in a.what]
+    assert "on 100% of the inputs" in advice and "that of the KL penalty" in advice
+
+
 def test_of_several_rewards_the_weighted_sum_comes_first():
     rng = np.random.default_rng(0)
     right, form = rng.integers(0, 2, 80).astype(float), rng.integers(0, 2, 80) * 0.5

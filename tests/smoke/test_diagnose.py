@@ -196,6 +196,7 @@ def test_mistakes_exit_2_without_output(tmp_path, capsys, arguments, message):
         ["a.pt", "--kl_coef", "1"],
         ["a.pt", "--kl", "k", "--kl_coef", "1", "--reference", "m"],
         ["a.csv", "--check"],
+        ["a.pt", "--gradients", "0"],
     ],
 )
 def test_contradicting_flags_are_refused(arguments, capsys):
