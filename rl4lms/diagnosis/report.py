@@ -28,7 +28,7 @@ vertical-align:top;border-bottom:1px solid #ddd;overflow-wrap:break-word}.wide{o
 @media(max-width:34rem){.classes tr{display:flex;flex-wrap:wrap;border-bottom:1px solid #ddd}
 .classes td,.classes th{border:0;padding:.1rem 0}.classes :first-child{flex:0 0 7rem}
 .classes :nth-child(2){flex:0 0 4rem}.classes td:nth-child(4){flex-basis:100%}}
-.clip{display:block;max-height:3em;overflow:hidden}
+.whole{white-space:nowrap}.clip{display:block;max-height:3em;overflow:hidden}
 .bar{display:flex;height:1.6rem;border-radius:.3rem;overflow:hidden}.key{display:inline-block;width:.7em;
 height:.7em;border-radius:.15em;margin-right:.3em}.ground,figcaption{color:#555;font-size:.9rem}
 figure{margin:1rem 0}.note{background:#fff6df;padding:.6rem .8rem;border-radius:.3rem}li{margin-bottom:.6rem}
@@ -158,7 +158,7 @@ def _examples(rows: Sequence[Mapping[Any, Any]]) -> str:
         prompt = f"<span class='clip ground'>{escape(row['prompt'])}</span>" if "prompt" in row else ""
         cells = (f"{row['mean']:.3g}", f"{row['n']}", str(row["label"]).replace("_", "-"))
         name = f"<span class=clip>{escape(str(row['input']))}</span>"
-        body += f"<tr><td>{name}{prompt}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        body += f"<tr><td>{name}{prompt}</td>{''.join(f'<td class=whole>{cell}</td>' for cell in cells)}</tr>"
     return f"<div class=wide><table><tr><th>input<th>mean<th>n<th>class</tr>{body}</table></div>"
 
 
