@@ -7,11 +7,12 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.config import ConfigError, Located, add_config_arguments, describe_fields, validate
+from common.config import ConfigError, Located, add_config_arguments, describe_fields
 from common.console import progress, setup_logging
 from common.interrupts import INTERRUPTED_EXIT_CODE, stop_request
 from common.run_dir import RunDir, RunError
@@ -71,6 +72,11 @@ def build_parser() -> argparse.ArgumentParser:
     columns.add_argument(
         "--kl", metavar="NAME", help="log pi - log pi_ref of each generation, with --kl_coef"
     )
+    columns.add_argument(
+        "--reference",
+        metavar="MODEL",
+        help="of an extraction or a config, instead: the model that the KL penalty is to, with --kl_coef",
+    )
     judged = parser.add_argument_group("how they are judged")
     judged.add_argument("--kl_coef", type=float, metavar="C", help="diagnose reward - C x kl")
     judged.add_argument(
@@ -127,8 +133,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if bool(args.inputs) == (args.config_path is not None):
         parser.error("give files with rewards, or --config_path")
-    if (args.kl is None) != (args.kl_coef is None):
-        parser.error("--kl and --kl_coef go together")
+    if (args.kl is None and args.reference is None) != (args.kl_coef is None):
+        parser.error("--kl_coef goes together with --kl (a table's column) or --reference (a model)")
+    if args.kl is not None and args.reference is not None:
+        parser.error("--kl is for tables, --reference for extractions and configs: give one of them")
+    if args.gradients is not None and args.gradients < 1:
+        parser.error(f"--gradients are of at least 1 input, got {args.gradients}")
     if (args.overrides or args.check) and args.config_path is None:
         parser.error("--set and --check are for --config_path")
     from rl4lms.diagnosis import DiagnosisError
@@ -151,7 +161,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for condition in conditions:
         value = value_of(condition.name, summary)
         if value is None:
-            print(f"--fail-if {condition}: {condition.name} is undefined here", file=sys.stderr)
+            hint = ""
+            if condition.name.startswith("dead"):
+                hint = f": no input has the {summary['dead_needs']} generations it takes; take no_spread_low"
+            print(f"--fail-if {condition}: {condition.name} is undefined here{hint}", file=sys.stderr)
         elif holds(condition, summary):
             print(f"--fail-if {condition}: holds, it is {value:.4g}", file=sys.stderr)
             failed = True
@@ -203,6 +216,8 @@ def read_and_diagnose(
 
     columns = Columns(args.prompt, tuple(args.reward), args.step, args.kl, args.references)
     table = read_rewards(paths, columns)
+    if args.reference is not None:
+        table = with_kl(args, paths[0], table)
     for note in table.notes:
         logger.info("%s", note)
     return table, diagnose_table(
@@ -216,6 +231,25 @@ def read_and_diagnose(
     )
 
 
+def with_kl(args: argparse.Namespace, path: Path, table: RewardTable) -> RewardTable:
+    """An extraction's rewards with the KL of each text to --reference. Raises DiagnosisError, ConfigError."""
+    from rl4lms.diagnosis import DiagnosisError
+
+    if path.suffix != ".pt":
+        raise DiagnosisError(
+            f"{path}: --reference is for a config or an extraction's .pt; of a table, give --kl"
+        )
+    from rl4lms.diagnosis.extraction import text_log_ratios
+    from rl4lms.model_source import check_model_source
+
+    if problem := check_model_source(args.reference):
+        raise DiagnosisError(f"--reference: {problem}")
+    with progress(len(table.labels), "KL", unit="input") as bar:
+        kl = text_log_ratios(path, args.reference, bar.move_to)
+    note = f"KL to {args.reference} of texts that were split into tokens anew"
+    return replace(table, kl=kl, notes=(*table.notes, note))
+
+
 def check(args: argparse.Namespace) -> dict[str, Any]:
     """Diagnose, write everything under --output_path, print one screen; returns the summary."""
     from common.files import atomic_write_json, atomic_write_text
@@ -223,7 +257,7 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     from rl4lms.diagnosis.compare import compare, relabelled
     from rl4lms.diagnosis.files import input_frame, supervised_rows, write_csv
     from rl4lms.diagnosis.findings import Findings
-    from rl4lms.diagnosis.gradient_summary import summarise_gradients
+    from rl4lms.diagnosis.gradient_summary import summarise_all
     from rl4lms.diagnosis.report import render
     from rl4lms.diagnosis.text import terminal_lines
 
@@ -235,7 +269,7 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
         earlier, found_before = read_and_diagnose(args, args.before)
         before = relabelled(next(iter(found_before.values())), earlier.labels)
         comparison = compare(before, relabelled(main_one, table.labels))
-    gradients = measure(args, main_one) if args.gradients is not None else []
+    gradients = measure(args, found) if args.gradients is not None else []
     args.output_path.mkdir(parents=True, exist_ok=True)
     frame = input_frame(table, main_one, dict(rest), before, comparison)
     write_csv(frame, args.output_path / "inputs.csv")
@@ -248,7 +282,7 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
         summary=summary,
         others=others,
         comparison=comparison.summary if comparison else None,
-        gradients=summarise_gradients(gradients) if gradients else None,
+        gradients=summarise_all(gradients),
         advice=advise(summary, others, SUPERVISED if supervised else None),
         notes=[*table.notes, *main_one.caveats],
     )
@@ -257,7 +291,8 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     sources = {"inputs": [str(path) for path in args.inputs]}
     atomic_write_json(args.output_path / "summary.json", {**made, **sources, **findings.content()})
     examples = frame[frame["looks"] == "flat_low"].sort_values("label", kind="stable").head(MAX_EXAMPLES)
-    title = f"Vanishing gradients: {', '.join(path.name for path in args.inputs)}"
+    judged = [args.config_path] if args.config_path else args.inputs
+    title = f"Vanishing gradients: {', '.join(path.name for path in judged)}"
     page = render(title, findings, draw(args, frame, summary, gradients), examples.to_dict("records"))
     atomic_write_text(args.output_path / "report.html", page)
     print("\n".join(terminal_lines(findings)))
@@ -266,11 +301,8 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     return summary
 
 
-def measure(args: argparse.Namespace, diagnosis: Diagnosis) -> list[dict[str, Any]]:
-    """Gradients of some inputs of an extraction, a row each. Raises DiagnosisError."""
-    import numpy as np
-    import torch
-
+def measure(args: argparse.Namespace, found: dict[str, Diagnosis]) -> list[dict[str, Any]]:
+    """Gradients of some inputs of an extraction, for each diagnosed reward. Raises DiagnosisError."""
     from rl4lms.diagnosis import DiagnosisError
 
     path = args.inputs[0]
@@ -278,18 +310,13 @@ def measure(args: argparse.Namespace, diagnosis: Diagnosis) -> list[dict[str, An
         raise DiagnosisError(
             f"{path}: --gradients needs the model: give --config_path, or an extraction's .pt"
         )
-    from rl4lms.diagnosis.gradients import measure_gradients
+    from rl4lms.diagnosis.extraction import extraction_gradients
 
-    content = torch.load(path, weights_only=True)
-    config, problems = validate(ExtractConfig, content["config"])
-    if config is None:
-        raise ConfigError(path, [Located(None, problem.path, problem.message) for problem in problems])
-    number = min(args.gradients, len(diagnosis.labels))
-    chosen = np.sort(np.random.default_rng(config.runtime.seed).permutation(len(diagnosis.labels))[:number])
-    positions = [content["used_train_indices"][diagnosis.labels[i]] for i in chosen]
-    reward = args.reward[0] if args.reward else next(iter(content["all_metric_values"]))
+    number = min(args.gradients, len(next(iter(found.values())).labels))
     with progress(number, "gradients", unit="input") as bar:
-        return measure_gradients(config, positions, diagnosis.inputs.std[chosen], reward, bar.move_to)
+        return extraction_gradients(
+            path, found, args.reward, args.weights, args.kl_coef, args.reference, number, bar.move_to
+        )
 
 
 def draw(

@@ -30,7 +30,16 @@ from rl4lms.diagnosis import DiagnosisError, diagnose
 from rl4lms.diagnosis.conditions import holds, parse_condition, value_of
 
 logger = logging.getLogger(__name__)
-LOGGED = ("dead_low", "dead_low_at_least", "dead_high", "live", "uncertain", "no_spread", "within_share")
+LOGGED = (
+    "no_spread_low",
+    "dead_low",
+    "dead_low_at_least",
+    "dead_high",
+    "live",
+    "uncertain",
+    "no_spread",
+    "within_share",
+)
 RewardFunction = Callable[..., list[float | None]]
 
 
@@ -97,7 +106,8 @@ class VanishingGradientCallback(TrainerCallback):
             logger.warning("no diagnosis at step %d: %s", state.global_step, error)
             return control
         if logs is not None:
-            logs |= {f"vanishing/{name}": value_of(name, summary) for name in LOGGED}
+            values = {f"vanishing/{name}": value_of(name, summary) for name in LOGGED}
+            logs |= {name: value for name, value in values.items() if value is not None}
         if self.stop_if is not None and holds(self.stop_if, summary):
             logger.warning("stopping at step %d: %s", state.global_step, self.stop_if)
             control.should_training_stop = True

@@ -81,9 +81,9 @@ def pictures(
         yield (
             "gradients",
             "Policy gradients",
-            "Norm of the expected policy gradient of some inputs, and its bound, over their reward std in "
-            "other generations; 0 where noise has made the estimate negative.",
-            gradient_norms(rows),
+            "Norm of the expected policy gradient of some inputs over their reward std in other texts; "
+            "0 where noise has made its estimate negative. Below, the estimated bounds, where not 0.",
+            gradient_norms(rows[rows["reward"] == rows["reward"].iloc[0]]),
             rows,
         )
 
@@ -109,7 +109,7 @@ def mean_and_std(table: pd.DataFrame) -> Figure:
                 axes.scatter(
                     rows["mean"],
                     rows["std"],
-                    s=np.maximum(4.0, area * rows["count"]),
+                    s=np.maximum(12.0, area * rows["count"]),
                     linewidths=0,
                     alpha=0.6,
                     rasterized=True,
@@ -119,6 +119,7 @@ def mean_and_std(table: pd.DataFrame) -> Figure:
                 handles.append(Line2D([], [], linestyle="", label=name, **look))
         axes.set_xlabel("reward mean")
         axes.set_ylabel("reward std (n - 1)")
+        axes.set_ylim(bottom=-0.06 * axes.get_ylim()[1])  # 0 is what matters; room for half a marker
         figure.legend(handles=handles, loc="outside upper center", ncols=4, handletextpad=0.1)
     return figure
 
@@ -214,7 +215,7 @@ def before_and_after(table: pd.DataFrame) -> Figure:
     table: columns std_before, std_after, change (woke_up, died or "").
     """
     kinds: dict[str, dict[str, Any]] = {
-        "": {"color": GREY, "marker": ".", "label": "neither"},
+        "": {"color": GREY, "marker": "o", "label": "neither"},
         "woke_up": {"color": GREEN, "marker": "^", "label": "woke up"},
         "died": {"color": ORANGE, "marker": "v", "label": "died"},
     }
@@ -228,7 +229,7 @@ def before_and_after(table: pd.DataFrame) -> Figure:
             style["label"] += f" ({int((table['change'] == change).sum()):,})"
             # Many lie at exactly 0, on top of each other: shifted a little, they show how many.
             before, after = (
-                rows[name] + rng.uniform(0, 0.01 * top, len(rows)) for name in ("std_before", "std_after")
+                rows[name] + rng.uniform(0, 0.02 * top, len(rows)) for name in ("std_before", "std_after")
             )
             axes.scatter(before, after, s=14, linewidths=0, alpha=0.7, rasterized=True, **style)
         axes.axline((0, 0), slope=1, color=BLACK, linewidth=0.8)
@@ -239,23 +240,29 @@ def before_and_after(table: pd.DataFrame) -> Figure:
 
 
 def gradient_norms(table: pd.DataFrame) -> Figure:
-    """Gradient norm over reward std, and its bound by the Fisher information. table: std, norm, bound."""
+    """Gradient norm over reward std, and its bounds. table: std, norm and the three bounds."""
+    kinds: dict[str, dict[str, Any]] = {
+        "power_bound": {"color": BLACK, "marker": "^", "label": r"$6 M^{1/3} L \gamma$ std$^{2/3}$"},
+        "linear_bound": {"color": ORANGE, "marker": "D", "label": r"$\sqrt{L/2}\, \gamma$ std"},
+        "bound": {"color": GREY, "marker": "v", "label": r"std $\sqrt{\lambda_{max}(F)}$"},
+        "norm": {"color": BLUE, "marker": "o", "label": "gradient norm"},
+    }
     with house_style():
-        figure = Figure(figsize=(SIZE[0], 4.6), layout="constrained")
+        figure = Figure(figsize=(SIZE[0], 5.2), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True)
-        top.scatter(table["std"], table["norm"], s=16, color=BLUE, label="gradient norm")
-        bottom.scatter(
-            table["std"],
-            table["bound"],
-            s=16,
-            color=GREY,
-            marker="v",
-            label="std x root of Fisher eigenvalue",
-        )
+        top.scatter(table["std"], table["norm"], s=16, color=BLUE)
+        top.set_ylim(bottom=0)
+        top.set_ylabel("gradient norm")
+        for name, style in kinds.items():
+            rows = table[table[name] > 0]
+            bottom.scatter(rows["std"], rows[name], s=14, alpha=0.7, linewidths=0, **style)
+        if (table["bound"] > 0).any():
+            bottom.set_yscale("log")
+            # A norm far below its bound is noise about 0: it would stretch the scale.
+            bottom.set_ylim(bottom=float(table["bound"][table["bound"] > 0].min()) / 100)
+        bottom.set_ylabel("norm and bounds")
         bottom.set_xlabel("reward std")
-        for axes in (top, bottom):
-            axes.set_ylim(bottom=0)
-            axes.legend(loc="upper left", bbox_to_anchor=(0, 1.2))
+        figure.legend(loc="outside upper center", ncols=4, handletextpad=0.1, columnspacing=1)
     return figure
 
 

@@ -16,6 +16,7 @@ from common.seeding import derive_seed
 from rl4lms.collecting import Actors, collect, rollout_settings
 from rl4lms.config import NlpoConfig, OnPolicyConfig, SupervisedConfig
 from rl4lms.config.training_blocks import TrainRuntimeConfig
+from rl4lms.diagnosis.training import RewardLog
 from rl4lms.kl_controller import KLController
 from rl4lms.language_model import check_vocabulary, choose_device
 from rl4lms.nlpo import MaskModel, MaskRule
@@ -30,6 +31,7 @@ from rl4lms.training_plots import draw_training
 logger = logging.getLogger(__name__)
 CHECKPOINTS_KEPT = 2
 SECONDS_BETWEEN_PLOTS = 120
+_REWARDS = "rollout_rewards"
 
 
 @dataclass
@@ -97,6 +99,9 @@ def train_on_policy(setup: TrainingSetup) -> None:
         mean_length=rollout_settings(alg, env).max_new_tokens,
     )
     _resume(setup, learner)
+    rewarded = None
+    if setup.run is not None:
+        rewarded = RewardLog(setup.run.rows(f"{setup.prefix}{_REWARDS}.jsonl", "step"))
 
     # 2. Iterations, with evaluations before, between and after.
     drawn = time.monotonic()
@@ -108,7 +113,7 @@ def train_on_policy(setup: TrainingSetup) -> None:
             if learner.iteration == iterations:
                 break
             _stop_if_asked(setup, learner)
-            _iterate(setup, actors, learner, bar)
+            _iterate(setup, actors, learner, rewarded, bar)
             bar.update(1)
             if learner.iteration % config.train_evaluation.save_every == 0 or learner.iteration == iterations:
                 _save_checkpoint(setup, learner)
@@ -120,8 +125,10 @@ def train_on_policy(setup: TrainingSetup) -> None:
         logger.info("model: %s", save_model(setup, policy.model))
 
 
-def _iterate(setup: TrainingSetup, actors: Actors, learner: Learner, bar: Progress) -> None:
-    """One iteration: rollouts, KL coefficient, update, mask."""
+def _iterate(
+    setup: TrainingSetup, actors: Actors, learner: Learner, rewarded: RewardLog | None, bar: Progress
+) -> None:
+    """One iteration: rollouts, KL coefficient, update, mask. rewarded: of the main process only."""
     runtime, iteration = setup.config.runtime, learner.iteration + 1
     start = time.monotonic()
     coeff = learner.controller.coeff
@@ -131,6 +138,13 @@ def _iterate(setup: TrainingSetup, actors: Actors, learner: Learner, bar: Progre
     learner.mean_length = info["rollout_info/ep_lens"]
     rolled = time.monotonic()
     info |= _speed("rollout_info", int(rollouts.sequences.response_mask.sum()), rolled - start)
+    if rewarded is not None:
+        info |= rewarded.add(
+            iteration,
+            [str(setup.train[sample].id) for sample in rollouts.samples.tolist()],
+            rollouts.task_rewards.tolist(),
+            (-rollouts.scores.kl_rewards.sum(1)).tolist(),
+        )
     _log(setup, "rollout_info", iteration, info)
     try:
         _check_rollouts(rollouts, kl, iteration, runtime)
@@ -250,6 +264,8 @@ def _resume(setup: TrainingSetup, learner: Learner) -> None:
             setup.run.rows(f"{setup.prefix}{name}.jsonl", "epoch").keep(
                 lambda row: row["epoch"] <= learner.iteration
             )
+        rewarded = setup.run.rows(f"{setup.prefix}{_REWARDS}.jsonl", "step")
+        rewarded.keep(lambda row: row["step"] <= learner.iteration)
     setup.evaluator.drop_after(learner.iteration)
 
 

@@ -24,6 +24,7 @@ _STYLES: list[dict[str, Any]] = [  # told apart without colours too
     {"color": "#e69f00", "linestyle": "--", "marker": "o"},
     {"color": "black", "linestyle": "-", "marker": "D"},
     {"color": "#0072b2", "linestyle": ":", "marker": "s"},
+    {"color": "#009e73", "linestyle": "-.", "marker": "^"},
 ]
 
 
@@ -79,6 +80,36 @@ _PANELS: dict[str, list[tuple[str, str, str | None, bool]]] = {
         ("gradient norm, before clipping", "grad_norm", None, True),
     ],
 }
+# Panels of several lines: title, label -> key. Of inputs with two texts or more in the last iterations.
+_SIGNAL: list[tuple[str, dict[str, str]]] = [
+    (
+        "share of inputs: are their rewards alike?",
+        {
+            "alike, low": "signal/no_spread_low",
+            "spread": "signal/spread",
+            "alike, near the best": "signal/no_spread_high",
+        },
+    ),
+    (
+        "share of inputs by class",
+        {
+            "dead-low": "signal/dead_low",
+            "uncertain": "signal/uncertain",
+            "dead-high": "signal/dead_high",
+            "live": "signal/live",
+        },
+    ),
+    (
+        "reward std",
+        {
+            "between inputs": "signal/between_std",
+            "within inputs": "signal/within_std",
+            "within, less KL penalty": "signal/penalised_within_std",
+        },
+    ),
+    ("inputs seen twice or more in 10 iterations", {"": "signal/inputs"}),
+    ("texts of such an input", {"": "signal/texts_per_input"}),
+]
 
 
 def draw_training(path: Path, prefix: str = "") -> list[Path]:
@@ -106,6 +137,16 @@ def training_pictures(path: Path, prefix: str = "") -> dict[str, list[Panel]]:
         panels = [Panel(title, [_line(rows, key, band)], log) for title, key, band, log in wanted]
         if recorded := [panel for panel in panels if panel.lines[0].points]:
             pictures[name] = recorded
+    panels = [
+        Panel(title, [_line(rows, key, None, label) for label, key in keys.items()])
+        for title, keys in _SIGNAL
+    ]
+    if recorded := [
+        Panel(panel.title, lines)
+        for panel in panels
+        if (lines := [line for line in panel.lines if line.points])
+    ]:
+        pictures["signal"] = recorded
     evaluations = {
         split: [row | row["metrics"] for row in _rows(path, f"{prefix}{split}_split_metrics.jsonl")]
         for split in SPLITS
@@ -153,7 +194,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         bins = thinned(finite)
         centres = [statistics.fmean(epoch for epoch, _ in points) for points in bins]
         medians = [statistics.median(value for _, value in points) for points in bins]
-        style = _STYLES[SPLITS.index(line.label) if line.label in SPLITS else 1]
+        style = _STYLES[SPLITS.index(line.label) if line.label in SPLITS else number if line.label else 1]
         marked = (number, max(1, len(bins) // 8))
         lost = len(line.points) - len(finite)
         label = ", ".join(

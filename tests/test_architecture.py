@@ -114,6 +114,7 @@ def test_help_and_check_take_at_most_six_tenths_of_importing_torch():
         "extraction -h": [extraction, "-h"],
         "extraction --check": [extraction, "--config_path", extraction_config, "--check"],
         "training -h": [training, "-h"],
+        "diagnosis -h": ["diagnose_vanishing_gradients.py", "-h"],
         "training --check": [training, "--config_path", training_config, "--check"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}

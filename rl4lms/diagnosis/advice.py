@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from rl4lms.diagnosis.conditions import dead_can_be_told
 from rl4lms.diagnosis.groups import inputs_text
 
 WORTH_DOUBLING = 1.5  # growth of the share of groups with signal that nearly pays for twice the generations
@@ -36,9 +37,10 @@ def _supervised(summary: dict[str, Any], file: str | None) -> Advice | None:
     if not flat and not dead:
         return None
     where = f" ({file})" if file else ""
+    certain = f", {dead:,} of them dead-low (95%)" if dead_can_be_told(summary) else ""
     return Advice(
-        f"Begin with a short supervised phase: {inputs_text(flat)} without spread at a low reward{where}, "
-        f"{dead:,} of them dead-low for certain. RL alone will hardly move those that are dead.",
+        f"Begin with a short supervised phase: {inputs_text(flat)} without spread at a low reward{where}"
+        f"{certain}. RL alone will hardly move those that are dead.",
         "Theorem 1 of the paper bounds the gradient of an input by its reward std. A budget to start from: "
         "supervised finetuning on 1% of the labels for 40% of the steps, then RL, came to about 96% of the "
         "reward of full supervised finetuning and RL there. That is one dataset (NarrativeQA) and one model "
@@ -47,16 +49,17 @@ def _supervised(summary: dict[str, Any], file: str | None) -> Advice | None:
 
 
 def _masked(summary: dict[str, Any], parts: dict[str, dict[str, Any]]) -> Advice | None:
-    """Of a reward that is dead on far more inputs than the sum it goes into."""
+    """Of a reward without spread on far more inputs than the sum it goes into, less the penalty."""
     low = {name: part["no_spread_low"]["share"] for name, part in parts.items()}
     if not low:
         return None
     name = max(low, key=lambda name: low[name])
     if low[name] - summary["no_spread_low"]["share"] < MASKED:
         return None
+    rest = "the other rewards" if summary["kl_coef"] is None else "the KL penalty and what else is added"
     return Advice(
         f"{name} alone shows no spread at a low value on {low[name]:.0%} of the inputs: there the signal of "
-        "the sum is that of the other rewards, and the model learns them alone.",
+        f"the sum is that of {rest}, and the model learns from that alone.",
         "Each reward is diagnosed alone, too; inputs.csv has the classes.",
     )
 
@@ -100,9 +103,10 @@ def _solved(summary: dict[str, Any]) -> Advice | None:
     flat, dead = summary["no_spread_high"], summary["classes"]["dead_high"]["count"]
     if not flat["count"]:
         return None
+    certain = f" ({dead:,} are dead-high at 95%)" if dead_can_be_told(summary) else ""
     return Advice(
-        f"Leave what shows no spread near the best reward ({inputs_text(flat['count'])}) out of most batches "
-        f"({dead:,} are dead-high for certain), and keep some in the evaluation to notice forgetting.",
+        f"Leave what shows no spread near the best reward ({inputs_text(flat['count'])}) out of most batches"
+        f"{certain}, and keep some in the evaluation to notice forgetting.",
         f"{flat['share']:.0%} of the inputs take generations and give no gradient; they are solved, so "
         "nothing is lost for them. DAPO drops groups of equal rewards and refills the batch.",
     )

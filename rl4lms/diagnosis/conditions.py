@@ -54,11 +54,18 @@ def parse_condition(text: str) -> Condition:
     return Condition(name, sign, float(number))
 
 
+def dead_can_be_told(summary: dict[str, Any]) -> bool:
+    """Whether any input has the generations that a dead verdict takes; else the dead are not known."""
+    return bool(summary["generations_per_input"]["max"] >= summary["dead_needs"])
+
+
 def value_of(name: str, summary: dict[str, Any]) -> float | None:
     """The number that a name stands for in a diagnosis' summary; None: undefined there.
 
     signal_<size> is the lower bound where there are too few generations for an estimate.
     """
+    if name.startswith("dead_") and name in SHARES and not dead_can_be_told(summary):
+        return None
     if name in SHARES:
         return float(summary["classes"][name]["share"])
     if name.startswith("no_spread"):

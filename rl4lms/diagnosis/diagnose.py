@@ -28,7 +28,7 @@ from rl4lms.diagnosis.over_inputs import (
     std_percentile,
     variances,
 )
-from rl4lms.diagnosis.per_input import CLASSES, ERROR_RATE, Inputs, describe_inputs, verdicts
+from rl4lms.diagnosis.per_input import CLASSES, ERROR_RATE, Inputs, dead_needs, describe_inputs
 from rl4lms.diagnosis.scale import Scale, find_scale
 
 TOLERANCE = 0.03  # of the range; ten normal rewards span it at a std of 0.01, which the paper calls small
@@ -120,6 +120,7 @@ def diagnose(
         )
     signal = spread_probability(groups, width, group_size)
     table = describe_inputs(groups, scale, width, group_size, signal)
+    needs = dead_needs(group_size, scale.values is not None)
     summary = {
         "inputs": len(kept),
         "generations": len(values),
@@ -134,6 +135,7 @@ def diagnose(
         "group_size": group_size,
         "confidence": CONFIDENCE,
         "error_rate": ERROR_RATE,
+        "dead_needs": needs,
         "mean": float(table.mean.mean()),
         "std": _mean(table.std),
         "std_ddof0": _mean(table.std_ddof0[table.n > 1]),
@@ -143,12 +145,12 @@ def diagnose(
         "no_spread_low": share(table.looks == "flat_low"),
         "no_spread_high": share(table.looks == "flat_high"),
         "std_percentile": std_percentile(table, scale),
-        "variance": variances(table, groups),
+        "variance": variances(table, groups, scale),
         "signal": signal_shares(groups, width, sorted({*GROUP_SIZES, group_size, 2 * group_size})),
         "settling": _settling(table),
         "over_time": timeline,
     }
-    caveats = how + _caveats(table, scale, values, missing, group_size)
+    caveats = how + _caveats(table, scale, values, missing, needs)
     return Diagnosis(labels[kept], table, scale, groups, summary, caveats)
 
 
@@ -209,11 +211,12 @@ def _latest(codes: Ints, steps: Ints, last_steps: int | None) -> NDArray[np.bool
 
 def _settling(table: Inputs) -> dict[str, int]:
     """How many further generations would settle the uncertain inputs, if these go on as they are."""
-    open_cases = table.label == "uncertain"
+    open_cases, flat = table.label == "uncertain", np.char.startswith(table.looks, "flat")
     return {
         "inputs": int((open_cases & (table.more > 0)).sum()),
         "generations": int(table.more[open_cases & (table.more > 0)].sum()),
         "at_the_border": int((open_cases & (table.more < 0)).sum()),
+        "no_spread_generations": int(table.more[open_cases & flat].sum()),
     }
 
 
@@ -222,14 +225,13 @@ def _mean(values: Floats) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _caveats(table: Inputs, scale: Scale, values: Floats, missing: int, size: int) -> list[str]:
+def _caveats(table: Inputs, scale: Scale, values: Floats, missing: int, needs: int) -> list[str]:
     """What a reader must know before using the numbers."""
     found: list[str] = []
-    enough = verdicts(table.n, 0 * table.n, 0 * table.n, size, scale.values is not None) == "dead"
-    if not enough.any():
+    short = int((table.n < needs).sum())
+    if 0 < short < len(table.n):
         found.append(
-            f"no input has the generations to be called dead for groups of {size}: dead-low and dead-high "
-            "are 0 whatever the rewards; see what shows no spread"
+            f"{inputs_text(short)} with fewer than the {needs} generations that a dead verdict needs"
         )
     if scale.source != "given":
         how = "assumed" if scale.source == "assumed" else "the range of the rewards seen"

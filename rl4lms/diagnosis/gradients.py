@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,40 +21,61 @@ from transformers import PreTrainedModel
 from common.seeding import derive_seed
 from rl4lms.config import ExtractConfig
 from rl4lms.datapools import load_datapool
+from rl4lms.diagnosis.gradient_bounds import jacobian_norm, linear_bound, power_bound
 from rl4lms.diagnosis.groups import DiagnosisError, Floats
+from rl4lms.diagnosis.rewards import Target
 from rl4lms.extract import score_inputs
 from rl4lms.generation import Decoding, decode, encode_prompts, prompt_limit
 from rl4lms.generation_config import GenerationSettings
 from rl4lms.language_model import choose_device, load_model, load_tokenizer
 from rl4lms.metrics import build_metric
-from rl4lms.policy_model import Sequences, token_logits
+from rl4lms.policy_model import PolicyModel, Sequences, token_logits
 from rl4lms.responses import generate_ids
 
 logger = logging.getLogger(__name__)
 FEWEST_GENERATIONS = 4
+PREFIXES = 3  # of an input, whose Jacobians are looked at
 # Fields of the generation settings that would make q another distribution than `sampling_logprobs` says.
 _PLAIN = ("num_beams", "min_length", "no_repeat_ngram_size", "repetition_penalty")
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A reward whose gradients are wanted. stds: of the inputs, by other generations, [inputs].
+
+    half_range: the reward lies within so much of some number.
+    """
+
+    target: Target
+    stds: Floats
+    half_range: float
 
 
 def measure_gradients(
     config: ExtractConfig,
     positions: Sequence[int],
-    stds: Floats,
-    reward: str,
+    aims: Sequence[Aim],
+    reference: str | None = None,
     progress: Callable[[int], None] = lambda inputs: None,
 ) -> list[dict[str, Any]]:
-    """Fresh generations of some train inputs, and what they say of each one's gradient; one row an input.
+    """Fresh generations of some train inputs, and what they say of each one's gradient.
 
-    positions: of the inputs in the train split; stds: [len(positions)], their reward std by other generations
-    (of the extraction), so that ordering by it does not use the same chance; reward: the metric's result key.
-    Row: input, generations, std (as given), fresh_std (ddof 1), squared (unbiased estimate of ||grad V||^2,
-    may be negative), norm (its root, 0 if negative), bound (fresh_std x the root of the Fisher information's
-    largest eigenvalue, of the same generations). Raises DiagnosisError.
+    positions: of the inputs in the train split. The stds of the aims are by other generations (of the
+    extraction), so that ordering by them does not use the same chance. reference: hub name or folder of the
+    model that a KL penalty is to. A row an input and aim:
+    reward (name), input, generations, std (as given), fresh_std (ddof 1), squared (unbiased estimate of
+    ||grad V||^2, may be negative), norm (its root, 0 if negative), and the bounds on it with fresh_std:
+    bound (root of the Fisher information's largest eigenvalue, by the same generations), linear_bound and
+    power_bound (with gamma, the largest Jacobian norm at PREFIXES of their tokens, so no larger than gamma).
+    Raises DiagnosisError.
     """
     settings, each = config.alg.generation_kwargs, config.evaluation.num_samples_per_input
     check_settings(settings, each)
     device = choose_device(config.runtime.device)
     model = load_model(config.alg.model_name, config.alg.model_type, torch.float32, device)
+    frozen = None
+    if reference is not None:
+        frozen = load_model(reference, config.alg.model_type, torch.float32, device)
     tokenizer = load_tokenizer(
         config.tokenizer.model_name,
         truncation_side=config.tokenizer.truncation_side,
@@ -72,7 +94,7 @@ def measure_gradients(
     weights = sum(weight.numel() for weight in model.parameters())
     logger.info("gradients of %d x %s weights are in memory at a time", each, f"{weights:,}")
     rows = []
-    for number, (position, std) in enumerate(zip(positions, stds, strict=True)):
+    for number, position in enumerate(positions):
         sample = pool[position]
         prompts = [sample.prompt_or_input_text]
         prompt_ids, prompt_mask = encode_prompts(model, tokenizer, prompts, limit, decoding.truncation_side)
@@ -80,24 +102,69 @@ def measure_gradients(
         uniforms = torch.from_numpy(generator.random((1, each, settings.max_new_tokens), dtype=np.float32))
         ids, mask = generate_ids(model, prompt_ids, prompt_mask, settings, uniforms)
         texts = [decode(tokenizer, row[keep].tolist()) for row, keep in zip(ids, mask, strict=True)]
-        rewards = np.array(score_inputs(metrics, [sample], [texts], model)[reward][0])
+        scores = score_inputs(metrics, [sample], [texts], model)
+        columns = {name: np.array(of_inputs[0], dtype=float) for name, of_inputs in scores.items()}
         sequences = Sequences(prompt_ids.expand(each, -1), prompt_mask.expand(each, -1), ids, mask)
+        penalty = np.zeros(each) if frozen is None else log_ratios(model, frozen, sequences, settings)
         gram = score_products(model, sequences, settings)
-        squared = squared_gradient(rewards, gram)
-        fresh = float(rewards.std(ddof=1))
-        rows.append(
-            {
-                "input": str(sample.id),
-                "generations": each,
-                "std": float(std),
-                "fresh_std": fresh,
-                "squared": squared,
-                "norm": math.sqrt(max(0.0, squared)),
-                "bound": fresh * math.sqrt(float(np.linalg.eigvalsh(gram)[-1]) / each),
-            }
-        )
+        gamma = largest_jacobian(model, sequences, settings.temperature, generator)
+        for aim in aims:
+            rewards = aim.target.values(columns) - (aim.target.kl_coef or 0.0) * penalty
+            known = ~np.isnan(rewards)
+            if known.sum() < FEWEST_GENERATIONS:
+                continue
+            found = of_input(rewards[known], gram[np.ix_(known, known)])
+            fresh = found["fresh_std"]
+            half_range = max(aim.half_range, float(np.ptp(rewards[known])) / 2)
+            rows.append(
+                {"reward": aim.target.name, "input": str(sample.id), "std": float(aim.stds[number])}
+                | found
+                | {
+                    "gamma": gamma,
+                    "linear_bound": linear_bound(fresh, settings.max_new_tokens, gamma),
+                    "power_bound": power_bound(fresh, settings.max_new_tokens, gamma, half_range),
+                }
+            )
         progress(number + 1)
     return rows
+
+
+def of_input(rewards: Floats, gram: NDArray[np.float64]) -> dict[str, Any]:
+    """What rewards [G] and products of scores [G, G] say: see measure_gradients."""
+    squared, fresh = squared_gradient(rewards, gram), float(rewards.std(ddof=1))
+    largest = max(0.0, float(np.linalg.eigvalsh(gram)[-1]))
+    return {
+        "generations": len(rewards),
+        "fresh_std": fresh,
+        "squared": squared,
+        "norm": math.sqrt(max(0.0, squared)),
+        "bound": fresh * math.sqrt(largest / len(rewards)),
+    }
+
+
+@torch.no_grad()
+def log_ratios(
+    model: PreTrainedModel, reference: PreTrainedModel, sequences: Sequences, settings: GenerationSettings
+) -> Floats:
+    """log pi - log pi_ref of each response, as PPO penalises it: without top_k and top_p, [G]."""
+    of_policy, _ = PolicyModel(model).taken_logprobs(sequences, settings.temperature)
+    of_reference, _ = PolicyModel(reference).taken_logprobs(sequences)
+    ratios: Floats = (of_policy - of_reference).double().sum(1).cpu().numpy()
+    return ratios
+
+
+def largest_jacobian(
+    model: PreTrainedModel, sequences: Sequences, temperature: float, generator: np.random.Generator
+) -> float:
+    """The largest Jacobian norm of the logits at some tokens, drawn from all of the generations."""
+    places = sequences.response_mask.nonzero().cpu().numpy()
+    chosen = generator.permutation(len(places))[:PREFIXES]
+    directions = torch.Generator().manual_seed(int(generator.integers(2**31)))
+    norms = [0.0]
+    for row, column in places[chosen]:
+        one = sequences.select(torch.tensor([row], device=sequences.response_ids.device))
+        norms.append(jacobian_norm(model, one, int(column), temperature, directions))
+    return max(norms)
 
 
 def check_settings(settings: GenerationSettings, generations: int) -> None:

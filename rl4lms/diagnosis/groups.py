@@ -80,7 +80,6 @@ def spread_probability(groups: Groups, width: float, size: int) -> Floats:
             value = gammaln(n + 1) - gammaln(np.maximum(n - size + 2, 1)) - gammaln(size)
         return np.where(n >= size - 1, value, -np.inf)
 
-    later = later_within(groups, width)
     enough = groups.sizes >= size
     subsets = np.where(
         enough, log_choose(groups.sizes) + np.log(np.maximum(groups.sizes - size + 1, 1) / size), 0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from common import statistics
 from common.statistics import CONFIDENCE
-from rl4lms.diagnosis.groups import Floats, Groups, Ints, group, most_within, spread_probability
+from rl4lms.diagnosis.groups import ROUNDING, Floats, Groups, Ints, group, most_within, spread_probability
 from rl4lms.diagnosis.intervals import clopper_pearson
 from rl4lms.diagnosis.per_input import SIGNAL, Inputs
 from rl4lms.diagnosis.scale import Scale
@@ -67,14 +67,17 @@ def std_percentile(inputs: Inputs, scale: Scale) -> dict[str, Any]:
     return {"value": value, "low": float(low), "high": float(high), "inputs": n}
 
 
-def variances(inputs: Inputs, groups: Groups) -> dict[str, Any]:
+def variances(inputs: Inputs, groups: Groups, scale: Scale) -> dict[str, Any]:
     """Std within inputs, between their expected rewards, and of all rewards; the share that is within.
 
     One-way random effects, by the method of moments: E r = mean of the input + what its generations vary.
+    Rounding counts as 0.
     """
     n, total, several = inputs.n, int(inputs.n.sum()), len(inputs.n)
     grand = float(groups.rewards.mean())
-    batch_std = float(groups.rewards.std())
+    least = (ROUNDING * scale.width) ** 2
+    batch_variance = float(groups.rewards.var())
+    batch_std = math.sqrt(batch_variance) if batch_variance > least else 0.0
     if total == several:
         return {"within_std": None, "between_std": None, "batch_std": batch_std, "within_share": None}
     within = float((n * inputs.std_ddof0**2).sum()) / (total - several)
@@ -82,7 +85,8 @@ def variances(inputs: Inputs, groups: Groups) -> dict[str, Any]:
     if several > 1:
         typical = (total - float((n.astype(float) ** 2).sum()) / total) / (several - 1)
         mean_square = float((n * (inputs.mean - grand) ** 2).sum()) / (several - 1)
-        between = max(0.0, (mean_square - within) / typical)
+        between = (mean_square - within) / typical
+        between = between if between > least else 0.0
     return {
         "within_std": math.sqrt(within),
         "between_std": math.sqrt(between),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from rl4lms.diagnosis.groups import Floats, Groups, Ints, most_within
+from rl4lms.diagnosis.groups import ROUNDING, Floats, Groups, Ints, most_within
 from rl4lms.diagnosis.intervals import intervals, two_value_intervals
 from rl4lms.diagnosis.scale import Scale
 
@@ -88,6 +88,12 @@ def verdicts(n: Ints, outside: Ints, far_outside: Ints, size: int, two_values: b
     return np.select([live, dead], ["live", "dead"], "uncertain")
 
 
+def dead_needs(size: int, two_values: bool) -> int:
+    """The fewest generations that, all alike, make an input dead for groups of `size`."""
+    none = np.zeros(1, dtype=np.int64)
+    return 1 + int(further_generations(none + 1, none, none, size, two_values)[0])
+
+
 def further_generations(n: Ints, outside: Ints, far_outside: Ints, size: int, two_values: bool) -> Ints:
     """Generations until `verdicts` settle, if further ones fall outside as often as those so far.
 
@@ -111,6 +117,7 @@ def describe_inputs(groups: Groups, scale: Scale, tolerance: float, size: int, s
     mean = np.add.reduceat(groups.rewards, groups.starts) / n
     deviations = groups.rewards - np.repeat(mean, n)
     squares = np.add.reduceat(deviations**2, groups.starts)
+    squares[squares <= n * (ROUNDING * scale.width) ** 2] = 0.0
     with np.errstate(invalid="ignore", divide="ignore"):
         std = np.where(n > 1, np.sqrt(squares / (n - 1)), np.nan)
     outside = n - most_within(groups, tolerance)

@@ -8,15 +8,27 @@ from html import escape
 from typing import Any, NamedTuple
 
 from rl4lms.diagnosis.findings import Findings
-from rl4lms.diagnosis.text import change_line, class_rows, gradient_rows, headline, number_rows
+from rl4lms.diagnosis.groups import inputs_text
+from rl4lms.diagnosis.text import (
+    change_line,
+    class_rows,
+    gradient_rows,
+    headline,
+    no_spread_line,
+    number_rows,
+)
 
 COLOURS = {"dead_low": "#D55E00", "dead_high": "#0072B2", "live": "#009E73", "uncertain": "#BBBBBB"}
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:0 auto;padding:1rem;color:#222;background:#fff}
-h1{font-size:1.4rem}h2{font-size:1.15rem;margin-top:2rem}img{max-width:100%;height:auto}
+h1{font-size:1.4rem;overflow-wrap:anywhere}h2{font-size:1.15rem;margin-top:2rem}img{max-width:100%;height:auto}
 table{border-collapse:collapse;width:100%;font-size:.9rem}td,th{text-align:left;padding:.25rem .5rem .25rem 0;
 vertical-align:top;border-bottom:1px solid #ddd;overflow-wrap:break-word}.wide{overflow-x:auto}
-.key+b{white-space:nowrap;font-weight:inherit}
+.classes td:nth-child(-n+3){white-space:nowrap}
+@media(max-width:34rem){.classes tr{display:flex;flex-wrap:wrap;border-bottom:1px solid #ddd}
+.classes td,.classes th{border:0;padding:.1rem 0}.classes :first-child{flex:0 0 7rem}
+.classes :nth-child(2){flex:0 0 4rem}.classes td:nth-child(4){flex-basis:100%}}
+.whole{white-space:nowrap}.clip{display:block;max-height:3em;overflow:hidden}
 .bar{display:flex;height:1.6rem;border-radius:.3rem;overflow:hidden}.key{display:inline-block;width:.7em;
 height:.7em;border-radius:.15em;margin-right:.3em}.ground,figcaption{color:#555;font-size:.9rem}
 figure{margin:1rem 0}.note{background:#fff6df;padding:.6rem .8rem;border-radius:.3rem}li{margin-bottom:.6rem}
@@ -30,6 +42,12 @@ METHODS = (
     "the pooled kurtosis for the std; inputs without spread get what their generations cannot rule out. "
     "Beyond the generations of an input the share of groups with signal is bounded, not estimated. "
     "docs/diagnosis.md has the formulas and the measured coverage."
+)
+BOUNDS_NOTE = (
+    "L: longest output; M: half of the reward's range; gamma: the largest Jacobian norm of the logits over "
+    "all prefixes, of which a few sampled ones are looked at (power iteration), so that the two bounds with "
+    "it may come out too small. That of the Fisher information is too large on average: it is from the same "
+    "few generations."
 )
 
 
@@ -46,6 +64,7 @@ def render(
     summary, comparison = findings.summary, findings.comparison
     parts = [
         f"<h1>{escape(title)}</h1><p>{escape(headline(findings.name, summary))}</p>",
+        f"<p><b>{escape(no_spread_line(summary))}</b></p>",
         _bar(summary),
         _classes(summary),
         "".join(f"<p class=note>{escape(caveat)}</p>" for caveat in findings.notes),
@@ -66,6 +85,9 @@ def render(
         ]
     if findings.gradients is not None:
         parts += ["<h2>Gradients</h2>", _table((), gradient_rows(findings.gradients))]
+        parts.append(f"<p class=ground>{escape(BOUNDS_NOTE)}</p>")
+        for other, row in findings.gradients["others"].items():
+            parts += [f"<p>{escape(other)}</p>", _table((), gradient_rows(row))]
     for picture in pictures:
         data = base64.b64encode(picture.png).decode()
         parts.append(
@@ -79,12 +101,10 @@ def render(
         for other, row in findings.others.items():
             parts += [f"<p>{escape(headline(other, row))}</p>", _bar(row), _classes(row)]
     if examples:
-        rows = [
-            (row["input"], f"{row['mean']:.3g}", f"{row['std']:.3g}", f"{row['n']}", str(row["label"]))
-            for row in examples
-        ]
-        heads = ("input", "mean", "std", "n", "class")
-        parts += ["<h2>Inputs without signal</h2>", _table(heads, rows)]
+        low = inputs_text(summary["no_spread_low"]["count"])
+        parts.append("<h2>Inputs without signal</h2>")
+        parts.append(f"<p>{len(examples)} of the {low} without spread at a low reward.</p>")
+        parts.append(_examples(examples))
     parts.append(f"<h2>How this was computed</h2><p class=ground>{escape(METHODS)}</p>")
     return (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
@@ -104,10 +124,11 @@ def _bar(summary: dict[str, Any]) -> str:
 def _classes(summary: dict[str, Any]) -> str:
     keys = [f"<span class=key style='background:{COLOURS[name]}'></span>" for name in summary["classes"]]
     rows = "".join(
-        f"<tr><td>{key}<b>{escape(name)}</b></td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        f"<tr><td>{key}{escape(name)}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
         for key, (name, *cells) in zip(keys, class_rows(summary), strict=True)
     )
-    return f"<div class=wide><table><tr><th>class<th>share<th>95%<th></tr>{rows}</table></div>"
+    head = "<tr><th>class<th>share<th>95%<th></tr>"
+    return f"<div class=wide><table class=classes>{head}{rows}</table></div>"
 
 
 def _crossed(comparison: dict[str, Any]) -> str:
@@ -127,7 +148,18 @@ def _over_time(rows: Sequence[dict[str, Any]]) -> str:
         )
         for row in shown
     ]  # fmt: skip
-    return _table(("step", "groups", "mean", "std within", "no spread, low", "no spread, best"), cells)
+    return _table(("step", "groups", "mean", "std within", "no spread: low", "best"), cells)
+
+
+def _examples(rows: Sequence[Mapping[Any, Any]]) -> str:
+    """Inputs with the beginning of their prompt, where it is known, in a row below each."""
+    body = ""
+    for row in rows:
+        prompt = f"<span class='clip ground'>{escape(row['prompt'])}</span>" if "prompt" in row else ""
+        cells = (f"{row['mean']:.3g}", f"{row['n']}", str(row["label"]).replace("_", "-"))
+        name = f"<span class=clip>{escape(str(row['input']))}</span>"
+        body += f"<tr><td>{name}{prompt}</td>{''.join(f'<td class=whole>{cell}</td>' for cell in cells)}</tr>"
+    return f"<div class=wide><table><tr><th>input<th>mean<th>n<th>class</tr>{body}</table></div>"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

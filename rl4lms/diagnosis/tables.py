@@ -14,6 +14,7 @@ from common.config import closest
 from rl4lms.diagnosis.groups import DiagnosisError, Floats, Ints
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
+OWN_LOG = "*rollout_rewards.jsonl"  # of a training run here, which has other tables beside it
 TRL_COLUMNS = {"step", "prompt", "completion", "advantage"}  # of TRL's logged completions, beside the rewards
 
 
@@ -59,7 +60,7 @@ def read_rewards(paths: Sequence[Path], columns: Columns) -> RewardTable:
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        found = sorted(path.glob(OWN_LOG)) or sorted(f for f in path.iterdir() if f.suffix in SUFFIXES)
         if not found:
             raise DiagnosisError(f"{path}: no table in this folder ({', '.join(SUFFIXES)})")
         return found
@@ -84,6 +85,8 @@ def _read_extraction(path: Path, columns: Columns) -> RewardTable:
     for name in names:
         if name not in values:
             raise DiagnosisError(f"{path}: {_unknown('reward', name, values)}")
+    if columns.kl is not None:
+        raise DiagnosisError(f"{path}: an extraction has no column {columns.kl!r} (--kl): give --reference")
     inputs, each = values[names[0]].shape
     return RewardTable(
         codes=np.repeat(np.arange(inputs), each),
@@ -166,6 +169,8 @@ def _read_table(path: Path, asked: Columns) -> tuple[Any, Columns, tuple[str, ..
             table = pa.csv.read_csv(path, parse_options=parse, convert_options=types)
         else:
             table = _json_table(path)
+            if not len(table):
+                raise DiagnosisError(f"{path}: no rows")
             found, notes = choose_columns(table.schema, asked, path)
     except (pa.ArrowException, OSError) as error:
         raise DiagnosisError(f"{path} cannot be read: {error}") from error

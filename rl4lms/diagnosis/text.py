@@ -6,6 +6,7 @@ import textwrap
 from typing import Any
 
 from rl4lms.diagnosis.advice import share_text
+from rl4lms.diagnosis.conditions import dead_can_be_told
 from rl4lms.diagnosis.findings import Findings
 from rl4lms.diagnosis.groups import inputs_text
 
@@ -15,6 +16,11 @@ MEANING = {
     "dead_high": "no signal, solved",
     "live": "carries signal",
     "uncertain": "too few generations to tell",
+}
+BOUNDS = {
+    "bound": "bound: std x root of the Fisher information's largest eigenvalue, estimated",
+    "linear_bound": "bound: sqrt(L/2) gamma std, gamma estimated from below",
+    "power_bound": "bound: 6 M^(1/3) L gamma std^(2/3) (Theorem 1), gamma estimated from below",
 }
 MAX_ADVICE = 3  # on the screen; the report has all
 
@@ -30,17 +36,35 @@ def headline(name: str, summary: dict[str, Any]) -> str:
     return f"{name}: {inputs_text(summary['inputs'])}, {summary['generations']:,} generations ({number})"
 
 
-def class_rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Class, share, interval and meaning, for each class."""
-    return [
-        (
-            name.replace("_", "-"),
-            f"{row['share']:.1%}",
-            f"{row['low']:.1%} to {row['high']:.1%}",
-            f"{inputs_text(row['count'])}: {MEANING[name]}",
+def no_spread_line(summary: dict[str, Any]) -> str:
+    """How many inputs showed no spread, and what it would take to call them dead, if they have it not."""
+    flat, needs = summary["no_spread"], summary["dead_needs"]
+    text = (
+        f"No spread in the rewards of {flat['count']:,} inputs ({flat['share']:.1%}, {flat['low']:.1%} to "
+        f"{flat['high']:.1%}): {summary['no_spread_low']['count']:,} at a low reward, "
+        f"{summary['no_spread_high']['count']:,} near the best."
+    )
+    if flat["count"] and not dead_can_be_told(summary):
+        seen = f"{summary['generations_per_input']['max']:g}"
+        text += (
+            f" None can be called dead from {seen} generations: that takes {needs} alike, for these "
+            f"{summary['settling']['no_spread_generations']:,} more in all."
         )
-        for name, row in summary["classes"].items()
-    ]
+    return text
+
+
+def class_rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Class, share, interval and meaning, for each class; of one that cannot be told, what is possible."""
+    rows = []
+    for name, row in summary["classes"].items():
+        share, interval = f"{row['share']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}"
+        meaning = f"{inputs_text(row['count'])}: {MEANING[name]}"
+        if name.startswith("dead") and not dead_can_be_told(summary):
+            most = summary[name.replace("dead", "no_spread")]["high"]
+            share, interval = "?", f"0.0% to {most:.1%}"
+            meaning = f"takes {summary['dead_needs']} generations to tell: {MEANING[name]}"
+        rows.append((name.replace("_", "-"), share, interval, meaning))
+    return rows
 
 
 def number_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -56,12 +80,7 @@ def number_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
             else f"{percentile['value']:.4g} ({percentile['low']:.4g} to {percentile['high']:.4g}), over "
             f"{inputs_text(percentile['inputs'])} with a mean up to 0.9 of the range",
         ),
-        (
-            "no spread seen",
-            f"{summary['no_spread']['share']:.1%}: {summary['no_spread_low']['share']:.1%} low, "
-            f"{summary['no_spread_high']['share']:.1%} near the best; of all inputs at least "
-            f"{summary['dead_low_at_least']:.1%} are low and not live",
-        ),
+        ("low and not live", f"at least {summary['dead_low_at_least']:.1%} of the inputs (95%)"),
     ]
     if variance["within_share"] is not None:
         rows.append(
@@ -103,11 +122,22 @@ def gradient_rows(gradients: dict[str, Any]) -> list[tuple[str, str]]:
     for row in gradients["shares"]:
         found = "undefined: no gradient can be told from 0"
         if row["share"] is not None:
-            found = f"{row['share']:.1%} of the total squared gradient"
+            found = f"{_percent(row['share'])} of the total squared gradient"
             if row["low"] is not None:
-                found += f" ({row['low']:.1%} to {row['high']:.1%})"
+                found += f" ({_percent(row['low'])} to {_percent(row['high'])})"
         rows.append((f"lowest {row['lowest']:.0%} by std", found))
+    for name, what in BOUNDS.items():
+        ratio = gradients["bounds"][name]
+        if ratio["median"] is not None:
+            rows.append(
+                (what, f"norm is {ratio['median']:.2g} of it (median), {ratio['largest']:.2g} at most")
+            )
     return rows
+
+
+def _percent(share: float) -> str:
+    """Of a share that noise may have made a little negative: without the sign of a rounded 0."""
+    return f"{round(share, 3) + 0.0:.1%}"
 
 
 def terminal_lines(findings: Findings) -> list[str]:
@@ -115,6 +145,7 @@ def terminal_lines(findings: Findings) -> list[str]:
     summary = findings.summary
     lines = [
         headline(findings.name, summary),
+        *textwrap.wrap(no_spread_line(summary), WIDTH),
         f"classes for groups of {summary['group_size']} generations (95%):",
         *(f"  {a:<10} {b:>6}  {c:<17} {d}" for a, b, c, d in class_rows(summary)),
     ]
@@ -125,7 +156,8 @@ def terminal_lines(findings: Findings) -> list[str]:
     if findings.comparison is not None:
         paragraphs.append(change_line(findings.comparison))
     if findings.gradients is not None:
-        paragraphs += [f"{what}: {found}" for what, found in gradient_rows(findings.gradients)]
+        rows = gradient_rows(findings.gradients)  # of the bounds the report tells more
+        paragraphs += [f"{what}: {found}" for what, found in rows if not what.startswith("bound")]
     paragraphs += [f"note: {note}" for note in findings.notes]
     paragraphs += [f"-> {piece.what}" for piece in findings.advice[:MAX_ADVICE]]
     for text in paragraphs:

@@ -91,8 +91,14 @@ def test_only_pictures_with_something_to_show(inputs):
     changed = inputs.assign(std_before=0.1, change=["", "died", None, "", ""])
     *_, (stem, _, _, _, numbers) = pictures(changed, summary)
     assert stem == "before_and_after" and len(numbers) == 4
-    rows = [{"std": 0.1, "norm": 2.0, "bound": 5.0}, {"std": 0.3, "norm": 0.0, "bound": 9.0}]
+    bounds = {"bound": 5.0, "linear_bound": 6.0, "power_bound": 0.0}
+    rows = [
+        {"reward": "a", "std": 0.1, "norm": 2.0} | bounds,
+        {"reward": "a", "std": 0.3, "norm": 0.0} | bounds,
+        {"reward": "b", "std": 0.3, "norm": 7.0} | bounds,
+    ]
     *_, (stem, _, _, figure, numbers) = pictures(inputs, summary, rows)
-    assert stem == "gradients" and numbers["norm"].tolist() == [2, 0]
-    top, bottom = (axes.collections[0].get_offsets().tolist() for axes in figure.axes)
-    assert top == [[0.1, 2.0], [0.3, 0.0]] and bottom[1] == [0.3, 9.0]
+    assert stem == "gradients" and numbers["norm"].tolist() == [2, 0, 7]
+    top, bottom = ([dots.get_offsets().tolist() for dots in axes.collections] for axes in figure.axes)
+    assert top == [[[0.1, 2.0], [0.3, 0.0]]]  # of the first reward
+    assert bottom == [[], [[0.1, 6.0], [0.3, 6.0]], [[0.1, 5.0], [0.3, 5.0]], [[0.1, 2.0]]]  # what is not 0

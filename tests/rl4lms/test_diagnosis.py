@@ -20,6 +20,7 @@ from rl4lms.diagnosis.conditions import (
 )
 from rl4lms.diagnosis.rewards import diagnose_table, weighted_sum
 from rl4lms.diagnosis.tables import RewardTable
+from rl4lms.diagnosis.text import class_rows, no_spread_line
 
 
 def passes(*counts, n=40):
@@ -129,9 +130,31 @@ def test_two_values_are_recognised_within_rounding():
 
 def test_too_few_generations_for_any_dead_input_are_said():
     few, enough = diagnose(np.zeros((9, 34))), diagnose(np.zeros((9, 35)))
-    assert few.summary["classes"]["dead_low"]["count"] == 0 and "to be called dead" in few.caveats[0]
-    assert enough.summary["classes"]["dead_low"]["count"] == 9
-    assert not any("to be called dead" in caveat for caveat in enough.caveats)
+    assert few.summary["dead_needs"] == enough.summary["dead_needs"] == 35
+    assert few.summary["classes"]["dead_low"]["count"] == 0 and value_of("dead_low", few.summary) is None
+    assert few.summary["settling"]["no_spread_generations"] == 9
+    line = no_spread_line(few.summary)
+    assert line.startswith(
+        "No spread in the rewards of 9 inputs (100.0%, 66.4% to 100.0%): 9 at a low reward"
+    )
+    assert line.endswith(
+        "None can be called dead from 34 generations: that takes 35 alike, for these 9 more in all."
+    )
+    assert class_rows(few.summary)[0][:3] == ("dead-low", "?", "0.0% to 100.0%")
+    assert enough.summary["classes"]["dead_low"]["count"] == 9 and value_of("dead_low", enough.summary) == 1
+    assert "None can be called" not in no_spread_line(enough.summary)
+    assert class_rows(enough.summary)[0][1] == "100.0%"
+    mixed = diagnose([0.0] * 50, ["a"] * 40 + ["b"] * 10)
+    assert "1 input with fewer than the 35 generations that a dead verdict needs" in mixed.caveats
+
+
+def test_rounding_is_no_spread():
+    """0.3 summed in another order, ten times, of 5 inputs."""
+    found = diagnose(np.full((5, 10), 0.1 + 0.2) - np.tile([0, 1e-17, 5e-17, 0, 1e-16], (5, 2)))
+    assert found.summary["std"] == found.summary["std_percentile"]["value"] == 0
+    assert found.summary["variance"] == {
+        "within_std": 0, "between_std": 0, "batch_std": 0, "within_share": None
+    }  # fmt: skip
 
 
 # Logs
@@ -181,6 +204,15 @@ def test_a_kl_penalty_gives_signal_where_the_reward_has_none():
     assert set(penalised.inputs.label.tolist()) == {"live"}
     assert penalised.inputs.mean == pytest.approx(-0.1 * kl.mean(1))
     assert set(diagnose(rewards, kl=kl, kl_coef=1e-4).inputs.label.tolist()) == {"dead_low"}
+
+
+def test_a_penalty_that_hides_dead_inputs_is_said():
+    codes, kl = np.repeat(np.arange(10), 40), np.random.default_rng(0).normal(5, 2, 400)
+    found = diagnose_table(RewardTable(codes, [], {"right": np.zeros(400)}, kl=kl), kl_coef=0.1)
+    (name, main), (part, own) = found.items()
+    assert (name, part) == ("right - 0.1 KL", "right")
+    (advice,) = [a.what for a in advise(main.summary, {part: own.summary}, None) if "alone shows" in a.what]
+    assert "on 100% of the inputs" in advice and "that of the KL penalty" in advice
 
 
 def test_of_several_rewards_the_weighted_sum_comes_first():

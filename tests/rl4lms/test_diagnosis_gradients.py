@@ -9,9 +9,12 @@ import torch
 from transformers import AutoTokenizer
 
 from rl4lms.diagnosis import DiagnosisError
-from rl4lms.diagnosis.gradient_summary import gradient_shares, summarise_gradients
+from rl4lms.diagnosis.gradient_bounds import jacobian_norm, linear_bound, power_bound
+from rl4lms.diagnosis.gradient_summary import gradient_shares, summarise_all, summarise_gradients
 from rl4lms.diagnosis.gradients import (
     check_settings,
+    log_ratios,
+    of_input,
     sampling_logprobs,
     score_products,
     squared_gradient,
@@ -123,7 +126,11 @@ def test_what_is_sampled_otherwise_is_refused():
 
 
 def test_shares_of_the_lowest_inputs():
-    rows = [{"generations": 10, "std": i / 20, "norm": i / 20, "squared": (i / 20) ** 2} for i in range(20)]
+    rows = [
+        {"generations": 10, "std": i / 20, "norm": i / 20, "squared": (i / 20) ** 2}
+        | dict.fromkeys(("bound", "linear_bound", "power_bound"), i / 10)
+        for i in range(20)
+    ]
     tenth, quarter, half = gradient_shares(rows[::-1])
     total = sum(row["squared"] for row in rows)
     assert tenth["share"] == pytest.approx(rows[1]["squared"] / total)
@@ -132,3 +139,81 @@ def test_shares_of_the_lowest_inputs():
     summary = summarise_gradients(rows)
     assert summary["rank_correlation"] == pytest.approx(1) and summary["generations_each"] == 10
     assert gradient_shares([row | {"squared": 0.0} for row in rows])[0]["share"] is None
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_jacobian_norm_is_the_largest_singular_value(model, temperature):
+    """Against all rows of the Jacobian, at a token that is not the first."""
+    model, prompt = model
+    responses = torch.tensor([[5, 6, 7]])
+    sequences = Sequences(
+        prompt, torch.ones_like(prompt).bool(), responses, torch.ones_like(responses).bool()
+    )
+    logits = token_logits(model, sequences, torch.tensor([0]), torch.tensor([2]))[0] / temperature
+    rows = []
+    for logit in logits:
+        found = torch.autograd.grad(logit, list(model.parameters()), retain_graph=True, allow_unused=True)
+        rows.append(torch.cat([g.flatten() for g in found if g is not None]))
+    exact = float(torch.linalg.svdvals(torch.stack(rows))[0])
+    found = jacobian_norm(model, sequences, 2, temperature, torch.Generator().manual_seed(0))
+    assert 0.97 * exact < found < 1.0001 * exact
+
+
+def test_bounds_scale_with_the_reward():
+    """Theorem 1 for rewards in [-1, 1]; rewards c times as large have c times the gradient and the bound."""
+    assert power_bound(0.3, 5, 2.0, 1.0) == pytest.approx(6 * 5 * 2 * 0.3 ** (2 / 3))
+    assert power_bound(0.03, 5, 2.0, 0.1) == pytest.approx(0.1 * power_bound(0.3, 5, 2.0, 1.0))
+    assert linear_bound(0.3, 8, 2.0) == pytest.approx(1.2)
+
+
+def test_bounds_hold_for_the_exact_gradient(model):
+    """One token long: Fisher <= linear <= power, with the exact gamma of the only prefix."""
+    model, prompt = model
+    zero = torch.tensor([0])
+    one = Sequences(prompt, torch.ones_like(prompt).bool(), torch.zeros(1, 1).long(), torch.ones(1, 1).bool())
+    logprobs = sampling_logprobs(token_logits(model, one, zero, zero), PLAIN)[0]
+    rewards = torch.linspace(-1, 1, len(logprobs))
+    value = (logprobs.exp() * rewards).sum()
+    exact = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
+    norm = math.sqrt(sum(float(g.square().sum()) for g in exact if g is not None))
+    std = math.sqrt((logprobs.exp() * (rewards - value) ** 2).sum().item())
+    gamma = jacobian_norm(model, one, 0, 1.0, torch.Generator().manual_seed(0)) * 1.03
+    assert 0 < norm <= linear_bound(std, 1, gamma) <= power_bound(std, 1, gamma, 1.0)
+
+
+def test_the_kl_of_a_model_to_itself_is_0_and_follows_the_temperature(model):
+    model, prompt = model
+    ids, responses = prompt.expand(2, -1), torch.tensor([[5, 6, 7], [5, 6, 0]])
+    mask = torch.tensor([[True] * 3, [True, True, False]])
+    sequences = Sequences(ids, torch.ones_like(ids).bool(), responses, mask)
+    assert log_ratios(model, model, sequences, PLAIN) == pytest.approx([0, 0], abs=1e-5)
+    warm = GenerationSettings(do_sample=True, top_k=0, temperature=2.0)
+    rows, columns = mask.nonzero(as_tuple=True)
+    logits = token_logits(model, sequences, rows, columns)
+    terms = [(logits / t).log_softmax(1).gather(1, responses[mask][:, None])[:, 0] for t in (2.0, 1.0)]
+    expected = torch.zeros(2).index_add(0, rows, terms[0] - terms[1])
+    assert log_ratios(model, model, sequences, warm) == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_penalty_moves_the_gradient_as_a_reward_does():
+    """squared_gradient of r - c k is that of the penalised reward, and 0 where they cancel."""
+    scores = np.random.default_rng(0).normal(size=(6, 9))
+    penalty = np.random.default_rng(1).normal(size=6)
+    assert of_input(penalty - penalty, scores @ scores.T)["norm"] == 0
+    found = of_input(2 * penalty, scores @ scores.T)
+    assert found["squared"] == pytest.approx(4 * of_input(penalty, scores @ scores.T)["squared"])
+    assert found["norm"] <= found["bound"] and found["generations"] == 6
+
+
+def test_of_several_rewards_the_first_is_what_is_optimised():
+    rows = [
+        {"reward": name, "generations": 10, "std": i / 20, "norm": i / 20, "squared": (i / 20) ** 2}
+        | {"bound": i / 10, "linear_bound": i / 5, "power_bound": 0.0}
+        for name in ("a + b", "b")
+        for i in range(20)
+    ]
+    found = summarise_all(rows)
+    assert found["reward"] == "a + b" and list(found["others"]) == ["b"]
+    assert found["bounds"]["bound"] == {"median": pytest.approx(0.5), "largest": pytest.approx(0.5)}
+    assert found["bounds"]["power_bound"] == {"median": None, "largest": None}
+    assert summarise_all([row | {"std": math.nan} for row in rows]) is None

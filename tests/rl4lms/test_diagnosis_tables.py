@@ -119,6 +119,7 @@ def test_nan_is_a_missing_reward(tmp_path):
         ("t.csv", "", {}, "cannot be read"),
         ("t.parquet", "not parquet", {}, "cannot be read"),
         ("t.txt", "prompt,reward\n", {}, "expected one of .csv, .jsonl, .ndjson, .parquet"),
+        ("t.jsonl", "", {}, "t.jsonl: no rows"),
         ("t.pt", "not a file of torch", {}, "cannot be read as an extraction file"),
     ],
 )  # fmt: skip
@@ -159,5 +160,7 @@ def test_extractions_give_their_first_metric_or_those_asked_for(extraction):
     assert list(read_rewards([extraction], Columns(rewards=("chrf", "rouge"))).rewards) == ["chrf", "rouge"]
     with pytest.raises(DiagnosisError, match=r"no column 'rogue' \(--reward\); did you mean 'rouge'"):
         read_rewards([extraction], Columns(rewards=("rogue",)))
+    with pytest.raises(DiagnosisError, match=r"has no column 'kl' \(--kl\): give --reference"):
+        read_rewards([extraction], Columns(kl="kl"))
     with pytest.raises(DiagnosisError, match="one extraction at a time"):
         read_rewards([extraction, extraction], Columns())

@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from diagnose_vanishing_gradients import main
 from rl4lms.datapools import load_datapool
@@ -169,6 +171,10 @@ def test_the_example_of_the_docs_is_what_was_planted(tmp_path, capsys):
         (["{table}", "--range", "0", "0.5"], "reward 1 lies outside the given range 0 to 0.5"),
         (["{table}", "--last_steps", "3"], "those of a log with steps"),
         (["{table}", "--weights", "1", "2"], "2 weights for 1 rewards: reward"),
+        (
+            ["{table}", "--kl_coef", "1", "--reference", "x"],
+            "is for a config or an extraction's .pt; of a table",
+        ),
         (["{table}", "--gradients"], "--gradients needs the model: give --config_path"),
         (["nothing.csv"], "nothing.csv: no such file"),
         (["--config_path", "nothing.yml"], "nothing.yml"),
@@ -182,7 +188,16 @@ def test_mistakes_exit_2_without_output(tmp_path, capsys, arguments, message):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["a.csv", "--config_path", "b.yml"], ["a.csv", "--kl", "kl"], ["a.csv", "--check"]]
+    "arguments",
+    [
+        [],
+        ["a.csv", "--config_path", "b.yml"],
+        ["a.csv", "--kl", "kl"],
+        ["a.pt", "--kl_coef", "1"],
+        ["a.pt", "--kl", "k", "--kl_coef", "1", "--reference", "m"],
+        ["a.csv", "--check"],
+        ["a.pt", "--gradients", "0"],
+    ],
 )
 def test_contradicting_flags_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -216,6 +231,52 @@ def test_a_config_is_sampled_from_and_diagnosed(tmp_path, tiny_gpt2_folder):
     assert "Gradients" in (again / "report.html").read_text() and content["gradients"] is None
     assert (again / "inputs.csv").read_text() == (output / "inputs.csv").read_text()
     assert "the dog" in (again / "inputs.csv").read_text()
+
+
+def test_penalised_and_several_rewards_of_a_model(tmp_path, tiny_gpt2_folder, capsys):
+    """Classes and gradients of two rewards less the KL to another model, of their sum, and of each."""
+    reference = tmp_path / "reference"
+    model = AutoModelForCausalLM.from_pretrained(tiny_gpt2_folder)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(0.5)
+    model.save_pretrained(reference)
+    rows = [{"prompt": f"the dog {i}", "references": ["the teacher"]} for i in range(4)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = {
+        "tokenizer": {"model_name": str(tiny_gpt2_folder), "max_length": 20},
+        "datapool": {"id": "jsonl", "args": {"data_path": str(tmp_path)}},
+        "alg": {"model_type": "causal", "model_name": str(tiny_gpt2_folder),
+                "generation_kwargs": {"do_sample": True, "max_new_tokens": 4}},
+        "evaluation": {"eval_batch_size": 12, "num_samples_per_input": 4,
+                       "metrics": [{"id": "chrf"}, {"id": "ter"}]},
+    }  # fmt: skip
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(config))
+    command = ["--config_path", str(tmp_path / "config.yml"), "--gradients", "3", "--output_path"]
+    penalty = ["--reward", "lexical/chrf", "lexical/ter", "--kl_coef", "0.1", "--reference", str(reference)]
+    assert main([*command, str(tmp_path / "out"), *penalty]) == 0
+    content = json.loads((tmp_path / "out" / "summary.json").read_text())
+    total = "lexical/chrf + lexical/ter"
+    names = [f"{total} - 0.1 KL", total, "lexical/chrf", "lexical/ter"]
+    assert list(content["rewards"]) == names and content["rewards"][names[0]]["kl_coef"] == 0.1
+    assert content["rewards"][names[0]]["std"] != content["rewards"][total]["std"]
+    gradients = content["gradients"]
+    assert gradients["reward"] == names[0] and list(gradients["others"]) == names[1:]
+    rows = list(csv.DictReader((tmp_path / "out" / "gradients.csv").open()))
+    assert [row["reward"] for row in rows] == names * 3
+    of_first = {row["reward"]: row for row in rows[:4]}
+    assert of_first[names[0]]["squared"] != of_first[total]["squared"]
+    assert of_first[names[0]]["gamma"] == of_first[total]["gamma"]
+    for row in rows:
+        assert float(row["norm"]) <= float(row["bound"]) + 1e-9 and float(row["gamma"]) > 0
+    assert "split into tokens anew" in capsys.readouterr().out
+
+    # The KL of an extraction to its own model is 0, and what is penalised with it is the reward.
+    (extraction,) = (tmp_path / "out").glob("*.pt")
+    own = ["--kl_coef", "0.1", "--reference", str(tiny_gpt2_folder), "--output_path", str(tmp_path / "own")]
+    assert main([str(extraction), *own]) == 0
+    found = json.loads((tmp_path / "own" / "summary.json").read_text())["rewards"]
+    assert found["lexical/chrf - 0.1 KL"]["mean"] == pytest.approx(found["lexical/chrf"]["mean"], abs=1e-5)
 
 
 @pytest.fixture
