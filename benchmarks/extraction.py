@@ -149,7 +149,7 @@ def run_ours(config: ExtractConfig, folder: Path) -> Ours:
         RunDir.create(folder, "run", resolved(config), {}) as run,
         patch("rl4lms.extract.score", timed_score),
     ):
-        path = extract(config, run, lambda _: of_texts.append(time.perf_counter())).path
+        path = extract(config, run, lambda *_: of_texts.append(time.perf_counter())).path
     total = time.perf_counter() - start
     return Ours(path, of_texts[-1] - of_texts[0], of_scoring[0], total, peaks[0], peak_memory())
 

@@ -51,10 +51,10 @@ class Extraction:
 def extract(
     config: ExtractConfig,
     run: RunDir,
-    progress: Callable[[int], None] = lambda texts: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Extraction:
-    """Run or continue the extraction of `run`; progress(texts done in all).
+    """Run or continue the extraction of `run`; progress(texts done, texts in all).
 
     The same seed and config give the same file, however often it was cut. Raises ExtractionInterrupted,
     ExtractionError, RequirementError, DataError, ModelSourceError, GenerationError.
@@ -95,7 +95,8 @@ def extract(
     for row in log.read():
         done.add(row["batch"])
         texts.update(zip(row["inputs"], row["texts"], strict=True))
-    progress(len(texts) * decoding.num_samples)
+    each = decoding.num_samples
+    progress(len(texts) * each, len(prompts) * each)
     for batch in plan_batches(model, tokenizer, prompts, decoding):
         if batch.id in done:
             continue
@@ -105,7 +106,7 @@ def extract(
             of_batch = generate_batch(model, tokenizer, prompts, decoding, batch)
         log.append({"batch": batch.id, "inputs": list(batch.indices), "texts": of_batch})
         texts.update(zip(batch.indices, of_batch, strict=True))
-        progress(len(texts) * decoding.num_samples)
+        progress(len(texts) * each, len(prompts) * each)
     log.sync()
 
     # 3. Scores, some inputs at a time; 4. the files that the paper's figures are made of.

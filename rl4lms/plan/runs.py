@@ -84,7 +84,7 @@ def train(experiment: Experiment, plan: Plan, turn: Turn) -> Outcome:
 def extract(experiment: Experiment, turn: Turn) -> Outcome:
     """Run the extraction of an experiment, in its new or earlier run directory."""
     _use_gpu(turn)
-    from rl4lms.extract import INDICES, ExtractionInterrupted
+    from rl4lms.extract import ExtractionInterrupted
     from rl4lms.extract import extract as extract_in
 
     def create() -> RunDir:
@@ -96,9 +96,8 @@ def extract(experiment: Experiment, turn: Turn) -> Outcome:
 
     def work(run: RunDir) -> None:
         config = _recorded(run, ExtractConfig, experiment.config)
-        each = config.evaluation.num_samples_per_input
         with _status_of(run, ExtractionInterrupted), _resources(run, turn):
-            extract_in(config, run, lambda n: turn.report(n, len(run.manifest[INDICES]) * each), turn.stop)
+            extract_in(config, run, turn.report, turn.stop)
 
     return carry_out(turn, create, work, ExtractionInterrupted)
 
