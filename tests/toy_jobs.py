@@ -49,7 +49,7 @@ def values(folder: Path) -> dict[str, list[int]]:
     """Label -> what its one run counted. Folders of runs killed before they had a manifest do not count."""
     found: dict[str, list[int]] = {}
     for run in find_runs(folder):
-        label = run.path.name.rpartition("_20")[0]
+        label = re.split(r"_\d{4}-\d\d-\d\d_", run.path.name)[0]
         assert label not in found, "one run each"
         found[label] = [row["value"] for row in read_metrics(run.path)]
     return found
