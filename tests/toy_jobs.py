@@ -1,5 +1,6 @@
 """Jobs that count to a number in a file, for the tests of what runs jobs."""
 
+import re
 import time
 from functools import partial
 from pathlib import Path
