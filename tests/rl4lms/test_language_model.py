@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import edit_json
+from transformers import AutoModelForCausalLM
 
 from rl4lms.language_model import check_vocabulary, choose_device, load_model, load_tokenizer
 from rl4lms.model_source import Kind, ModelSourceError, check_model_source, check_tokenizer_source
@@ -41,6 +42,19 @@ def test_weights_have_the_dtype_asked_for_whatever_the_checkpoint_has(folder: Pa
     model = load_model(str(folder), "seq2seq", torch.float32, "cpu")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert not model.training
+
+
+def test_the_fused_activation_is_the_models_own(tiny_gpt2: Path) -> None:
+    ours, own = (
+        load_model(str(tiny_gpt2), "causal", torch.float32, "cpu"),
+        AutoModelForCausalLM.from_pretrained(tiny_gpt2),
+    )
+    names = {type(layer.mlp.act).__name__ for layer in ours.base_model.h}
+    assert names == {"GELU"} and type(own.base_model.h[0].mlp.act).__name__ == "NewGELUActivation"
+    values = torch.linspace(-9, 9, 1001)
+    expected = own.base_model.h[0].mlp.act(values)
+    torch.testing.assert_close(ours.base_model.h[0].mlp.act(values), expected, rtol=1e-5, atol=1e-6)
+    assert ours.config.to_dict() == own.config.to_dict()
 
 
 @pytest.mark.parametrize(("kind", "other"), [("seq2seq", "causal"), ("causal", "seq2seq")])
