@@ -168,6 +168,7 @@ def _draw_tasks(axes: Axes, numbers: pd.DataFrame, name: str, labels: Mapping[st
             capsize=2,
             label=labels.get(row["task"], row["task"]),
         )
+    axes.margins(0.08)  # whole markers
     axes.axhline(0, color=GREY, linewidth=0.8)
 
 
