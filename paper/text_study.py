@@ -18,7 +18,16 @@ from rl4lms.config.pretraining import PretrainConfig
 from rl4lms.model_source import check_model_source, link_problem
 from rl4lms.plan.jobs import imports_of
 from rl4lms.pretraining.jobs import job_of, model_of, publish
-from rl4lms.study import StudyConfig, comparison, load_study, models_needed, of_tasks, selection, sweeps
+from rl4lms.study import (
+    StudyConfig,
+    StudyRun,
+    comparison,
+    load_study,
+    models_needed,
+    of_tasks,
+    selection,
+    sweeps,
+)
 from rl4lms.study_run import INTERRUPT_MESSAGE, Done, StudyError, StudyInterrupted, run_study
 
 if TYPE_CHECKING:
@@ -33,8 +42,8 @@ ITEMS = ("figure1", "figure2", "table1", "figure5", "table2", "figure4")
 SWEEP_ITEMS = ("table2", "figure4")
 # Minutes on one of two cores, measured; for the table of stages alone.
 MINUTES = {
-    "laptop": {"model": 8.0, "extraction": 0.3, "training": 1.2},
-    "smoke": {"model": 0.25, "extraction": 0.03, "training": 0.15},
+    "laptop": {"model": 6.0, "extraction": 0.22, "rft": 2.6, "sft": 1.0},
+    "smoke": {"model": 0.25, "extraction": 0.03, "rft": 0.2, "sft": 0.1},
 }
 # The paper's datasets, for each item: Figures 1 and 5 and Table 1 show some of them, Figure 2 all.
 SHOWN, ALL = ("narrative_qa", "totto", "imdb"), ("common_gen", "cnn", "iwslt2017", "dialog")
@@ -65,28 +74,30 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[str]
     """The table of stages, with how long each takes by estimate where nothing is there yet."""
     study, minutes = study_for(scale, items), MINUTES[scale]
     rates = dict.fromkeys(study.tasks, study.rft_learning_rates[0])
-    rows = [("model", len(models_missing(study)), jobs)]
-    planned = [(selection(study), 1), (comparison(study, rates), seeds)]
+    missing = len(models_missing(study))
+    rows = [("models", missing, missing * minutes["model"])]
+    # RFT with the chosen rate and the first seed is there when the comparison begins.
+    planned = {"learning rates": (selection(study), 1, 0), "comparison": (comparison(study, rates), seeds, 1)}
     if set(items) & set(SWEEP_ITEMS):
-        planned.append((sweeps(study, rates), 1))
-    for (configurations, runs), repetitions in planned:
-        for kind in ("extraction", "training"):
-            counts = [
-                configuration.get("repetitions") or repetitions
-                for configuration, run in zip(configurations, runs, strict=True)
-                if run.kind == kind
-            ]
-            if counts:
-                rows.append((kind, sum(counts), jobs))
-    lines = [
-        f"{kind:<12} {count:>4} runs   about {minutes[kind] * count / at_a_time:5.1f} min"
-        for kind, count, at_a_time in rows
-    ]
-    total = sum(minutes[kind] * count / at_a_time for kind, count, at_a_time in rows)
+        planned["sweeps"] = (sweeps(study, rates), 1, 0)
+    for stage, ((configurations, runs), repetitions, done) in planned.items():
+        counts = [
+            (configuration.get("repetitions") or repetitions) - done * (_kind(run) == "rft")
+            for configuration, run in zip(configurations, runs, strict=True)
+        ]
+        total = sum(minutes[_kind(run)] * count for run, count in zip(runs, counts, strict=True))
+        rows.append((stage, sum(counts), total))
+    lines = [f"{stage:<15} {count:>4} runs   about {total / jobs:5.1f} min" for stage, count, total in rows]
+    whole = sum(total for *_, total in rows) / jobs
     return [
         *lines,
-        f"{'in all':<12} {'':>4}        about {total:5.1f} min; what is finished is not run again",
+        f"{'in all':<15} {'':>4}        about {whole:5.1f} min; what is finished is not run again",
     ]
+
+
+def _kind(run: StudyRun) -> str:
+    """Of the runs that take about as long."""
+    return "extraction" if run.kind == "extraction" else "sft" if run.method == "sft" else "rft"
 
 
 def models_missing(study: StudyConfig) -> dict[Path, PretrainConfig]:

@@ -62,6 +62,17 @@ def test_dry_run_prints_stages_and_checks_every_plan(capsys, tmp_path):
     assert "unknown key; did you mean 'lr'?" in capsys.readouterr().err
 
 
+def test_dry_run_of_the_study_counts_each_run_once(capsys, tmp_path, monkeypatch):
+    assert main(["--dry_run", "--only", "figure2", "table2", "--seeds", "3", "--jobs", "2"]) == 0
+    rows = {line[:15].strip(): line.split() for line in capsys.readouterr().out.splitlines()}
+    # Of nine tasks: two learning rates; RFT and SFT of three seeds less the RFT that is there, two samples of
+    # the pretrained model, and one after each finetuning.
+    counts = {"learning rates": 9 * 2, "comparison": 9 * (2 * 3 - 1 + 2 + 2 * 3), "sweeps": 4 + 2 * 6}
+    for stage, count in counts.items():
+        assert rows[stage][len(stage.split())] == str(count)
+    assert "in all" in rows
+
+
 def test_theory(tmp_path, capsys):
     assert main(["--only", "theory", "--output_dir", str(tmp_path)]) == 0
     assert str(tmp_path / "theory.png") in capsys.readouterr().out
