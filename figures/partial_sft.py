@@ -42,9 +42,9 @@ def figure4_numbers(runs: pd.DataFrame, task: str, base: Mapping[str, float]) ->
     """What `figure4` plots of a task, a row per split, stage and amount of SFT, as means over seeds.
 
     Columns: split, method (pretrained, rft, sft, sft_rft), labels and steps (shares of the full SFT's),
-    reward, reward_std (over seeds, ddof 1), share (of the reward after full SFT and RFT), gain_ratio (of
-    sft_rft: how many times more RFT gains after this SFT than without; NaN if RFT alone gains nothing),
-    seeds. runs: see `figures.study`; base: see `at_settings`.
+    reward (of sft: what RFT after it started from), reward_std (over seeds, ddof 1), share (of the reward
+    after full SFT and RFT), gain_ratio (of sft_rft: how many times more RFT gains after this SFT than
+    without; NaN if RFT alone gains nothing), seeds. runs: see `figures.study`; base: see `at_settings`.
     """
     rows = with_steps(at_settings(runs[runs["task"] == task], base))
     rows = rows[rows["split"].isin(SHOWN_SPLITS)]
@@ -54,7 +54,7 @@ def figure4_numbers(runs: pd.DataFrame, task: str, base: Mapping[str, float]) ->
     pretrained = rows[rows["method"] == "rft"].assign(
         method="pretrained", reward=rows["start_reward"], start_reward=float("nan")
     )
-    rows = pd.concat([pretrained, rows], ignore_index=True)
+    rows = pd.concat([pretrained, _after_sft(rows), rows[rows["method"] != "sft"]], ignore_index=True)
     rows = rows.assign(gain=rows["reward"] - rows["start_reward"], labels=rows["sft_labels"])
     groups = rows.groupby(["split", "method", "labels", "steps"], sort=True, dropna=False)
     numbers = groups.agg(
@@ -76,6 +76,18 @@ def figure4_numbers(runs: pd.DataFrame, task: str, base: Mapping[str, float]) ->
             numbers["gain"] / gain if gain > 0 else float("nan")
         )
     return numbers.reindex(columns=columns)
+
+
+def _after_sft(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of SFT alone: what RFT started from, measured on all inputs.
+
+    An SFT on some labels evaluates itself on those inputs alone: its own train reward is left out.
+    """
+    keys = ["split", "seed", "sft_labels", "sft_updates"]
+    starts = rows[rows["method"] == "sft_rft"]
+    starts = starts.assign(method="sft", reward=starts["start_reward"], start_reward=float("nan"))
+    own = rows[(rows["method"] == "sft") & ((rows["sft_labels"] == 1) | (rows["split"] == "test"))]
+    return pd.concat([starts, own]).drop_duplicates(keys)
 
 
 def figure4(numbers: pd.DataFrame, title: str | None = None) -> Figure:

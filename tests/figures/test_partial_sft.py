@@ -25,6 +25,16 @@ def test_rewards_as_shares_of_the_full_pipeline():
     assert cell(numbers, "pretrained", 0, 0)["reward"] == 0.1
 
 
+def test_sft_alone_is_measured_on_all_inputs_and_not_on_those_that_it_saw():
+    table = grid()
+    own = (table["method"] == "sft") & (table["sft_labels"] < 1) & (table["split"] == "train")
+    assert own.any()
+    table.loc[own, "reward"] = 0.99
+    assert cell(figure4_numbers(table, "question", BASE), "sft", 0.1, 0.4)["reward"] == 0.3
+    alone = figure4_numbers(table[table["method"] != "sft_rft"], "question", BASE)
+    assert 0.99 not in set(alone["reward"])
+
+
 def test_gain_ratio_is_over_the_gain_without_sft():
     numbers = figure4_numbers(grid(), "question", BASE)
     assert cell(numbers, "sft_rft", 0.1, 0.4)["gain_ratio"] == pytest.approx(2)
