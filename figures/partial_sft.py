@@ -69,7 +69,7 @@ def figure4_numbers(runs: pd.DataFrame, task: str, base: Mapping[str, float]) ->
             here & (numbers["method"] == "sft_rft") & (numbers["labels"] == 1) & (numbers["steps"] == 1)
         ]
         alone = numbers[here & (numbers["method"] == "rft")]
-        whole = full["reward"].item() if len(full) else float("nan")
+        whole = full["reward"].item() if (full["reward"] > 0).any() else float("nan")
         gain = alone["gain"].item() if len(alone) else float("nan")
         numbers.loc[here, "share"] = numbers["reward"] / whole
         numbers.loc[here & (numbers["method"] == "sft_rft"), "gain_ratio"] = (

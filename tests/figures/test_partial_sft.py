@@ -60,6 +60,14 @@ def test_without_the_full_pipeline_there_are_no_shares():
     assert numbers["share"].isna().all() and len(numbers)
 
 
+def test_a_full_pipeline_without_reward_gives_no_shares():
+    table = grid()
+    table.loc[(table["method"] == "sft_rft") & (table["sft_labels"] == 1), "reward"] = 0.0
+    numbers = figure4_numbers(table, "question", BASE)
+    assert numbers["share"].isna().all()
+    figure4(numbers).draw_without_rendering()
+
+
 def test_figure_draws_every_number():
     numbers = figure4_numbers(grid(), "question", BASE)
     figure = figure4(numbers)

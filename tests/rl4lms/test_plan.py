@@ -442,20 +442,13 @@ def test_check_of_a_shipped_sweep(path, capsys):
     output = capsys.readouterr()
     assert output.err == ""
     header = next(line for line in output.out.splitlines() if not line.startswith("note:"))
-    assert (
-        header
-        == {
-            f"{name}_comparison": f"{title}, main comparison: 32 experiments of 8 settings, in "
-            "outputs/rl4lms_sweeps"
-            for name, title in COMPARISONS.items()
-        }
-        | {
-            "narrative_qa_section_5_1": "NarrativeQA, Section 5.1: 27 experiments of 9 settings, in "
-            "outputs/rl4lms_sweeps",
-            "narrative_qa_section_5_2": "NarrativeQA, Section 5.2: 57 experiments of 19 settings, in "
-            "outputs/rl4lms_sweeps",
-        }[path.stem]
-    )
+    headers = {
+        f"{name}_comparison": (f"{title}, main comparison", 32, 8) for name, title in COMPARISONS.items()
+    }
+    headers["narrative_qa_section_5_1"] = ("NarrativeQA, Section 5.1", 27, 9)
+    headers["narrative_qa_section_5_2"] = ("NarrativeQA, Section 5.2", 57, 19)
+    name, experiments, settings = headers[path.stem]
+    assert header == f"{name}: {experiments} experiments of {settings} settings, in outputs/rl4lms_sweeps"
 
 
 def test_check_shows_seeds_starts_changes_and_sizes(capsys):
