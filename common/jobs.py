@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -152,3 +153,17 @@ def carry_out(
                     return Outcome("failed", run.path, f"{type(error).__name__}: {error}")
     except Exception as error:
         return Outcome("failed", error=str(error))
+
+
+@contextmanager
+def status_of(run: RunDir, interrupted: type[Exception]) -> Iterator[None]:
+    """The status in the manifest, as the block begins and if it does not end well."""
+    run.update_manifest(status="running", error=None)
+    try:
+        yield
+    except (interrupted, KeyboardInterrupt):
+        run.update_manifest(status="interrupted")
+        raise
+    except Exception as error:
+        run.update_manifest(status="failed", error=f"{type(error).__name__}: {error}")
+        raise

@@ -14,7 +14,7 @@ from common.config import parse_path, validate
 from common.console import bars_reported
 from common.files import RunError
 from common.identity import IDENTITY, content_digest, hash_of
-from common.jobs import Outcome, Turn, carry_out
+from common.jobs import Outcome, Turn, carry_out, status_of
 from common.overrides import set_value
 from common.run_dir import RunDir, read_run
 from rl4lms.config import ExtractConfig, SupervisedConfig, TrainConfig, resolved
@@ -72,7 +72,7 @@ def train(experiment: Experiment, plan: Plan, turn: Turn) -> Outcome:
 
     def work(run: RunDir) -> None:
         config = _recorded(run, TrainConfig, experiment.config)
-        with _status_of(run, TrainingInterrupted), _resources(run, turn):
+        with status_of(run, TrainingInterrupted), _resources(run, turn):
             model = train_in(run, config, turn.stop)
         run.update_manifest(status="finished", artefacts=[model.name])
         if not plan.keep_checkpoints:
@@ -96,7 +96,7 @@ def extract(experiment: Experiment, turn: Turn) -> Outcome:
 
     def work(run: RunDir) -> None:
         config = _recorded(run, ExtractConfig, experiment.config)
-        with _status_of(run, ExtractionInterrupted), _resources(run, turn):
+        with status_of(run, ExtractionInterrupted), _resources(run, turn):
             extract_in(config, run, turn.report, turn.stop)
 
     return carry_out(turn, create, work, ExtractionInterrupted)
@@ -144,20 +144,6 @@ def _use_gpu(turn: Turn) -> None:
     """Let this process see one GPU, before anything asks for it."""
     if turn.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(turn.gpu)
-
-
-@contextmanager
-def _status_of(run: RunDir, interrupted: type[Exception]) -> Iterator[None]:
-    """The status in the manifest, as the block begins and if it does not end well."""
-    run.update_manifest(status="running", error=None)
-    try:
-        yield
-    except (interrupted, KeyboardInterrupt):
-        run.update_manifest(status="interrupted")
-        raise
-    except Exception as error:
-        run.update_manifest(status="failed", error=f"{type(error).__name__}: {error}")
-        raise
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.identity import IDENTITY, hash_of
-from common.jobs import Job, Outcome, Turn, carry_out
+from common.jobs import Job, Outcome, Turn, carry_out, status_of
 from common.run_dir import RunDir, RunError
 from rl4lms.config.pretraining import PretrainConfig
 from rl4lms.model_source import link_problem
@@ -67,13 +67,8 @@ def _train(config: PretrainConfig, turn: Turn) -> Outcome:
         before = torch.get_num_threads()
         torch.set_num_threads(1)  # a small model is hardly faster with two
         try:
-            pretrain(config, run, lambda step, status: turn.report(step, status=status), turn.stop)
-        except (TrainingInterrupted, KeyboardInterrupt):
-            run.update_manifest(status="interrupted")
-            raise
-        except Exception as error:
-            run.update_manifest(status="failed", error=f"{type(error).__name__}: {error}")
-            raise
+            with status_of(run, TrainingInterrupted):
+                pretrain(config, run, lambda step, status: turn.report(step, status=status), turn.stop)
         finally:
             torch.set_num_threads(before)
 
