@@ -18,6 +18,7 @@ from common.workers import preload
 from paper import controlled, text_study
 from paper.extractions import EXTRACTION_SUFFIX, draw_extractions
 from paper.given_runs import draw_given_study
+from paper.stages import table_of
 from rl4lms.study import StudyConfig
 from rl4lms.study_run import StudyError, StudyInterrupted
 from sft_vs_rft.config import ExperimentConfig
@@ -101,8 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return draw_given_runs(args)
         of_study = text_study.asked_items(args.only)
         of_controlled = [item for item in args.only or ITEMS if item not in text_study.ITEMS]
-        plans = controlled.plan_stages(args)
-        print_stages(args, of_study, plans)
+        plans = controlled.plans_of(args)
+        print_stages(args, of_study, of_controlled, plans)
         if args.check or args.dry_run:
             return 0
         if args.scale == "paper" and of_study:
@@ -129,17 +130,20 @@ def again() -> str:
 
 
 def print_stages(
-    args: argparse.Namespace, of_study: Sequence[str], plans: Sequence[controlled.Stage]
+    args: argparse.Namespace,
+    of_study: Sequence[str],
+    of_controlled: Sequence[str],
+    plans: Sequence[controlled.PlanOfItem],
 ) -> None:
-    """What would run, with sizes or times; a mistake in any of it is found here, before the first stage."""
+    """What would run, with sizes and times; a mistake in any of it is found here, before the first stage."""
+    stages = controlled.stages(of_controlled, plans)
     if args.scale == "paper":
-        lines = text_study.paper_commands(of_study)
+        for line in text_study.paper_commands(of_study):
+            print(line)
     elif of_study:
-        lines = text_study.stages(args.scale, of_study, args.seeds, args.jobs)
-    else:
-        lines = []
-    print(*lines, sep="\n", end="\n" if lines else "")
-    controlled.print_stages(plans)
+        stages += text_study.stages(args.scale, of_study, args.seeds, args.jobs)
+    if stages:
+        print(f"{args.scale} scale, times on two cores without a GPU:", *table_of(stages), sep="\n")
 
 
 def draw_given_runs(args: argparse.Namespace) -> int:
@@ -159,7 +163,7 @@ def run_and_draw(
     args: argparse.Namespace,
     of_study: Sequence[str],
     of_controlled: Sequence[str],
-    plans: Sequence[controlled.Stage],
+    plans: Sequence[controlled.PlanOfItem],
 ) -> int:
     """The controlled experiments first, which take minutes, then the study, then the page."""
     folder = args.output_dir / args.scale

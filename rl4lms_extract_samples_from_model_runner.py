@@ -1,4 +1,4 @@
-"""Job 1: samples texts for train inputs and leaves reward mean and std of every input (Section 4.1)."""
+"""Job 1: samples texts for inputs and leaves reward mean and std of every input (Section 4.1)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INTERRUPT_MESSAGE = "stopping after the batch under way; press Ctrl-C again to s
 def build_parser() -> argparse.ArgumentParser:
     """Flags of the runner; what is extracted is described by the config file."""
     parser = argparse.ArgumentParser(
-        description="Samples texts for train inputs of a dataset from a language model, scores them, and "
+        description="Samples texts for inputs of a dataset from a language model, scores them, and "
         "leaves texts, rewards, their mean and std for every input, and Figure 1's scatter. Exit status: "
         "0 done, 1 failed (what was computed is kept), 2 a mistake in the config, 130 interrupted."
     )

@@ -24,7 +24,14 @@ from figures.criteria import (
     Criterion,
 )
 from figures.main_comparison import GIVEN_MEAN, dead, figure2_numbers, models_of, rank_correlations, table1
-from figures.partial_sft import at_settings, figure4_numbers, reward_difference, with_steps
+from figures.partial_sft import (
+    at_settings,
+    figure4_numbers,
+    of_shared_seeds,
+    reward_difference,
+    with_steps,
+)
+from figures.rewards import rewards_numbers
 from figures.study import INPUTS, RUNS
 from figures.tables import with_interval
 
@@ -59,6 +66,10 @@ class Results:
     @cached_property
     def table1(self) -> pd.DataFrame:
         return table1(self.inputs)
+
+    @cached_property
+    def rewards(self) -> pd.DataFrame:
+        return rewards_numbers(self.inputs)
 
     @cached_property
     def figure4(self) -> pd.DataFrame:
@@ -162,6 +173,30 @@ def _share_of_tasks(name: str) -> Callable[[Results], Measured]:
     return measure
 
 
+def _rewards_share(name: str, only_dead: bool) -> Callable[[Results], Measured]:
+    """Share of the tasks whose interval of a difference of test rewards lies above 0."""
+
+    def measure(results: Results) -> Measured:
+        rewards = results.rewards
+        rows = rewards[(rewards["split"] == "test") & rewards[f"{name}_low"].notna()]
+        if only_dead:
+            train = rewards[rewards["split"] == "train"].set_index("task")["dead"]
+            rows = rows[rows["task"].map(train) >= TASK_HAS_DEAD]
+        if rows.empty:
+            kind = f" that has {TASK_HAS_DEAD:.0%} of dead inputs" if only_dead else ""
+            raise NotTestedError(
+                f"no task{kind} has finished extractions of test inputs after all finetunings"
+            )
+        shown = ", ".join(
+            f"{row['task']} "
+            f"{with_interval(row[name], row[f'{name}_low'], row[f'{name}_high'], '{:+.3f}'.format)}"
+            for _, row in rows.iterrows()
+        )
+        return Measured(float((rows[f"{name}_low"] > 0).mean()), shown)
+
+    return measure
+
+
 def _short(rows: pd.DataFrame, method: str) -> pd.DataFrame:
     """The rows of the short SFT phase."""
     near = np.isclose(rows["steps"].astype(float), SHORT_STEPS, atol=0.01)
@@ -177,9 +212,9 @@ def _against_rft(split: str, every_setting: bool) -> Callable[[Results], Measure
         rows = with_steps(rows)[rows["split"] == split]
         short = _short(at_settings(rows, results.base), "sft_rft")
         alone = rows[rows["method"] == "rft"] if every_setting else at_settings(rows, results.base)
-        alone = alone[alone["method"] == "rft"]
-        settings = alone.groupby(["learning_rate", "temperature", "ent_coef"])
-        if short.empty or alone.empty:
+        keys = ["learning_rate", "temperature", "ent_coef"]
+        settings = of_shared_seeds(alone[alone["method"] == "rft"], keys).groupby(keys)
+        if short.empty or not len(settings):
             which = "short SFT, then RFT" if short.empty else "RFT alone"
             raise NotTestedError(f"no finished run of {which} on {SWEPT_TASK}")
         if every_setting and len(settings) == 1:
@@ -274,6 +309,8 @@ MEASURES: dict[str, Callable[[Results], Measured]] = {
     "figure2_given_mean": _trend(GIVEN_MEAN),
     "table1_rft": _share_of_tasks("rft"),
     "table1_order": _share_of_tasks("difference"),
+    "table_rewards_over_rft": _rewards_share("over_rft", only_dead=True),
+    "table_rewards_over_sft": _rewards_share("over_sft", only_dead=False),
     **{f"table2_{split}": _against_rft(split, every_setting=True) for split in ("train", "test")},
     **{f"figure4_{split}": _against_rft(split, every_setting=False) for split in ("train", "test")},
     "figure4_gain": _cell("train", "gain_ratio"),

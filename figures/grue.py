@@ -45,7 +45,7 @@ def figure1_numbers(inputs: pd.DataFrame, seed: int) -> pd.DataFrame:
     inputs: see `figures.study`. Panels: the models there are, of the pretrained one the first sample. Tasks:
     by the percentile of Figure 2; one without a pretrained model is left out, its inputs have no order.
     """
-    rows = inputs[(inputs["seed"] == seed) & (inputs["sample"] == 1)]
+    rows = inputs[(inputs["seed"] == seed) & (inputs["sample"] == 1) & (inputs["split"] == "train")]
     order = {}
     for task, models in rows[rows["method"] == "pretrained"].groupby("task", sort=False):
         percentile, _ = std_percentile(models["mean"].to_numpy(), models["std"].to_numpy())

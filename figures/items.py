@@ -17,6 +17,7 @@ from figures.grue import figure1_numbers, figure1_tasks
 from figures.main_comparison import NEEDED, figure2, rank_correlations, table1_shown
 from figures.partial_sft import figure4, table2, table2_shown
 from figures.report import Item
+from figures.rewards import rewards_shown
 from figures.runs import load_extraction
 from figures.study import (
     METHODS,
@@ -51,6 +52,9 @@ CAPTIONS = {
     "second "
     "sample of the pretrained model, since chance alone correlates std and gain within one. Dead: share of "
     "inputs with std below 0.01 and mean below 0.1, which carry no gradient.",
+    "table_rewards": "Mean reward over train and over test inputs, with its std over seeds. Dead: share of "
+    "the inputs that carry no gradient under the pretrained model. Differences with their 95% interval: "
+    "Student's t over seeds, of one seed over its inputs. Full SFT learns the train inputs by heart.",
     "table2": "Mean reward after training, one generation per input, and its std over seeds. One setting "
     "at a time "
     "differs from those of RFT.",
@@ -67,6 +71,7 @@ TITLES = {
     "figure1": "Figure 1: reward mean and std of each input before and after finetuning",
     "figure2": "Figure 2: RFT against SFT over tasks",
     "table1": "Table 1: Pretrain reward std of an input against its reward gain",
+    "table_rewards": "Rewards: RFT, SFT, and RFT after SFT on all tasks",
     "table2": "Table 2: Learning rate, temperature and entropy against a short SFT phase",
     "figure4": "Figure 4: a short SFT phase on few labels, then RFT",
     "figure5": "Figure 5: an input of small and one of large reward std",
@@ -145,7 +150,7 @@ def _figure1(study: Study, results: Results, folder: Path) -> Item:
     if results.inputs.empty:
         return _item("figure1", study.extractions)
     seed = int(results.inputs["seed"].min())
-    sources = [s for s in study.extractions if s.seed == seed and s.sample == 1]
+    sources = [s for s in study.extractions if (s.seed, s.sample, s.split) == (seed, 1, "train")]
     numbers = figure1_numbers(results.inputs, seed)
     every = list(dict.fromkeys(numbers["task"]))
     few = _shown(every)
@@ -172,7 +177,7 @@ def _shown(tasks: Sequence[str]) -> list[str]:
 
 def _compared(study: Study) -> list[Source]:
     """The extractions that RFT and SFT are compared on."""
-    return [source for source in study.extractions if source.method in NEEDED]
+    return [source for source in study.extractions if source.method in NEEDED and source.split == "train"]
 
 
 def _figure2(study: Study, results: Results, folder: Path) -> Item:
@@ -200,6 +205,24 @@ def _table1(study: Study, results: Results, folder: Path) -> Item:
         **_meta(study, sources),
     )
     return _item("table1", sources, [folder / "table1"], shown)
+
+
+def _table_rewards(study: Study, results: Results, folder: Path) -> Item:
+    sources = study.extractions
+    if results.rewards.empty:
+        return _item("table_rewards", sources)
+    shown = rewards_shown(
+        results.rewards, {task: label.split("\n")[0] for task, label in study.labels.items()}
+    )
+    save_table(
+        shown,
+        results.rewards,
+        folder / "table_rewards",
+        _caption("table_rewards", sources),
+        described(finished(sources)),
+        **_meta(study, sources),
+    )
+    return _item("table_rewards", sources, [folder / "table_rewards"], shown)
 
 
 def _table2(study: Study, results: Results, folder: Path) -> Item:
@@ -230,7 +253,8 @@ def _figure4(study: Study, results: Results, folder: Path) -> Item:
 
 def _figure5(study: Study, results: Results, folder: Path) -> Item:
     shown = _shown(list(dict.fromkeys(source.task for source in study.extractions)))
-    first = [s for s in study.extractions if s.method == "pretrained" and s.sample == 1 and s.task in shown]
+    wanted = ("pretrained", 1, "train")
+    first = [s for s in study.extractions if (s.method, s.sample, s.split) == wanted and s.task in shown]
     seed = min((source.seed for source in first), default=0)
     sources = [source for source in first if source.seed == seed]
     stems = []
@@ -251,6 +275,7 @@ DRAWN: dict[str, Callable[[Study, Results, Path], Item]] = {
     "figure1": _figure1,
     "figure2": _figure2,
     "table1": _table1,
+    "table_rewards": _table_rewards,
     "table2": _table2,
     "figure4": _figure4,
     "figure5": _figure5,

@@ -46,18 +46,20 @@ def dead(mean: pd.Series, std: pd.Series) -> pd.Series:
     return (std < SMALL_STD) & (mean < LOW_MEAN)
 
 
-def models_of(inputs: pd.DataFrame) -> Iterator[tuple[str, int, dict[str, pd.DataFrame]]]:
-    """Task, seed and its models' rows by input, of each task and seed with pretrained, RFT and SFT model.
+def models_of(
+    inputs: pd.DataFrame, needed: Sequence[str] = NEEDED, split: str = "train"
+) -> Iterator[tuple[str, int, dict[str, pd.DataFrame]]]:
+    """Task, seed and its models' rows by input, of each task and seed that has the models `needed`.
 
-    Models: pretrained, rft, sft; "second": the pretrained model's second sample, where there is one.
+    Models: pretrained, rft, sft, sft_rft; "second": the pretrained model's second sample, where there is one.
     """
-    for (task, seed), rows in inputs.groupby(["task", "seed"], sort=False):
+    for (task, seed), rows in inputs[inputs["split"] == split].groupby(["task", "seed"], sort=False):
         models = {
             str(method) if sample == 1 else "second": of_model.set_index("input").sort_index()
             for (method, sample), of_model in rows.groupby(["method", "sample"])
             if sample == 1 or method == "pretrained"
         }
-        if set(NEEDED) <= models.keys():
+        if set(needed) <= models.keys():
             yield str(task), int(str(seed)), models
 
 

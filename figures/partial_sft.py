@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,16 @@ def at_settings(runs: pd.DataFrame, base: Mapping[str, float]) -> pd.DataFrame:
     return runs[same | (runs["method"] == "sft")]
 
 
+def of_shared_seeds(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """The runs of the seeds that every group by `keys` has, so that groups differ in nothing else.
+
+    All of them if the groups share no seed.
+    """
+    seeds = [set(of_group) for _, of_group in runs.groupby(list(keys), dropna=False)["seed"]]
+    shared = set.intersection(*seeds) if seeds else set()
+    return runs[runs["seed"].isin(shared)] if shared else runs
+
+
 def with_steps(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of one task with `steps`: share of the SFT steps of its full SFT, the longest on all labels.
 
@@ -44,9 +54,11 @@ def figure4_numbers(runs: pd.DataFrame, task: str, base: Mapping[str, float]) ->
     Columns: split, method (pretrained, rft, sft, sft_rft), labels and steps (shares of the full SFT's),
     reward (of sft: what RFT after it started from), reward_std (over seeds, ddof 1), share (of the reward
     after full SFT and RFT), gain_ratio (of sft_rft: how many times more RFT gains after this SFT than
-    without; NaN if RFT alone gains nothing), seeds. runs: see `figures.study`; base: see `at_settings`.
+    without; NaN if RFT alone gains nothing), seeds (those that all of them have, see `of_shared_seeds`).
+    runs: see `figures.study`; base: see `at_settings`.
     """
     rows = with_steps(at_settings(runs[runs["task"] == task], base))
+    rows = of_shared_seeds(rows, ["method", "sft_labels", "sft_updates"])
     rows = rows[rows["split"].isin(SHOWN_SPLITS)]
     columns = ["split", "method", "labels", "steps", "reward", "reward_std", "share", "gain_ratio", "seeds"]
     if rows.empty:

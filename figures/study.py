@@ -25,8 +25,8 @@ INPUTS = {
     "seed": "of the runs; the pretrained model has rows for each seed, of one extraction or of several",
     "method": "of the model: " + ", ".join(METHODS),
     "sample": "1, or 2 for the independent second extraction of the same model",
-    "split": "of the input: train",
-    "input": "position among the extraction's inputs, the same for all models of a task and seed",
+    "split": "of the input: train or test",
+    "input": "position among the extraction's inputs, the same for all models of a task, seed and split",
     "id": "of the dataset",
     "mean": "of the reward over the input's generations",
     "std": "of the reward over the input's generations (ddof 0, as in the paper)",
@@ -58,7 +58,7 @@ class Source:
     """A run that the study needs, whether it has been made or not: an extraction or a training.
 
     reward: result key of the metric that is the task's reward (lexical/rouge_l_max); path: the run's folder,
-    None before there is one; command: makes the run, or goes on with it; sample: of an extraction, see
+    None before there is one; command: makes the run, or goes on with it; sample, split: of an extraction, see
     `INPUTS`; sft: of a training of method sft_rft, the folder of the run of its first phase.
     """
 
@@ -69,13 +69,15 @@ class Source:
     path: Path | None
     command: str
     sample: int = 1
+    split: str = "train"
     sft: Path | None = None
 
     @property
     def label(self) -> str:
         """For a reader."""
         second = ", second sample" if self.sample == 2 else ""
-        return f"{self.task}, {METHODS[self.method]}, seed {self.seed}{second}"
+        split = "" if self.split == "train" else f", {self.split} inputs"
+        return f"{self.task}, {METHODS[self.method]}, seed {self.seed}{second}{split}"
 
     @property
     def status(self) -> str:
@@ -115,6 +117,7 @@ def described(sources: Iterable[Source]) -> list[dict[str, Any]]:
                 "method": source.method,
                 "seed": source.seed,
                 "sample": source.sample,
+                **({"split": source.split} if run.manifest.get("job") == "extraction" else {}),
                 "status": run.manifest.get("status"),
                 "commit": run.manifest.get("commit"),
                 "config": run.config,
@@ -126,16 +129,17 @@ def described(sources: Iterable[Source]) -> list[dict[str, Any]]:
 def inputs_table(sources: Sequence[Source]) -> pd.DataFrame:
     """The table `inputs` of the extractions that are finished; see `INPUTS`.
 
-    Raises NoRunsError: none is finished, a file is no extraction, or models of a task and seed saw different
-    inputs.
+    Raises NoRunsError: none is finished, a file is no extraction, or models of a task, seed and split saw
+    different inputs.
     """
     tables = []
-    first: dict[tuple[str, int], tuple[Path, list[str]]] = {}
+    first: dict[tuple[str, int, str], tuple[Path, list[str]]] = {}
     for source in _some(sources):
         assert source.path is not None
         path = extraction_file(source.path)
         extraction = load_extraction(path)
-        one, prompts = first.setdefault((source.task, source.seed), (path, extraction["prompts"]))
+        of = (source.task, source.seed, source.split)
+        one, prompts = first.setdefault(of, (path, extraction["prompts"]))
         if extraction["prompts"] != prompts:
             raise NoRunsError(
                 f"{path} is not of the inputs of {one}: extract with --set datapool.used_indices_from={one}"
@@ -148,7 +152,7 @@ def inputs_table(sources: Sequence[Source]) -> pd.DataFrame:
                     "seed": source.seed,
                     "method": source.method,
                     "sample": source.sample,
-                    "split": "train",
+                    "split": source.split,
                     "input": range(len(rewards)),
                     "id": extraction["ids"],
                     "mean": rewards.mean(1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.interrupts import INTERRUPTED_EXIT_CODE
-from sft_vs_rft.plan import load_plan, steps_of
+from paper.stages import Stage
+from sft_vs_rft.config import ExperimentConfig
+from sft_vs_rft.plan import load_plan, steps_of, train_size
 from sft_vs_rft.schedule import run_plan
 
 if TYPE_CHECKING:
@@ -61,32 +64,35 @@ THEORY_MODELS, THEORY_SEED = 2_800, 0
 # Over the laptop's plans: no more than that they run.
 SMOKE = ("epochs=20", "save_metric_plots=false", "outputs_dir=outputs/smoke/controlled")
 IMPORTS = ("sft_vs_rft.experiment",)
+# An epoch's seconds for each train input, by model, measured; for the table of stages alone.
+SECONDS = {"mlp": 12e-6, "resnet18": 3e-3, "bert-mini": 12e-3}
+THEORY_MINUTES = 0.2
 PLAN_RUNNER = "python sft_vs_rft_controlled_experiments_plan_runner.py"
 
 
 @dataclass(frozen=True)
-class Stage:
+class PlanOfItem:
     """A plan to run for an item, after those before it in its list."""
 
     item: str
-    plan: Path
+    path: Path
     overrides: list[str]
 
 
-def plan_stages(args: argparse.Namespace) -> list[Stage]:
+def plans_of(args: argparse.Namespace) -> list[PlanOfItem]:
     """The plans of the asked items in the order in which they must run: pretraining before finetuning."""
     names = environments(args)
     chosen = list(names) if "all" in args.environments else list(dict.fromkeys(args.environments))
     parallel = [f"multiprocess={str(args.jobs > 1).lower()}", f"num_parallel={args.jobs}"]
     overrides = [*(SMOKE if args.scale == "smoke" else ()), *args.overrides]
-    stages = []
+    plans = []
     for item in [item for item in FIGURE3_ITEMS if not args.only or item in args.only]:
         for environment in chosen:
-            plan = f"{names[environment]}_{{}}_experiments_plan.json"
-            stages.append(Stage(item, PLANS / plan.format("pretrain"), overrides))
+            name = f"{names[environment]}_{{}}_experiments_plan.json"
+            plans.append(PlanOfItem(item, PLANS / name.format("pretrain"), overrides))
             finetune = [*parallel, "load_model_from_checkpoint=auto", *overrides]
-            stages.append(Stage(item, PLANS / plan.format(FIGURE3_ITEMS[item]), finetune))
-    return stages
+            plans.append(PlanOfItem(item, PLANS / name.format(FIGURE3_ITEMS[item]), finetune))
+    return plans
 
 
 def environments(args: argparse.Namespace) -> dict[str, str]:
@@ -94,25 +100,40 @@ def environments(args: argparse.Namespace) -> dict[str, str]:
     return ENVIRONMENTS["paper" if args.scale == "paper" else "laptop"]
 
 
-def print_stages(stages: Sequence[Stage]) -> None:
-    """Every stage with its size; a mistake in any of them is found here, before the first one runs."""
-    for stage in stages:
+def stages(items: Sequence[str], plans: Sequence[PlanOfItem]) -> list[Stage]:
+    """A stage a plan; a mistake in any of them is found here, before the first one runs.
+
+    Raises ConfigError.
+    """
+    found: dict[Path, Stage] = {}
+    for plan in plans:
         # Its start weights may not exist yet: whether they do is checked when its turn comes.
-        loaded = load_plan(stage.plan, [*stage.overrides, "load_model_from_checkpoint=''"])
-        for experiment in loaded.experiments:
-            sizes = f"{experiment.config.opt_method:<19} {steps_of(experiment.config)}"
-            print(f"{stage.item:<25} {sizes}  ({stage.plan.name})")
+        loaded = load_plan(plan.path, [*plan.overrides, "load_model_from_checkpoint=''"])
+        configs = [experiment.config for experiment in loaded.experiments]
+        side_by_side = min(loaded.plan.num_parallel, len(configs)) if loaded.plan.multiprocess else 1
+        sizes = "; ".join(dict.fromkeys(map(steps_of, configs)))
+        # Items that start from the same pretraining share it.
+        minutes = sum(map(minutes_of, configs)) / side_by_side
+        found.setdefault(plan.path, Stage(plan.item, len(configs), minutes, f"{plan.path.name}: {sizes}"))
+    theory = Stage("theory", 0, THEORY_MINUTES, f"{THEORY_MODELS:,} enumerated models")
+    return [*found.values(), *[theory] * ("theory" in items)]
 
 
-def run_and_draw(args: argparse.Namespace, items: Sequence[str], stages: Sequence[Stage]) -> int:
-    """Run the stages, skipping what is finished, and draw each asked item as soon as its runs are there."""
+def minutes_of(config: ExperimentConfig) -> float:
+    """About how long an experiment takes on one of two cores; NaN where only the data tells its size."""
+    size = train_size(config)
+    return math.nan if size is None else SECONDS[config.model_type] * size * config.epochs / 60
+
+
+def run_and_draw(args: argparse.Namespace, items: Sequence[str], plans: Sequence[PlanOfItem]) -> int:
+    """Run the plans, skipping what is finished, and draw each asked item as soon as its runs are there."""
     for item in items:
         if item == "theory":
             draw_theory(args)
             continue
         runs: list[Path] = []
-        for stage in [stage for stage in stages if stage.item == item]:
-            loaded = load_plan(stage.plan, stage.overrides)
+        for plan in [plan for plan in plans if plan.item == item]:
+            loaded = load_plan(plan.path, plan.overrides)
             for notice in loaded.notices:
                 logger.info("%s", notice)
             outcomes = run_plan(loaded.plan, loaded.experiments)

@@ -49,7 +49,8 @@ def study_of(runs: Sequence[RunInfo]) -> Study:
     Task: the dataset, and of `python_docs` the form. Method: of a training its algorithm and whether it began
     with the model of a supervised one; of an extraction that of the training whose model it samples, or
     pretrained. Reward: the metric of the task's extractions, of a task without them the only metric of its
-    trainings. Sample: extractions of the pretrained model in the order of their seeds. Raises NoRunsError.
+    trainings. Sample: extractions of the pretrained model's rewards of a split in the order of their seeds.
+    Raises NoRunsError.
     """
     from figures.items import Study
     from figures.runs import NoRunsError
@@ -74,20 +75,23 @@ def study_of(runs: Sequence[RunInfo]) -> Study:
         for run in trainings
     ]
     sampled = [
-        source(run, seed=parent.config["runtime"]["seed"])
+        source(run, seed=parent.config["runtime"]["seed"], split=split_of(run))
         for run in extractions
         if (parent := parent_of(run)) is not None
     ]
     measured = {run.path for run in map(parent_of, extractions) if run is not None}
     seeds: dict[str, set[int]] = {}
+    plain: dict[tuple[str, str], list[RunInfo]] = {}
     for one in [*trained, *sampled]:
         seeds.setdefault(one.task, set()).add(one.seed)
-    for task in rewards:
-        plain = [run for run in extractions if parent_of(run) is None and task_of(run) == task]
-        ordered = sorted(plain, key=lambda run: run.config["runtime"]["seed"])
+    for run in extractions:
+        if parent_of(run) is None:
+            plain.setdefault((task_of(run), split_of(run)), []).append(run)
+    for (task, split), of_split in plain.items():
+        ordered = sorted(of_split, key=lambda run: run.config["runtime"]["seed"])
         for number, run in enumerate(ordered[:2], start=1):
             # The pretrained model's statistics are the same for every seed of the finetunings.
-            own = source(run, sample=number)
+            own = source(run, sample=number, split=split)
             sampled += [replace(own, seed=seed) for seed in sorted(seeds.get(task, {own.seed}))]
     # RFT's own settings are those whose rewards were measured; of several trainings else the first one's.
     base: dict[str, dict[str, float]] = {}
@@ -113,6 +117,11 @@ def task_of(run: RunInfo) -> str:
     form = (pool.get("args") or {}).get("form")
     name = form if pool["id"] == "python_docs" and form else pool["id"]
     return str(name).removesuffix("_seq2seq")  # IMDB's, of supervised finetuning
+
+
+def split_of(run: RunInfo) -> str:
+    """Of the inputs of an extraction; earlier ones were all of train."""
+    return str(run.config["datapool"].get("split", "train"))
 
 
 def method_of(run: RunInfo) -> str:

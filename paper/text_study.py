@@ -14,6 +14,7 @@ from common.plan import PlanSettings
 from common.run_dir import RunError
 from common.schedule import run_jobs
 from paper.gpu_hours import hours_lines
+from paper.stages import Stage
 from rl4lms.config.pretraining import PretrainConfig
 from rl4lms.model_source import check_model_source, link_problem
 from rl4lms.plan.jobs import imports_of
@@ -21,6 +22,7 @@ from rl4lms.pretraining.jobs import job_of, model_of, publish
 from rl4lms.study import (
     StudyConfig,
     StudyRun,
+    after_sft,
     comparison,
     load_study,
     models_needed,
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STUDIES = {"laptop": "rl4lms_scripts/laptop/study.yml", "smoke": "rl4lms_scripts/laptop/smoke.yml"}
-ITEMS = ("figure1", "figure2", "table1", "figure5", "table2", "figure4")
-SWEEP_ITEMS = ("table2", "figure4")
+ITEMS = ("figure1", "figure2", "table1", "table_rewards", "figure5", "table2", "figure4")
+REWARDS_ITEM, SWEEP_ITEMS = "table_rewards", ("table2", "figure4")
 # Minutes on one of two cores, measured; for the table of stages alone.
 MINUTES = {
     "laptop": {"model": 6.0, "extraction": 0.22, "rft": 2.6, "sft": 1.0},
@@ -51,6 +53,7 @@ PAPER_PLANS = {
     "figure1": [f"{name}_comparison" for name in SHOWN],
     "figure2": [f"{name}_comparison" for name in (*SHOWN, *ALL)],
     "table1": [f"{name}_comparison" for name in SHOWN[:2]],
+    "table_rewards": [f"{name}_comparison" for name in (*SHOWN, *ALL)],
     "figure5": ["narrative_qa_comparison"],
     "table2": ["narrative_qa_section_5_1"],
     "figure4": ["narrative_qa_section_5_2"],
@@ -70,14 +73,16 @@ def study_for(scale: str, items: Sequence[str]) -> StudyConfig:
     return of_tasks(study, [study.sweep.task])
 
 
-def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[str]:
-    """The table of stages, with how long each takes by estimate where nothing is there yet."""
+def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stage]:
+    """The stages of the study, in their order. Raises ConfigError."""
     study, minutes = study_for(scale, items), MINUTES[scale]
     rates = dict.fromkeys(study.tasks, study.rft_learning_rates[0])
     missing = len(models_missing(study))
-    rows = [("models", missing, missing * minutes["model"])]
+    found = [Stage("models", missing, missing * minutes["model"] / jobs)]
     # RFT with the chosen rate and the first seed is there when the comparison begins.
     planned = {"learning rates": (selection(study), 1, 0), "comparison": (comparison(study, rates), seeds, 1)}
+    if REWARDS_ITEM in items:
+        planned["RFT after SFT"] = (after_sft(study, rates), seeds, 0)
     if set(items) & set(SWEEP_ITEMS):
         planned["sweeps"] = (sweeps(study, rates), 1, 0)
     for stage, ((configurations, runs), repetitions, done) in planned.items():
@@ -86,13 +91,8 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[str]
             for configuration, run in zip(configurations, runs, strict=True)
         ]
         total = sum(minutes[_kind(run)] * count for run, count in zip(runs, counts, strict=True))
-        rows.append((stage, sum(counts), total))
-    lines = [f"{stage:<15} {count:>4} runs   about {total / jobs:5.1f} min" for stage, count, total in rows]
-    whole = sum(total for *_, total in rows) / jobs
-    return [
-        *lines,
-        f"{'in all':<15} {'':>4}        about {whole:5.1f} min; what is finished is not run again",
-    ]
+        found.append(Stage(stage, sum(counts), total / jobs))
+    return found
 
 
 def _kind(run: StudyRun) -> str:
@@ -143,7 +143,13 @@ def run_and_draw(args: argparse.Namespace, folder: Path) -> tuple[list[Item], Re
     items = asked_items(args.only)
     study = study_for(args.scale, items)
     make_models(study, args.jobs)
-    done = run_study(study, seeds=args.seeds, jobs=args.jobs, with_sweeps=bool(set(items) & set(SWEEP_ITEMS)))
+    done = run_study(
+        study,
+        seeds=args.seeds,
+        jobs=args.jobs,
+        with_rewards=REWARDS_ITEM in items,
+        with_sweeps=bool(set(items) & set(SWEEP_ITEMS)),
+    )
     # Seconds of imports, only now.
     from figures.items import draw, results_of
 
@@ -157,26 +163,27 @@ def figures_study(study: StudyConfig, done: Sequence[Done]) -> Study:
     from figures.items import Study
     from figures.study import Source
 
-    sources: dict[str, list[Source]] = {"extraction": [], "training": []}
+    # Without repetition: a sweep's full SFT is that of the comparison.
+    sources: dict[str, dict[Source, None]] = {"extraction": {}, "training": {}}
     for one in done:
         # The pretrained model's statistics are the same for every seed of the finetunings.
         seeds = {other.seed for other in done} if one.run.method == "pretrained" else {one.seed}
         for seed in sorted(seeds):
-            sources[one.run.kind].append(
-                Source(
-                    task=one.run.task,
-                    seed=seed,
-                    method=one.run.method,
-                    reward=study.tasks[one.run.task].key,
-                    path=one.path,
-                    command=one.command,
-                    sample=one.run.sample,
-                    sft=one.start if one.run.method == "sft_rft" else None,
-                )
+            source = Source(
+                task=one.run.task,
+                seed=seed,
+                method=one.run.method,
+                reward=study.tasks[one.run.task].key,
+                path=one.path,
+                command=one.command,
+                sample=one.run.sample,
+                split=one.run.split,
+                sft=one.start if one.run.method == "sft_rft" and one.run.kind == "training" else None,
             )
+            sources[one.run.kind][source] = None
     return Study(
-        extractions=sources["extraction"],
-        trainings=sources["training"],
+        extractions=list(sources["extraction"]),
+        trainings=list(sources["training"]),
         labels={name: task.label for name, task in study.tasks.items()},
         base={one.run.task: _settings(one) for one in done if one.run.configuration == f"{one.run.task}-rft"},
         command=shlex.join(["python", *sys.argv]),

@@ -1,4 +1,4 @@
-"""Job 1: texts and rewards of train inputs under a model, every text on disk before it is scored."""
+"""Job 1: texts and rewards of inputs under a model, every text on disk before it is scored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from common.files import atomic_torch_save, atomic_write_text
 from common.run_dir import RunDir
 from rl4lms.config import ExtractConfig, missing_components, resolved, unique_metrics
-from rl4lms.datapools import load_datapool
+from rl4lms.datapools import Split, load_datapool
 from rl4lms.generation import Decoding, generate_batch, plan_batches
 from rl4lms.language_model import autocast, check_vocabulary, choose_device, load_model, load_tokenizer
 from rl4lms.metrics import Metric, build_metric
@@ -67,7 +67,7 @@ def extract(
         raise RequirementError("\n".join(f"{problem.path}: {problem.message}" for problem in lacking))
     built = {metric.id: build_metric(metric.id, metric.args) for metric in metrics}
     samples, indices = choose_inputs(config, run)
-    logger.info("%d train inputs of %s", len(samples), config.datapool.id)
+    logger.info("%d %s inputs of %s", len(samples), config.datapool.split, config.datapool.id)
 
     # 2. Texts, a batch at a time, on disk before the next one.
     device = choose_device(config.runtime.device)
@@ -111,7 +111,7 @@ def extract(
 
     # 3. Scores, some inputs at a time; 4. the files that the paper's figures are made of.
     all_texts = [texts[i] for i in range(len(samples))]
-    values = score(built, samples, all_texts, model, run, should_stop)
+    values = score(built, samples, all_texts, model, config.datapool.split, run, should_stop)
     return save(config, run, samples, indices, all_texts, values)
 
 
@@ -123,18 +123,19 @@ def remove_half_written(run: Path) -> None:
 
 
 def choose_inputs(config: ExtractConfig, run: RunDir) -> tuple[list[Sample], list[int]]:
-    """The train inputs of the run and their positions in the dataset: chosen once, then as recorded.
+    """The inputs of the run and their positions in the dataset's split: chosen once, then as recorded.
 
     Raises ExtractionError: the data is not what the run, or the extraction it takes its inputs from, saw.
     """
-    pool = load_datapool(config.datapool.id, "train", config.datapool.args)
+    split = config.datapool.split
+    pool = load_datapool(config.datapool.id, split, config.datapool.args)
     indices = run.manifest.get(INDICES)
     if indices is None and config.datapool.used_indices_from is not None:
-        indices = indices_of(config.datapool.used_indices_from, pool)
+        indices = indices_of(config.datapool.used_indices_from, pool, split)
     if indices is None:
         indices = subsample_indices(len(pool), n=config.datapool.train_samples, seed=config.datapool.seed)
     if max(indices) >= len(pool):
-        raise ExtractionError(f"datapool {config.datapool.id!r} now has only {len(pool):,} train inputs")
+        raise ExtractionError(f"datapool {config.datapool.id!r} now has only {len(pool):,} {split} inputs")
     samples = [pool[i] for i in indices]
     digest, before = content_hash(samples), run.manifest.get("inputs")
     if before is not None and before != digest:
@@ -145,7 +146,7 @@ def choose_inputs(config: ExtractConfig, run: RunDir) -> tuple[list[Sample], lis
     return samples, indices
 
 
-def indices_of(path: str, pool: Sequence[Sample]) -> list[int]:
+def indices_of(path: str, pool: Sequence[Sample], split: Split) -> list[int]:
     """The inputs of an earlier extraction, if they are inputs of this pool too. Raises ExtractionError."""
     try:
         earlier = torch.load(path, weights_only=True)
@@ -157,7 +158,7 @@ def indices_of(path: str, pool: Sequence[Sample]) -> list[int]:
     for i, prompt in zip(indices, prompts, strict=True):
         if i >= len(pool) or pool[i].prompt_or_input_text != prompt:
             raise ExtractionError(
-                f"datapool.used_indices_from: train input {i} of this datapool is not that of {path!r}: "
+                f"datapool.used_indices_from: {split} input {i} of this datapool is not that of {path!r}: "
                 "the panels would not show the same inputs; use the datapool, and its args, of that file"
             )
     return indices
@@ -168,6 +169,7 @@ def score(
     samples: Sequence[Sample],
     texts: Sequence[Sequence[str]],
     model: Any,
+    split: Split,
     run: RunDir,
     should_stop: Callable[[], bool],
 ) -> dict[str, Tensor]:
@@ -183,7 +185,7 @@ def score(
         if should_stop():
             raise ExtractionInterrupted
         chunk = slice(first, first + INPUTS_PER_SCORING)
-        done[first] = score_inputs(metrics, samples[chunk], texts[chunk], model)
+        done[first] = score_inputs(metrics, samples[chunk], texts[chunk], model, split)
         log.append({"first_input": first, "values": done[first]})
     log.sync()
     parts = [done[first] for first in sorted(done)]
@@ -191,7 +193,11 @@ def score(
 
 
 def score_inputs(
-    metrics: dict[str, Metric], samples: Sequence[Sample], texts: Sequence[Sequence[str]], model: Any
+    metrics: dict[str, Metric],
+    samples: Sequence[Sample],
+    texts: Sequence[Sequence[str]],
+    model: Any,
+    split: Split,
 ) -> dict[str, list[list[float]]]:
     """Values of some inputs' texts: result key -> one list per input. Each text is a corpus of its own."""
     owners = [sample for sample, own in zip(samples, texts, strict=True) for _ in own]
@@ -201,7 +207,7 @@ def score_inputs(
         [sample.references for sample in owners],
         [sample.meta_data for sample in owners],
         model,
-        "train",
+        split,
     )
     values: dict[str, list[float]] = {}
     for number, (name, metric) in enumerate(metrics.items()):

@@ -1,9 +1,9 @@
 """The study of text generation tasks: one file that expands to the plans of the paper's Sections 4.1 and 5.
 
 A task is a dataset with its reward. Of each: reward statistics of the pretrained model in two independent
-samples, RFT at each learning rate that is tried, SFT, and the statistics after each; of one task also the
-sweeps of Section 5.1 and the short SFT phases of Section 5.2. What is run is an ordinary plan file, written
-beside the runs. Imports nothing heavy.
+samples, RFT at each learning rate that is tried, SFT, RFT after it, and the statistics after each on train
+and test; of one task also the sweeps of Section 5.1 and the short SFT phases of Section 5.2. What is run is
+an ordinary plan file, written beside the runs. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -22,8 +22,10 @@ from common.source import read_source
 from rl4lms.config.parts import Args, MetricConfig, Positive
 from rl4lms.config.pretraining import PretrainConfig, load_pretrain_config
 from rl4lms.config.training_blocks import RewardConfig
+from rl4lms.datapools import Split
 
 Method = Literal["pretrained", "rft", "sft", "sft_rft"]
+METHODS: tuple[Method, ...] = get_args(Method)
 Fields = dict[str, Any]
 SECOND_SAMPLE_SEED = 1000  # of the pretrained model's independent second sample
 MODEL, ON_POLICY_MODEL = "alg.model_name", "alg.policy.args.model_name"
@@ -88,13 +90,17 @@ class StudyConfig(Config):
 
 @dataclass(frozen=True)
 class StudyRun:
-    """What an experiment of the study is of; `configuration` is its name in the plan."""
+    """What an experiment of the study is of.
+
+    configuration: its name in the plan; sample, split: of an extraction, 2 for the pretrained model's second.
+    """
 
     configuration: str
     task: str
     method: Method
     kind: Literal["training", "extraction"]
     sample: int = 1
+    split: Split = "train"
 
 
 def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
@@ -159,8 +165,33 @@ def comparison(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fie
     return configurations, runs
 
 
+def after_sft(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields], list[StudyRun]]:
+    """Configurations of the table of rewards, over those of `comparison`, from which they start.
+
+    RFT after the full SFT, its statistics on train inputs, and those of all models on test inputs.
+    """
+    configurations, runs = [], []
+    measured: list[tuple[Method, Split]] = [("sft_rft", "train"), *((method, "test") for method in METHODS)]
+    for name, task in study.tasks.items():
+        files, extraction = _files(study, task), _extraction(study, task)
+        rft = _rft(study, task) | {"alg.args.learning_rate": rates[name]}
+        trained = StudyRun(f"{name}-sft-rft", name, "sft_rft", "training")
+        configurations.append(_configuration(trained, files.sft_rft, rft, model_from=f"{name}-sft"))
+        runs.append(trained)
+        for method, split in measured:
+            model = f"{name}-{method.replace('_', '-')}"
+            run = StudyRun(f"{model}-{split}-rewards", name, method, "extraction", split=split)
+            fields = extraction | {"datapool.split": split}
+            more: dict[str, Any] = {"model_from": model}
+            if method == "pretrained":
+                fields, more = fields | _start(task, MODEL), {"repetitions": 1}
+            configurations.append(_configuration(run, files.extraction, fields, **more))
+            runs.append(run)
+    return configurations, runs
+
+
 def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields], list[StudyRun]]:
-    """Configurations of Table 2 and Figure 4, of one task."""
+    """Configurations of Table 2 and Figure 4, of one task and one seed."""
     configurations: list[Fields] = []
     runs: list[StudyRun] = []
     if study.sweep is None:
@@ -175,9 +206,8 @@ def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields]
     for field, values in raised.items():
         for value in values:
             run = StudyRun(f"{name}-rft-{field.rpartition('.')[2]}-{_named(value)}", name, "rft", "training")
-            configurations.append(
-                _configuration(run, files.rft, rft | _start(task, ON_POLICY_MODEL) | {field: value})
-            )
+            fields = rft | _start(task, ON_POLICY_MODEL) | {field: value}
+            configurations.append(_configuration(run, files.rft, fields, repetitions=1))
             runs.append(run)
     for labels in sweep.labels:
         for share in sweep.steps:
@@ -189,9 +219,10 @@ def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields]
             if labels == 1:
                 del phase["datapool.train_samples_rnd_seed"]
             sft = StudyRun(f"{name}-sft-{_named(labels)}-{_named(share)}", name, "sft", "training")
-            configurations.append(_configuration(sft, files.sft, _sft(study, task) | phase))
+            configurations.append(_configuration(sft, files.sft, _sft(study, task) | phase, repetitions=1))
             then = StudyRun(f"{sft.configuration}-rft", name, "sft_rft", "training")
-            configurations.append(_configuration(then, files.sft_rft, rft, model_from=sft.configuration))
+            start = {"model_from": sft.configuration, "repetitions": 1}
+            configurations.append(_configuration(then, files.sft_rft, rft, **start))
             runs += [sft, then]
     return configurations, runs
 

@@ -14,7 +14,17 @@ from common.jobs import Outcome
 from common.schedule import run_jobs
 from rl4lms.plan import Experiment, load_plan
 from rl4lms.plan.jobs import jobs_of
-from rl4lms.study import Fields, StudyConfig, StudyRun, comparison, plan_of, selection, sweeps, train_reward
+from rl4lms.study import (
+    Fields,
+    StudyConfig,
+    StudyRun,
+    after_sft,
+    comparison,
+    plan_of,
+    selection,
+    sweeps,
+    train_reward,
+)
 
 logger = logging.getLogger(__name__)
 INTERRUPT_MESSAGE = "stopping after the steps under way, resumable; press Ctrl-C again to stop at once"
@@ -45,11 +55,18 @@ class Done:
 
 
 def run_study(
-    study: StudyConfig, *, seeds: int, jobs: int, with_sweeps: bool, console: bool = True
+    study: StudyConfig,
+    *,
+    seeds: int,
+    jobs: int,
+    with_rewards: bool,
+    with_sweeps: bool,
+    console: bool = True,
 ) -> list[Done]:
     """Run what is missing and return everything that is there; finished runs are used as they are.
 
-    RFT at the learning rates that were not chosen comes last: Table 2 shows it.
+    with_rewards, with_sweeps: also the runs of `after_sft`, of `sweeps`. RFT at the learning rates that were
+    not chosen comes last: Table 2 shows it.
 
     Raises StudyError, StudyInterrupted, ConfigError.
     """
@@ -58,9 +75,9 @@ def run_study(
     for task, rate in rates.items():
         logger.info("%s: learning rate of RFT %g", task, rate)
     configurations, runs = comparison(study, rates)
-    if with_sweeps:
-        more, of_sweeps = sweeps(study, rates)
-        configurations, runs = configurations + more, runs + of_sweeps
+    for part in [after_sft] * with_rewards + [sweeps] * with_sweeps:
+        more, of_part = part(study, rates)
+        configurations, runs = configurations + more, runs + of_part
     main = _run(study, "main", configurations, runs, seeds=seeds, jobs=jobs, console=console)
     used = {done.path for done in main}
     return main + [done for done in tried if done.path not in used]

@@ -178,9 +178,14 @@ def format_strings(fields: dict[str, Any]) -> tuple[dict[str, Any], list[Problem
     return formatted, problems
 
 
+def train_size(config: ExperimentConfig) -> int | None:
+    """Number of train inputs; None where only the data tells."""
+    return config.num_train_samples if config.num_train_samples > 0 else DATASET_SIZES.get(config.dataset)
+
+
 def steps_of(config: ExperimentConfig) -> str:
     """Derived sizes of an experiment in words; unknown where only the data tells."""
-    size = config.num_train_samples if config.num_train_samples > 0 else DATASET_SIZES.get(config.dataset)
+    size = train_size(config)
     if size is None:
         return f"{config.epochs:,} epochs over all train inputs of the file"
     batches = math.ceil(size / config.batch_size)

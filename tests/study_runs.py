@@ -29,7 +29,7 @@ def extraction(
     names = [f"{i}" for i in range(len(values))]
     config = {
         "alg": {"model_name": str((model or base / "start") / "mine_model")},
-        "datapool": _pool(source),
+        "datapool": {**_pool(source), "split": source.get("split", "train")},
         "runtime": {"seed": extraction_seed},
     }
     with RunDir.create(base, "stats", config, {"job": "extraction"}) as run:

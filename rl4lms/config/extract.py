@@ -1,4 +1,4 @@
-"""The YAML schema of extraction: texts and rewards of train inputs under a model."""
+"""The YAML schema of extraction: texts and rewards of inputs under a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rl4lms.config.parts import (
     prompt_problem,
     repeated_metrics,
 )
-from rl4lms.datapools import DATAPOOLS
+from rl4lms.datapools import DATAPOOLS, Split
 from rl4lms.generation_config import GenerationSettings
 from rl4lms.model_source import Kind, check_model_source
 
@@ -30,8 +30,9 @@ from rl4lms.model_source import Kind, check_model_source
 class ExtractDatapoolConfig(Config):
     id: str = Field(description="registered dataset, or package.module:function of your own")
     args: Args = Field({}, description="its keyword arguments")
+    split: Split = Field("train", description="whose inputs: train (paper), val or test")
     num_train_samples: MinusOneOrPositive = Field(
-        -1, description="train inputs to take; -1 = all (paper: 5000)"
+        -1, description="inputs of the split to take; -1 = all (paper: 5000)"
     )
     train_samples_rnd_seed: MinusOneOrSeed = Field(
         -1, description="seed of their choice; -1 = unseeded (paper: 7)"
@@ -42,12 +43,12 @@ class ExtractDatapoolConfig(Config):
 
     @property
     def train_samples(self) -> int | None:
-        """Number of train inputs, None for all."""
+        """Number of inputs, None for all."""
         return minus_one_as_none(self.num_train_samples)
 
     @property
     def seed(self) -> int | None:
-        """Seed of the choice of train inputs, None for unseeded."""
+        """Seed of the choice of inputs, None for unseeded."""
         return minus_one_as_none(self.train_samples_rnd_seed)
 
     def check(self) -> list[Problem]:
@@ -82,16 +83,16 @@ class EvaluationConfig(Config):
         problems = repeated_metrics(self.metrics, "metrics")
         for number, metric in enumerate(self.metrics):
             if metric.id == "causal_perplexity":
-                message = "'causal_perplexity' is not defined on train inputs, and extraction has no others"
+                message = "'causal_perplexity' is of the references, whatever a model writes: it is no reward"
                 problems.append(Problem(f"metrics[{number}].id", message))
         return problems
 
 
 class ExtractConfig(Config):
-    """One extraction: sample texts for train inputs, score them, leave mean and std of every input."""
+    """One extraction: sample texts for inputs, score them, leave mean and std of every input."""
 
     tokenizer: TokenizerConfig = Field(description="from text to tokens")
-    datapool: ExtractDatapoolConfig = Field(description="the dataset, and which of its train inputs")
+    datapool: ExtractDatapoolConfig = Field(description="the dataset, and which of its inputs")
     alg: ExtractAlgConfig = Field(description="the model and how it is sampled")
     evaluation: EvaluationConfig = Field(description="how many texts, and what to compute of them")
     runtime: RuntimeConfig = Field(RuntimeConfig(), description="how to run")
@@ -114,7 +115,8 @@ class ExtractConfig(Config):
     def run_name(self, suffix: str = "") -> str:
         """The name of the results, as in the released code, without the time."""
         datapool, model = self.datapool.id.replace(":", "-"), Path(self.alg.model_name).name
-        name = f"train_reward_stats_{datapool}_{model}_num_train_{self.datapool.num_train_samples}"
+        split = self.datapool.split
+        name = f"{split}_reward_stats_{datapool}_{model}_num_{split}_{self.datapool.num_train_samples}"
         name += f"_rnd_{self.datapool.train_samples_rnd_seed}"
         return f"{name}_{suffix}" if suffix else name
 

@@ -77,7 +77,8 @@ def check_report(config: ExtractConfig | TrainConfig) -> str:
 def extraction_sizes(config: ExtractConfig) -> list[str]:
     """What an extraction will do, as far as its config alone tells."""
     inputs, each = config.datapool.train_samples, config.evaluation.num_samples_per_input
-    share = "all train inputs" if inputs is None else f"{inputs:,} train inputs"
+    split = config.datapool.split
+    share = f"all {split} inputs" if inputs is None else f"{inputs:,} {split} inputs"
     total = "" if config.generations is None else f" = {config.generations:,}"
     longest = config.alg.generation_kwargs.max_new_tokens
     return [

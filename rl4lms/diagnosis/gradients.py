@@ -58,7 +58,7 @@ def measure_gradients(
     reference: str | None = None,
     progress: Callable[[int], None] = lambda inputs: None,
 ) -> list[dict[str, Any]]:
-    """Fresh generations of some train inputs, and what they say of each one's gradient.
+    """Fresh generations of some inputs, and what they say of each one's gradient.
 
     positions: of the inputs in the train split. The stds of the aims are by other generations (of the
     extraction), so that ordering by them does not use the same chance. reference: hub name or folder of the
@@ -82,7 +82,7 @@ def measure_gradients(
         pad_token_as_eos_token=config.tokenizer.pad_token_as_eos_token,
     )
     metrics = {metric.id: build_metric(metric.id, metric.args) for metric in config.evaluation.metrics}
-    pool = load_datapool(config.datapool.id, "train", config.datapool.args)
+    pool = load_datapool(config.datapool.id, config.datapool.split, config.datapool.args)
     decoding = Decoding(
         settings=settings,
         max_prompt_length=config.tokenizer.max_length,
@@ -102,7 +102,7 @@ def measure_gradients(
         uniforms = torch.from_numpy(generator.random((1, each, settings.max_new_tokens), dtype=np.float32))
         ids, mask = generate_ids(model, prompt_ids, prompt_mask, settings, uniforms)
         texts = [decode(tokenizer, row[keep].tolist()) for row, keep in zip(ids, mask, strict=True)]
-        scores = score_inputs(metrics, [sample], [texts], model)
+        scores = score_inputs(metrics, [sample], [texts], model, config.datapool.split)
         columns = {name: np.array(of_inputs[0], dtype=float) for name, of_inputs in scores.items()}
         sequences = Sequences(prompt_ids.expand(each, -1), prompt_mask.expand(each, -1), ids, mask)
         penalty = np.zeros(each) if frozen is None else log_ratios(model, frozen, sequences, settings)

@@ -66,15 +66,15 @@ def study_inputs():
                 continue
             values = {"mean": rng.random(12), "std": largest * rng.random(12)}
             part = pd.DataFrame({"input": range(12), "id": "x", "task": task, "method": method} | values)
-            parts.append(part.assign(sample=sample, seed=0))
-    return pd.concat(parts, ignore_index=True)
+            parts.append(part.assign(sample=sample, seed=0, split="train"))
+    return pd.concat([*parts, parts[0].assign(split="test")], ignore_index=True)
 
 
 def test_tasks_are_ordered_by_percentile_and_models_by_method():
     numbers = figure1_numbers(study_inputs(), seed=0)
     assert numbers["task"].unique().tolist() == ["narrow", "wide"]
     assert numbers["panel"].unique().tolist() == ["pretrained", "RFT", "SFT"]
-    assert len(numbers) == 5 * 12  # the first sample alone
+    assert len(numbers) == 5 * 12  # the first sample alone, and train inputs alone
     assert figure1_numbers(study_inputs(), seed=1).empty
 
 

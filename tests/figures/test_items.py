@@ -12,7 +12,7 @@ from figures import main_comparison, style
 from figures.claims import evaluate
 from figures.items import DRAWN, Study, draw, results_of, saved_item
 from figures.report import render
-from figures.study import Source
+from figures.study import METHODS, Source
 
 BASE = {"learning_rate": 3e-5, "temperature": 1.0, "ent_coef": 0.0}
 TASKS = ("hard_question", "question", "other")
@@ -34,6 +34,11 @@ def study(tmp_path_factory):
                 rewards = level * rng.random((12, 4))
                 source = {"task": task, "method": method, "sample": sample}
                 extractions.append(extraction(base, rewards, **source))
+        for split, method in (("train", "sft_rft"), *(("test", name) for name in METHODS)):
+            source = {"task": task, "method": method, "split": split, "prompts": [split] * 12}
+            if split == "train":
+                del source["prompts"]
+            extractions.append(extraction(base, rng.random((12, 4)), **source))
     trainings.append(training(base, 0.1, 0.2, texts=20))
     trainings.append(training(base, 0.1, 0.15, texts=20, learning_rate=1e-4))
     for labels, updates, sft, both in ((-1, 600, 0.8, 0.9), (0.1, 240, 0.3, 0.5)):

@@ -54,6 +54,18 @@ def test_runs_with_other_settings_and_tasks_are_not_of_the_figure():
     assert figure4_numbers(grid(), "nothing", BASE).empty
 
 
+def test_cells_are_compared_on_the_seeds_that_all_have():
+    more = grid()
+    more = more[(more["method"] == "rft") | (more["sft_labels"] == 1)].assign(seed=1)
+    more["reward"] += 0.05
+    table = pd.concat([grid(), more], ignore_index=True)
+    pd.testing.assert_frame_equal(
+        figure4_numbers(table, "question", BASE), figure4_numbers(grid(), "question", BASE)
+    )
+    apart = table[(table["seed"] == 0) == (table["sft_labels"] < 1)]  # no seed is in all of them
+    assert cell(figure4_numbers(apart, "question", BASE), "sft_rft", 1, 1)["reward"] == pytest.approx(1.05)
+
+
 def test_without_the_full_pipeline_there_are_no_shares():
     table = grid()
     numbers = figure4_numbers(table[table["sft_labels"] < 1], "question", BASE)

@@ -43,6 +43,9 @@ def test_models_of_a_task_and_seed_must_have_seen_the_same_inputs(tmp_path):
         inputs_table([one, other])
     another_seed = extraction(tmp_path, REWARDS, prompts=["a", "b", "c"], seed=1)
     assert len(inputs_table([one, another_seed])) == 6
+    of_test = extraction(tmp_path, REWARDS, prompts=["a", "b", "c"], split="test")
+    assert inputs_table([one, of_test])["split"].tolist() == ["train"] * 3 + ["test"] * 3
+    assert of_test.label == "question, RFT, seed 0, test inputs"
 
 
 def test_another_reward_is_named(tmp_path):

@@ -12,7 +12,7 @@ from figures import style
 from figures.runs import NoRunsError, runs_in
 from paper.given_runs import study_of
 
-COMPARED = ("task", "seed", "method", "reward", "path", "sample", "sft")
+COMPARED = ("task", "seed", "method", "reward", "path", "sample", "split", "sft")
 
 
 @pytest.fixture
@@ -37,6 +37,8 @@ def given(tmp_path):
             base, 0.1 * rng.random((12, 4)), method="pretrained", sample=sample, extraction_seed=seed
         )
         sampled += [one, dataclasses.replace(one, seed=1)]
+    of_test = extraction(base, rng.random((5, 4)), method="pretrained", split="test")
+    sampled += [of_test, dataclasses.replace(of_test, seed=1)]
     return base, trained, sampled
 
 
@@ -64,11 +66,11 @@ def test_runs_that_were_moved_find_each_other(given, tmp_path):
 def test_items_are_drawn_from_given_runs(given, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(style, "_rendered", lambda *args: b"")  # takes most of the time
     base, *_ = given
-    items = ["figure1", "figure2", "table1", "table2", "figure4", "figure5"]
+    items = ["figure1", "figure2", "table1", "table_rewards", "table2", "figure4", "figure5"]
     flags = ["--runs", str(base), "--output_dir", str(tmp_path / "out"), "--only", *items]
     assert reproduce_paper.main(flags) == 0
     drawn = {path.stem for path in (tmp_path / "out" / "runs").glob("*.json")}
-    assert drawn == {"figure1", "figure2", "table1", "table2", "figure4", "figure5_question"}
+    assert drawn == {*items[:-1], "figure5_question"}
     assert capsys.readouterr().err == ""
 
 

@@ -55,7 +55,7 @@ def problems_of(*overrides: str) -> list[tuple[str, str]]:
         (
             "evaluation.metrics[0]={id: causal_perplexity, args: {tokenizer_id: gpt2}}",
             "evaluation.metrics[0].id",
-            "'causal_perplexity' is not defined on train inputs, and extraction has no others",
+            "'causal_perplexity' is of the references, whatever a model writes: it is no reward",
         ),
         ("runtime.seed=-1", "runtime.seed", "must be at least 0, got -1"),
         (

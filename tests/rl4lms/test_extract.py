@@ -102,6 +102,22 @@ def test_the_csv_and_the_pictures(whole):
     assert run.manifest["status"] == "finished"
 
 
+def test_inputs_of_another_split(files, tmp_path):
+    rows = [{"prompt": f"the bird {i}", "references": ["the teacher"]} for i in range(4)]
+    (files / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = ["--set", "datapool.split=test", "--set", "datapool.num_train_samples=-1"]
+    assert main(["--config_path", str(files / "config.yml"), "--output_path", str(tmp_path), *flags]) == 0
+    content = content_of(tmp_path)
+    assert content["prompts"] == [row["prompt"] for row in rows] and content["used_train_indices"] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    (path,) = tmp_path.glob("*.pt")
+    assert path.name.startswith("test_reward_stats_jsonl_") and "_num_test_-1_" in path.name
+
+
 def test_same_config_same_file(whole, files, tmp_path):
     config = config_of(files)
     with new_run(tmp_path, config) as run:

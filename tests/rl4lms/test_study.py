@@ -14,7 +14,7 @@ from paper import text_study
 from paper.text_study import make_models, models_missing, study_for
 from rl4lms.model_source import check_model_source
 from rl4lms.plan import load_plan
-from rl4lms.study import comparison, load_study, models_needed, of_tasks, selection, sweeps
+from rl4lms.study import after_sft, comparison, load_study, models_needed, of_tasks, selection, sweeps
 from rl4lms.study_run import StudyError, write_plan
 
 REPO = Path(__file__).parents[2]
@@ -45,11 +45,16 @@ def pretend(study):
             (folder / file).touch()
 
 
+def both(*phases):
+    """One plan of several phases, the later of which start from the earlier ones."""
+    return tuple([one for phase in phases for one in phase[i]] for i in (0, 1))
+
+
 def phases(study):
     rates = dict.fromkeys(study.tasks, 1e-4)
     return {
         "selection": selection(study),
-        "comparison": comparison(study, rates),
+        "comparison": both(comparison(study, rates), after_sft(study, rates)),
         "sweeps": sweeps(study, rates),
     }
 
@@ -66,6 +71,31 @@ def test_every_phase_of_a_shipped_study_is_a_valid_plan(scale, clone):
         for experiment in loaded.experiments:
             task = study.tasks[of_configuration[experiment.configuration].task]
             assert experiment.config.datapool.args["form"] == task.datapool["form"]
+        if phase == "sweeps":
+            assert {experiment.repetition for experiment in loaded.experiments} == {0}
+
+
+def test_after_sft_every_model_is_measured_on_test_and_the_last_one_on_train(clone):
+    study = load_study(STUDIES["smoke"])
+    pretend(study)
+    rates = dict.fromkeys(study.tasks, 1e-4)
+    configurations, runs = both(comparison(study, rates), after_sft(study, rates))
+    loaded = load_plan(write_plan(study, "both", configurations, seeds=2, jobs=1))
+    of_configuration = {run.configuration: run for run in runs}
+    found = {}
+    for experiment in loaded.experiments:
+        run = of_configuration[experiment.configuration]
+        if run.kind == "extraction" and run.task == "question":
+            assert experiment.config.datapool.split == run.split
+            start = experiment.start and experiment.start.name
+            found.setdefault((run.method, run.split, run.sample), []).append(start)
+    starts = {"pretrained": [None], "rft": ["question-rft"], "sft": ["question-sft"]}
+    starts["sft_rft"] = ["question-sft_question-sft-rft"]
+    for (method, *_), of_method in found.items():
+        names = [name and name.rpartition("_seed_")[0] for name in of_method]
+        assert names == starts[method] * (1 if method == "pretrained" else 2)
+    splits = [(split, sample) for _, split, sample in found]
+    assert splits.count(("test", 1)) == 4 and splits.count(("train", 1)) == 4
 
 
 @pytest.mark.parametrize("scale", STUDIES)

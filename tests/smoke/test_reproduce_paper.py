@@ -57,14 +57,15 @@ def test_runs_draws_what_exists_and_names_the_command_for_what_does_not(drawn, t
 def test_dry_run_prints_stages_and_checks_every_plan(capsys, tmp_path):
     assert main(["--dry_run", "--only", "figure3", "--scale", "paper", "--environments", "all"]) == 0
     output = capsys.readouterr().out
-    assert output.count("expected_reinforce") == 3 and output.count("supervised") == 6
+    assert output.count("finetune_experiments_plan") == 3 and output.count("pretrain_experiments_plan") == 3
+    assert "about" in output.splitlines()[-1]
     assert main(["--dry_run", "--only", "figure3", "--set", "lrr=1"]) == 2
     assert "unknown key; did you mean 'lr'?" in capsys.readouterr().err
 
 
 def test_dry_run_of_the_study_counts_each_run_once(capsys, tmp_path, monkeypatch):
     assert main(["--dry_run", "--only", "figure2", "table2", "--seeds", "3", "--jobs", "2"]) == 0
-    rows = {line[:15].strip(): line.split() for line in capsys.readouterr().out.splitlines()}
+    rows = {line[:14].strip(): line.split() for line in capsys.readouterr().out.splitlines()}
     # Of nine tasks: two learning rates; RFT and SFT of three seeds less the RFT that is there, two samples of
     # the pretrained model, and one after each finetuning.
     counts = {"learning rates": 9 * 2, "comparison": 9 * (2 * 3 - 1 + 2 + 2 * 3), "sweeps": 4 + 2 * 6}
