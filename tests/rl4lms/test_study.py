@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from clones import REPO, link_clone
 
 from common.config import ConfigError
 from common.run_dir import RunError, find_runs
@@ -17,17 +18,13 @@ from rl4lms.plan import load_plan
 from rl4lms.study import after_sft, comparison, load_study, models_needed, of_tasks, selection, sweeps
 from rl4lms.study_run import StudyError, write_plan
 
-REPO = Path(__file__).parents[2]
 STUDIES = {scale: REPO / path for scale, path in text_study.STUDIES.items()}
 
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     """A working directory with the files of the repository and no outputs."""
-    for path in REPO.iterdir():
-        if path.name not in ("outputs", ".git"):
-            (tmp_path / path.name).symlink_to(path)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(link_clone(tmp_path))
     return tmp_path
 
 

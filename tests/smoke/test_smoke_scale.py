@@ -1,35 +1,22 @@
 """The whole study at its smallest, from nothing to the page: directions of rewards, and nothing run twice."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from clones import link_clone, run_smoke
 
-REPO = Path(__file__).parents[2]
-COMMAND = [sys.executable, "reproduce_paper.py", "--scale", "smoke", "--jobs", "2", "--report"]
-ITEMS = ["figure1", "figure2", "table1", "table2", "figure3", "figure3_sgd", "figure3_high_init_reward",
-         "figure4", "figure5_continuation", "figure5_hard_question", "figure5_question"]  # fmt: skip
-
-
-def call(folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"VANISHING_GRADIENTS_RFT_CACHE": str(folder / "cache")}
-    return subprocess.run(COMMAND, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+ITEMS = ["figure1", "figure2", "table1", "table_rewards", "table2", "figure3", "figure3_sgd",
+         "figure3_high_init_reward", "figure4", "figure5_continuation", "figure5_hard_question",
+         "figure5_question"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """A clone without outputs, after the command."""
-    folder = tmp_path_factory.mktemp("clone")
-    for path in REPO.iterdir():
-        if path.name not in ("outputs", ".git"):
-            (folder / path.name).symlink_to(path)
-    done = call(folder)
-    assert done.returncode == 0, done.stderr
+    folder = link_clone(tmp_path_factory.mktemp("clone"))
+    run_smoke(folder)
     return folder
 
 
@@ -82,6 +69,5 @@ def test_again_runs_nothing(drawn):
 
     before = runs()
     assert len(before) > 30
-    done = call(drawn)
-    assert done.returncode == 0, done.stderr
+    run_smoke(drawn)
     assert runs() == before
