@@ -78,6 +78,9 @@ def run_study(
     for part in [after_sft] * with_rewards + [sweeps] * with_sweeps:
         more, of_part = part(study, rates)
         configurations, runs = configurations + more, runs + of_part
+    # Short runs last: they fill both processes to the end.
+    order = sorted(range(len(runs)), key=lambda i: runs[i].kind == "extraction")
+    configurations, runs = [configurations[i] for i in order], [runs[i] for i in order]
     main = _run(study, "main", configurations, runs, seeds=seeds, jobs=jobs, console=console)
     used = {done.path for done in main}
     return main + [done for done in tried if done.path not in used]

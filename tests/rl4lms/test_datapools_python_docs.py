@@ -1,16 +1,17 @@
 import re
-from collections.abc import Iterator
 from typing import get_args
 
 import pytest
 
 import rl4lms.datapools.python_docs as python_docs
-from common.python_docs import CACHE_VARIABLE, DEFAULT_PACKAGES, DocRecord
+from common.python_docs import DEFAULT_PACKAGES, DocRecord
 from rl4lms.datapools import Split, load_datapool
 from rl4lms.datapools.arguments import FormName
 from rl4lms.datapools.python_docs import pretraining_samples, pretraining_text
 from rl4lms.datapools.python_docs_forms import FORMS, is_plain
 from rl4lms.samples import Sample, content_hash
+
+pytestmark = pytest.mark.usefixtures("docstring_cache")
 
 # Small packages with a few hundred docstrings between them.
 PACKAGES = ["email", "argparse", "logging", "json", "http", "xml", "unittest", "importlib", "tkinter"]
@@ -28,13 +29,6 @@ RECORD = DocRecord(
     "Set the distance between two lines of the grid.\n\nParameters\n----------\nwidth : float\n"
     "    Distance of the vertical lines. Never negative.\nheight : float, optional\n    Short.",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def load(form: FormName, split: Split, **args: object) -> list[Sample]:

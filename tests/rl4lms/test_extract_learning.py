@@ -1,7 +1,6 @@
 """From docstrings to reward statistics: a small T5 is trained, and its texts are better than before."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,14 @@ import torch
 import yaml
 from tiny_models import save_tiny_t5
 
-from common.python_docs import CACHE_VARIABLE
 from figures.runs import load_extraction
 from rl4lms.datapools import load_datapool
 from rl4lms.language_model import load_model, load_tokenizer
 from rl4lms.reward_statistics import RewardSummary, summarise
 from rl4lms.samples import Sample
 from rl4lms_extract_samples_from_model_runner import main
+
+pytestmark = pytest.mark.usefixtures("docstring_cache")
 
 DATA = {
     "form": "sentence_from_words",
@@ -34,13 +34,6 @@ DATA = {
 }
 INPUTS, GENERATIONS = 200, 10
 STEPS, BATCH = 150, 32
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def train(untrained: Path, samples: list[Sample], trained: Path) -> None:
