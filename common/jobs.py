@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +65,23 @@ class Job:
 
 
 class Queue:
-    """The jobs that wait for their turn. outcomes: of the others, growing while the queue is in use."""
+    """The jobs that wait for their turn. outcomes: of the others, growing while the queue is in use.
 
-    def __init__(self, waiting: Sequence[Job], outcomes: dict[JobKey, Outcome]) -> None:
-        self._waiting = list(waiting)
+    Its length is the number of jobs that were ever in it.
+    """
+
+    def __init__(self, outcomes: dict[JobKey, Outcome]) -> None:
+        self._waiting: list[Job] = []
         self._outcomes = outcomes
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, job: Job) -> None:
+        """Let a job wait, behind the others."""
+        self._waiting.append(job)
+        self._length += 1
 
     def imports(self) -> list[str]:
         """What the waiting jobs import."""

@@ -10,13 +10,16 @@ Imports nothing heavy: a job's work imports what it needs, in a process of its o
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
 
 from common.console import progress
 from common.identity import earlier_runs, remove_stillborn
 from common.interrupts import StopRequest, stop_request
 from common.jobs import Job, JobKey, Outcome, Queue, Turn, carry_out
 from common.plan import PlanSettings
+from common.run_dir import RunInfo
 from common.workers import bar_of, in_processes
 
 __all__ = ["Job", "Outcome", "Turn", "carry_out", "run_jobs"]
@@ -30,51 +33,67 @@ def run_jobs(
     fresh: bool = False,
     console: bool = True,
     interrupt_message: str = "stopping; press Ctrl-C again to stop at once",
+    then: Callable[[Job, Outcome], Sequence[Job]] = lambda job, outcome: (),
 ) -> list[Outcome]:
     """Run `jobs`, each when those it comes `after` are done; returns one outcome each, in their order.
 
     Of several jobs that are the same work the first is run. fresh: ignore earlier runs; console: bars and log
-    lines on the terminal. Raises KeyboardInterrupt when interrupted twice, ValueError: a job comes after one
-    that is not among `jobs`.
+    lines on the terminal. then: called when a job has ended or was found finished, in this process; the jobs
+    that it returns are run as well, and their outcomes come behind the others. Raises KeyboardInterrupt when
+    interrupted twice, ValueError: a job comes after one that is not among `jobs`.
     """
-    distinct: dict[JobKey, Job] = {}
-    for job in jobs:
-        distinct.setdefault(job.key, job)
-    if lost := [job.label for job in jobs if any(need.key not in distinct for need in job.after)]:
-        raise ValueError(f"they come after jobs that are not to be run: {', '.join(lost)}")
+    known: dict[JobKey, Job] = {}
+    asked: list[Job] = []
     outcomes: dict[JobKey, Outcome] = {}
-    to_run: list[Job] = []
-    folders = {job.folder for job in jobs}
-    for folder in folders:
-        remove_stillborn(folder)
-    found = {} if fresh else {folder: earlier_runs(folder) for folder in folders}
-    for job in distinct.values():
-        earlier = found.get(job.folder, {}).get(job.identity)
-        if earlier is not None and earlier.manifest.get("status") == "finished":
-            logger.info("%s: finished earlier, skipped (%s)", job.label, earlier.path)
-            outcomes[job.key] = Outcome("skipped", earlier.path)
-        else:
-            to_run.append(job)
-    queue = Queue(to_run, outcomes)
+    found: dict[Path, dict[str, RunInfo]] = {}
+    queue = Queue(outcomes)
+
+    def add(more: Sequence[Job]) -> None:
+        asked.extend(more)
+        new: dict[JobKey, Job] = {}
+        for job in more:
+            if job.key not in known:
+                new.setdefault(job.key, job)
+        known.update(new)
+        if lost := [job.label for job in more if any(need.key not in known for need in job.after)]:
+            raise ValueError(f"they come after jobs that are not to be run: {', '.join(lost)}")
+        for job in new.values():
+            if job.folder not in found:
+                remove_stillborn(job.folder)
+                found[job.folder] = {} if fresh else earlier_runs(job.folder)
+            earlier = found[job.folder].get(job.identity)
+            if earlier is not None and earlier.manifest.get("status") == "finished":
+                logger.info("%s: finished earlier, skipped (%s)", job.label, earlier.path)
+                end(job, Outcome("skipped", earlier.path))
+            else:
+                queue.add(job)
+
+    def end(job: Job, outcome: Outcome) -> None:
+        outcomes[job.key] = outcome
+        add(then(job, outcome))
+
+    add(jobs)
+    run = in_processes if settings.multiprocess else _in_process
     with (
         stop_request(interrupt_message) as stop,
-        progress(len(to_run), f"plan {settings.name}", unit="experiment", disable=not console) as bar,
+        progress(len(queue), f"plan {settings.name}", unit="experiment", disable=not console) as bar,
+        closing(run(settings, queue, fresh, stop, console)) as ends,
     ):
-        run = in_processes if settings.multiprocess else _in_process
-        for job, outcome in run(settings, queue, fresh, stop, console):
-            outcomes[job.key] = outcome
-            bar.update(1)
+        bar.move_to(0)
+        for done, (job, outcome) in enumerate(ends, start=1):
             # In this process, the job's own log line says so.
             if outcome.status == "failed" and (settings.multiprocess or outcome.run is None):
                 logger.error("%s failed: %s", job.label, outcome.error)
             elif outcome.status == "not run":
                 logger.error("%s not run: %s", job.label, outcome.error)
-    return [outcomes.get(job.key, Outcome("interrupted")) for job in jobs]
+            end(job, outcome)
+            bar.move_to(done, len(queue))
+    return [outcomes.get(job.key, Outcome("interrupted")) for job in asked]
 
 
 def _in_process(
     settings: PlanSettings, queue: Queue, fresh: bool, stop: StopRequest, console: bool
-) -> Iterator[tuple[Job, Outcome]]:
+) -> Generator[tuple[Job, Outcome]]:
     while not stop.requested and (taken := queue.take()):
         job, earlier = taken
         with bar_of(job, 1, console) as bar:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
@@ -47,7 +47,7 @@ class _Worker:
 
 def in_processes(
     settings: PlanSettings, queue: Queue, fresh: bool, stop: StopRequest, console: bool
-) -> Iterator[tuple[Job, Outcome]]:
+) -> Generator[tuple[Job, Outcome]]:
     """One process per job, at most `num_parallel` at a time, GPUs handed out from the pool.
 
     Each has a pipe of its own: a worker that is killed in the middle of a message, or of waiting for a lock,

@@ -6,10 +6,12 @@ import argparse
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.jobs import Job, JobKey, Outcome
 from common.plan import PlanSettings
 from common.run_dir import RunError
 from common.schedule import run_jobs
@@ -30,7 +32,14 @@ from rl4lms.study import (
     selection,
     sweeps,
 )
-from rl4lms.study_run import INTERRUPT_MESSAGE, Done, StudyError, StudyInterrupted, run_study
+from rl4lms.study_run import (
+    INTERRUPT_MESSAGE,
+    Done,
+    StudyError,
+    StudyInterrupted,
+    run_study,
+    selection_jobs,
+)
 
 if TYPE_CHECKING:
     from figures.claims import Results
@@ -44,7 +53,14 @@ ITEMS = ("figure1", "figure2", "table1", "table_rewards", "figure5", "table2", "
 REWARDS_ITEM, SWEEP_ITEMS = "table_rewards", ("table2", "figure4")
 # Minutes on one of two cores, measured; for the table of stages alone.
 MINUTES = {
-    "laptop": {"seq2seq": 13.0, "causal": 6.5, "classifier": 1.5, "extraction": 0.2, "rft": 1.6, "sft": 0.7},
+    "laptop": {
+        "seq2seq": 13,
+        "causal": 6.5,
+        "classifier": 1.5,
+        "extraction": 0.25,
+        "rft": 1.65,
+        "sft": 1.3,
+    },
     "smoke": {"seq2seq": 0.3, "causal": 0.3, "classifier": 0.1, "extraction": 0.03, "rft": 0.2, "sft": 0.1},
 }
 # The paper's datasets, for each item: Figures 1 and 5 and Table 1 show some of them, Figure 2 all.
@@ -78,7 +94,7 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stag
     study, minutes = study_for(scale, items), MINUTES[scale]
     rates = dict.fromkeys(study.tasks, study.rft_learning_rates[0])
     models = [minutes[config.model_type] for config in models_missing(study).values()]
-    found = [Stage("models", len(models), max([sum(models) / jobs, *models]))]
+    found = [Stage("models", len(models), sum(models) / jobs)]
     # RFT with the chosen rate and the first seed is there when the comparison begins.
     planned = {"learning rates": (selection(study), 1, 0), "comparison": (comparison(study, rates), seeds, 1)}
     if REWARDS_ITEM in items:
@@ -114,24 +130,44 @@ def imports_of_study(study: StudyConfig) -> list[str]:
     return ["rl4lms.pretraining.train", *imports_of([task.metric.id for task in study.tasks.values()])]
 
 
-def make_models(study: StudyConfig, jobs: int) -> None:
+def make_models(
+    study: StudyConfig, jobs: int, then: Callable[[StudyConfig], Sequence[Job]] = lambda study: ()
+) -> None:
     """Train the models that tasks of a study need and that are not there, or go on where it was cut.
 
-    Raises StudyError, StudyInterrupted, ConfigError, RunError: something else is where a model belongs.
+    then: jobs of the study of some tasks, which begin as soon as the models of these are there, so that no
+    process waits for the slowest model. Raises StudyError, StudyInterrupted, ConfigError, RunError: something
+    else is where a model belongs.
     """
     missing = models_missing(study)
-    for folder in missing:
+    if not missing:
+        return
+    makers: dict[JobKey, tuple[Path, PretrainConfig]] = {}
+    for folder, config in missing.items():
         if problem := link_problem(folder):
             raise RunError(problem)
+        makers[job_of(config, folder.parent).key] = folder, config
+    waiting = dict.fromkeys(study.tasks)
+
+    def begun() -> Sequence[Job]:
+        ready = [task for task in waiting if not models_missing(of_tasks(study, [task]))]
+        for task in ready:
+            del waiting[task]
+        return then(of_tasks(study, ready)) if ready else ()
+
+    def use(job: Job, outcome: Outcome) -> Sequence[Job]:
+        if job.key not in makers or not outcome.is_done or outcome.run is None:
+            return ()
+        folder, config = makers[job.key]
+        publish(model_of(outcome.run, config), folder)
+        return begun()
+
     settings = PlanSettings(name="models", multiprocess=jobs > 1, num_parallel=jobs)
-    work = [job_of(config, folder.parent) for folder, config in missing.items()]
-    outcomes = run_jobs(settings, work, interrupt_message=INTERRUPT_MESSAGE)
-    for (folder, config), outcome in zip(missing.items(), outcomes, strict=True):
-        if outcome.is_done and outcome.run is not None:
-            publish(model_of(outcome.run, config), folder)
+    work = [*(job_of(config, folder.parent) for folder, config in makers.values()), *begun()]
+    outcomes = run_jobs(settings, work, interrupt_message=INTERRUPT_MESSAGE, then=use)
     if any(outcome.status == "interrupted" for outcome in outcomes):
         raise StudyInterrupted
-    if lost := [str(folder) for folder, o in zip(missing, outcomes, strict=True) if not o.is_done]:
+    if lost := [str(folder) for folder, end in zip(missing, outcomes, strict=False) if not end.is_done]:
         raise StudyError(f"not made: {', '.join(lost)}")
 
 
@@ -142,7 +178,7 @@ def run_and_draw(args: argparse.Namespace, folder: Path) -> tuple[list[Item], Re
     """
     items = asked_items(args.only)
     study = study_for(args.scale, items)
-    make_models(study, args.jobs)
+    make_models(study, args.jobs, then=partial(selection_jobs, jobs=args.jobs))
     done = run_study(
         study,
         seeds=args.seeds,

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from common.files import atomic_write_text
-from common.jobs import Outcome
+from common.jobs import Job, Outcome
 from common.schedule import run_jobs
 from rl4lms.plan import Experiment, load_plan
 from rl4lms.plan.jobs import jobs_of
@@ -52,6 +52,15 @@ class Done:
     @property
     def seed(self) -> int:
         return self.experiment.repetition
+
+
+def selection_jobs(study: StudyConfig, jobs: int) -> list[Job]:
+    """The first part of `run_study` as jobs, to be run among others: it then finds them finished.
+
+    Raises ConfigError.
+    """
+    loaded = load_plan(write_plan(study, "selection", selection(study)[0], seeds=1, jobs=jobs))
+    return jobs_of(loaded.plan, loaded.experiments)
 
 
 def run_study(

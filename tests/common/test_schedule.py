@@ -157,6 +157,44 @@ def test_a_folder_that_cannot_be_made_fails_its_job_alone(tmp_path):
     assert "File name too long" in str(outcomes[0].error)
 
 
+def test_jobs_may_be_added_when_one_has_ended(tmp_path):
+    first, second = counting(tmp_path, "first", 2), counting(tmp_path, "second", 1)
+    third = counting(tmp_path, "third", 3, after=(first,))
+    more = {first.key: [third, second], third.key: [counting(tmp_path, "fourth", 4)]}
+    ended = []
+
+    def then(job: Job, outcome: Outcome) -> list[Job]:
+        ended.append((job.label, outcome.status))
+        return more.get(job.key, [])
+
+    def run_all(multiprocess: bool) -> list[Outcome]:
+        settings = PlanSettings(multiprocess=multiprocess, num_parallel=2)
+        return run_jobs(settings, [first, second], console=False, then=then)
+
+    outcomes = run_all(multiprocess=False)
+    assert statuses(outcomes) == ["finished"] * 5
+    names = [outcome.run.name.split("_")[0] for outcome in outcomes if outcome.run]
+    assert names == ["first", "second", "third", "second", "fourth"]
+    assert values(tmp_path) == {"first": [1, 2], "second": [1], "third": [2, 4, 6], "fourth": [1, 2, 3, 4]}
+    assert ended == [(name, "finished") for name in ("first", "second", "third", "fourth")]
+    ended.clear()
+    again = run_all(multiprocess=True)
+    assert statuses(again) == ["skipped"] * 5 and len(ended) == 4
+
+
+def test_added_jobs_run_in_processes_too(tmp_path):
+    first = counting(tmp_path, "first", 2)
+    third = counting(tmp_path, "third", 3, after=(first,))
+    outcomes = run_jobs(
+        PlanSettings(multiprocess=True, num_parallel=2),
+        [first],
+        console=False,
+        then=lambda job, outcome: [third] if job is first else [],
+    )
+    assert statuses(outcomes) == ["finished"] * 2
+    assert values(tmp_path)["third"] == [2, 4, 6]
+
+
 def test_no_jobs():
     assert run_jobs(PlanSettings(), [], console=False) == []
     assert run_jobs(PlanSettings(multiprocess=True), [], console=False) == []

@@ -204,6 +204,22 @@ def test_models_are_made_once(tiny):
     assert len(find_runs(Path("models"))) == 1
 
 
+def test_what_needs_a_model_begins_when_it_is_there(tiny):
+    """The other task, whose model is made elsewhere, does not wait."""
+    here = tiny.tasks["question"].model_copy(update={"model": "models/there"})
+    tasks = {**tiny.tasks, "summary": here}
+    begun = []
+
+    def then(part):
+        begun.append((list(part.tasks), Path("models/tiny").exists()))
+        return []
+
+    make_models(tiny.model_copy(update={"tasks": tasks}), jobs=1, then=then)
+    assert begun == [(["summary"], False), (["question"], True)]
+    make_models(tiny, jobs=1, then=then)
+    assert len(begun) == 2
+
+
 def test_a_cut_model_is_gone_on_with_and_a_finished_one_is_found(tiny):
     from common.run_dir import RunDir
     from rl4lms.config.pretraining import load_pretrain_config
