@@ -37,8 +37,8 @@ from rl4lms.study_run import (
     Done,
     StudyError,
     StudyInterrupted,
+    first_jobs,
     run_study,
-    selection_jobs,
 )
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def make_models(
         publish(model_of(outcome.run, config), folder)
         return begun()
 
-    settings = PlanSettings(name="models", multiprocess=jobs > 1, num_parallel=jobs)
+    settings = PlanSettings(name=study.name, multiprocess=jobs > 1, num_parallel=jobs)
     work = [*(job_of(config, folder.parent) for folder, config in makers.values()), *begun()]
     outcomes = run_jobs(settings, work, interrupt_message=INTERRUPT_MESSAGE, then=use)
     if any(outcome.status == "interrupted" for outcome in outcomes):
@@ -178,7 +178,7 @@ def run_and_draw(args: argparse.Namespace, folder: Path) -> tuple[list[Item], Re
     """
     items = asked_items(args.only)
     study = study_for(args.scale, items)
-    make_models(study, args.jobs, then=partial(selection_jobs, jobs=args.jobs))
+    make_models(study, args.jobs, then=partial(first_jobs, seeds=args.seeds, jobs=args.jobs))
     done = run_study(
         study,
         seeds=args.seeds,

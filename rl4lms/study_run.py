@@ -54,13 +54,22 @@ class Done:
         return self.experiment.repetition
 
 
-def selection_jobs(study: StudyConfig, jobs: int) -> list[Job]:
-    """The first part of `run_study` as jobs, to be run among others: it then finds them finished.
+def first_jobs(study: StudyConfig, *, seeds: int, jobs: int) -> list[Job]:
+    """What `run_study` runs whichever learning rates it chooses, to be run among other jobs, long ones first.
 
-    Raises ConfigError.
+    It then finds them finished. Raises ConfigError.
     """
-    loaded = load_plan(write_plan(study, "selection", selection(study)[0], seeds=1, jobs=jobs))
-    return jobs_of(loaded.plan, loaded.experiments)
+    any_rates = dict.fromkeys(study.tasks, study.rft_learning_rates[0])
+    whichever = [
+        configuration
+        for configuration, run in zip(*_short_last(*comparison(study, any_rates)), strict=True)
+        if run.method in ("pretrained", "sft")
+    ]
+    found = []
+    for phase, configurations, times in (("selection", selection(study)[0], 1), ("sft", whichever, seeds)):
+        loaded = load_plan(write_plan(study, phase, configurations, times, jobs))
+        found += jobs_of(loaded.plan, loaded.experiments)
+    return found
 
 
 def run_study(
@@ -87,9 +96,7 @@ def run_study(
     for part in [after_sft] * with_rewards + [sweeps] * with_sweeps:
         more, of_part = part(study, rates)
         configurations, runs = configurations + more, runs + of_part
-    # Short runs last: they fill both processes to the end.
-    order = sorted(range(len(runs)), key=lambda i: runs[i].kind == "extraction")
-    configurations, runs = [configurations[i] for i in order], [runs[i] for i in order]
+    configurations, runs = _short_last(configurations, runs)
     main = _run(study, "main", configurations, runs, seeds=seeds, jobs=jobs, console=console)
     used = {done.path for done in main}
     return main + [done for done in tried if done.path not in used]
@@ -103,6 +110,14 @@ def chosen_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[str, float]:
         task = done.run.task
         rewards.setdefault(task, {})[rate] = train_reward(done.path, study.tasks[task].key)
     return {task: max(found, key=lambda rate: found[rate]) for task, found in rewards.items()}
+
+
+def _short_last(
+    configurations: Sequence[Fields], runs: Sequence[StudyRun]
+) -> tuple[list[Fields], list[StudyRun]]:
+    """The same with extractions last, so that all processes have work to the end."""
+    order = sorted(range(len(runs)), key=lambda i: runs[i].kind == "extraction")
+    return [configurations[i] for i in order], [runs[i] for i in order]
 
 
 def write_plan(study: StudyConfig, phase: str, configurations: list[Fields], seeds: int, jobs: int) -> Path:

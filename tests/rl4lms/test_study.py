@@ -15,8 +15,9 @@ from paper import text_study
 from paper.text_study import make_models, models_missing, study_for
 from rl4lms.model_source import check_model_source
 from rl4lms.plan import load_plan
+from rl4lms.plan.jobs import jobs_of
 from rl4lms.study import after_sft, comparison, load_study, models_needed, of_tasks, selection, sweeps
-from rl4lms.study_run import StudyError, write_plan
+from rl4lms.study_run import StudyError, first_jobs, write_plan
 
 STUDIES = {scale: REPO / path for scale, path in text_study.STUDIES.items()}
 
@@ -70,6 +71,21 @@ def test_every_phase_of_a_shipped_study_is_a_valid_plan(scale, clone):
             assert experiment.config.datapool.args["form"] == task.datapool["form"]
         if phase == "sweeps":
             assert {experiment.repetition for experiment in loaded.experiments} == {0}
+
+
+def test_first_jobs_are_those_of_the_study_whichever_rates_it_chooses(clone):
+    study = load_study(STUDIES["smoke"])
+    pretend(study)
+    first = {job.key for job in first_jobs(study, seeds=2, jobs=1)}
+    rates = dict.fromkeys(study.tasks, 1.0)  # none of those that are tried
+
+    def keys(phase, configurations, seeds):
+        loaded = load_plan(write_plan(study, phase, configurations, seeds, 1))
+        return {job.key: job.label for job in jobs_of(loaded.plan, loaded.experiments)}
+
+    tried, main = keys("x", selection(study)[0], 1), keys("y", comparison(study, rates)[0], 2)
+    assert first == tried.keys() | {key for key, label in main.items() if "-rft" not in label}
+    assert sum("sft" in main[key] for key in first - tried.keys()) == 2 * 2 * len(study.tasks)
 
 
 def test_after_sft_every_model_is_measured_on_test_and_the_last_one_on_train(clone):
