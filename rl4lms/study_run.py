@@ -60,13 +60,12 @@ def first_jobs(study: StudyConfig, *, seeds: int, jobs: int) -> list[Job]:
     It then finds them finished. Raises ConfigError.
     """
     any_rates = dict.fromkeys(study.tasks, study.rft_learning_rates[0])
-    whichever = [
-        configuration
-        for configuration, run in zip(*_short_last(*comparison(study, any_rates)), strict=True)
-        if run.method in ("pretrained", "sft")
-    ]
+    pairs = zip(*comparison(study, any_rates), strict=True)
+    whichever = [(fields, run) for fields, run in pairs if run.method in ("pretrained", "sft")]
+    whichever.sort(key=lambda pair: pair[1].kind == "extraction")
+    parts = {"selection": (selection(study)[0], 1), "sft": ([fields for fields, _ in whichever], seeds)}
     found = []
-    for phase, configurations, times in (("selection", selection(study)[0], 1), ("sft", whichever, seeds)):
+    for phase, (configurations, times) in parts.items():
         loaded = load_plan(write_plan(study, phase, configurations, times, jobs))
         found += jobs_of(loaded.plan, loaded.experiments)
     return found
@@ -96,7 +95,6 @@ def run_study(
     for part in [after_sft] * with_rewards + [sweeps] * with_sweeps:
         more, of_part = part(study, rates)
         configurations, runs = configurations + more, runs + of_part
-    configurations, runs = _short_last(configurations, runs)
     main = _run(study, "main", configurations, runs, seeds=seeds, jobs=jobs, console=console)
     used = {done.path for done in main}
     return main + [done for done in tried if done.path not in used]
@@ -110,14 +108,6 @@ def chosen_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[str, float]:
         task = done.run.task
         rewards.setdefault(task, {})[rate] = train_reward(done.path, study.tasks[task].key)
     return {task: max(found, key=lambda rate: found[rate]) for task, found in rewards.items()}
-
-
-def _short_last(
-    configurations: Sequence[Fields], runs: Sequence[StudyRun]
-) -> tuple[list[Fields], list[StudyRun]]:
-    """The same with extractions last, so that all processes have work to the end."""
-    order = sorted(range(len(runs)), key=lambda i: runs[i].kind == "extraction")
-    return [configurations[i] for i in order], [runs[i] for i in order]
 
 
 def write_plan(study: StudyConfig, phase: str, configurations: list[Fields], seeds: int, jobs: int) -> Path:
