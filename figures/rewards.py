@@ -40,7 +40,8 @@ def rewards_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
     values = [f"{method}{end}" for method in METHODS for end in ("", "_std")]
     differences = [f"{name}{end}" for name in DIFFERENCES for end in ("", "_low", "_high")]
     columns = ["task", "split", "dead", *values, *differences, "inputs", "seeds"]
-    rows.sort(key=lambda row: (order[row["task"]], SPLITS.index(row["split"])))
+    tasks = sorted(order, key=lambda task: order[task])
+    rows.sort(key=lambda row: (tasks.index(row["task"]), SPLITS.index(row["split"])))
     return pd.DataFrame(rows, columns=columns)
 
 

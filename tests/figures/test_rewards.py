@@ -40,6 +40,13 @@ def test_a_row_has_the_means_of_its_split():
     assert math.isnan(test["rft_std"])
 
 
+def test_tasks_of_one_percentile_stay_apart():
+    table = both_splits()
+    twin = table[table["task"] == "hard"].assign(task="twin")
+    found = rewards_numbers(pd.concat([table, twin], ignore_index=True))["task"].tolist()
+    assert found == ["hard", "hard", "twin", "twin", "easy", "easy"]
+
+
 def test_the_second_sample_is_part_of_the_pretrained_mean():
     tasks = {"hard": {**models(0.2, 0, 1, 1), "second": ([0.4] * 4, STD)}}
     assert rewards_numbers(inputs(tasks))["pretrained"].item() == pytest.approx(0.3)
