@@ -211,13 +211,10 @@ def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields]
             runs.append(run)
     for labels in sweep.labels:
         for share in sweep.steps:
-            phase = {
-                "datapool.frac_train_samples": labels,
-                "datapool.train_samples_rnd_seed": "{runtime.seed}",
-                "alg.training_args.max_steps": max(1, round(share * study.sft_steps)),
-            }
-            if labels == 1:
-                del phase["datapool.train_samples_rnd_seed"]
+            phase: Fields = {"alg.training_args.max_steps": max(1, round(share * study.sft_steps))}
+            if labels < 1:  # else the same run as the comparison's, if all steps are taken
+                phase["datapool.frac_train_samples"] = labels
+                phase["datapool.train_samples_rnd_seed"] = "{runtime.seed}"
             sft = StudyRun(f"{name}-sft-{_named(labels)}-{_named(share)}", name, "sft", "training")
             configurations.append(_configuration(sft, files.sft, _sft(study, task) | phase, repetitions=1))
             then = StudyRun(f"{sft.configuration}-rft", name, "sft_rft", "training")

@@ -73,6 +73,19 @@ def test_every_phase_of_a_shipped_study_is_a_valid_plan(scale, clone):
             assert {experiment.repetition for experiment in loaded.experiments} == {0}
 
 
+def test_full_sft_and_what_follows_are_the_same_runs_in_sweeps_and_comparison(clone):
+    study = load_study(STUDIES["smoke"])
+    pretend(study)
+    rates = dict.fromkeys(study.tasks, 1e-4)
+    whole = both(comparison(study, rates), after_sft(study, rates), sweeps(study, rates))
+    loaded = load_plan(write_plan(study, "x", whole[0], seeds=1, jobs=1))
+    keys = {job.label: job.key for job in jobs_of(loaded.plan, loaded.experiments)}
+    assert keys["question-sft_seed_0"] == keys["question-sft-1-1_seed_0"]
+    rft = ("question-sft_question-sft-rft_seed_0", "question-sft-1-1_question-sft-1-1-rft_seed_0")
+    assert keys[rft[0]] == keys[rft[1]]
+    assert len(keys) - len(set(keys.values())) == 2
+
+
 def test_first_jobs_are_those_of_the_study_whichever_rates_it_chooses(clone):
     study = load_study(STUDIES["smoke"])
     pretend(study)
