@@ -188,7 +188,8 @@ def _draw_ratios(axes: Axes, part: pd.DataFrame, labels: list[float], places: di
         axes.text(0.5, 0.5, "RFT alone gains nothing", transform=axes.transAxes, ha="center", color=GREY)
         return
     axes.axhline(1, color=ORANGE, linestyle="dashdot")
-    axes.set_ylim(bottom=min(0, float(rows["gain_ratio"].min()) * 1.1))
+    lowest = min(0, float(rows["gain_ratio"].min()))
+    axes.set_ylim(bottom=lowest - 0.06 * (axes.get_ylim()[1] - lowest))  # whole markers
 
 
 def table2(runs: pd.DataFrame, task: str, base: Mapping[str, float]) -> pd.DataFrame:
