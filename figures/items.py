@@ -93,6 +93,10 @@ class Study:
     swept: str = SWEPT_TASK
     command: str = ""
 
+    def names(self) -> dict[str, str]:
+        """Names alone, without the reward."""
+        return {task: label.split("\n")[0] for task, label in self.labels.items()}
+
     def lines(self) -> dict[str, str]:
         """Labels in one line."""
         return {task: label.replace("\n", ", ") for task, label in self.labels.items()}
@@ -191,38 +195,35 @@ def _figure2(study: Study, results: Results, folder: Path) -> Item:
     return _item("figure2", sources, [folder / "figure2"])
 
 
+def _table(
+    name: str,
+    study: Study,
+    sources: Sequence[Source],
+    shown: pd.DataFrame,
+    numbers: pd.DataFrame,
+    folder: Path,
+    note: str = "",
+) -> Item:
+    """A table that is saved; note: ends its caption."""
+    caption, runs = _caption(name, sources) + note, described(finished(sources))
+    save_table(shown, numbers, folder / name, caption, runs, **_meta(study, sources))
+    return _item(name, sources, [folder / name], shown)
+
+
 def _table1(study: Study, results: Results, folder: Path) -> Item:
     sources = _compared(study)
     if results.table1.empty:
         return _item("table1", sources)
-    shown = table1_shown(results.table1, {task: label.split("\n")[0] for task, label in study.labels.items()})
-    save_table(
-        shown,
-        results.table1,
-        folder / "table1",
-        _caption("table1", sources),
-        described(finished(sources)),
-        **_meta(study, sources),
-    )
-    return _item("table1", sources, [folder / "table1"], shown)
+    shown = table1_shown(results.table1, study.names())
+    return _table("table1", study, sources, shown, results.table1, folder)
 
 
 def _table_rewards(study: Study, results: Results, folder: Path) -> Item:
     sources = study.extractions
     if results.rewards.empty:
         return _item("table_rewards", sources)
-    shown = rewards_shown(
-        results.rewards, {task: label.split("\n")[0] for task, label in study.labels.items()}
-    )
-    save_table(
-        shown,
-        results.rewards,
-        folder / "table_rewards",
-        _caption("table_rewards", sources),
-        described(finished(sources)),
-        **_meta(study, sources),
-    )
-    return _item("table_rewards", sources, [folder / "table_rewards"], shown)
+    shown = rewards_shown(results.rewards, study.names())
+    return _table("table_rewards", study, sources, shown, results.rewards, folder)
 
 
 def _table2(study: Study, results: Results, folder: Path) -> Item:
@@ -230,12 +231,8 @@ def _table2(study: Study, results: Results, folder: Path) -> Item:
     numbers = table2(results.runs, study.swept, study.base.get(study.swept, {}))
     if numbers.empty:
         return _item("table2", sources)
-    shown = table2_shown(numbers)
-    caption = f"{_caption('table2', sources)} Task: {study.lines().get(study.swept, study.swept)}."
-    save_table(
-        shown, numbers, folder / "table2", caption, described(finished(sources)), **_meta(study, sources)
-    )
-    return _item("table2", sources, [folder / "table2"], shown)
+    note = f" Task: {study.lines().get(study.swept, study.swept)}."
+    return _table("table2", study, sources, table2_shown(numbers), numbers, folder, note)
 
 
 def _figure4(study: Study, results: Results, folder: Path) -> Item:
