@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stage:
-    """A row. minutes: on this machine, where nothing is there yet; NaN: there is no estimate."""
+    """A row. minutes: on two cores without a GPU, where nothing is there yet; NaN: there is no estimate."""
 
     name: str
     runs: int
