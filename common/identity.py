@@ -46,6 +46,12 @@ def earlier_runs(folder: Path) -> dict[str, RunInfo]:
     return {run.manifest[IDENTITY]: run for run in runs}
 
 
+def finished_runs(folder: Path) -> dict[str, Path]:
+    """Identity -> its newest finished run directly below `folder`."""
+    runs = earlier_runs(folder).items()
+    return {identity: run.path for identity, run in runs if run.manifest.get("status") == "finished"}
+
+
 def open_or_create(
     folder: Path, identity: str, create: Callable[[], RunDir], fresh: bool = False
 ) -> tuple[RunDir, bool]:

@@ -15,11 +15,10 @@ from contextlib import closing
 from pathlib import Path
 
 from common.console import progress
-from common.identity import earlier_runs, remove_stillborn
+from common.identity import finished_runs, remove_stillborn
 from common.interrupts import StopRequest, stop_request
 from common.jobs import Job, JobKey, Outcome, Queue, Turn, carry_out
 from common.plan import PlanSettings
-from common.run_dir import RunInfo
 from common.workers import bar_of, in_processes
 
 __all__ = ["Job", "Outcome", "Turn", "carry_out", "run_jobs"]
@@ -45,7 +44,7 @@ def run_jobs(
     known: dict[JobKey, Job] = {}
     asked: list[Job] = []
     outcomes: dict[JobKey, Outcome] = {}
-    found: dict[Path, dict[str, RunInfo]] = {}
+    found: dict[Path, dict[str, Path]] = {}
     queue = Queue(outcomes)
 
     def add(more: Sequence[Job]) -> None:
@@ -60,11 +59,10 @@ def run_jobs(
         for job in new.values():
             if job.folder not in found:
                 remove_stillborn(job.folder)
-                found[job.folder] = {} if fresh else earlier_runs(job.folder)
-            earlier = found[job.folder].get(job.identity)
-            if earlier is not None and earlier.manifest.get("status") == "finished":
-                logger.info("%s: finished earlier, skipped (%s)", job.label, earlier.path)
-                end(job, Outcome("skipped", earlier.path))
+                found[job.folder] = {} if fresh else finished_runs(job.folder)
+            if finished := found[job.folder].get(job.identity):
+                logger.info("%s: finished earlier, skipped (%s)", job.label, finished)
+                end(job, Outcome("skipped", finished))
             else:
                 queue.add(job)
 

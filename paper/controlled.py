@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.config import ConfigError
+from common.identity import finished_runs
 from common.interrupts import INTERRUPTED_EXIT_CODE
 from paper.stages import Stage
 from sft_vs_rft.config import ExperimentConfig
-from sft_vs_rft.plan import load_plan, steps_of, train_size
-from sft_vs_rft.schedule import run_plan
+from sft_vs_rft.plan import Experiment, load_plan, steps_of, train_size
+from sft_vs_rft.schedule import job_of, run_plan
 
 if TYPE_CHECKING:
     from figures.claims import Results
@@ -101,7 +103,7 @@ def environments(args: argparse.Namespace) -> dict[str, str]:
 
 
 def stages(items: Sequence[str], plans: Sequence[PlanOfItem]) -> list[Stage]:
-    """A stage a plan; a mistake in any of them is found here, before the first one runs.
+    """What is left of each plan; a mistake in any of them is found here, before the first one runs.
 
     Raises ConfigError.
     """
@@ -109,14 +111,24 @@ def stages(items: Sequence[str], plans: Sequence[PlanOfItem]) -> list[Stage]:
     for plan in plans:
         # Its start weights may not exist yet: whether they do is checked when its turn comes.
         loaded = load_plan(plan.path, [*plan.overrides, "load_model_from_checkpoint=''"])
-        configs = [experiment.config for experiment in loaded.experiments]
-        side_by_side = min(loaded.plan.num_parallel, len(configs)) if loaded.plan.multiprocess else 1
-        sizes = "; ".join(dict.fromkeys(map(steps_of, configs)))
+        left = [experiment.config for experiment in _unfinished(plan, loaded.experiments)]
+        side_by_side = min(loaded.plan.num_parallel, len(left)) if loaded.plan.multiprocess else 1
+        sizes = "; ".join(dict.fromkeys(steps_of(experiment.config) for experiment in loaded.experiments))
         # Items that start from the same pretraining share it.
-        minutes = sum(map(minutes_of, configs)) / side_by_side
-        found.setdefault(plan.path, Stage(plan.item, len(configs), minutes, f"{plan.path.name}: {sizes}"))
+        minutes = sum(map(minutes_of, left)) / max(1, side_by_side)
+        found.setdefault(plan.path, Stage(plan.item, len(left), minutes, f"{plan.path.name}: {sizes}"))
     theory = Stage("theory", 0, THEORY_MINUTES, f"{THEORY_MODELS:,} enumerated models")
     return [*found.values(), *[theory] * ("theory" in items)]
+
+
+def _unfinished(plan: PlanOfItem, experiments: Sequence[Experiment]) -> list[Experiment]:
+    """Those that are not finished: all of them, if the weights they start from are not there."""
+    try:
+        started = load_plan(plan.path, plan.overrides).experiments
+    except ConfigError:
+        return list(experiments)
+    there = {folder: finished_runs(folder) for folder in {job_of(one).folder for one in started}}
+    return [one for one in started if (job := job_of(one)).identity not in there[job.folder]]
 
 
 def minutes_of(config: ExperimentConfig) -> float:

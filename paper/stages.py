@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stage:
-    """A row. minutes: on two cores without a GPU, where nothing is there yet; NaN: there is no estimate."""
+    """A row. runs: that are not finished; minutes: of these, on two cores without a GPU; NaN: no estimate."""
 
     name: str
     runs: int
@@ -20,7 +20,7 @@ class Stage:
 def table_of(stages: Sequence[Stage]) -> list[str]:
     """The rows as text, and their sum."""
     whole = sum(stage.minutes for stage in stages if not math.isnan(stage.minutes))
-    total = Stage("in all", sum(stage.runs for stage in stages), whole, "what is finished is not run again")
+    total = Stage("in all", sum(stage.runs for stage in stages), whole, "without what is finished")
     width = max(len(stage.name) for stage in [*stages, total])
     return [_line(stage, width) for stage in [*stages, total]]
 

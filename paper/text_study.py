@@ -6,6 +6,7 @@ import argparse
 import logging
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,8 @@ from rl4lms.study_run import (
     Done,
     StudyError,
     StudyInterrupted,
+    any_rates,
+    finished,
     first_jobs,
     run_study,
 )
@@ -90,25 +93,38 @@ def study_for(scale: str, items: Sequence[str]) -> StudyConfig:
 
 
 def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stage]:
-    """The stages of the study, in their order. Raises ConfigError."""
+    """What is left of the stages of the study, in their order. Raises ConfigError."""
     study, minutes = study_for(scale, items), MINUTES[scale]
-    rates = dict.fromkeys(study.tasks, study.rft_learning_rates[0])
+    rates = any_rates(study)
     models = [minutes[config.model_type] for config in models_missing(study).values()]
     found = [Stage("models", len(models), sum(models) / jobs)]
+    there: Counter[str] = Counter()
+    if not models:
+        done = finished(study, seeds=seeds, jobs=jobs, **_parts(items))
+        there.update(one.run.configuration for one in done)
     # RFT with the chosen rate and the first seed is there when the comparison begins.
     planned = {"learning rates": (selection(study), 1, 0), "comparison": (comparison(study, rates), seeds, 1)}
     if REWARDS_ITEM in items:
         planned["RFT after SFT"] = (after_sft(study, rates), seeds, 0)
     if set(items) & set(SWEEP_ITEMS):
         planned["sweeps"] = (sweeps(study, rates), 1, 0)
-    for stage, ((configurations, runs), repetitions, done) in planned.items():
+    for stage, ((configurations, runs), repetitions, first) in planned.items():
         counts = [
-            (configuration.get("repetitions") or repetitions) - done * (_kind(run) == "rft")
+            (configuration.get("repetitions") or repetitions)
+            - max(first * (_kind(run) == "rft"), there[run.configuration])
             for configuration, run in zip(configurations, runs, strict=True)
         ]
         total = sum(minutes[_kind(run)] * count for run, count in zip(runs, counts, strict=True))
         found.append(Stage(stage, sum(counts), total / jobs))
     return found
+
+
+def _parts(items: Sequence[str]) -> dict[str, bool]:
+    """Which parts of the study these items need beyond the comparison."""
+    return {
+        "with_rewards": REWARDS_ITEM in items,
+        "with_sweeps": bool(set(items) & set(SWEEP_ITEMS)),
+    }
 
 
 def _kind(run: StudyRun) -> str:
@@ -183,8 +199,7 @@ def run_and_draw(args: argparse.Namespace, folder: Path) -> tuple[list[Item], Re
         study,
         seeds=args.seeds,
         jobs=args.jobs,
-        with_rewards=REWARDS_ITEM in items,
-        with_sweeps=bool(set(items) & set(SWEEP_ITEMS)),
+        **_parts(items),
     )
     # Seconds of imports, only now.
     from figures.items import draw, results_of

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import yaml
 
+from common.config import ConfigError
 from common.files import atomic_write_text
-from common.jobs import Job, Outcome
+from common.identity import finished_runs
+from common.jobs import Job
 from common.schedule import run_jobs
 from rl4lms.plan import Experiment, load_plan
 from rl4lms.plan.jobs import jobs_of
@@ -59,8 +62,7 @@ def first_jobs(study: StudyConfig, *, seeds: int, jobs: int) -> list[Job]:
 
     It then finds them finished. Raises ConfigError.
     """
-    any_rates = dict.fromkeys(study.tasks, study.rft_learning_rates[0])
-    pairs = zip(*comparison(study, any_rates), strict=True)
+    pairs = zip(*comparison(study, any_rates(study)), strict=True)
     whichever = [(fields, run) for fields, run in pairs if run.method in ("pretrained", "sft")]
     whichever.sort(key=lambda pair: pair[1].kind == "extraction")
     parts = {"selection": (selection(study)[0], 1), "sft": ([fields for fields, _ in whichever], seeds)}
@@ -91,13 +93,34 @@ def run_study(
     rates = chosen_rates(study, tried)
     for task, rate in rates.items():
         logger.info("%s: learning rate of RFT %g", task, rate)
-    configurations, runs = comparison(study, rates)
-    for part in [after_sft] * with_rewards + [sweeps] * with_sweeps:
-        more, of_part = part(study, rates)
-        configurations, runs = configurations + more, runs + of_part
-    main = _run(study, "main", configurations, runs, seeds=seeds, jobs=jobs, console=console)
+    main = _run(
+        study,
+        "main",
+        *_main(study, rates, with_rewards, with_sweeps),
+        seeds=seeds,
+        jobs=jobs,
+        console=console,
+    )
     used = {done.path for done in main}
     return main + [done for done in tried if done.path not in used]
+
+
+def finished(
+    study: StudyConfig, *, seeds: int, jobs: int, with_rewards: bool, with_sweeps: bool
+) -> list[Done]:
+    """What `run_study` would find finished. Needs the models of the study. Raises ConfigError."""
+    tried = _finished(study, "selection", *selection(study), seeds=1, jobs=jobs)
+    rates = any_rates(study)
+    if len(tried) == len(study.tasks) * len(study.rft_learning_rates):
+        rates = chosen_rates(study, tried)
+    return tried + _finished(
+        study, "main", *_main(study, rates, with_rewards, with_sweeps), seeds=seeds, jobs=jobs
+    )
+
+
+def any_rates(study: StudyConfig) -> dict[str, float]:
+    """A learning rate for each task, before one is chosen."""
+    return dict.fromkeys(study.tasks, study.rft_learning_rates[0])
 
 
 def chosen_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[str, float]:
@@ -110,14 +133,57 @@ def chosen_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[str, float]:
     return {task: max(found, key=lambda rate: found[rate]) for task, found in rewards.items()}
 
 
-def write_plan(study: StudyConfig, phase: str, configurations: list[Fields], seeds: int, jobs: int) -> Path:
-    """The plan file of a phase, beside the runs: what is run can be read, changed and run by itself."""
-    path = Path(study.output_path) / f"{study.name}_{phase}_plan.yml"
+def write_plan(
+    study: StudyConfig,
+    phase: str,
+    configurations: list[Fields],
+    seeds: int,
+    jobs: int,
+    folder: str | Path | None = None,
+) -> Path:
+    """The plan file of a phase: what is run can be read, changed and run by itself.
+
+    folder: instead of that of the runs.
+    """
+    path = Path(folder or study.output_path) / f"{study.name}_{phase}_plan.yml"
     path.parent.mkdir(parents=True, exist_ok=True)
     plan = plan_of(study, configurations, seeds, jobs)
     text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
     atomic_write_text(path, f"# Made from the study {study.name!r}; run by: {PLAN_RUNNER} {path}\n{text}")
     return path
+
+
+def _main(
+    study: StudyConfig, rates: Mapping[str, float], with_rewards: bool, with_sweeps: bool
+) -> tuple[list[Fields], list[StudyRun]]:
+    """Configurations of the second plan, and what they are."""
+    configurations, runs = comparison(study, rates)
+    for part in [after_sft] * with_rewards + [sweeps] * with_sweeps:
+        more, of_part = part(study, rates)
+        configurations, runs = configurations + more, runs + of_part
+    return configurations, runs
+
+
+def _finished(
+    study: StudyConfig,
+    phase: str,
+    configurations: list[Fields],
+    runs: list[StudyRun],
+    *,
+    seeds: int,
+    jobs: int,
+) -> list[Done]:
+    with TemporaryDirectory() as folder:
+        path = write_plan(study, phase, configurations, seeds, jobs, folder)
+        try:
+            loaded = load_plan(path)
+        except ConfigError:
+            # The message is to name a file that stays.
+            load_plan(write_plan(study, phase, configurations, seeds, jobs))
+            raise
+    there = finished_runs(Path(study.output_path))
+    paths = [there.get(job.identity) for job in jobs_of(loaded.plan, loaded.experiments)]
+    return _done(path, runs, loaded.experiments, paths)
 
 
 def _run(
@@ -142,18 +208,20 @@ def _run(
         raise StudyInterrupted
     if lost := sum(not outcome.is_done for outcome in outcomes):
         raise StudyError(f"{lost} of {len(outcomes)} experiments of {path} failed")
-    return _done(path, runs, loaded.experiments, outcomes)
+    return _done(path, runs, loaded.experiments, [outcome.run for outcome in outcomes])
 
 
 def _done(
-    plan: Path, runs: Sequence[StudyRun], experiments: Sequence[Experiment], outcomes: Sequence[Outcome]
+    plan: Path, runs: Sequence[StudyRun], experiments: Sequence[Experiment], ends: Sequence[Path | None]
 ) -> list[Done]:
+    """Those of the experiments that ended, with their runs in `ends`."""
     of_configuration = {run.configuration: run for run in runs}
-    paths = {experiment.name: outcome.run for experiment, outcome in zip(experiments, outcomes, strict=True)}
+    paths = {experiment.name: path for experiment, path in zip(experiments, ends, strict=True)}
     found = []
     for experiment in experiments:
         path, start = paths[experiment.name], experiment.start
-        assert path is not None  # every one is done
+        if path is None:
+            continue
         found.append(
             Done(
                 of_configuration[experiment.configuration],

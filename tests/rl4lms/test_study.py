@@ -10,14 +10,14 @@ import yaml
 from clones import REPO, link_clone
 
 from common.config import ConfigError
-from common.run_dir import RunError, find_runs
+from common.run_dir import RunDir, RunError, find_runs
 from paper import text_study
 from paper.text_study import make_models, models_missing, study_for
 from rl4lms.model_source import check_model_source
 from rl4lms.plan import load_plan
 from rl4lms.plan.jobs import jobs_of
 from rl4lms.study import after_sft, comparison, load_study, models_needed, of_tasks, selection, sweeps
-from rl4lms.study_run import StudyError, first_jobs, write_plan
+from rl4lms.study_run import StudyError, finished, first_jobs, write_plan
 
 STUDIES = {scale: REPO / path for scale, path in text_study.STUDIES.items()}
 
@@ -99,6 +99,35 @@ def test_first_jobs_are_those_of_the_study_whichever_rates_it_chooses(clone):
     tried, main = keys("x", selection(study)[0], 1), keys("y", comparison(study, rates)[0], 2)
     assert first == tried.keys() | {key for key, label in main.items() if "-rft" not in label}
     assert sum("sft" in main[key] for key in first - tried.keys()) == 2 * 2 * len(study.tasks)
+
+
+def test_stages_leave_out_what_is_finished(clone):
+    def rows():
+        return {stage.name: stage.runs for stage in text_study.stages("smoke", ["figure2"], seeds=2, jobs=1)}
+
+    study = load_study(STUDIES["smoke"])
+    pretend(study)
+    fresh = rows()
+    outputs = Path(study.output_path)
+    assert not outputs.exists()  # nothing is written to count
+    jobs = {job.label: job for job in first_jobs(study, seeds=2, jobs=1)}
+    for path in outputs.iterdir():
+        path.unlink()
+    finished = ["question-rft-0_001_seed_0", "question-pretrained-1_seed_0", "question-sft_seed_1"]
+    statuses = dict.fromkeys(finished, "finished") | {"question-sft_seed_0": "running"}
+    for label, status in statuses.items():
+        with RunDir.create(outputs, label, {}, {"identity": jobs[label].identity}) as run:
+            run.update_manifest(status=status)
+    left = {"models": 0, "learning rates": fresh["learning rates"] - 1, "comparison": fresh["comparison"] - 2}
+    assert rows() == left
+    assert not list(outputs.glob("*.yml"))
+
+
+def test_a_mistake_in_the_fields_of_a_study_is_found_before_anything_runs(clone):
+    study = load_study(STUDIES["smoke"]).model_copy(update={"sft": {"alg.training_args.max_stepz": 3}})
+    pretend(study)
+    with pytest.raises(ConfigError, match=r"outputs/smoke/.*_main_plan\.yml(.|\n)*did you mean 'max_steps'"):
+        finished(study, seeds=1, jobs=1, with_rewards=False, with_sweeps=False)
 
 
 def test_after_sft_every_model_is_measured_on_test_and_the_last_one_on_train(clone):

@@ -1,9 +1,11 @@
 """The front door from nothing to pictures, with few epochs."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
+from clones import link_clone
 
 from reproduce_paper import main
 
@@ -35,12 +37,13 @@ def test_each_figure_has_its_picture_numbers_and_runs(drawn):
             assert plotted == pytest.approx([row["train"]["reward small reward std"] for row in rows])
 
 
-def test_again_uses_what_is_finished(drawn):
+def test_again_uses_what_is_finished(drawn, capsys):
     folder, argv = drawn
     before = sorted((folder / "runs").iterdir())
     assert len(before) == 1 + 2 + 2  # one pretraining, two methods each for Adam and SGD
     assert main(argv) == 0
     assert sorted((folder / "runs").iterdir()) == before
+    assert re.search(r"^in all +0 runs", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_runs_draws_what_exists_and_names_the_command_for_what_does_not(drawn, tmp_path, capsys):
@@ -64,6 +67,7 @@ def test_dry_run_prints_stages_and_checks_every_plan(capsys, tmp_path):
 
 
 def test_dry_run_of_the_study_counts_each_run_once(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(link_clone(tmp_path))
     assert main(["--dry_run", "--only", "figure2", "table2", "--seeds", "3", "--jobs", "2"]) == 0
     rows = {line[:14].strip(): line.split() for line in capsys.readouterr().out.splitlines()}
     # Of nine tasks: two learning rates; RFT and SFT of three seeds less the RFT that is there, two samples of

@@ -69,5 +69,6 @@ def test_again_runs_nothing(drawn):
 
     before = runs()
     assert len(before) > 30
-    run_smoke(drawn)
+    printed = run_smoke(drawn)
     assert runs() == before
+    assert re.search(r"^in all +0 runs", printed, re.MULTILINE)
