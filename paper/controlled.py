@@ -127,8 +127,10 @@ def _unfinished(plan: PlanOfItem, experiments: Sequence[Experiment]) -> list[Exp
         started = load_plan(plan.path, plan.overrides).experiments
     except ConfigError:
         return list(experiments)
-    there = {folder: finished_runs(folder) for folder in {job_of(one).folder for one in started}}
-    return [one for one in started if (job := job_of(one)).identity not in there[job.folder]]
+    jobs = [job_of(experiment) for experiment in started]
+    finished = {folder: finished_runs(folder) for folder in {job.folder for job in jobs}}
+    pairs = zip(started, jobs, strict=True)
+    return [experiment for experiment, job in pairs if job.identity not in finished[job.folder]]
 
 
 def minutes_of(config: ExperimentConfig) -> float:

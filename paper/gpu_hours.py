@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.identity import earlier_runs
+from common.identity import finished_runs
 from rl4lms.config import ExtractConfig, SupervisedConfig
 from rl4lms.cost import KNOWN_SIZES, extraction_cost, generation_cost, on_policy_cost, supervised_cost
 from rl4lms.plan import Experiment, load_plan
@@ -60,11 +60,11 @@ def hours_lines(plans: Sequence[str]) -> list[str]:
 
 def _line(path: str) -> str:
     loaded = load_plan(path)
-    earlier = earlier_runs(Path(loaded.plan.output_path))
+    finished = finished_runs(Path(loaded.plan.output_path))
     left = [
         experiment
         for experiment, job in zip(loaded.experiments, jobs_of(loaded.plan, loaded.experiments), strict=True)
-        if job.identity not in earlier or earlier[job.identity].manifest.get("status") != "finished"
+        if job.identity not in finished
     ]
     hours = sum(map(experiment_cost, left)) / OPERATIONS_PER_SECOND / 3600
     return f"{path}: {len(left)} of {len(loaded.experiments)} runs to do, about {hours:.0f} h of a GPU"

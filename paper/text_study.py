@@ -98,10 +98,7 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stag
     rates = any_rates(study)
     models = [minutes[config.model_type] for config in models_missing(study).values()]
     found = [Stage("models", len(models), sum(models) / jobs)]
-    there: Counter[str] = Counter()
-    if not models:
-        done = finished(study, seeds=seeds, jobs=jobs, **_parts(items))
-        there.update(one.run.configuration for one in done)
+    there = Counter() if models else finished(study, seeds=seeds, jobs=jobs, **_parts(items))
     # RFT with the chosen rate and the first seed is there when the comparison begins.
     planned = {"learning rates": (selection(study), 1, 0), "comparison": (comparison(study, rates), seeds, 1)}
     if REWARDS_ITEM in items:

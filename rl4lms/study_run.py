@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,15 +108,17 @@ def run_study(
 
 def finished(
     study: StudyConfig, *, seeds: int, jobs: int, with_rewards: bool, with_sweeps: bool
-) -> list[Done]:
-    """What `run_study` would find finished. Needs the models of the study. Raises ConfigError."""
+) -> Counter[str]:
+    """Configuration -> how many of its runs `run_study` would find finished.
+
+    Needs the models of the study. Writes nothing, unless a plan has a mistake. Raises ConfigError.
+    """
     tried = _finished(study, "selection", *selection(study), seeds=1, jobs=jobs)
     rates = any_rates(study)
     if len(tried) == len(study.tasks) * len(study.rft_learning_rates):
         rates = chosen_rates(study, tried)
-    return tried + _finished(
-        study, "main", *_main(study, rates, with_rewards, with_sweeps), seeds=seeds, jobs=jobs
-    )
+    main = _finished(study, "main", *_main(study, rates, with_rewards, with_sweeps), seeds=seeds, jobs=jobs)
+    return Counter(done.run.configuration for done in tried + main)
 
 
 def any_rates(study: StudyConfig) -> dict[str, float]:

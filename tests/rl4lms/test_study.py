@@ -113,8 +113,8 @@ def test_stages_leave_out_what_is_finished(clone):
     jobs = {job.label: job for job in first_jobs(study, seeds=2, jobs=1)}
     for path in outputs.iterdir():
         path.unlink()
-    finished = ["question-rft-0_001_seed_0", "question-pretrained-1_seed_0", "question-sft_seed_1"]
-    statuses = dict.fromkeys(finished, "finished") | {"question-sft_seed_0": "running"}
+    done = ["question-rft-0_001_seed_0", "question-pretrained-1_seed_0", "question-sft_seed_1"]
+    statuses = dict.fromkeys(done, "finished") | {"question-sft_seed_0": "running"}
     for label, status in statuses.items():
         with RunDir.create(outputs, label, {}, {"identity": jobs[label].identity}) as run:
             run.update_manifest(status=status)
