@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.config import ConfigError, Located, add_config_arguments, describe_fields
-from common.console import progress, setup_logging
-from common.interrupts import INTERRUPTED_EXIT_CODE, stop_request
+from common.console import INTERRUPTED_EXIT_CODE, progress, setup_logging, stop_request
 from common.run_dir import RunDir, RunError
+from rft_diagnose.advice import NAMES, ConditionError, holds, parse_condition, value_of
 from rl4lms.config import ExtractConfig, check_report, load_extract_config, missing_components, resolved
-from rl4lms.diagnosis.conditions import NAMES, ConditionError, holds, parse_condition, value_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rl4lms.diagnosis import Diagnosis
-    from rl4lms.diagnosis.report import Picture
-    from rl4lms.diagnosis.tables import RewardTable
+    from rft_diagnose import Diagnosis
+    from rft_diagnose.report import Picture
+    from rft_diagnose.tables import RewardTable
 
 logger = logging.getLogger(__name__)
 CONDITION_EXIT_CODE = 3
@@ -141,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--gradients are of at least 1 input, got {args.gradients}")
     if (args.overrides or args.check) and args.config_path is None:
         parser.error("--set and --check are for --config_path")
-    from rl4lms.diagnosis import DiagnosisError
+    from rft_diagnose import DiagnosisError
 
     try:
         conditions = [parse_condition(text) for text in args.fail_if]
@@ -210,9 +209,8 @@ def read_and_diagnose(
     args: argparse.Namespace, paths: Sequence[Path]
 ) -> tuple[RewardTable, dict[str, Diagnosis]]:
     """The rewards in the files and their diagnoses, first of what is optimised. Raises DiagnosisError."""
-    from rl4lms.diagnosis.diagnose import TOLERANCE
-    from rl4lms.diagnosis.rewards import diagnose_table
-    from rl4lms.diagnosis.tables import Columns, read_rewards
+    from rft_diagnose.diagnose import TOLERANCE
+    from rft_diagnose.tables import Columns, diagnose_table, read_rewards
 
     columns = Columns(args.prompt, tuple(args.reward), args.step, args.kl, args.references)
     table = read_rewards(paths, columns)
@@ -233,14 +231,14 @@ def read_and_diagnose(
 
 def with_kl(args: argparse.Namespace, path: Path, table: RewardTable) -> RewardTable:
     """An extraction's rewards with the KL of each text to --reference. Raises DiagnosisError, ConfigError."""
-    from rl4lms.diagnosis import DiagnosisError
+    from rft_diagnose import DiagnosisError
 
     if path.suffix != ".pt":
         raise DiagnosisError(
             f"{path}: --reference is for a config or an extraction's .pt; of a table, give --kl"
         )
-    from rl4lms.diagnosis.extraction import text_log_ratios
-    from rl4lms.model_source import check_model_source
+    from rl4lms.extraction_rewards import text_log_ratios
+    from rl4lms.model.source import check_model_source
 
     if problem := check_model_source(args.reference):
         raise DiagnosisError(f"--reference: {problem}")
@@ -253,13 +251,11 @@ def with_kl(args: argparse.Namespace, path: Path, table: RewardTable) -> RewardT
 def check(args: argparse.Namespace) -> dict[str, Any]:
     """Diagnose, write everything under --output_path, print one screen; returns the summary."""
     from common.files import atomic_write_json, atomic_write_text
-    from rl4lms.diagnosis.advice import advise
-    from rl4lms.diagnosis.compare import compare, relabelled
-    from rl4lms.diagnosis.files import input_frame, supervised_rows, write_csv
-    from rl4lms.diagnosis.findings import Findings
-    from rl4lms.diagnosis.gradient_summary import summarise_all
-    from rl4lms.diagnosis.report import render
-    from rl4lms.diagnosis.text import terminal_lines
+    from rft_diagnose.advice import advise
+    from rft_diagnose.compare import compare, relabelled
+    from rft_diagnose.report import input_frame, render, supervised_rows, write_csv
+    from rft_diagnose.words import Findings, terminal_lines
+    from rl4lms.input_gradients import summarise_all
 
     table, found = read_and_diagnose(args, args.inputs)
     (name, main_one), *rest = found.items()
@@ -303,14 +299,14 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace, found: dict[str, Diagnosis]) -> list[dict[str, Any]]:
     """Gradients of some inputs of an extraction, for each diagnosed reward. Raises DiagnosisError."""
-    from rl4lms.diagnosis import DiagnosisError
+    from rft_diagnose import DiagnosisError
 
     path = args.inputs[0]
     if path.suffix != ".pt":
         raise DiagnosisError(
             f"{path}: --gradients needs the model: give --config_path, or an extraction's .pt"
         )
-    from rl4lms.diagnosis.extraction import extraction_gradients
+    from rl4lms.extraction_rewards import extraction_gradients
 
     number = min(args.gradients, len(next(iter(found.values())).labels))
     with progress(number, "gradients", unit="input") as bar:
@@ -323,9 +319,9 @@ def draw(
     args: argparse.Namespace, frame: pd.DataFrame, summary: dict[str, Any], gradients: list[dict[str, Any]]
 ) -> list[Picture]:
     """Write the pictures and return them for the report."""
-    from figures.diagnosis import pictures
     from figures.style import save_figure
-    from rl4lms.diagnosis.report import Picture
+    from rft_diagnose.pictures import pictures
+    from rft_diagnose.report import Picture
 
     runs = [{"path": str(path)} for path in args.inputs]
     drawn = []

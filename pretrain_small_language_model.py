@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.config import ConfigError, Located, add_config_arguments, describe_fields, validate
-from common.console import progress, setup_logging
-from common.interrupts import INTERRUPTED_EXIT_CODE, stop_request
+from common.console import INTERRUPTED_EXIT_CODE, progress, setup_logging, stop_request
 from common.run_dir import RunDir, RunError, read_run
-from rl4lms.config.pretraining import PretrainConfig, load_pretrain_config, pretrain_report
-from rl4lms.model_source import link_problem
-from rl4lms.pretraining.jobs import manifest, publish
+from paper.small_models.config import PretrainConfig, load_pretrain_config, pretrain_report
+from paper.small_models.jobs import manifest, publish
+from rl4lms.model.source import link_problem
 
 logger = logging.getLogger(__name__)
 INTERRUPT_MESSAGE = (
@@ -91,7 +90,7 @@ def load_config_of(path: Path) -> PretrainConfig:
 def pretrain_and_publish(config: PretrainConfig, run: RunDir, link: Path) -> int:
     """Pretrain in `run`, then let `link` lead to the model."""
     # Seconds of imports, only now that the config is known to be good.
-    from rl4lms.pretraining.train import TrainingInterrupted, pretrain
+    from paper.small_models.train import TrainingInterrupted, pretrain
 
     resume = f"python {Path(__file__).name} --resume {shlex.quote(str(run.path))}"
     logger.info("run folder: %s", run.path)

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.config import ConfigError, add_config_arguments, describe_fields
-from common.console import setup_logging
-from common.interrupts import INTERRUPTED_EXIT_CODE
+from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.run_dir import RunError
 from common.workers import preload
 from paper import controlled, text_study
-from paper.extractions import EXTRACTION_SUFFIX, draw_extractions
-from paper.given_runs import draw_given_study
-from paper.stages import table_of
-from rl4lms.study import StudyConfig
-from rl4lms.study_run import StudyError, StudyInterrupted
+from paper.given_runs import EXTRACTION_SUFFIX, draw_extractions, draw_given_study
+from paper.gpu_hours import table_of
+from paper.study import StudyConfig
+from paper.study_run import StudyError, StudyInterrupted
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import Plan
 

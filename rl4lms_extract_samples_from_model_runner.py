@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.config import ConfigError, Located, add_config_arguments, describe_fields, validate
-from common.console import progress, setup_logging
-from common.interrupts import INTERRUPTED_EXIT_CODE, stop_request
+from common.console import INTERRUPTED_EXIT_CODE, progress, setup_logging, stop_request
 from common.run_dir import RunDir, RunError, read_run
 from rl4lms.config import ExtractConfig, check_report, load_extract_config, missing_components, resolved
 
@@ -95,11 +94,11 @@ def extract_and_draw(config: ExtractConfig, run: RunDir) -> int:
     for notice in config.notices():
         logger.info("note: %s", notice)
     # Seconds of imports, only now that the config is known to be good.
-    from figures.grue import figure1
+    from figures.figure1_5 import figure1
     from figures.runs import extraction_table
     from figures.style import save_figure
+    from rft_diagnose.statistics import describe, summarise
     from rl4lms.extract import ExtractionInterrupted, extract
-    from rl4lms.reward_statistics import describe, summarise
 
     resume = f"python {Path(__file__).name} --resume {shlex.quote(str(run.path))}"
     logger.info("run folder: %s", run.path)

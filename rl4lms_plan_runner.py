@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.config import ConfigError, Located, add_config_arguments, describe_fields
-from common.console import setup_logging
+from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.files import atomic_write_text
-from common.interrupts import INTERRUPTED_EXIT_CODE
 from common.jobs import Outcome
 from common.schedule import run_jobs
 from rl4lms.config import ExtractConfig, TrainConfig, extraction_sizes, missing_components, training_sizes
 from rl4lms.plan import Experiment, LoadedPlan, Plan, load_plan
-from rl4lms.plan.jobs import jobs_of
+from rl4lms.plan.runs import jobs_of
 from rl4lms.plan.summary import summarise, table_csv, table_text, unknown_metric
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.config import ConfigError, Located, add_config_arguments, describe_fields, validate
-from common.console import setup_logging
-from common.interrupts import INTERRUPTED_EXIT_CODE, stop_request
+from common.console import INTERRUPTED_EXIT_CODE, setup_logging, stop_request
 from common.run_dir import RunDir, RunError, read_run
 from common.tracking import Tracker, WandbSettings, check_trackers
 from rl4lms.config import (
@@ -24,11 +23,11 @@ from rl4lms.config import (
     load_train_config,
     missing_components,
 )
-from rl4lms.train_run import OPTIONS, create_training_run, run_algorithm
+from rl4lms.train import OPTIONS, create_training_run, run_algorithm
 
 if TYPE_CHECKING:
-    from rl4lms.parallel import World
-    from rl4lms.training import TrainingSetup
+    from rl4lms.model.parallel import World
+    from rl4lms.run_setup import TrainingSetup
 
 logger = logging.getLogger(__name__)
 INTERRUPT_MESSAGE = "stopping after the step under way; press Ctrl-C again to stop at once"
@@ -138,7 +137,7 @@ def recorded_config(path: Path, data: dict[str, Any], manifest: dict[str, Any]) 
 def train(args: argparse.Namespace, config: TrainConfig, options: dict[str, Any]) -> int:
     """Open the run's directory and train in it. Raises RunError."""
     # Seconds of imports, only now that the config is known to be good.
-    from rl4lms.parallel import WorldError, join_world
+    from rl4lms.model.parallel import WorldError, join_world
 
     try:
         world = join_world(config.runtime.device)
@@ -175,7 +174,7 @@ def train_in(
     path: Path, prefix: str, run: RunDir | None, world: World, config: TrainConfig, options: dict[str, Any]
 ) -> int:
     """Train in a run directory, which is open in the main process; returns the exit status."""
-    from rl4lms.training import TrainingInterrupted, prepare
+    from rl4lms.run_setup import TrainingInterrupted, prepare
 
     resume = f"python {Path(__file__).name} --resume {shlex.quote(str(path))}"
     logger.info("run folder: %s", path)
@@ -238,7 +237,7 @@ def start_tracker(run: RunDir, config: TrainConfig, options: dict[str, Any]) -> 
 def resumed_step(run: RunDir, config: TrainConfig) -> int:
     """The iteration or update of the newest checkpoint, 0 without one."""
     if isinstance(config.alg, SupervisedConfig):
-        from rl4lms.trainer_checkpoints import checkpoints_in
+        from rl4lms.sft.checkpoints import checkpoints_in
 
         found = checkpoints_in(run.checkpoints_path)
     else:
@@ -249,7 +248,7 @@ def resumed_step(run: RunDir, config: TrainConfig) -> int:
 def say_what_happens(setup: TrainingSetup) -> None:
     """Log notices, sizes, samples and the memory that is needed."""
     from rl4lms.config import training_sizes
-    from rl4lms.memory import count_parameters, memory_lines
+    from rl4lms.run_setup import count_parameters, memory_lines
 
     config = setup.config
     for notice in config.notices():

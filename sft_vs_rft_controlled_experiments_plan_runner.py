@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from common.config import ConfigError, add_config_arguments, describe_fields
-from common.console import setup_logging
-from common.interrupts import INTERRUPTED_EXIT_CODE
+from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import LoadedPlan, Plan, load_plan, steps_of
 from sft_vs_rft.schedule import Outcome, run_plan

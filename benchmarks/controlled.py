@@ -36,8 +36,8 @@ from common.run_dir import RunDir
 from common.tracking import Tracker
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.data import ControlledData, Inputs, TokenizedPairs
+from sft_vs_rft.gradients import length_sorted, select
 from sft_vs_rft.models import BERT_VOCABULARY, build_model
-from sft_vs_rft.statistics import length_sorted, select
 from sft_vs_rft.train import TrainingInterrupted, build_optimizer, train
 
 PADDED_TOKENS = 512

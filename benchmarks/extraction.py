@@ -42,8 +42,8 @@ from common.run_dir import RunDir
 from rl4lms.config import ExtractConfig, resolved
 from rl4lms.datapools import load_datapool
 from rl4lms.extract import extract, score
-from rl4lms.language_model import load_model, load_tokenizer
 from rl4lms.metrics import TextBatch, build_metric
+from rl4lms.model.load import load_model, load_tokenizer
 from rl4lms.samples import Sample
 
 GENERATIONS, NEW_TOKENS, MAX_LENGTH, HEADS = 10, 20, 512, 4

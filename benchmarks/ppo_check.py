@@ -14,8 +14,8 @@ from ppo_sides import ENVIRONMENTS, Case, OurSide, old_reward, old_settings
 from torch import Tensor, nn
 
 from rl4lms.config import OnPolicyConfig, TrainConfig
-from rl4lms.ppo import build_optimizer, estimate_advantages, minibatches, update
-from rl4lms.rollouts import Rollouts
+from rl4lms.ppo.rollouts import Rollouts
+from rl4lms.ppo.update import build_optimizer, estimate_advantages, minibatches, update
 from rl4lms.samples import Sample
 
 TOLERANCE = 1e-5  # absolute for numbers of tokens and losses, relative for gradients

@@ -29,13 +29,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from common.config import validate
-from rl4lms.collecting import Actors, collect
 from rl4lms.config import OnPolicyConfig, TrainConfig
-from rl4lms.language_model import load_model, load_tokenizer
-from rl4lms.policy_model import PolicyModel
-from rl4lms.ppo import build_optimizer, update
+from rl4lms.model.load import load_model, load_tokenizer
+from rl4lms.model.policy import PolicyModel
+from rl4lms.ppo.collect import Actors, collect
+from rl4lms.ppo.rollouts import Rollouts
+from rl4lms.ppo.update import build_optimizer, update
 from rl4lms.rewards import build_reward
-from rl4lms.rollouts import Rollouts
 from rl4lms.samples import Sample
 
 ENVIRONMENTS, BATCH_SIZE, EPOCHS, KL_COEFF, LEARNING_RATE = 10, 64, 5, 0.001, 1e-5

@@ -1,14 +1,19 @@
-"""Log lines and progress bars that share a terminal, and stay out of the way where there is none."""
+"""Log lines and progress bars that share a terminal, and stay out of the way where there is none.
+
+Ctrl-C and SIGTERM are a request: the work under way reaches a point from which it can be resumed.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -216,3 +221,35 @@ def is_ours(record: logging.LogRecord) -> bool:
 
 def _is_ours_or_serious(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or is_ours(record)
+
+
+INTERRUPTED_EXIT_CODE = 130
+
+
+class StopRequest:
+    """`requested` turns True with the first signal."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self) -> bool:
+        return self.requested
+
+
+@contextmanager
+def stop_request(message: str) -> Iterator[StopRequest]:
+    """The first Ctrl-C or SIGTERM inside logs `message` and sets the request; the second interrupts."""
+    request = StopRequest()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if request.requested:
+            raise KeyboardInterrupt
+        request.requested = True
+        logger.warning("%s", message)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,14 +1,19 @@
-"""Files that are either the old version or the new one, whenever the process or the machine stops."""
+"""Files that are either the old version or the new one, whenever the process or the machine stops.
+
+Only files of JSON rows grow, line by line. A kill may leave their last line torn: it is not read, and is cut
+before anything is appended. Numbers that are not finite are written as NaN and Infinity, which Python reads
+back but strict JSON lacks: a diverged run is to be seen as such.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _TEMPORARY = re.compile(r"\.tmp-.+-\d+")
 
@@ -81,3 +86,77 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+Row = dict[str, Any]
+
+
+class RowLog:
+    """One such file, open for appending by this process alone. key: what every row has, a number."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path = path
+        self._key = key
+        self._file: BinaryIO | None = None
+
+    def read(self) -> list[Row]:
+        """The rows so far; see `read_rows`."""
+        return read_rows(self.path, self._key)
+
+    def append(self, row: Row) -> None:
+        """Add a row. It survives the process, but a power cut only after `sync` (an epoch may take 3 ms)."""
+        if self._file is None:
+            drop_torn_line(self.path)
+            self._file = self.path.open("ab")
+            sync(self.path.parent)
+        self._file.write(json.dumps(row).encode() + b"\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Put the rows so far on disk."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def keep(self, wanted: Callable[[Row], bool]) -> None:
+        """Drop all rows but the wanted ones, and a torn last line, atomically."""
+        self.close()
+        if self.path.exists():
+            kept = [line for line, row in _rows(self.path, self._key) if wanted(row)]
+            atomic_write_bytes(self.path, b"".join(kept))
+
+    def close(self) -> None:
+        """Close the file; the next row opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def read_rows(path: Path, key: str) -> list[Row]:
+    """The rows of a file, without a torn last line; [] if there is none yet. key: see RowLog.
+
+    Raises RunError if any other line cannot be read.
+    """
+    return [row for _, row in _rows(path, key)] if path.exists() else []
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut what follows the last whole line."""
+    if path.exists():
+        data = path.read_bytes()
+        if not data.endswith(b"\n"):
+            os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def _rows(path: Path, key: str) -> Iterator[tuple[bytes, Row]]:
+    *lines, _ = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or not isinstance(row.get(key), int | float):
+            raise RunError(
+                f"{path} line {number} is not a row with its {key!r}; only the last line may be torn: "
+                "repair or delete the line, or start the run anew"
+            )
+        yield line + b"\n", row

@@ -14,9 +14,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from common.console import progress
+from common.console import StopRequest, progress, stop_request
 from common.identity import finished_runs, remove_stillborn
-from common.interrupts import StopRequest, stop_request
 from common.jobs import Job, JobKey, Outcome, Queue, Turn, carry_out
 from common.plan import PlanSettings
 from common.workers import bar_of, in_processes

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from common.problems import Keys, closest, unknown_key
+from common.source import Keys, closest, unknown_key
 
 _NAMES: dict[Any, tuple[str, str]] = {
     int: ("a whole number", "whole numbers"),

@@ -20,8 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, cast
 
-from common.console import Progress, is_ours, progress
-from common.interrupts import StopRequest
+from common.console import Progress, StopRequest, is_ours, progress
 from common.jobs import Job, Outcome, Queue, Turn
 from common.plan import PlanSettings
 

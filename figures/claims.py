@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from common.statistics import LOW_MEAN
 from figures.criteria import (
     CONTRAST_TASK,
     CRITERIA,
@@ -23,17 +22,18 @@ from figures.criteria import (
     TASK_HAS_DEAD,
     Criterion,
 )
-from figures.main_comparison import GIVEN_MEAN, dead, figure2_numbers, models_of, rank_correlations, table1
-from figures.partial_sft import (
+from figures.figure2_table1 import GIVEN_MEAN, dead, figure2_numbers, models_of, rank_correlations, table1
+from figures.figure4_table2 import (
     at_settings,
     figure4_numbers,
     of_shared_seeds,
     reward_difference,
     with_steps,
 )
-from figures.rewards import rewards_numbers
 from figures.study import INPUTS, RUNS
+from figures.table_rewards import rewards_numbers
 from figures.tables import with_interval
+from rft_diagnose.statistics import LOW_MEAN
 
 HOLDS = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
 Outcome = Literal["holds", "fails", "not tested"]

@@ -12,12 +12,10 @@ import pandas as pd
 
 from figures.claims import Results
 from figures.criteria import CONTRAST_TASK, HARD_TASK, SWEPT_TASK
-from figures.examples import figure5_numbers, figure5_panel
-from figures.grue import figure1_numbers, figure1_tasks
-from figures.main_comparison import NEEDED, figure2, rank_correlations, table1_shown
-from figures.partial_sft import figure4, table2, table2_shown
+from figures.figure1_5 import figure1_numbers, figure1_tasks, figure5_numbers, figure5_panel
+from figures.figure2_table1 import NEEDED, figure2, rank_correlations, table1_shown
+from figures.figure4_table2 import figure4, table2, table2_shown
 from figures.report import Item
-from figures.rewards import rewards_shown
 from figures.runs import load_extraction
 from figures.study import (
     METHODS,
@@ -31,6 +29,7 @@ from figures.study import (
     runs_table,
 )
 from figures.style import save_figure
+from figures.table_rewards import rewards_shown
 from figures.tables import save_table
 
 SHOWN_TASKS = (HARD_TASK, SWEPT_TASK, CONTRAST_TASK)  # of Figures 1 and 5; the others are in the twin

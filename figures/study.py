@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.row_log import read_rows
+from common.files import read_rows
 from common.run_dir import RunError, RunInfo, read_run
 from figures.runs import NoRunsError, load_extraction
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.config import ConfigError
+from common.console import INTERRUPTED_EXIT_CODE
 from common.identity import finished_runs
-from common.interrupts import INTERRUPTED_EXIT_CODE
-from paper.stages import Stage
+from paper.gpu_hours import Stage
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import Experiment, load_plan, steps_of, train_size
 from sft_vs_rft.schedule import job_of, run_plan
@@ -193,7 +193,7 @@ def draw_runs(args: argparse.Namespace) -> int:
 
 def draw_figure3(args: argparse.Namespace, item: str, folders: Sequence[Path]) -> None:
     """Write the figure of `item` from the runs in `folders` and say where it is. Raises NoRunsError."""
-    from figures.controlled import figure3
+    from figures.figure3 import figure3
     from figures.runs import controlled_table, figure3_item, finetuning_runs, runs_in
     from figures.style import save_figure
 

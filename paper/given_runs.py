@@ -1,4 +1,4 @@
-"""Items of the text study from runs that exist, whatever made them: `--runs DIR`."""
+"""Items of the text study from runs or extraction files that exist, whatever made them: `--runs`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,52 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.row_log import read_rows
+from common.files import read_rows
 from common.run_dir import RunError, RunInfo, read_run
+from paper.controlled import show
 
 if TYPE_CHECKING:
     from figures.items import Study
+
+
+EXTRACTION_ITEMS, EXTRACTION_SUFFIX = ("figure1", "figure5"), ".pt"
+PANELS = ("pretrained", "RFT", "SFT")
+EXTRACT_RUNNER = "python rl4lms_extract_samples_from_model_runner.py"
+
+
+def draw_extractions(args: argparse.Namespace, items: Sequence[str]) -> int:
+    """Figures 1 and 5 from extraction files, pretrained / RFT / SFT in this order."""
+    if set(items) - set(EXTRACTION_ITEMS) or len(args.runs) > len(PANELS):
+        print(
+            f"{' and '.join(EXTRACTION_ITEMS)} alone are drawn from extraction files, others from folders of "
+            f"runs: --only {' '.join(EXTRACTION_ITEMS)} --runs PRETRAINED.pt [RFT.pt [SFT.pt]]; such a file "
+            f"comes from: {EXTRACT_RUNNER} --config_path CONFIG",
+            file=sys.stderr,
+        )
+        return 2
+    from figures.figure1_5 import example_inputs, figure1, figure5
+    from figures.runs import NoRunsError, extraction_table, load_extraction
+    from figures.style import save_figure
+
+    panels = dict(zip(PANELS, args.runs, strict=False))
+    try:
+        table = extraction_table(panels)
+        first = load_extraction(args.runs[0])
+    except NoRunsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    reward, values = next(iter(first["all_metric_values"].items()))
+    if "figure1" in items:
+        title = f"{first['config']['datapool']['id']}: {len(values):,} train inputs"
+        runs = [{"panel": panel, "path": str(path)} for panel, path in panels.items()]
+        show(save_figure(figure1(table, reward, title), args.output_dir / "runs" / "figure1", table, runs))
+    if "figure5" in items:
+        for title, i in zip(
+            ("small std", "large std"), example_inputs(table[table["panel"] == PANELS[0]]), strict=True
+        ):
+            texts, rewards = first["all_generated_texts"][i], values[i].tolist()
+            print(figure5(first["prompts"][i], first["references"][i], texts, rewards, f"{title}, input {i}"))
+    return 0
 
 
 def draw_given_study(args: argparse.Namespace, items: Sequence[str]) -> int:

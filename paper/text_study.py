@@ -16,13 +16,10 @@ from common.jobs import Job, JobKey, Outcome
 from common.plan import PlanSettings
 from common.run_dir import RunError
 from common.schedule import run_jobs
-from paper.gpu_hours import hours_lines
-from paper.stages import Stage
-from rl4lms.config.pretraining import PretrainConfig
-from rl4lms.model_source import check_model_source, link_problem
-from rl4lms.plan.jobs import imports_of
-from rl4lms.pretraining.jobs import job_of, model_of, publish
-from rl4lms.study import (
+from paper.gpu_hours import Stage, hours_lines
+from paper.small_models.config import PretrainConfig
+from paper.small_models.jobs import job_of, model_of, publish
+from paper.study import (
     StudyConfig,
     StudyRun,
     after_sft,
@@ -33,7 +30,7 @@ from rl4lms.study import (
     selection,
     sweeps,
 )
-from rl4lms.study_run import (
+from paper.study_run import (
     INTERRUPT_MESSAGE,
     Done,
     StudyError,
@@ -43,6 +40,8 @@ from rl4lms.study_run import (
     first_jobs,
     run_study,
 )
+from rl4lms.model.source import check_model_source, link_problem
+from rl4lms.plan.runs import imports_of
 
 if TYPE_CHECKING:
     from figures.claims import Results
@@ -140,7 +139,7 @@ def models_missing(study: StudyConfig) -> dict[Path, PretrainConfig]:
 
 def imports_of_study(study: StudyConfig) -> list[str]:
     """What the processes import that make the models of a study and run it."""
-    return ["rl4lms.pretraining.train", *imports_of([task.metric.id for task in study.tasks.values()])]
+    return ["paper.small_models.train", *imports_of([task.metric.id for task in study.tasks.values()])]
 
 
 def make_models(

@@ -15,19 +15,18 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from common.console import progress
-from common.files import atomic_write_json
-from common.row_log import RowLog
+from common.files import RowLog, atomic_write_json
 from common.run_dir import RunDir
 from common.seeding import derive_seed, isolated_rng
 from common.tracking import Tracker
 from rl4lms.datapools import Split
-from rl4lms.generation import Batch, Decoding, generate_batch, plan_batches
-from rl4lms.language_model import autocast
+from rl4lms.errors import TrainingInterrupted
 from rl4lms.metrics import Metric
-from rl4lms.parallel import World
+from rl4lms.model.generation import Batch, Decoding, generate_batch, plan_batches
+from rl4lms.model.load import autocast
+from rl4lms.model.parallel import World
 from rl4lms.requirements import RequirementError
 from rl4lms.samples import Sample
-from rl4lms.stopping import TrainingInterrupted
 from rl4lms.text import Score, TextBatch
 
 logger = logging.getLogger(__name__)

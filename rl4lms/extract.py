@@ -15,13 +15,13 @@ from torch import Tensor
 
 from common.files import atomic_torch_save, atomic_write_text
 from common.run_dir import RunDir
+from rft_diagnose.statistics import input_statistics
 from rl4lms.config import ExtractConfig, missing_components, resolved, unique_metrics
 from rl4lms.datapools import Split, load_datapool
-from rl4lms.generation import Decoding, generate_batch, plan_batches
-from rl4lms.language_model import autocast, check_vocabulary, choose_device, load_model, load_tokenizer
 from rl4lms.metrics import Metric, build_metric
+from rl4lms.model.generation import Decoding, generate_batch, plan_batches
+from rl4lms.model.load import autocast, check_vocabulary, choose_device, load_model, load_tokenizer
 from rl4lms.requirements import RequirementError
-from rl4lms.reward_statistics import input_statistics
 from rl4lms.samples import Sample, content_hash, subsample_indices
 from rl4lms.text import Score, TextBatch
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.hub import spare_retries_without_network
-from rl4lms.model_source import check_model_source, check_tokenizer_source, has_tokenizer, has_weights
+from rl4lms.model.source import check_model_source, check_tokenizer_source, has_tokenizer, has_weights
 
 _HUB_TIMEOUT = 10.0  # seconds
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from common.checkpoints import CheckpointError
 from common.config import (
     Config,
     Keys,
@@ -27,8 +26,17 @@ from common.config import (
     validate,
 )
 from common.plan import PlanSettings, choices, empty_options
-from sft_vs_rft.config import AUTO_CHECKPOINT, COSMETIC_FIELDS, MEANINGLESS_FIELDS, ExperimentConfig
-from sft_vs_rft.pretraining import find_pretraining, mismatches, pretrain_hint, start_checkpoint
+from common.run_dir import CheckpointError
+from sft_vs_rft.config import (
+    AUTO_CHECKPOINT,
+    COSMETIC_FIELDS,
+    MEANINGLESS_FIELDS,
+    ExperimentConfig,
+    find_pretraining,
+    mismatches,
+    pretrain_hint,
+    start_checkpoint,
+)
 
 DATASET_SIZES = {  # of the train split
     "mnist": 60_000, "fmnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "cifar100coarse": 50_000,

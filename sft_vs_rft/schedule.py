@@ -1,6 +1,7 @@
 """Runs the experiments of a plan: skips the finished, resumes the cut, survives the failing.
 
-Imports nothing heavy: the worker imports torch, in its own process when the plan says `multiprocess`.
+An experiment's run directory is found by what decides its numbers. Imports nothing heavy: the worker imports
+torch, in its own process when the plan says `multiprocess`.
 """
 
 from __future__ import annotations
@@ -11,18 +12,31 @@ from functools import partial
 from pathlib import Path
 
 import common.jobs
-from common.identity import IDENTITY
+from common.identity import IDENTITY, content_digest, hash_of
 from common.jobs import Job, Status, Turn, carry_out
 from common.run_dir import RunDir, read_run
 from common.schedule import run_jobs
-from sft_vs_rft.config import ExperimentConfig
-from sft_vs_rft.identity import identity
+from sft_vs_rft.config import COSMETIC_FIELDS, ExperimentConfig, start_checkpoint
+from sft_vs_rft.data_source import find_npz
 from sft_vs_rft.plan import Experiment, Plan
+
+
+def identity(experiment: Experiment) -> str:
+    """Hash of all that decides an experiment's numbers: its fields, its repetition and the files it reads."""
+    config = experiment.config
+    fields = {name: value for name, value in config.model_dump().items() if name not in COSMETIC_FIELDS}
+    files = [find_npz(config.data_dir)] if config.dataset == "npz" else []
+    if config.load_model_from_checkpoint:
+        files.append(start_checkpoint(Path(config.load_model_from_checkpoint)))
+    if config.trainer_checkpoint:
+        files.append(Path(config.trainer_checkpoint))
+    return hash_of([fields, experiment.repetition, [content_digest(path) for path in files]])
+
 
 INTERRUPT_MESSAGE = (
     "stopping after the epochs under way, with a checkpoint; press Ctrl-C again to stop at once"
 )
-SHOWN = ("sft_vs_rft.start_check",)  # how fit the start model is
+SHOWN = ("sft_vs_rft.experiment",)  # how fit the start model is
 
 
 @dataclass(frozen=True)

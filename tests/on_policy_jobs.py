@@ -12,13 +12,13 @@ from on_policy_runs import policy_name
 from tiny_models import TEXTS
 
 from common.config import validate
-from common.row_log import read_rows
+from common.files import read_rows
 from common.run_dir import RunDir, load_checkpoint
 from rl4lms.config import TrainConfig
-from rl4lms.on_policy import train_on_policy
-from rl4lms.parallel import World
+from rl4lms.model.parallel import World
+from rl4lms.ppo.train import train_on_policy
+from rl4lms.run_setup import TrainingSetup, prepare
 from rl4lms.text import Score, TextBatch
-from rl4lms.training import TrainingSetup, prepare
 
 PREFIX = "job_"
 TIMINGS = ("seconds", "tokens_per_second")

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
-from rl4lms.collecting import Actors
 from rl4lms.config import NlpoConfig, OnPolicyConfig, PpoConfig
 from rl4lms.config.algorithms import A2cConfig
 from rl4lms.config.training_blocks import EnvArgs, EnvConfig
-from rl4lms.language_model import load_tokenizer
-from rl4lms.nlpo import MaskModel, MaskRule, PackedMasks
-from rl4lms.policy_model import PolicyModel, Sequences
+from rl4lms.model.load import load_tokenizer
+from rl4lms.model.policy import PolicyModel, Sequences
+from rl4lms.ppo.collect import Actors
+from rl4lms.ppo.mask import MaskModel, MaskRule, PackedMasks
+from rl4lms.ppo.rollouts import Rollouts, fill_buffer, score_rollouts
 from rl4lms.rewards import checked
-from rl4lms.rollouts import Rollouts, fill_buffer, score_rollouts
 from rl4lms.samples import Sample
 
 VOCABULARY = 24

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
-from rl4lms.policy_model import PolicyModel, Sequences
+from rl4lms.model.policy import PolicyModel, Sequences
 
 FOLDER = Path(__file__).parent / "golden" / "ppo"
 GOLDEN = json.loads((FOLDER / "rollout_and_update.json").read_text())

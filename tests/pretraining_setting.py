@@ -3,7 +3,7 @@
 import yaml
 
 from common.run_dir import RunDir
-from rl4lms.config.pretraining import load_pretrain_config
+from paper.small_models.config import load_pretrain_config
 
 PACKAGES = ["json", "argparse", "email", "logging"]
 CLASSES = {"mail": ["email"], "other": ["argparse", "logging"]}

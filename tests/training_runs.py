@@ -12,8 +12,8 @@ from tiny_models import TEXTS
 from common.config import validate
 from common.run_dir import RunDir
 from rl4lms.config import TrainConfig, resolved
-from rl4lms.parallel import World
-from rl4lms.training import TrainingSetup, prepare
+from rl4lms.model.parallel import World
+from rl4lms.run_setup import TrainingSetup, prepare
 
 SIZES = {"train": 16, "val": 6, "test": 5}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rl4lms.parallel import World, join_world
+from rl4lms.model.parallel import World, join_world
 
 TIMEOUT = 60.0
 

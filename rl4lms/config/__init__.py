@@ -7,7 +7,7 @@ Imports nothing heavy: `-h`, `--check` and `--list_fields` must not wait for tor
 
 from rl4lms.config.algorithms import A2cConfig, NlpoConfig, OnPolicyConfig, PpoConfig, SupervisedConfig
 from rl4lms.config.extract import ExtractConfig
-from rl4lms.config.parts import MetricConfig, TokenizerConfig, unique_metrics
+from rl4lms.config.parts import MetricConfig, OnPolicySizes, TokenizerConfig, unique_metrics
 from rl4lms.config.report import (
     check_report,
     extraction_sizes,
@@ -17,7 +17,6 @@ from rl4lms.config.report import (
     resolved,
     training_sizes,
 )
-from rl4lms.config.sizes import OnPolicySizes
 from rl4lms.config.train import TrainConfig
 
 __all__ = [

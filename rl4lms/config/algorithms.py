@@ -12,8 +12,8 @@ from pydantic import Field
 from common.config import Config, Problem
 from rl4lms.config.parts import Args, Positive, Side
 from rl4lms.config.training_args import training_args_problems, translate_training_args
-from rl4lms.generation_config import GenerationSettings
-from rl4lms.model_source import Kind
+from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.source import Kind
 
 
 class OnPolicyArgs(Config):

@@ -23,8 +23,8 @@ from rl4lms.config.parts import (
     repeated_metrics,
 )
 from rl4lms.datapools import DATAPOOLS, Split
-from rl4lms.generation_config import GenerationSettings
-from rl4lms.model_source import Kind, check_model_source
+from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.source import Kind, check_model_source
 
 
 class ExtractDatapoolConfig(Config):

@@ -1,18 +1,121 @@
-"""Blocks that the configs of extraction and training share."""
+"""Blocks that the configs of extraction and training share, with the sizes that follow from a config."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from common.config import Config, Problem, validate
 from common.registry import Registry
-from rl4lms.config.positions import max_positions, prompt_limit
 from rl4lms.metrics import METRICS
-from rl4lms.model_source import Kind, check_tokenizer_source
+from rl4lms.model.source import Kind, check_tokenizer_source
+
+# The causal models of the paper; a folder says it in its config.json.
+_POSITIONS = {"gpt2": 1024, "lvwerra/gpt2-imdb": 1024}
+
+
+def prompt_limit(model_name: str, kind: Kind, max_length: int | None, new_tokens: int) -> int | None:
+    """Tokens that rl4lms.model.generation cuts a prompt to which is followed by up to so many new ones.
+
+    Below 1: none fits. Where the positions of the model are not limited or not known: `max_length`.
+    """
+    positions = max_positions(model_name)
+    if positions is None:
+        return max_length
+    limit = min(max_length or positions, positions)
+    return limit - new_tokens if kind == "causal" and limit + new_tokens > positions else limit
+
+
+def max_positions(model_name: str) -> int | None:
+    """The most tokens that a model attends to; None if that is not limited (T5), or only its files tell."""
+    try:
+        config = json.loads((Path(model_name) / "config.json").read_text(encoding="utf-8"))
+        found = config.get("n_positions" if config.get("model_type") == "gpt2" else "max_position_embeddings")
+    except (OSError, ValueError, AttributeError):  # a hub name, or a folder that is reported elsewhere
+        return _POSITIONS.get(model_name)
+    return found if isinstance(found, int) else None
+
+
+_PLACEHOLDER = re.compile(r"<.*>")
+_CONFIG_FILE = re.compile(r"[\w./-]+\.ya?ml")
+_TRAINER = "python rl4lms_train_text_generation.py --config_path"
+
+# Datapool -> the config that finetunes the paper's model on it before PPO and NLPO.
+SUPERVISED_CONFIGS = {
+    "narrative_qa": "rl4lms_scripts/training/narrative_qa/t5_supervised.yml",
+    "totto": "rl4lms_scripts/training/totto/t5_supervised.yml",
+    "commongen": "rl4lms_scripts/training/common_gen/t5_supervised.yml",
+    "iwslt2017en_de": "rl4lms_scripts/training/iwslt2017/t5_supervised.yml",
+    "cnn_daily_mail": "rl4lms_scripts/training/cnn/t5_supervised.yml",
+    "daily_dialog": "rl4lms_scripts/training/dialog/gpt2_supervised.yml",
+    "imdb": "rl4lms_scripts/training/imdb/gpt2_supervised.yml",
+}
+
+
+def is_placeholder(name: str) -> bool:
+    return _PLACEHOLDER.fullmatch(name) is not None
+
+
+def placeholder_problem(model_name: str, datapool: str) -> str | None:
+    """What to put in place of a model's placeholder; None if the name is none.
+
+    A placeholder may name the config that makes the model, such as `<model of rl4lms_scripts/laptop/x.yml>`.
+    """
+    if not is_placeholder(model_name):
+        return None
+    named = _CONFIG_FILE.search(model_name)
+    config = named[0] if named else SUPERVISED_CONFIGS.get(datapool, "<config of supervised finetuning>")
+    return (
+        f"still the placeholder {model_name!r}; replace it by the model that this makes: {_TRAINER} {config}"
+    )
+
+
+@dataclass(frozen=True)
+class OnPolicySizes:
+    """How many tokens PPO or NLPO collects, and how many updates it makes of them.
+
+    tokens: of an iteration. batch_size: tokens of a minibatch; made of whole sequences it has about as many.
+    """
+
+    tokens: int
+    batch_size: int
+    minibatch_unit: Literal["token", "sequence"]
+    epochs: int
+    iterations: int
+
+    @property
+    def minibatches(self) -> int:
+        """Minibatches of an epoch; a short last one counts."""
+        return -(-self.tokens // self.batch_size)
+
+    @property
+    def last_minibatch(self) -> int:
+        """Tokens of the last minibatch of an epoch."""
+        return self.tokens - (self.minibatches - 1) * self.batch_size
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps of an iteration."""
+        return self.minibatches * self.epochs
+
+    def lines(self) -> list[str]:
+        """What will happen, for the user."""
+        about = "about " if self.minibatch_unit == "sequence" else ""
+        short = f" (the last: {self.last_minibatch:,})" if self.last_minibatch < self.batch_size else ""
+        minibatches = f"{self.minibatches:,} minibatches of {about}{self.batch_size:,}{short}"
+        tokens, updates = self.iterations * self.tokens, self.iterations * self.updates
+        return [
+            f"an iteration: {self.tokens:,} tokens, {minibatches} x {self.epochs} epochs = "
+            f"{self.updates:,} updates",
+            f"the run: {self.iterations:,} iterations, {tokens:,} tokens, {updates:,} updates",
+        ]
+
 
 Side = Literal["left", "right"]
 Positive = Annotated[int, Field(ge=1)]

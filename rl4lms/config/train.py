@@ -9,17 +9,17 @@ from pydantic import Field
 from common.config import Config, Problem
 from rl4lms.config.algorithms import A2cConfig, NlpoConfig, OnPolicyConfig, PpoConfig, SupervisedConfig
 from rl4lms.config.parts import (
+    OnPolicySizes,
     TokenizerConfig,
     idle_args,
+    max_positions,
     metric_notices,
     padding_notices,
+    placeholder_problem,
     prompt_notices,
     prompt_problem,
     repeated_metrics,
 )
-from rl4lms.config.placeholders import placeholder_problem
-from rl4lms.config.positions import max_positions
-from rl4lms.config.sizes import OnPolicySizes
 from rl4lms.config.training_args import translate_training_args
 from rl4lms.config.training_blocks import (
     EnvArgs,
@@ -29,7 +29,7 @@ from rl4lms.config.training_blocks import (
     TrainEvaluationConfig,
     TrainRuntimeConfig,
 )
-from rl4lms.model_source import check_model_source
+from rl4lms.model.source import check_model_source
 from rl4lms.rewards import REWARDS
 
 Algorithm = Annotated[

@@ -17,7 +17,7 @@ from rl4lms.config.parts import (
     minus_one_as_none,
 )
 from rl4lms.datapools import DATAPOOLS
-from rl4lms.generation_config import GenerationSettings
+from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.rewards import REWARDS
 
 

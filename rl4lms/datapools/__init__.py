@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from common.problems import unknown_name
 from common.registry import Entry, Registry
+from common.source import unknown_name
 from rl4lms.datapools import arguments as a
 from rl4lms.samples import Sample, checked
 

@@ -1,19 +1,62 @@
-"""From one configuration of a plan to its experiments, or to what is wrong with them and where."""
+"""From one configuration of a plan to its named experiments, or to what is wrong with them and where."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
-from common.config import Keys, Located, Problem, Source, locate, parse_path, path_text, validate
-from common.overrides import set_value
+from common.config import Keys, Located, Problem, Source, locate, parse_path, path_text, set_value, validate
 from common.plan import choices
 from common.source import parse_value
 from rl4lms.config import ExtractConfig, TrainConfig
-from rl4lms.plan.names import BraceError, filled, folder_name, short_names
 from rl4lms.plan.schema import Configuration, Experiment
+
+
+class BraceError(Exception):
+    """Text whose braces cannot be filled in; the message is for the user."""
+
+
+def filled(text: str, config: Mapping[str, Any], names: Mapping[str, Any]) -> str:
+    """`text` with its {braces} filled in by dotted fields of the config and by other names.
+
+    Raises BraceError.
+    """
+    try:
+        return text.format(**{**{key: _attributes(value) for key, value in config.items()}, **names})
+    except (LookupError, ValueError, AttributeError, TypeError) as error:
+        absent = error.args[0] if isinstance(error, KeyError) else getattr(error, "name", None)
+        reason = f"no field {absent!r}" if absent else str(error)
+        raise BraceError(f"cannot fill in the braces of {text!r}: {reason}") from None
+
+
+def _attributes(value: Any) -> Any:
+    """A value whose mappings are read by attribute, as str.format does in {a.b}."""
+    if isinstance(value, dict):
+        return SimpleNamespace(**{str(key): _attributes(item) for key, item in value.items()})
+    return [_attributes(item) for item in value] if isinstance(value, list) else value
+
+
+def short_names(fields: Iterable[str]) -> dict[str, str]:
+    """Dotted field -> its last part, or its last two, ..., as many as tell it from the others."""
+    parts = {path: [str(key) for key in parse_path(path)] for path in fields}
+    names = {}
+    for path, keys in parts.items():
+        others = [other for name, other in parts.items() if name != path]
+        length = 1
+        while length < len(keys) and any(other[-length:] == keys[-length:] for other in others):
+            length += 1
+        names[path] = "_".join(keys[-length:])
+    return names
+
+
+def folder_name(text: str) -> str:
+    """Text that can name a folder: 0.1 becomes 0-1, brackets and spaces go."""
+    return re.sub(r"[^\w+-]", "-", re.sub(r"[\[\]{}() '\"]", "", text))
+
 
 LONGEST_NAME = 120  # of a folder: files with at most 255 bytes have names that begin with it
 Kind = type[TrainConfig] | type[ExtractConfig]

@@ -1,25 +1,60 @@
-"""The run of an experiment: what makes it the same as an earlier one, and how it is done in a process."""
+"""Experiments of a plan as jobs: what makes a run the same as an earlier one, and how it is done."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.config import parse_path, validate
+from common.config import parse_path, set_value, validate
 from common.console import bars_reported
 from common.files import RunError
 from common.identity import IDENTITY, content_digest, hash_of
-from common.jobs import Outcome, Turn, carry_out, status_of
-from common.overrides import set_value
+from common.jobs import Job, Outcome, Turn, carry_out, status_of
 from common.run_dir import RunDir, read_run
 from rl4lms.config import ExtractConfig, SupervisedConfig, TrainConfig, resolved
+from rl4lms.metrics import METRICS
 from rl4lms.plan.schema import Experiment, Plan
-from rl4lms.train_run import OPTIONS, create_training_run, train_in
+from rl4lms.train import OPTIONS, create_training_run, train_in
+
+IMPORTS = ("rl4lms.extract", "rl4lms.ppo.train", "rl4lms.sft.train", "matplotlib.backends.backend_agg")
+
+
+def imports_of(metrics: Sequence[str]) -> tuple[str, ...]:
+    """What runs import that compute these metrics, by id; those of users are left to the runs."""
+    own = {METRICS.entries[name].target.partition(":")[0] for name in metrics if name in METRICS.entries}
+    return (*IMPORTS, *sorted(own))
+
+
+def jobs_of(plan: Plan, experiments: Sequence[Experiment]) -> list[Job]:
+    """One job for each experiment, in their order; what an experiment starts from must stand before it."""
+    jobs: dict[str, Job] = {}
+    for experiment in experiments:
+        start = jobs[experiment.start.name] if experiment.start is not None else None
+        config = experiment.config
+        part = config.evaluation if isinstance(config, ExtractConfig) else config.train_evaluation
+        if isinstance(config, ExtractConfig):
+            work, unit, steps = partial(extract, experiment), "text", config.generations
+        else:
+            work, steps = partial(train, experiment, plan), None
+            unit = "update" if isinstance(config.alg, SupervisedConfig) else "iteration"
+        jobs[experiment.name] = Job(
+            experiment.name,
+            identity(experiment, start.identity if start else None),
+            Path(plan.output_path),
+            work,
+            after=(start,) if start else (),
+            imports=imports_of([metric.id for metric in part.metrics]),
+            steps=steps or 1,  # the work reports how many there are
+            unit=unit,
+        )
+    return list(jobs.values())
+
 
 # Last parts of fields and arguments, such as model_name, data_path, used_indices_from, tokenizer_id; no `id`.
 _NAMES_A_FILE = re.compile(r"(_name|_from|_id|path|file|folder|dir)$")
@@ -60,8 +95,8 @@ def model_field(config: TrainConfig | ExtractConfig) -> str:
 def train(experiment: Experiment, plan: Plan, turn: Turn) -> Outcome:
     """Run the training of an experiment, in its new or earlier run directory."""
     _use_gpu(turn)
-    import rl4lms.training  # noqa: F401  # Takes seconds: before the run is looked for, or stopped.
-    from rl4lms.stopping import TrainingInterrupted
+    import rl4lms.run_setup  # noqa: F401  # Takes seconds: before the run is looked for, or stopped.
+    from rl4lms.errors import TrainingInterrupted
 
     def create() -> RunDir:
         config = _starting_from(experiment.config, turn)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.config import unknown_name
+from common.files import read_rows
 from common.jobs import Outcome
-from common.row_log import read_rows
 from common.run_dir import read_run
 from rl4lms.config import TrainConfig
 from rl4lms.plan.schema import Experiment

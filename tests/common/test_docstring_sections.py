@@ -1,6 +1,6 @@
 import pytest
 
-from common.docstring_sections import Parameter, is_prose, paragraphs, parameters
+from common.python_docs import Parameter, is_prose, paragraphs, parameters
 
 NUMPY = """Roll the *elements* along an axis.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common.statistics import (
+from rft_diagnose.statistics import (
     bootstrap_interval,
     paired_difference,
     partial_spearman,

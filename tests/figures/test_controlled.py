@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from common.run_dir import RunDir
-from figures.controlled import figure3
+from figures.figure3 import figure3
 from figures.runs import NoRunsError, controlled_table, figure3_item, runs_in
 
 CONFIG = {

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from figures.diagnosis import (
+from rft_diagnose.pictures import (
     before_and_after,
     counts_of_std,
     inputs_by_place,

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from figures.examples import figure5_numbers, figure5_panel
+from figures.figure1_5 import figure5_numbers, figure5_panel
 
 
 def extraction():

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from figures.grue import example_inputs, figure1, figure1_numbers, figure1_tasks, figure5
+from figures.figure1_5 import example_inputs, figure1, figure1_numbers, figure1_tasks, figure5
 
 
 def panels(*names):

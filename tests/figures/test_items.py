@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from study_runs import REWARD, extraction, training
 
-from figures import main_comparison, style
+from figures import figure2_table1, style
 from figures.claims import evaluate
 from figures.items import DRAWN, Study, draw, results_of, saved_item
 from figures.report import render
@@ -20,8 +20,8 @@ TASKS = ("hard_question", "question", "other")
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    bootstrap = main_comparison.bootstrap_interval
-    monkeypatch.setattr(main_comparison, "bootstrap_interval", lambda *args: bootstrap(*args, resamples=50))
+    bootstrap = figure2_table1.bootstrap_interval
+    monkeypatch.setattr(figure2_table1, "bootstrap_interval", lambda *args: bootstrap(*args, resamples=50))
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from study_tables import inputs
 
-from common.statistics import pearson, rank_interval
-from figures.main_comparison import (
+from figures.figure2_table1 import (
     GIVEN_MEAN,
     figure2,
     figure2_numbers,
@@ -16,6 +15,7 @@ from figures.main_comparison import (
     table1,
     table1_shown,
 )
+from rft_diagnose.statistics import pearson, rank_interval
 
 ZEROS = [0.0] * 4
 EASY = {

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from study_tables import BASE, grid, run, runs
 
-from figures.partial_sft import figure4, figure4_numbers, reward_difference, table2, table2_shown
+from figures.figure4_table2 import figure4, figure4_numbers, reward_difference, table2, table2_shown
 
 
 def cell(numbers, method, labels, steps, split="train"):

@@ -8,7 +8,7 @@ from study_tables import inputs
 
 from figures.claims import Results, judge
 from figures.criteria import CRITERIA
-from figures.rewards import rewards_numbers, rewards_shown
+from figures.table_rewards import rewards_numbers, rewards_shown
 
 STD = [0.0, 0.0, 0.0, 0.1]
 

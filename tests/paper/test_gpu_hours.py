@@ -8,7 +8,7 @@ from common.identity import IDENTITY
 from common.run_dir import RunDir
 from paper.gpu_hours import BASIS, experiment_cost, hours_lines
 from rl4lms.plan import load_plan
-from rl4lms.plan.jobs import jobs_of
+from rl4lms.plan.runs import jobs_of
 
 PLANS = [f"rl4lms_scripts/sweeps/narrative_qa_{name}.yml" for name in ("comparison", "section_5_1")]
 PLANS += ["rl4lms_scripts/sweeps/narrative_qa_section_5_2.yml"]

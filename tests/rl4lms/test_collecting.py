@@ -13,11 +13,11 @@ import torch
 from on_policy_runs import SAMPLES, actors_of, filled, rows_of, stepwise_logits, stepwise_values
 from torch.testing import assert_close
 
-from rl4lms import collecting
-from rl4lms.collecting import collect, rollout_settings
-from rl4lms.nlpo import MaskRule, allowed_tokens
+from rl4lms.ppo import collect as collecting
+from rl4lms.ppo.collect import collect, rollout_settings
+from rl4lms.ppo.mask import MaskRule, allowed_tokens
+from rl4lms.ppo.rollouts import Rollouts
 from rl4lms.rewards import RewardError, TextBatch
-from rl4lms.rollouts import Rollouts
 from rl4lms.samples import Sample
 
 CLOSE: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-5}

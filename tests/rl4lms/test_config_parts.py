@@ -9,8 +9,7 @@ from pydantic import BaseModel
 
 from common.validation import bare_type, members
 from rl4lms.config import ExtractConfig, TrainConfig
-from rl4lms.config.placeholders import placeholder_problem
-from rl4lms.config.positions import max_positions, prompt_limit
+from rl4lms.config.parts import max_positions, placeholder_problem, prompt_limit
 
 
 @pytest.mark.parametrize(

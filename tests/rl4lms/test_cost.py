@@ -2,8 +2,7 @@
 
 import pytest
 
-from rl4lms.config import load_extract_config, load_train_config
-from rl4lms.cost import (
+from paper.gpu_hours import (
     ModelSize,
     extraction_cost,
     generation_cost,
@@ -11,6 +10,7 @@ from rl4lms.cost import (
     pass_cost,
     supervised_cost,
 )
+from rl4lms.config import load_extract_config, load_train_config
 
 SEQ2SEQ, CAUSAL = ModelSize(encoder=10, decoder=20, head=3), ModelSize(encoder=0, decoder=20, head=3)
 TRAINING, SAMPLES = "rl4lms_scripts/training/narrative_qa/", "rl4lms_scripts/extract_samples/"

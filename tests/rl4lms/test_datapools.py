@@ -12,7 +12,7 @@ from common.config import ConfigError
 from common.hub import DataError
 from rl4lms.datapools import DATAPOOLS, load_datapool
 from rl4lms.datapools.arguments import FormName
-from rl4lms.datapools.python_docs_forms import FORMS
+from rl4lms.datapools.python_docs import FORMS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,20 +7,19 @@ import math
 import numpy as np
 import pytest
 
-from rl4lms.diagnosis import DiagnosisError, diagnose
-from rl4lms.diagnosis.advice import advise
-from rl4lms.diagnosis.compare import compare, relabelled
-from rl4lms.diagnosis.conditions import (
+from rft_diagnose import DiagnosisError, diagnose
+from rft_diagnose.advice import (
     NAMES,
     Condition,
     ConditionError,
+    advise,
     holds,
     parse_condition,
     value_of,
 )
-from rl4lms.diagnosis.rewards import diagnose_table, weighted_sum
-from rl4lms.diagnosis.tables import RewardTable
-from rl4lms.diagnosis.text import class_rows, no_spread_line
+from rft_diagnose.compare import compare, relabelled
+from rft_diagnose.tables import RewardTable, diagnose_table, weighted_sum
+from rft_diagnose.words import class_rows, no_spread_line
 
 
 def passes(*counts, n=40):

@@ -8,21 +8,25 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from rl4lms.diagnosis import DiagnosisError
-from rl4lms.diagnosis.gradient_bounds import jacobian_norm, linear_bound, power_bound
-from rl4lms.diagnosis.gradient_summary import gradient_shares, summarise_all, summarise_gradients
-from rl4lms.diagnosis.gradients import (
+from rft_diagnose import DiagnosisError
+from rl4lms.input_gradients import (
     check_settings,
+    gradient_shares,
+    jacobian_norm,
+    linear_bound,
     log_ratios,
     of_input,
+    power_bound,
     sampling_logprobs,
     score_products,
     squared_gradient,
+    summarise_all,
+    summarise_gradients,
 )
-from rl4lms.generation_config import GenerationSettings
-from rl4lms.language_model import load_model
-from rl4lms.policy_model import Sequences, token_logits
-from rl4lms.responses import sample_tokens
+from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.load import load_model
+from rl4lms.model.policy import Sequences, token_logits
+from rl4lms.model.sampling import sample_tokens
 
 PLAIN = GenerationSettings(do_sample=True, top_k=0, max_new_tokens=1)
 

@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from rl4lms.diagnosis import diagnose
-from rl4lms.diagnosis.groups import group, most_within, spread_probability
-from rl4lms.diagnosis.intervals import clopper_pearson, pooled_kurtosis
-from rl4lms.diagnosis.over_inputs import at_least, signal_shares, std_percentile
-from rl4lms.diagnosis.per_input import (
+from rft_diagnose import diagnose
+from rft_diagnose.classes import (
     ERROR_RATE,
     NO_SIGNAL,
     SIGNAL,
@@ -19,6 +16,9 @@ from rl4lms.diagnosis.per_input import (
     rate_with_signal,
     verdicts,
 )
+from rft_diagnose.diagnose import at_least, signal_shares, std_percentile
+from rft_diagnose.groups import group, most_within, spread_probability
+from rft_diagnose.intervals import clopper_pearson, pooled_kurtosis
 
 SIZES = (2, 3, 4, 8, 16)
 N_OF_TRIALS = (2, 4, 8, 10, 16, 35, 64, 250)

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rl4lms.diagnosis import DiagnosisError
-from rl4lms.diagnosis.tables import Columns, read_rewards
+from rft_diagnose import DiagnosisError
+from rft_diagnose.tables import Columns, read_rewards
 
 ROWS = [
     {"prompt": "a, b", "reward": 1.0, "other": 0.5, "step": 1, "kl": 0.1, "answer": "x"},

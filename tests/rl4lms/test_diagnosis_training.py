@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from on_policy_jobs import PREFIX, job, rows, start
 
-from common.row_log import RowLog, read_rows
+from common.files import RowLog, read_rows
 from diagnose_vanishing_gradients import main
-from rl4lms.diagnosis import diagnose
-from rl4lms.diagnosis.training import ITERATIONS, RewardLog, signal_statistics
+from rft_diagnose import diagnose
+from rl4lms.ppo.reward_log import ITERATIONS, RewardLog, signal_statistics
 
 
 def texts(inputs, rewards, penalties=None, step=1):

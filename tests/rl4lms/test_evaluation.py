@@ -11,12 +11,12 @@ import pytest
 from training_runs import config_of, new_run, ppo_config, rows_of, save_data, setup_of, supervised_config
 
 from rl4lms.evaluation import EvaluationError, evaluation_inputs, scores_of
-from rl4lms.generation import generate
-from rl4lms.language_model import load_model
 from rl4lms.metrics import TextBatch, build_metric
-from rl4lms.parallel import World
+from rl4lms.model.generation import generate
+from rl4lms.model.load import load_model
+from rl4lms.model.parallel import World
+from rl4lms.run_setup import TrainingDataError, TrainingInterrupted, decodings
 from rl4lms.samples import Sample
-from rl4lms.training import TrainingDataError, TrainingInterrupted, decodings
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import yaml
 from tiny_models import save_tiny_t5
 
 from figures.runs import load_extraction
+from rft_diagnose.statistics import RewardSummary, summarise
 from rl4lms.datapools import load_datapool
-from rl4lms.language_model import load_model, load_tokenizer
-from rl4lms.reward_statistics import RewardSummary, summarise
+from rl4lms.model.load import load_model, load_tokenizer
 from rl4lms.samples import Sample
 from rl4lms_extract_samples_from_model_runner import main
 

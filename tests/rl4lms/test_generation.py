@@ -9,8 +9,8 @@ import torch
 from tiny_models import TEXTS, edit_json
 from torch import Tensor
 
-from rl4lms import generation, responses
-from rl4lms.generation import (
+from rl4lms.model import generation, sampling
+from rl4lms.model.generation import (
     Decoding,
     decode,
     encode_prompts,
@@ -19,10 +19,10 @@ from rl4lms.generation import (
     plan_batches,
     prompt_limit,
 )
-from rl4lms.generation_config import GenerationSettings
-from rl4lms.language_model import autocast, load_model, load_tokenizer
-from rl4lms.model_source import Kind
-from rl4lms.responses import GenerationError
+from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.load import autocast, load_model, load_tokenizer
+from rl4lms.model.sampling import GenerationError
+from rl4lms.model.source import Kind
 
 PROMPTS = [text[: 5 + 3 * i] for i, text in enumerate(TEXTS[::29])]
 
@@ -154,7 +154,7 @@ def test_long_prompts_are_cut_on_either_side(lm: LanguageModel) -> None:
 
 
 def test_prompts_longer_than_the_model(lm: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="rl4lms.generation")
+    caplog.set_level(logging.INFO, logger="rl4lms.model.generation")
     prompts = [*PROMPTS[:3], TEXTS[0] * 20]
     how = decoding(max_prompt_length=None)
     texts = generate(*lm, prompts, how)
@@ -254,7 +254,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         tried.append(tuple(uniforms.shape[:2]))
         if uniforms.shape[0] * uniforms.shape[1] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return responses.generate_ids(*args)
+        return sampling.generate_ids(*args)
 
     monkeypatch.setattr(generation, "generate_ids", generate_ids)
     generation._say_memory_is_short.cache_clear()
@@ -273,7 +273,7 @@ def test_short_memory_halves_the_batch_and_keeps_the_texts(
     assert [record.message for record in caplog.records] == [
         "the GPU's memory is too small for a whole batch: it is halved; the texts stay the same"
     ]
-    monkeypatch.setattr(generation, "generate_ids", responses.generate_ids)
+    monkeypatch.setattr(generation, "generate_ids", sampling.generate_ids)
     assert generate(*lm, PROMPTS[:7], how) == texts
 
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from common.config import Problem, validate
-from rl4lms.generation_config import REFUSED, GenerationSettings
+from rl4lms.model.generation_config import REFUSED, GenerationSettings
 
 
 def problems(**settings: Any) -> dict[str, str]:

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import edit_json
 from transformers import AutoModelForCausalLM
 
-from rl4lms.language_model import check_vocabulary, choose_device, load_model, load_tokenizer
-from rl4lms.model_source import Kind, ModelSourceError, check_model_source, check_tokenizer_source
+from rl4lms.model.load import check_vocabulary, choose_device, load_model, load_tokenizer
+from rl4lms.model.source import Kind, ModelSourceError, check_model_source, check_tokenizer_source
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_checks_import_nothing_heavy() -> None:
     import subprocess
 
     code = (
-        "import sys, rl4lms.model_source, rl4lms.generation_config;"
+        "import sys, rl4lms.model.source, rl4lms.model.generation_config;"
         "print(sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

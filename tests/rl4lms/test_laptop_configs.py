@@ -10,8 +10,8 @@ import yaml
 import pretrain_small_language_model
 import rl4lms_extract_samples_from_model_runner
 import rl4lms_train_text_generation
-from rl4lms.config.pretraining import load_pretrain_config
-from rl4lms.model_source import LAPTOP_MODELS
+from paper.small_models.config import load_pretrain_config
+from rl4lms.model.source import LAPTOP_MODELS
 
 REPO = Path(__file__).parents[2]
 CONFIGS = sorted((REPO / "rl4lms_scripts" / "laptop").glob("*_*.yml"))

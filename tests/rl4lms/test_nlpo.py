@@ -22,9 +22,9 @@ from on_policy_runs import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from rl4lms.nlpo import MaskModel, MaskRule, PackedMasks, allowed_tokens
-from rl4lms.policy_model import PolicyModel, Sequences
-from rl4lms.ppo import build_optimizer, predict, update
+from rl4lms.model.policy import PolicyModel, Sequences
+from rl4lms.ppo.mask import MaskModel, MaskRule, PackedMasks, allowed_tokens
+from rl4lms.ppo.update import build_optimizer, predict, update
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 

@@ -10,19 +10,19 @@ import torch
 from on_policy_jobs import PREFIX, checkpoint, job, rows, start
 from torch.testing import assert_close
 
-from common.row_log import read_rows
+from common.files import read_rows
 from common.run_dir import RunDir
-from rl4lms.kl_controller import KLController
-from rl4lms.language_model import load_model, load_tokenizer
-from rl4lms.responses import GenerationError
+from rl4lms.errors import DivergenceError
+from rl4lms.model.load import load_model, load_tokenizer
+from rl4lms.model.sampling import GenerationError
+from rl4lms.ppo.update import KLController
 from rl4lms.rewards import RewardError
-from rl4lms.stopping import DivergenceError
 
 
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
     """A second each, and of no concern here."""
-    monkeypatch.setattr("rl4lms.on_policy.draw_training", lambda *_: None)
+    monkeypatch.setattr("rl4lms.ppo.train.draw_training", lambda *_: None)
 
 
 @pytest.fixture(params=["tiny_gpt2", "tiny_t5"])
@@ -59,8 +59,8 @@ def nlpo_run(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> RunDi
     """Five iterations of NLPO, all checkpoints kept; the mask model is refreshed after 2 and 4."""
     folder = tmp_path_factory.mktemp("nlpo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rl4lms.on_policy.draw_training", lambda *_: None)
-        patch.setattr("rl4lms.on_policy.CHECKPOINTS_KEPT", 9)
+        patch.setattr("rl4lms.ppo.train.draw_training", lambda *_: None)
+        patch.setattr("rl4lms.ppo.train.CHECKPOINTS_KEPT", 9)
         metrics = [{"id": "on_policy_jobs:length"}]
         config = job(
             folder, tiny_gpt2, "nlpo", train_evaluation__metrics=metrics, train_evaluation__n_iters=5,
@@ -237,7 +237,7 @@ def test_equal_rewards_stop_the_run_on_request(tmp_path, tiny_gpt2):
 def test_empty_texts_are_noticed(tmp_path, tiny_gpt2, monkeypatch, caplog):
     """The reward is not asked to tell them apart."""
     texts = iter(["", " \n"] * 99)
-    monkeypatch.setattr("rl4lms.collecting.decode", lambda *_: next(texts))
+    monkeypatch.setattr("rl4lms.ppo.collect.decode", lambda *_: next(texts))
     config = job(tmp_path, tiny_gpt2, train_evaluation__n_iters=1)
     start(tmp_path, config)
     assert "iteration 1: all 8 texts are empty" in caplog.text

@@ -16,15 +16,13 @@ from on_policy_runs import changed, tiny_policy
 from processes import in_child
 from torch.testing import assert_close
 
-from common.checkpoints import CheckpointError
-from common.run_dir import RunDir
-from rl4lms import on_policy
+from common.run_dir import CheckpointError, RunDir
 from rl4lms.config import TrainConfig
+from rl4lms.errors import TrainingInterrupted
 from rl4lms.evaluation import Evaluator
-from rl4lms.kl_controller import KLController
-from rl4lms.nlpo import MaskModel, MaskRule
-from rl4lms.ppo import build_optimizer
-from rl4lms.stopping import TrainingInterrupted
+from rl4lms.ppo import train as on_policy
+from rl4lms.ppo.mask import MaskModel, MaskRule
+from rl4lms.ppo.update import KLController, build_optimizer
 
 CASES = [("ppo", "tiny_t5"), ("nlpo", "tiny_gpt2")]
 METRICS = [{"id": "on_policy_jobs:length"}]

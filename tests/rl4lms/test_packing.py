@@ -19,10 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from rl4lms.language_model import autocast
-from rl4lms.packing import arrange
-from rl4lms.policy_model import checkpoint_activations
-from rl4lms.teacher_forcing import (
+from rl4lms.model.forward import (
     ForwardPass,
     Sequences,
     can_share_rows,
@@ -31,6 +28,9 @@ from rl4lms.teacher_forcing import (
     padded,
     states_of,
 )
+from rl4lms.model.load import autocast
+from rl4lms.model.packing import arrange
+from rl4lms.model.policy import checkpoint_activations
 
 PROMPTS = (9, 1, 30, 4, 12, 2, 2, 17, 5, 8, 1, 3, 21, 6, 6, 11)
 RESPONSES = (3, 7, 1, 12, 2, 9, 5, 1, 4, 11, 2, 8, 6, 3, 10, 5)

@@ -15,19 +15,19 @@ from torch.testing import assert_close
 from worlds import forget_world, in_world
 
 from common.run_dir import RunDir
-from rl4lms.collecting import collect
-from rl4lms.nlpo import MaskRule
-from rl4lms.parallel import World, WorldError, join_world
-from rl4lms.ppo import NonFiniteError, minibatches, update
+from rl4lms.errors import DivergenceError, TrainingInterrupted
+from rl4lms.model.parallel import World, WorldError, join_world
+from rl4lms.ppo.collect import collect
+from rl4lms.ppo.mask import MaskRule
+from rl4lms.ppo.rollouts import Rollouts
+from rl4lms.ppo.update import NonFiniteError, minibatches, update
 from rl4lms.rewards import RewardError, TextBatch
-from rl4lms.rollouts import Rollouts
-from rl4lms.stopping import DivergenceError, TrainingInterrupted
 
 
 @pytest.fixture(autouse=True)
 def no_plots_and_no_fsync(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr("rl4lms.on_policy.draw_training", lambda *_: None)
+    monkeypatch.setattr("rl4lms.ppo.train.draw_training", lambda *_: None)
 
 
 # Laws
@@ -209,7 +209,7 @@ def loop(folder: Path, config: Any, stops: list[int] | None = None) -> Any:
             kept.append(torch.cat([weight.detach().flatten() for weight in learner.policy.parameters()]))
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rl4lms.on_policy._evaluate", keep)
+            patch.setattr("rl4lms.ppo.train._evaluate", keep)
             try:
                 train(
                     run,

@@ -18,7 +18,7 @@ from sweep_plans import write_configs, write_sweep
 
 from common.run_dir import RunInfo, find_runs
 from rl4lms.plan import load_plan
-from rl4lms.plan.jobs import jobs_of
+from rl4lms.plan.runs import jobs_of
 from rl4lms_plan_runner import main
 
 STEPS = "alg.training_args.max_steps"

@@ -25,12 +25,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from rl4lms.collecting import Actors, collect
-from rl4lms.nlpo import MaskRule, allowed_tokens
-from rl4lms.policy_model import PolicyModel
-from rl4lms.ppo import update
+from rl4lms.model.policy import PolicyModel
+from rl4lms.ppo.collect import Actors, collect
+from rl4lms.ppo.mask import MaskRule, allowed_tokens
+from rl4lms.ppo.rollouts import Rollouts
+from rl4lms.ppo.update import update
 from rl4lms.rewards import TextBatch
-from rl4lms.rollouts import Rollouts
 from rl4lms.samples import Sample
 
 WORDS = {"[PAD]": 0, "[END]": 1, "a": 2, "b": 3, "c": 4}
@@ -155,7 +155,7 @@ def test_the_estimate_is_right(case, tmp_path, monkeypatch):
     expected_objective(actors, temperature, kl_coeff).backward()
     exact = gradient(parameters)
 
-    monkeypatch.setattr("rl4lms.ppo.normalize_advantages", lambda advantages: advantages)
+    monkeypatch.setattr("rl4lms.ppo.update.normalize_advantages", lambda advantages: advantages)
     optimizer = torch.optim.SGD(actors.policy.parameters(), lr=0.0)
     errors, episodes = [], 0
     for iteration in range(ROLLOUTS):

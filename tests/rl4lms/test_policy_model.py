@@ -22,16 +22,16 @@ from on_policy_runs import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from rl4lms.language_model import autocast
-from rl4lms.policy_model import (
+from rl4lms.model.forward import padded as one_a_row
+from rl4lms.model.forward import states_of, token_logits
+from rl4lms.model.load import autocast
+from rl4lms.model.policy import (
     PolicyModel,
     Sequences,
     checkpoint_activations,
     entropy_of,
     log_distribution,
 )
-from rl4lms.teacher_forcing import padded as one_a_row
-from rl4lms.teacher_forcing import states_of, token_logits
 
 CLOSE: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-5}
 kinds = pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,7 @@ from on_policy_runs import KINDS, random_batch, rollouts_of, tiny_policy
 from torch import Tensor
 from torch.testing import assert_close
 
-from rl4lms.ppo import (
+from rl4lms.ppo.update import (
     build_optimizer,
     estimate_advantages,
     explained_variance,

@@ -10,16 +10,16 @@ from ppo_golden import GOLDEN, SCENARIOS, models, move_to_update, per_token, seq
 from torch.nn.utils import parameters_to_vector
 from torch.testing import assert_close
 
-from rl4lms.kl_controller import KLController
-from rl4lms.policy_model import Sequences
-from rl4lms.ppo import (
+from rl4lms.model.policy import Sequences
+from rl4lms.ppo.rollouts import Rollouts, Scores, fill_buffer, score_rollouts
+from rl4lms.ppo.update import (
+    KLController,
     build_optimizer,
     estimate_advantages,
     normalize_advantages,
     ppo_loss,
     predict,
 )
-from rl4lms.rollouts import Rollouts, Scores, fill_buffer, score_rollouts
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 scenarios = pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)

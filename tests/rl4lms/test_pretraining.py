@@ -10,15 +10,15 @@ import pytest
 import torch
 from pretraining_setting import config_of, run_of, weights
 
-from common.row_log import read_rows
+from common.files import read_rows
 from common.run_dir import RunDir, find_runs
+from paper.small_models.config import load_pretrain_config
+from paper.small_models.corpus import Corpus
+from paper.small_models.jobs import publish
+from paper.small_models.train import ROWS, TrainingInterrupted, pretrain
 from pretrain_small_language_model import main
-from rl4lms.config.pretraining import load_pretrain_config
-from rl4lms.language_model import load_model, load_tokenizer
-from rl4lms.model_source import LAPTOP_MODELS, check_model_source
-from rl4lms.pretraining.corpus import Corpus
-from rl4lms.pretraining.jobs import publish
-from rl4lms.pretraining.train import ROWS, TrainingInterrupted, pretrain
+from rl4lms.model.load import load_model, load_tokenizer
+from rl4lms.model.source import LAPTOP_MODELS, check_model_source
 
 pytestmark = pytest.mark.usefixtures("docstring_cache")
 
@@ -97,7 +97,7 @@ def test_other_text_is_not_gone_on_with(whole, tmp_path, monkeypatch):
     config, run = run_of(tmp_path, path)
     with run, pytest.raises(TrainingInterrupted):
         pretrain(config, run, should_stop=lambda: True)
-    monkeypatch.setattr("rl4lms.pretraining.train.training_corpus", lambda config: Corpus(["a b c d"], {}))
+    monkeypatch.setattr("paper.small_models.train.training_corpus", lambda config: Corpus(["a b c d"], {}))
     assert main(["--resume", str(run.path)]) == 1
     assert "no longer have the text" in (run.path / "log.txt").read_text()
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from pretraining_setting import PACKAGES, config_of
 
-from rl4lms.config.pretraining import SENTINELS, PretrainConfig, load_pretrain_config
-from rl4lms.pretraining import corpus as corpus_module
-from rl4lms.pretraining.corpus import IGNORED, batches, by_length, held_out_corpus, training_corpus
-from rl4lms.pretraining.models import build_model, mean_loss
-from rl4lms.pretraining.tasks import DENOISING_PREFIX, PASSAGE_WORDS, TEXT_TASKS, passage, sentinel
-from rl4lms.pretraining.vocabulary import build_tokenizer, unigram_scores
+from paper.small_models import corpus as corpus_module
+from paper.small_models.config import SENTINELS, PretrainConfig, load_pretrain_config
+from paper.small_models.corpus import IGNORED, batches, by_length, held_out_corpus, training_corpus
+from paper.small_models.models import build_model, mean_loss
+from paper.small_models.tasks import DENOISING_PREFIX, PASSAGE_WORDS, TEXT_TASKS, passage, sentinel
+from paper.small_models.vocabulary import build_tokenizer, unigram_scores
 
 pytestmark = pytest.mark.usefixtures("docstring_cache")
 

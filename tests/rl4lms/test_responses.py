@@ -6,11 +6,11 @@ import torch
 from tiny_models import TEXTS
 from torch import Tensor
 
-from rl4lms.generation import encode_prompts
-from rl4lms.generation_config import GenerationSettings
-from rl4lms.language_model import load_model, load_tokenizer
-from rl4lms.model_source import Kind
-from rl4lms.responses import GenerationError, build_generation_config, generate_ids, sample_tokens
+from rl4lms.model.generation import encode_prompts
+from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.load import load_model, load_tokenizer
+from rl4lms.model.sampling import GenerationError, build_generation_config, generate_ids, sample_tokens
+from rl4lms.model.source import Kind
 
 PROMPTS = ["the old dog", "my sister sings about water.", "us"]
 

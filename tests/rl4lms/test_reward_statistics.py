@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rl4lms.reward_statistics import describe, input_statistics, summarise
+from rft_diagnose.statistics import describe, input_statistics, summarise
 
 
 def test_std_divides_by_the_number_of_generations():

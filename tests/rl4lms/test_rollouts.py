@@ -18,8 +18,8 @@ from on_policy_runs import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from rl4lms.policy_model import PolicyModel, Sequences
-from rl4lms.rollouts import Rollouts, Scores, fill_buffer, score_rollouts
+from rl4lms.model.policy import PolicyModel, Sequences
+from rl4lms.ppo.rollouts import Rollouts, Scores, fill_buffer, score_rollouts
 
 LENGTHS = [5, 1, 7, 3, 2]
 REWARDS = [1.0, -2.0, 3.0, 0.5, 4.0]

@@ -9,17 +9,15 @@ import torch
 from tiny_models import TEXTS, save_tiny_gpt2, save_tiny_t5
 from training_runs import config_of, new_run, rows_of, save_data, setup_of, supervised_config
 
-from common.checkpoints import CheckpointError
-from common.run_dir import RunDir
-from rl4lms.generation import Decoding, generate
-from rl4lms.generation_config import GenerationSettings
-from rl4lms.language_model import load_model, load_tokenizer
+from common.run_dir import CheckpointError, RunDir
+from rl4lms.model.generation import Decoding, generate
+from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.load import load_model, load_tokenizer
+from rl4lms.run_setup import DivergenceError, TrainingDataError, TrainingInterrupted
 from rl4lms.samples import Sample
-from rl4lms.sft import train_supervised
-from rl4lms.sft_rows import Rows, collate
-from rl4lms.sft_trainer import trainer_arguments
-from rl4lms.trainer_checkpoints import checkpoints_in, delete_older, newest_checkpoint
-from rl4lms.training import DivergenceError, TrainingDataError, TrainingInterrupted
+from rl4lms.sft.checkpoints import checkpoints_in, delete_older, newest_checkpoint
+from rl4lms.sft.train import train_supervised
+from rl4lms.sft.trainer import Rows, collate, trainer_arguments
 
 SAMPLES = [
     Sample(0, "the old dog", ["runs after us.", "looks at water."]),
@@ -81,7 +79,7 @@ def test_padding_is_masked_and_without_loss():
 
 
 def test_rows_are_cut_to_the_tokenizers_own_limit_and_not_to_max_length(tiny_gpt2, data, tmp_path):
-    from rl4lms.sft import training_rows
+    from rl4lms.sft.train import training_rows
 
     config = config_of(supervised_config(tiny_gpt2, data, "causal"))
     with new_run(tmp_path, config) as run:
@@ -280,7 +278,7 @@ def test_an_interrupted_last_evaluation_trains_nothing_again(whole, tiny_t5, dat
     path = tmp_path / "evaluating"
     shutil.copytree(whole, path, ignore=shutil.ignore_patterns(".lock"))
     (path / "mine_test_split_metrics.jsonl").unlink()
-    monkeypatch.setattr("rl4lms.sft.build_trainer", None)
+    monkeypatch.setattr("rl4lms.sft.train.build_trainer", None)
     config = config_of(supervised_config(tiny_t5, data))
     with RunDir.open(path) as run:
         train_supervised(setup_of(config, run))

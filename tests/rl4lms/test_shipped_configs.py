@@ -12,7 +12,7 @@ import pytest
 from common.config import ConfigError, read_source
 from common.source import parse_value
 from rl4lms.config import ExtractConfig, TrainConfig, load_extract_config, load_train_config
-from rl4lms.config.placeholders import SUPERVISED_CONFIGS
+from rl4lms.config.parts import SUPERVISED_CONFIGS
 
 REPO = Path(__file__).parents[2]
 SCRIPTS = REPO / "rl4lms_scripts"

@@ -12,12 +12,12 @@ from clones import REPO, link_clone
 from common.config import ConfigError
 from common.run_dir import RunDir, RunError, find_runs
 from paper import text_study
+from paper.study import after_sft, comparison, load_study, models_needed, of_tasks, selection, sweeps
+from paper.study_run import StudyError, finished, first_jobs, write_plan
 from paper.text_study import make_models, models_missing, study_for
-from rl4lms.model_source import check_model_source
+from rl4lms.model.source import check_model_source
 from rl4lms.plan import load_plan
-from rl4lms.plan.jobs import jobs_of
-from rl4lms.study import after_sft, comparison, load_study, models_needed, of_tasks, selection, sweeps
-from rl4lms.study_run import StudyError, finished, first_jobs, write_plan
+from rl4lms.plan.runs import jobs_of
 
 STUDIES = {scale: REPO / path for scale, path in text_study.STUDIES.items()}
 
@@ -280,8 +280,8 @@ def test_what_needs_a_model_begins_when_it_is_there(tiny):
 
 def test_a_cut_model_is_gone_on_with_and_a_finished_one_is_found(tiny):
     from common.run_dir import RunDir
-    from rl4lms.config.pretraining import load_pretrain_config
-    from rl4lms.pretraining.jobs import manifest
+    from paper.small_models.config import load_pretrain_config
+    from paper.small_models.jobs import manifest
 
     config = load_pretrain_config("tiny.yml")
     with RunDir.create(Path("models"), "tiny", config.model_dump(), manifest(config)) as run:

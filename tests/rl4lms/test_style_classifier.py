@@ -6,17 +6,16 @@ import pytest
 import torch
 from pretraining_setting import config_of, run_of, weights
 
-from common.docstring_sections import paragraphs
-from common.python_docs import harvest
-from common.row_log import read_rows
+from common.files import read_rows
+from common.python_docs import harvest, paragraphs
 from common.run_dir import find_runs
+from paper.small_models.config import load_pretrain_config
+from paper.small_models.corpus import batches, held_out_corpus, training_corpus
+from paper.small_models.models import build_model, mean_loss
+from paper.small_models.train import ROWS, TrainingInterrupted, pretrain
+from paper.small_models.vocabulary import build_tokenizer
 from pretrain_small_language_model import main
-from rl4lms.config.pretraining import load_pretrain_config
 from rl4lms.metrics import TextBatch
-from rl4lms.pretraining.corpus import batches, held_out_corpus, training_corpus
-from rl4lms.pretraining.models import build_model, mean_loss
-from rl4lms.pretraining.train import ROWS, TrainingInterrupted, pretrain
-from rl4lms.pretraining.vocabulary import build_tokenizer
 from rl4lms.requirements import model_problem
 from rl4lms.rewards import build_reward
 

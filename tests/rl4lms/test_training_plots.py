@@ -7,7 +7,7 @@ import matplotlib.image
 import pytest
 
 from common.plots import MAX_POINTS
-from rl4lms.training_plots import Line, Panel, draw_training, figure_of, training_pictures
+from rl4lms.plots import Line, Panel, draw_training, figure_of, training_pictures
 
 
 def write(path, name, rows):
@@ -78,7 +78,7 @@ def test_a_run_without_rows_has_no_pictures(tmp_path):
 def test_the_x_axis_counts_what_the_rows_count(ppo, tmp_path_factory, monkeypatch):
     labels = []
     monkeypatch.setattr(
-        "rl4lms.training_plots.figure_of",
+        "rl4lms.plots.figure_of",
         lambda panels, x_label: labels.append(x_label) or figure_of(panels[:1], x_label),
     )
     draw_training(ppo, "mine_")

@@ -13,8 +13,8 @@ from training_runs import ppo_config, save_data, supervised_config
 import rl4lms_train_text_generation as runner
 from common.run_dir import RunDir, find_runs, read_run
 from rl4lms.config import load_train_config
-from rl4lms.model_source import check_model_source, check_tokenizer_source
-from rl4lms.stopping import DivergenceError, TrainingInterrupted
+from rl4lms.errors import DivergenceError, TrainingInterrupted
+from rl4lms.model.source import check_model_source, check_tokenizer_source
 
 main = runner.main
 
@@ -143,7 +143,7 @@ def test_ctrl_c_checkpoints_and_the_resumed_run_equals_an_uninterrupted_one(file
 
     assert main(flags(files, tmp_path / "whole", "--experiment_name", "mine")) == 0
 
-    import rl4lms.sft as sft
+    import rl4lms.sft.train as sft
 
     original = sft._Watch.on_step_end
 

@@ -7,8 +7,8 @@ import pytest
 from plan_runs import write_data, write_plan
 
 from common.files import atomic_torch_save
-from sft_vs_rft.identity import identity
 from sft_vs_rft.plan import Experiment, load_plan
+from sft_vs_rft.schedule import identity
 
 
 def experiments_of(plan: Path, *overrides: str) -> list[Experiment]:

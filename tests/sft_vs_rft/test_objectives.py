@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from sft_vs_rft.gradients import sample_labels
 from sft_vs_rft.objectives import (
     cross_entropy,
     expected_reward,
@@ -14,7 +15,6 @@ from sft_vs_rft.objectives import (
     rewards_of_labels,
     wrong_rewards,
 )
-from sft_vs_rft.statistics import sample_labels
 
 B, C = 6, 5
 

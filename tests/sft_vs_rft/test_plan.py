@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from common.checkpoints import checkpoint_name
 from common.config import ConfigError
-from common.run_dir import RunDir
+from common.run_dir import RunDir, checkpoint_name
 from sft_vs_rft.plan import LoadedPlan, load_plan, steps_of
 
 REPO = Path(__file__).parents[2]

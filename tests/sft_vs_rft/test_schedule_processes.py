@@ -13,9 +13,8 @@ from plan_runs import all_numbers, numbers, rows_written, runs_of, wait_until, w
 from processes import meanwhile, signal_when
 
 from common.run_dir import RunDir, read_metrics
-from sft_vs_rft.identity import identity
 from sft_vs_rft.plan import load_plan
-from sft_vs_rft.schedule import run_plan
+from sft_vs_rft.schedule import identity, run_plan
 from sft_vs_rft_controlled_experiments_plan_runner import main
 
 METHODS = ["reinforce", "supervised"]

@@ -5,8 +5,8 @@ import torch
 from controlled_setting import C, make_config, make_data
 
 from sft_vs_rft.config import LARGE, SMALL, tracked_metrics
+from sft_vs_rft.gradients import Targets, batch_gradient, global_norm, losses, small_first, tracked_values
 from sft_vs_rft.models import build_model
-from sft_vs_rft.statistics import Targets, batch_gradient, global_norm, losses, small_first, tracked_values
 from sft_vs_rft.train import train_targets
 
 KINDS = {"vectors": "mlp", "images": "resnet18", "text": "bert-mini"}

@@ -7,24 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from sft_vs_rft.small_models import (
-    MODELS,
-    enumerate_models,
-    enumerate_outputs,
-    num_params,
-    prefix_features,
-)
 from sft_vs_rft.theory import (
+    MODELS,
     REWARDS,
     SHAPES,
     campaign,
     draw_params,
     draw_rewards,
+    enumerate_models,
+    enumerate_outputs,
     fisher_bound,
     integrate_time,
     linear_bound,
     logits_velocity,
+    num_params,
     power_bound,
+    prefix_features,
     rates,
     reward_std,
     right_label_probability,

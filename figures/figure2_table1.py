@@ -1,0 +1,240 @@
+"""RFT against SFT over tasks: Figure 2 of the paper with its two parts and its confounder, and Table 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, house_style
+from figures.tables import percent, short, signed, with_interval
+from rft_diagnose.statistics import (
+    LOW_MEAN,
+    SMALL_STD,
+    Floats,
+    bootstrap_interval,
+    partial_spearman,
+    pearson,
+    rank_interval,
+    spearman,
+    std_percentile,
+)
+
+NEEDED = ("pretrained", "rft", "sft")
+PANELS = {
+    "difference": "train reward: RFT minus SFT",
+    "rft_gain": "train reward gained by RFT",
+    "sft_gain": "train reward gained by SFT",
+    "pretrain_mean": "train reward before finetuning",
+}
+TITLES = {
+    "difference": "(a) RFT relative to SFT",
+    "rft_gain": "(b) its one part: what RFT gains",
+    "sft_gain": "(c) its other part: what SFT gains",
+    "pretrain_mean": "(d) the confounder: where they start",
+}
+GIVEN_MEAN = "difference, given the pretrain mean"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")  # 11 and 7: pairs repeat after 77 tasks
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY, GREY)
+
+
+def dead(mean: pd.Series, std: pd.Series) -> pd.Series:
+    """Inputs that carry no gradient though their reward is low: std below 0.01 and mean below 0.1."""
+    return (std < SMALL_STD) & (mean < LOW_MEAN)
+
+
+def models_of(
+    inputs: pd.DataFrame, needed: Sequence[str] = NEEDED, split: str = "train"
+) -> Iterator[tuple[str, int, dict[str, pd.DataFrame]]]:
+    """Task, seed and its models' rows by input, of each task and seed that has the models `needed`.
+
+    Models: pretrained, rft, sft, sft_rft; "second": the pretrained model's second sample, where there is one.
+    """
+    for (task, seed), rows in inputs[inputs["split"] == split].groupby(["task", "seed"], sort=False):
+        models = {
+            str(method) if sample == 1 else "second": of_model.set_index("input").sort_index()
+            for (method, sample), of_model in rows.groupby(["method", "sample"])
+            if sample == 1 or method == "pretrained"
+        }
+        if set(needed) <= models.keys():
+            yield str(task), int(str(seed)), models
+
+
+def figure2_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
+    """A row a task, by its percentile: what `figure2` plots, as means over seeds, with stds (ddof 1).
+
+    Columns: task, percentile (10th, of the reward std under the pretrained model, without the inputs whose
+    mean under it exceeds 0.9), pretrain_mean, rft, sft, rft_gain, sft_gain, difference (RFT - SFT), each
+    followed by its `_std` (NaN for one seed); dead (share of the inputs without gradient), inputs, seeds.
+    Rewards are means over train inputs; the pretrained model's over both of its samples. inputs: see
+    `figures.study`.
+    """
+    rows = []
+    for task, seed, models in models_of(inputs):
+        first, rft, sft = (models[name] for name in NEEDED)
+        start = (first["mean"].mean() + models.get("second", first)["mean"].mean()) / 2
+        percentile, _ = std_percentile(first["mean"].to_numpy(), first["std"].to_numpy())
+        rows.append(
+            {
+                "task": task,
+                "seed": seed,
+                "percentile": percentile,
+                "pretrain_mean": start,
+                "rft": rft["mean"].mean(),
+                "sft": sft["mean"].mean(),
+                "rft_gain": rft["mean"].mean() - start,
+                "sft_gain": sft["mean"].mean() - start,
+                "difference": rft["mean"].mean() - sft["mean"].mean(),
+                "dead": dead(first["mean"], first["std"]).mean(),
+                "inputs": len(first),
+            }
+        )
+    values = ["percentile", "pretrain_mean", "rft", "sft", "rft_gain", "sft_gain", "difference"]
+    columns = [
+        "task",
+        *(f"{value}{end}" for value in values for end in ("", "_std")),
+        "dead",
+        "inputs",
+        "seeds",
+    ]
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    groups = pd.DataFrame(rows).groupby("task", sort=False)
+    numbers = groups[[*values, "dead", "inputs"]].mean()
+    numbers[[f"{value}_std" for value in values]] = groups[values].std(ddof=1)
+    numbers["seeds"] = groups.size()
+    return numbers.reset_index()[columns].sort_values("percentile", kind="stable", ignore_index=True)
+
+
+def rank_correlations(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlation over tasks of the percentile with each panel's y, and of (a) given the pretrain mean.
+
+    numbers: see `figure2_numbers`. Columns: with, correlation, low, high (95%, see `rank_interval`), tasks.
+    """
+    x, n = numbers["percentile"], len(numbers)
+    found = (
+        {name: spearman(x, numbers[name]) for name in PANELS} if n else dict.fromkeys(PANELS, float("nan"))
+    )
+    intervals = {name: rank_interval(value, n) for name, value in found.items()}
+    given = partial_spearman(x, numbers["difference"], numbers["pretrain_mean"]) if n else float("nan")
+    found[GIVEN_MEAN] = given
+    intervals[GIVEN_MEAN] = rank_interval(given, n, given=1)
+    rows = [
+        {"with": name, "correlation": value, "low": low, "high": high, "tasks": n}
+        for (name, value), (low, high) in zip(found.items(), intervals.values(), strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def figure2(numbers: pd.DataFrame, labels: Mapping[str, str], title: str | None = None) -> Figure:
+    """A point a task in four panels: RFT - SFT, its two parts, and the pretrain mean, against the percentile.
+
+    numbers: see `figure2_numbers`; labels: task -> how it is called. Bars: std over seeds, both ways.
+    """
+    correlations = rank_correlations(numbers).set_index("with").to_dict("index")
+    with house_style():
+        figure = Figure(figsize=(9.6, 6.4))
+        figure.set_layout_engine("constrained", hspace=0.06, wspace=0.06)
+        grid = figure.subplots(2, 2, sharex=True)
+        for axes, (name, label) in zip(grid.flat, PANELS.items(), strict=True):
+            _draw_tasks(axes, numbers, name, labels)
+            row = correlations[name]
+            interval = with_interval(row["correlation"], row["low"], row["high"], signed)
+            axes.set_title(f"{TITLES[name]}\nrank correlation {interval}")
+            axes.set_ylabel(label)
+        for axes in grid[1]:
+            axes.set_xlabel("10th percentile of the reward std, pretrained")
+        figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right center", title="task")
+        if title:
+            figure.suptitle(title, fontsize="large")
+    return figure
+
+
+def _draw_tasks(axes: Axes, numbers: pd.DataFrame, name: str, labels: Mapping[str, str]) -> None:
+    for i, row in enumerate(numbers.to_dict("records")):
+        bars = {"xerr": row["percentile_std"], "yerr": row[f"{name}_std"]}
+        axes.errorbar(
+            row["percentile"],
+            row[name],
+            **{side: bar for side, bar in bars.items() if bar > 0},
+            linestyle="",
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=6.5,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
+            color=COLORS[i % len(COLORS)],
+            elinewidth=1,
+            capsize=2,
+            label=labels.get(row["task"], row["task"]),
+        )
+    axes.margins(0.08)  # whole markers
+    axes.axhline(0, color=GREY, linewidth=0.8)
+
+
+def table1(inputs: pd.DataFrame) -> pd.DataFrame:
+    """Pearson correlation over inputs of the pretrained model's reward std with the input's reward gain.
+
+    A row a task, in the order of Figure 2. The gain is the mean reward under the finetuned model minus that
+    in the pretrained model's *second* sample: against the first, whose std it is compared with, chance alone
+    correlates the two. Columns: task, dead, seeds, inputs, independent (False: there was no second sample),
+    and for rft, sft and difference (rft - sft) the mean over seeds, its `_std` (ddof 1), and `_low`, `_high`:
+    the 95% bootstrap interval over inputs, the same in all seeds.
+    """
+    by_task: dict[str, list[Floats]] = {}
+    independent: dict[str, bool] = {}
+    for task, _, models in models_of(inputs):
+        first, reference = models["pretrained"], models.get("second", models["pretrained"])
+        gains = [models[name]["mean"] - reference["mean"] for name in ("rft", "sft")]
+        by_task.setdefault(task, []).append(np.stack([first["std"], *gains]))
+        independent[task] = independent.get(task, True) and "second" in models
+    rows = []
+    for row in figure2_numbers(inputs).itertuples():
+        task = str(row.task)
+        seeds = by_task[task]
+        found = {"task": task, "dead": row.dead, "seeds": len(seeds), "inputs": seeds[0].shape[1]}
+        rows.append(found | {"independent": independent[task]} | _correlations(seeds))
+    names = [f"{name}{end}" for name in ("rft", "sft", "difference") for end in ("", "_std", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["task", "dead", "seeds", "inputs", "independent", *names])
+
+
+def table1_shown(numbers: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Table 1 as text. numbers: see `table1`; labels: task -> how it is called."""
+
+    def column(name: str) -> list[str]:
+        ends = (numbers[name], numbers[f"{name}_low"], numbers[f"{name}_high"])
+        return [with_interval(*row, short) for row in zip(*ends, strict=True)]
+
+    return pd.DataFrame(
+        {
+            "task": [
+                labels.get(task, task) + ("" if independent else " (biased: one sample)")
+                for task, independent in zip(numbers["task"], numbers["independent"], strict=True)
+            ],
+            "dead": [percent(value) for value in numbers["dead"]],
+            "RFT": column("rft"),
+            "SFT": column("sft"),
+            "RFT minus SFT": column("difference"),
+            "seeds": numbers["seeds"],
+        }
+    )
+
+
+def _correlations(seeds: Sequence[Floats]) -> dict[str, float]:
+    """seeds: of each seed std, RFT's gain and SFT's gain [3, N]."""
+
+    def of_seed(values: Floats) -> Floats:
+        rft, sft = pearson(values[0], values[1]), pearson(values[0], values[2])
+        return np.array([rft, sft, rft - sft])
+
+    size = min(values.shape[1] for values in seeds)
+    low, high = bootstrap_interval(lambda chosen: np.mean([of_seed(v[:, chosen]) for v in seeds], 0), size)
+    each = np.stack([of_seed(values) for values in seeds])
+    found = {}
+    for i, name in enumerate(("rft", "sft", "difference")):
+        found[name] = float(each[:, i].mean())
+        found[f"{name}_std"] = float(each[:, i].std(ddof=1)) if len(seeds) > 1 else float("nan")
+        found[f"{name}_low"], found[f"{name}_high"] = float(low[i]), float(high[i])
+    return found

@@ -1,0 +1,263 @@
+"""What helps RFT where gradients vanish: Figure 4 of the paper (a short SFT phase), Table 2 (sweeps)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, house_style
+from figures.tables import percent, setting, with_interval, with_std
+from rft_diagnose.statistics import Difference, normal_quantile, paired_difference
+
+SWEPT = {"learning_rate": "learning rate", "temperature": "temperature", "ent_coef": "entropy coefficient"}
+SHOWN_SPLITS = {"train": "train", "test": "test"}
+STAGES = {"sft": "SFT alone", "sft_rft": "SFT, then RFT"}
+COLORS = (BLUE, GREEN, PURPLE, BLACK, SKY)
+MARKERS = ("o", "s", "^", "D", "v")
+
+
+def at_settings(runs: pd.DataFrame, base: Mapping[str, float]) -> pd.DataFrame:
+    """The trainings with the base settings of RFT, and all of SFT. base: a value for each of `SWEPT`."""
+    same = np.ones(len(runs), dtype=bool)
+    for name, value in base.items():
+        same &= np.isclose(runs[name].astype(float), value, rtol=1e-6, atol=0)
+    return runs[same | (runs["method"] == "sft")]
+
+
+def of_shared_seeds(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """The runs of the seeds that every group by `keys` has, so that groups differ in nothing else.
+
+    All of them if the groups share no seed.
+    """
+    seeds = [set(of_group) for _, of_group in runs.groupby(list(keys), dropna=False)["seed"]]
+    shared = set.intersection(*seeds) if seeds else set()
+    return runs[runs["seed"].isin(shared)] if shared else runs
+
+
+def with_steps(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of one task with `steps`: share of the SFT steps of its full SFT, the longest on all labels.
+
+    NaN where there is none to compare with.
+    """
+    full = runs[(runs["method"] == "sft") & (runs["sft_labels"] == 1)]["sft_updates"].max()
+    return runs.assign(steps=(runs["sft_updates"].astype(float) / full).round(3))
+
+
+def figure4_numbers(runs: pd.DataFrame, task: str, base: Mapping[str, float]) -> pd.DataFrame:
+    """What `figure4` plots of a task, a row per split, stage and amount of SFT, as means over seeds.
+
+    Columns: split, method (pretrained, rft, sft, sft_rft), labels and steps (shares of the full SFT's),
+    reward (of sft: what RFT after it started from), reward_std (over seeds, ddof 1), share (of the reward
+    after full SFT and RFT), gain_ratio (of sft_rft: how many times more RFT gains after this SFT than
+    without; NaN if RFT alone gains nothing), seeds (those that all of them have, see `of_shared_seeds`).
+    runs: see `figures.study`; base: see `at_settings`.
+    """
+    rows = with_steps(at_settings(runs[runs["task"] == task], base))
+    rows = of_shared_seeds(rows, ["method", "sft_labels", "sft_updates"])
+    rows = rows[rows["split"].isin(SHOWN_SPLITS)]
+    columns = ["split", "method", "labels", "steps", "reward", "reward_std", "share", "gain_ratio", "seeds"]
+    if rows.empty:
+        return pd.DataFrame(columns=columns)
+    pretrained = rows[rows["method"] == "rft"].assign(
+        method="pretrained", reward=rows["start_reward"], start_reward=float("nan")
+    )
+    rows = pd.concat([pretrained, _after_sft(rows), rows[rows["method"] != "sft"]], ignore_index=True)
+    rows = rows.assign(gain=rows["reward"] - rows["start_reward"], labels=rows["sft_labels"])
+    groups = rows.groupby(["split", "method", "labels", "steps"], sort=True, dropna=False)
+    numbers = groups.agg(
+        reward=("reward", "mean"),
+        reward_std=("reward", "std"),
+        gain=("gain", "mean"),
+        seeds=("seed", "nunique"),
+    ).reset_index()
+    for split in SHOWN_SPLITS:
+        here = numbers["split"] == split
+        full = numbers[
+            here & (numbers["method"] == "sft_rft") & (numbers["labels"] == 1) & (numbers["steps"] == 1)
+        ]
+        alone = numbers[here & (numbers["method"] == "rft")]
+        whole = full["reward"].item() if (full["reward"] > 0).any() else float("nan")
+        gain = alone["gain"].item() if len(alone) else float("nan")
+        numbers.loc[here, "share"] = numbers["reward"] / whole
+        numbers.loc[here & (numbers["method"] == "sft_rft"), "gain_ratio"] = (
+            numbers["gain"] / gain if gain > 0 else float("nan")
+        )
+    return numbers.reindex(columns=columns)
+
+
+def _after_sft(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of SFT alone: what RFT started from, measured on all inputs.
+
+    An SFT on some labels evaluates itself on those inputs alone: its own train reward is left out.
+    """
+    keys = ["split", "seed", "sft_labels", "sft_updates"]
+    starts = rows[rows["method"] == "sft_rft"]
+    starts = starts.assign(method="sft", reward=starts["start_reward"], start_reward=float("nan"))
+    own = rows[(rows["method"] == "sft") & ((rows["sft_labels"] == 1) | (rows["split"] == "test"))]
+    return pd.concat([starts, own]).drop_duplicates(keys)
+
+
+def figure4(numbers: pd.DataFrame, title: str | None = None) -> Figure:
+    """Left: reward after SFT alone and after SFT and RFT; right: RFT's gain over that without SFT.
+
+    Against the share of the SFT steps, a colour for each share of the labels; rows: train, test. numbers: see
+    `figure4_numbers`.
+    """
+    steps = sorted(numbers[numbers["method"].isin(STAGES)]["steps"].dropna().unique())
+    places = {value: place for place, value in enumerate(steps)}
+    labels = sorted(numbers[numbers["method"].isin(STAGES)]["labels"].unique())
+    with house_style():
+        figure = Figure(figsize=(9.2, 6.4))
+        figure.set_layout_engine("constrained", hspace=0.06, wspace=0.08)
+        grid = figure.subplots(2, 2, sharex=True)
+        for row, (split, name) in zip(grid, SHOWN_SPLITS.items(), strict=True):
+            part = numbers[numbers["split"] == split]
+            _draw_rewards(row[0], part, labels, places)
+            row[0].set_ylabel(f"mean {name} reward")
+            _draw_ratios(row[1], part, labels, places)
+            row[1].set_ylabel(f"gain over gain without SFT ({name})")
+        grid[0][0].set_title("(a) reward")
+        grid[0][1].set_title("(b) how many times more RFT gains after SFT")
+        for axes in grid[1]:
+            axes.set_xticks(range(len(steps)), [percent(value) for value in steps])
+            axes.set_xlim(-0.4, len(steps) - 0.6)
+            axes.set_xlabel("share of the SFT steps")
+        figure.legend(
+            *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=1 + len(labels)
+        )
+        if title:
+            figure.suptitle(title, fontsize="large")
+    return figure
+
+
+def _draw_rewards(axes: Axes, part: pd.DataFrame, labels: list[float], places: dict[float, int]) -> None:
+    for i, share in enumerate(labels):
+        for method, stage in STAGES.items():
+            rows = part[(part["method"] == method) & (part["labels"] == share)].sort_values("steps")
+            axes.errorbar(
+                [places[value] for value in rows["steps"]],
+                rows["reward"],
+                yerr=rows["reward_std"].fillna(0) if rows["reward_std"].notna().any() else None,
+                color=COLORS[i % len(COLORS)],
+                marker=MARKERS[i % len(MARKERS)],
+                markerfacecolor="white" if method == "sft" else None,
+                linestyle=(0, (4, 2)) if method == "sft" else "solid",
+                markersize=6,
+                capsize=2,
+                label=f"{stage}, {percent(share)} of the labels",
+            )
+    for method, name, color, dashes in (
+        ("rft", "RFT without SFT", ORANGE, "dashdot"),
+        ("pretrained", "pretrained", GREY, "dotted"),
+    ):
+        for value in part[part["method"] == method]["reward"]:
+            axes.axhline(value, color=color, linestyle=dashes, label=name)
+    axes.set_ylim(bottom=0)
+    known = part[part["share"].notna() & (part["reward"] > 0)]
+    if len(known):
+        whole = float((known["reward"] / known["share"]).iloc[0])
+
+        def share_of(reward: Any) -> Any:
+            return reward / whole
+
+        def reward_of(share: Any) -> Any:
+            return share * whole
+
+        share_axis = axes.secondary_yaxis("right", functions=(share_of, reward_of))
+        share_axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        share_axis.set_ylabel("share of full SFT, then RFT")
+
+
+def _draw_ratios(axes: Axes, part: pd.DataFrame, labels: list[float], places: dict[float, int]) -> None:
+    rows = part[(part["method"] == "sft_rft") & part["gain_ratio"].notna()]
+    for i, share in enumerate(labels):
+        of_share = rows[rows["labels"] == share].sort_values("steps")
+        axes.plot(
+            [places[value] for value in of_share["steps"]],
+            of_share["gain_ratio"],
+            color=COLORS[i % len(COLORS)],
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=6,
+        )
+    if rows.empty:
+        axes.text(0.5, 0.5, "RFT alone gains nothing", transform=axes.transAxes, ha="center", color=GREY)
+        return
+    axes.axhline(1, color=ORANGE, linestyle="dashdot")
+    lowest = min(0, float(rows["gain_ratio"].min()))
+    axes.set_ylim(bottom=lowest - 0.06 * (axes.get_ylim()[1] - lowest))  # whole markers
+
+
+def table2(runs: pd.DataFrame, task: str, base: Mapping[str, float]) -> pd.DataFrame:
+    """Reward of RFT with raised learning rate, temperature or entropy, one at a time, and of SFT then RFT.
+
+    Columns: method, changed ("" for the base settings), value, labels, steps (of the SFT phase), and for
+    train and test the mean over seeds, its `_std` (ddof 1) and the `_se` over inputs; seeds. runs: see
+    `figures.study`; base: see `at_settings`; trainings that change several settings at once are left out.
+    """
+    rows = with_steps(runs[(runs["task"] == task) & runs["split"].isin(SHOWN_SPLITS)])
+    rows = rows[rows["method"].isin(["rft", "sft_rft"])].assign(changed="", value=float("nan"), changes=0)
+    for name, value in base.items():
+        other = ~np.isclose(rows[name].astype(float), value, rtol=1e-6, atol=0)
+        rows.loc[other, "changed"] = name
+        rows.loc[other, "value"] = rows[name].astype(float)
+        rows.loc[other, "changes"] += 1
+    rows = rows[(rows["changes"] == 0) | ((rows["changes"] == 1) & (rows["method"] == "rft"))]
+    keys = ["method", "changed", "value", "labels", "steps"]
+    rows = rows.assign(labels=rows["sft_labels"])
+    wide = rows.groupby(keys, dropna=False)["seed"].nunique().rename("seeds").reset_index()
+    for split in SHOWN_SPLITS:
+        groups = rows[rows["split"] == split].groupby(keys, dropna=False)
+        values = {split: ("reward", "mean"), f"{split}_std": ("reward", "std"), f"{split}_se": ("se", "mean")}
+        wide = wide.merge(groups.agg(**values).reset_index(), on=keys, how="left")
+    order = ["", *SWEPT]
+    places = [
+        (row["method"] == "sft_rft", order.index(row["changed"]), np.nan_to_num(row["value"]), i)
+        for i, row in enumerate(wide.to_dict("records"))
+    ]
+    columns = [f"{split}{end}" for split in SHOWN_SPLITS for end in ("", "_std", "_se")]
+    return wide.iloc[[place[-1] for place in sorted(places)]].reset_index(drop=True)[
+        [*keys, *columns, "seeds"]
+    ]
+
+
+def table2_shown(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Table 2 as text: std over several seeds, or the 95% interval over the inputs of one; see `table2`."""
+    rows = numbers.to_dict("records")
+
+    def shown(row: dict[Any, Any], split: str) -> str:
+        value, half = row[split], normal_quantile() * row[f"{split}_se"]
+        if row["seeds"] > 1:
+            return with_std(value, row[f"{split}_std"])
+        return with_interval(value, value - half, value + half)
+
+    cells = {f"{split} reward": [shown(row, split) for row in rows] for split in SHOWN_SPLITS}
+    return pd.DataFrame({"": [_described(row) for row in rows], **cells, "seeds": numbers["seeds"]})
+
+
+def _described(row: dict[Any, Any]) -> str:
+    if row["method"] == "sft_rft":
+        return f"SFT ({percent(row['labels'])} of the labels, {percent(row['steps'])} of the steps), then RFT"
+    return f"RFT, {SWEPT[row['changed']]} {setting(row['value'])}" if row["changed"] else "RFT"
+
+
+def reward_difference(first: pd.DataFrame, second: pd.DataFrame) -> Difference | None:
+    """Reward of `first` minus that of `second`, over their common seeds, with the 95% interval.
+
+    Both: rows of `runs` of one split. With several seeds the interval is Student's over them;
+    with one it is over inputs alone, and says nothing about other seeds; NaN if the texts were not kept.
+    None without a common seed.
+    """
+    by_seed = [rows.groupby("seed")[["reward", "se"]].mean() for rows in (first, second)]
+    pairs = by_seed[0].merge(by_seed[1], on="seed", suffixes=("_first", "_second"))
+    if pairs.empty:
+        return None
+    found = paired_difference(pairs["reward_first"], pairs["reward_second"])
+    if found.pairs > 1:
+        return found
+    half = normal_quantile() * float(np.hypot(pairs["se_first"], pairs["se_second"]).item())
+    return Difference(found.mean, float("nan"), found.mean - half, found.mean + half, 1)

@@ -1,0 +1,111 @@
+"""The mean rewards of every task under every model, on train and test inputs: RFT, SFT, RFT after SFT."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from figures.figure2_table1 import dead, models_of
+from figures.study import METHODS
+from figures.tables import percent, signed, with_interval, with_std
+from rft_diagnose.statistics import Difference, Floats, normal_quantile, paired_difference, std_percentile
+
+SPLITS = ("train", "test")
+DIFFERENCES = {"over_rft": "rft", "over_sft": "sft"}  # of SFT, then RFT, minus the model of this method
+
+
+def rewards_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
+    """A row a task and split, by the percentile of Figure 2; means over seeds, NaN where there is no run.
+
+    Columns: task, split, dead (share of the split's inputs without gradient under the pretrained model), for
+    each of `METHODS` the mean reward and its `_std` over seeds (ddof 1), for each of `DIFFERENCES` the mean
+    difference and its 95% interval `_low`, `_high`, inputs, seeds. The pretrained model's train reward is
+    that of both its samples, as in Figure 2. inputs: see `figures.study`.
+    """
+    rows = []
+    order: dict[str, float] = {}
+    for split in SPLITS:
+        seeds: dict[str, list[Mapping[str, pd.DataFrame]]] = {}
+        for task, _, models in models_of(inputs, needed=("pretrained",), split=split):
+            seeds.setdefault(task, []).append(models)
+        for task, of_seeds in seeds.items():
+            first = of_seeds[0]["pretrained"]
+            percentile, _ = std_percentile(first["mean"].to_numpy(), first["std"].to_numpy())
+            order.setdefault(task, percentile)
+            rows.append({"task": task, "split": split} | _row(of_seeds))
+    values = [f"{method}{end}" for method in METHODS for end in ("", "_std")]
+    differences = [f"{name}{end}" for name in DIFFERENCES for end in ("", "_low", "_high")]
+    columns = ["task", "split", "dead", *values, *differences, "inputs", "seeds"]
+    tasks = sorted(order, key=lambda task: order[task])
+    rows.sort(key=lambda row: (tasks.index(row["task"]), SPLITS.index(row["split"])))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def rewards_shown(numbers: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """`rewards_numbers` as text; labels: task -> how it is called."""
+    rows = numbers.to_dict("records")
+
+    def models(method: str) -> list[str]:
+        return [with_std(row[method], row[f"{method}_std"]) for row in rows]
+
+    def difference(name: str) -> list[str]:
+        return [with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], signed) for row in rows]
+
+    return pd.DataFrame(
+        {
+            "task": [labels.get(row["task"], row["task"]) for row in rows],
+            "inputs": numbers["split"],
+            "dead": [percent(row["dead"]) for row in rows],
+            **{label: models(method) for method, label in METHODS.items()},
+            **{
+                f"{METHODS['sft_rft']} minus {METHODS[other]}": difference(name)
+                for name, other in DIFFERENCES.items()
+            },
+            "seeds": numbers["seeds"],
+        }
+    )
+
+
+def _row(seeds: Sequence[Mapping[str, pd.DataFrame]]) -> dict[str, Any]:
+    """seeds: of each its models' rows by input."""
+    starts = [models["pretrained"] for models in seeds]
+    row: dict[str, Any] = {"dead": np.mean([dead(start["mean"], start["std"]).mean() for start in starts])}
+    for method in METHODS:
+        found = [_means(models, method).mean() for models in seeds if method in models]
+        row[method] = np.mean(found) if found else math.nan
+        # The pretrained model's statistics are the same runs for every seed.
+        row[f"{method}_std"] = np.std(found, ddof=1) if len(set(found)) > 1 else math.nan
+    for name, other in DIFFERENCES.items():
+        both = [models for models in seeds if {"sft_rft", other} <= models.keys()]
+        difference = _difference([_means(models, "sft_rft") - _means(models, other) for models in both])
+        row |= {name: difference.mean, f"{name}_low": difference.low, f"{name}_high": difference.high}
+    return row | {"inputs": len(starts[0]), "seeds": len(seeds)}
+
+
+def _means(models: Mapping[str, pd.DataFrame], method: str) -> Floats:
+    """Mean rewards of the inputs [N]; of the pretrained model those of both its samples, if there are two."""
+    own = models[method]["mean"].to_numpy(dtype=np.float64)
+    if method != "pretrained" or "second" not in models:
+        return own
+    return (own + models["second"]["mean"].to_numpy(dtype=np.float64)) / 2
+
+
+def _difference(seeds: Sequence[Floats]) -> Difference:
+    """Mean difference with its 95% interval: Student's over seeds, of one seed normal over its inputs.
+
+    seeds: of each the inputs' differences [N].
+    """
+    if not seeds:
+        return Difference(math.nan, math.nan, math.nan, math.nan, 0)
+    found = paired_difference([values.mean() for values in seeds], np.zeros(len(seeds)))
+    if found.pairs > 1:
+        return found
+    (values,) = seeds
+    half = (
+        normal_quantile() * float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else math.nan
+    )
+    return Difference(found.mean, math.nan, found.mean - half, found.mean + half, 1)

@@ -1,0 +1,167 @@
+"""How good a model is on text that it was not trained on: losses, what it writes, and their curves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from common.files import atomic_path
+from common.seeding import derive_seed
+from paper.small_models.config import PretrainConfig
+from paper.small_models.corpus import Corpus, collate, draw, encode
+from paper.small_models.models import target_logits
+from paper.small_models.tasks import Example
+from rl4lms.metrics.learned import learned_reward
+from rl4lms.model.generation import Decoding, generate
+from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.load import autocast, load_model, load_tokenizer
+from rl4lms.text import TextBatch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+EXAMPLES = {"seq2seq": 512, "causal": 512, "classifier": 4096}
+SAMPLES, SAMPLE_TOKENS = 2, 40  # of each task
+
+
+@torch.no_grad()
+def evaluate(
+    config: PretrainConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: Corpus
+) -> dict[str, float]:
+    """Loss per token (nats) of held-out examples, and of each task loss and share of tokens foreseen.
+
+    The examples are the same each time, with the mixture of training.
+    """
+    model.eval()
+    examples = held_out_examples(config, held_out)
+    rows = encode([example for _, example in examples], tokenizer, config)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(3, dtype=torch.float64))
+    for start in range(0, len(order), config.alg.batch_size):
+        part = order[start : start + config.alg.batch_size]
+        batch = collate([rows[i] for i in part]).to(model.device)
+        with autocast(model.device, config.runtime.dtype):
+            logits, labels, rows_of = target_logits(model, batch)
+        losses = cross_entropy(logits.float(), labels, reduction="none")
+        right = logits.argmax(-1) == labels
+        values = torch.stack([losses, right, torch.ones_like(losses)], dim=-1).double().cpu()
+        of_examples = torch.zeros(len(part), 3, dtype=torch.float64).index_add_(0, rows_of.cpu(), values)
+        for i, of_example in zip(part, of_examples, strict=True):
+            sums[examples[i][0]] += of_example
+    total = torch.stack(list(sums.values())).sum(0)
+    result = {"loss": (total[0] / total[2]).item()}
+    for task, of_task in sorted(sums.items()):
+        result[f"{task} loss"] = (of_task[0] / of_task[2]).item()
+        result[f"{task} accuracy"] = (of_task[1] / of_task[2]).item()
+    return result
+
+
+def held_out_examples(config: PretrainConfig, held_out: Corpus) -> list[tuple[str, Example]]:
+    """The examples to evaluate on, with their tasks: the same for the same seed."""
+    rng = Random(derive_seed(config.runtime.seed, "pretraining", "held-out"))
+    return draw(config, held_out, EXAMPLES[config.model_type], rng)
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A row of the log in words."""
+    of_tasks = [f"{name} {value:.2f}" for name, value in row["val"].items() if name.endswith("accuracy")]
+    return (
+        f"loss {row['train']['loss']:.3f}, held-out {row['val']['loss']:.3f} "
+        f"({', '.join(of_tasks)}), {row['train']['tokens/s']:,.0f} tokens/s"
+    )
+
+
+def sample_texts(
+    config: PretrainConfig, folder: Path, held_out: Corpus, device: torch.device
+) -> Iterator[str]:
+    """Lines that show what a saved model writes (its likeliest text) for held-out inputs of each task.
+
+    Of a classifier: how likely it finds the right class of held-out texts of each.
+    """
+    if config.model_type == "classifier":
+        yield from _judged(config, folder, held_out, device)
+        return
+    model = load_model(str(folder), config.model_type, torch.float32, device)
+    tokenizer = load_tokenizer(str(folder))
+    decoding = Decoding(
+        settings=GenerationSettings(max_new_tokens=min(SAMPLE_TOKENS, config.data.max_length // 2)),
+        max_prompt_length=None,
+        truncation_side="right",
+        batch_size=SAMPLES,
+    )
+    of_tasks: dict[str, list[Example]] = defaultdict(list)
+    for task, example in held_out_examples(config, held_out):
+        of_tasks[task].append(example if example[0] else _halves(example[1]))
+    for task, examples in sorted(of_tasks.items()):
+        shown = examples[:SAMPLES]
+        texts = generate(model, tokenizer, [source for source, _ in shown], decoding)
+        for (source, target), (text,) in zip(shown, texts, strict=True):
+            yield f"{task}: {source!r} -> {text!r} (expected: {target!r})"
+
+
+def _judged(config: PretrainConfig, folder: Path, held_out: Corpus, device: torch.device) -> Iterator[str]:
+    of_classes: dict[str, list[str]] = defaultdict(list)
+    for label, (text, _) in held_out_examples(config, held_out):
+        of_classes[label].append(text)
+    for number, label in enumerate(config.data.classes):
+        texts = of_classes[label][: 2 * SAMPLES]
+        nothing: list[Any] = [[] for _ in texts]
+        scores = learned_reward(
+            TextBatch([""] * len(texts), texts, nothing, nothing),
+            model_name=str(folder),
+            label_ix=number,
+            batch_size=len(texts),
+            include_prompt_for_eval=False,
+            device=str(device),
+        )
+        (score,) = scores.values()
+        for text, value in zip(texts, score.per_sample or [], strict=True):
+            yield f"{label}, found so with probability {value:.2f}: {text!r}"
+
+
+def _halves(text: str) -> Example:
+    words = text.split()
+    return " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])
+
+
+def save_loss_plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Write `loss_figure` as PNG, atomically."""
+    path.parent.mkdir(exist_ok=True)
+    with atomic_path(path) as temporary:
+        loss_figure(rows, title).savefig(temporary, format="png", dpi=120)
+
+
+def loss_figure(rows: Sequence[dict[str, Any]], title: str) -> Figure:
+    """Two panels over updates: train and held-out loss; each task's share of held-out targets foreseen.
+
+    rows: [{"step": s, "train": {"loss": l}, "val": {"loss": l, "<task> accuracy": a, ...}}], `val` optional.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    losses, accuracies = figure.subplots(1, 2)
+    evaluated = [row for row in rows if "val" in row]
+    steps = [row["step"] for row in evaluated]
+    losses.plot([row["step"] for row in rows], [row["train"]["loss"] for row in rows], color="#0072b2",
+                linewidth=1, label="train")  # fmt: skip
+    losses.plot(steps, [row["val"]["loss"] for row in evaluated], "k--o", markersize=3, label="held-out")
+    losses.set(title=title, xlabel="updates", ylabel="loss (nats)")
+    names = [name for name in (evaluated[0]["val"] if evaluated else ()) if name.endswith(" accuracy")]
+    for name, marker in zip(names, "os^vD*xP" * 2, strict=False):
+        values = [row["val"][name] for row in evaluated]
+        accuracies.plot(steps, values, marker=marker, markersize=4, label=name.removesuffix(" accuracy"))
+    accuracies.set(title="Held-out", xlabel="updates", ylabel="share foreseen", ylim=(0, 1))
+    for axes in (losses, accuracies):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    return figure

@@ -1,0 +1,75 @@
+"""The training of a model as a job of common.schedule, and where its model lies. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common.identity import IDENTITY, hash_of
+from common.jobs import Job, Outcome, Turn, carry_out, status_of
+from common.run_dir import RunDir, RunError
+from paper.small_models.config import PretrainConfig
+from rl4lms.errors import TrainingInterrupted
+from rl4lms.model.source import link_problem
+
+
+def identity(config: PretrainConfig) -> str:
+    """Hash of all that decides the weights but the packages, whose text a run compares itself."""
+    data = config.model_dump()
+    del data["runtime"]["device"]
+    return hash_of(["pretraining", data])
+
+
+def manifest(config: PretrainConfig) -> dict[str, Any]:
+    """What the manifest of a run begins with."""
+    return {"job": "pretraining", IDENTITY: identity(config)}
+
+
+def job_of(config: PretrainConfig, folder: Path) -> Job:
+    """The job that trains a model in a run below `folder`, on one thread; `publish` is left to the caller."""
+    return Job(
+        f"model {config.name}",
+        identity(config),
+        folder,
+        partial(_train, config),
+        imports=("paper.small_models.train",),
+        steps=config.alg.steps,
+        unit="update",
+    )
+
+
+def model_of(run: Path, config: PretrainConfig) -> Path:
+    """The folder of the model in a run that is finished."""
+    return run / f"{config.name}_model"
+
+
+def publish(model: Path, link: Path) -> None:
+    """Let `link` lead to a model's folder, whatever it led to before. Raises RunError: it is no link."""
+    if problem := link_problem(link):
+        raise RunError(problem)
+    temporary = link.with_name(f".tmp-{link.name}-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(model, link.parent))
+    os.replace(temporary, link)
+
+
+def _train(config: PretrainConfig, turn: Turn) -> Outcome:
+    import torch
+
+    from paper.small_models.train import pretrain
+
+    def create() -> RunDir:
+        return RunDir.create(turn.job.folder, config.name, config.model_dump(), manifest(config))
+
+    def work(run: RunDir) -> None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)  # a small model is hardly faster with two
+        try:
+            with status_of(run, TrainingInterrupted):
+                pretrain(config, run, lambda step, status: turn.report(step, status=status), turn.stop)
+        finally:
+            torch.set_num_threads(before)
+
+    return carry_out(turn, create, work, TrainingInterrupted)

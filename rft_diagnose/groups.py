@@ -1,0 +1,147 @@
+"""Rewards of inputs with differing numbers of generations, their range, and what counts as spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rft_diagnose.statistics import NEAR_OPTIMAL_MEAN
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+ROUNDING = 1e-9  # of the reward's range: what differs by less is the same reward, computed in another order
+
+
+class DiagnosisError(Exception):
+    """Rewards that nothing can be said about as they are; the message is for the user."""
+
+
+def inputs_text(count: int) -> str:
+    """A number of inputs in words."""
+    return f"{count:,} input{'' if count == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class Groups:
+    """M rewards of N inputs, those of an input next to each other and ascending.
+
+    rewards: [M]; sizes: [N], at least 1 each; starts: [N], the place of each input's first reward.
+    """
+
+    rewards: Floats
+    sizes: Ints
+    starts: Ints
+
+    @property
+    def owners(self) -> Ints:
+        """The input of each reward, [M]."""
+        return np.repeat(np.arange(len(self.sizes)), self.sizes)
+
+    @property
+    def medians(self) -> Floats:
+        """The middle reward of each input, the lower one of two, [N]."""
+        return self.rewards[self.starts + (self.sizes - 1) // 2]
+
+
+def group(codes: Ints, rewards: Floats) -> Groups:
+    """The rewards [M] by input; codes: [M], the number of each one's input, 0 to N - 1, each occurring."""
+    order = np.lexsort((rewards, codes))
+    sizes = np.bincount(codes)
+    return Groups(rewards[order], sizes, np.cumsum(sizes) - sizes)
+
+
+def later_within(groups: Groups, width: float) -> Ints:
+    """For each reward, how many later ones of its input lie at most `width` above it, [M]."""
+    low, high = groups.rewards.min(), groups.rewards.max()
+    unit = max(high - low, width, 1e-300)
+    # One ascending array for all inputs: each has its own stretch of the line, wider than any width.
+    places = (groups.rewards - low) / unit + 3.0 * groups.owners
+    last = np.searchsorted(places, places + (width / unit + ROUNDING), side="right")
+    return last - np.arange(len(places)) - 1
+
+
+def most_within(groups: Groups, width: float) -> Ints:
+    """The most generations of each input whose rewards lie within `width` of each other, [N]."""
+    return np.maximum.reduceat(later_within(groups, width) + 1, groups.starts)
+
+
+def spread_probability(groups: Groups, width: float, size: int) -> Floats:
+    """Probability that the rewards of `size` generations of an input differ by more than `width`, [N].
+
+    The share of all subsets of its generations that do: unbiased, whatever the reward's distribution. For
+    rewards with two values, k of n high, it is 1 - (C(k, size) + C(n - k, size)) / C(n, size).
+    NaN for inputs with fewer generations.
+    """
+    from scipy.special import gammaln
+
+    def log_choose(n: Ints) -> Floats:  # C(n, size - 1); -inf if there is no such subset
+        with np.errstate(invalid="ignore"):
+            value = gammaln(n + 1) - gammaln(np.maximum(n - size + 2, 1)) - gammaln(size)
+        return np.where(n >= size - 1, value, -np.inf)
+
+    enough = groups.sizes >= size
+    subsets = np.where(
+        enough, log_choose(groups.sizes) + np.log(np.maximum(groups.sizes - size + 1, 1) / size), 0
+    )
+    # A subset without spread is counted once, at its lowest reward.
+    later = later_within(groups, width)
+    table = log_choose(np.arange(later.max() + 1))
+    equal = np.add.reduceat(np.exp(table[later] - np.repeat(subsets, groups.sizes)), groups.starts)
+    share = np.where(equal > 1 - ROUNDING, 0.0, 1 - equal)
+    return np.where(enough, share, np.nan)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The reward's range, from worst to best, where it is from, and its two values if it has just two."""
+
+    low: float
+    high: float
+    source: Literal["given", "assumed", "observed"]
+    values: tuple[float, float] | None
+
+    @property
+    def width(self) -> float:
+        return self.high - self.low
+
+    @property
+    def near_best(self) -> float:
+        """From where on a reward is next to the best: a small std there is no problem (Figure 2)."""
+        return self.low + NEAR_OPTIMAL_MEAN * self.width
+
+
+def find_scale(rewards: Floats, given: tuple[float, float] | None) -> Scale:
+    """The range that rewards [M] are judged in: the given one, [0, 1] if they lie in it, else theirs.
+
+    Raises DiagnosisError: the given one is none, or too small; or all rewards are one number outside [0, 1].
+    """
+    smallest, largest = float(rewards.min()), float(rewards.max())
+    if given is not None:
+        low, high = given
+        if not low < high:
+            raise DiagnosisError(f"the range goes from worst to best reward: {low:g} is not below {high:g}")
+        slack = ROUNDING * (high - low)
+        if smallest < low - slack or largest > high + slack:
+            seen = smallest if smallest < low - slack else largest
+            raise DiagnosisError(f"reward {seen:g} lies outside the given range {low:g} to {high:g}")
+        source: Literal["given", "assumed", "observed"] = "given"
+    elif 0 <= smallest and largest <= 1:
+        low, high, source = 0.0, 1.0, "assumed"
+    elif smallest < largest:
+        low, high, source = smallest, largest, "observed"
+    else:
+        raise DiagnosisError(
+            f"every reward is {smallest:g}: without the range (--range) that is neither good nor bad"
+        )
+    near = ROUNDING * (high - low)
+    at_ends = (rewards <= smallest + near) | (rewards >= largest - near)
+    values: tuple[float, float] | None = None
+    if largest - smallest > near:
+        values = (smallest, largest) if at_ends.all() else None
+    elif min(abs(smallest - low), abs(smallest - high)) <= near:
+        values = (low, high)
+    return Scale(low, high, source, values)

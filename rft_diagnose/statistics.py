@@ -1,0 +1,204 @@
+"""Reward statistics: an input's mean and std, the paper's percentile, correlations, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+SMALL_STD, LOW_MEAN, NEAR_OPTIMAL_MEAN = 0.01, 0.1, 0.9  # of rewards between 0 and 1
+CONFIDENCE = 0.95
+RESAMPLES = 2_000
+FEWEST_DEFINED = 0.9  # share of resamples with a defined statistic, for their quantiles to mean something
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of paired differences, their std (ddof 1) and the 95% Student interval of the mean.
+
+    std, low, high: NaN for a single pair.
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    pairs: int
+
+
+def std_percentile(
+    mean: Floats, std: Floats, selection_mean: Floats | None = None, near_optimal: float = NEAR_OPTIMAL_MEAN
+) -> tuple[float, int]:
+    """10th percentile of the reward std over inputs that are not near-optimal, and how many these are.
+
+    A small std matters only where the mean is not high already: inputs with a mean above `near_optimal` (0.9
+    of the range; Figure 2) are left out. mean, std: [N]; selection_mean: the means to select by (those of the
+    pretrained model), or None. NaN if no input is left.
+    """
+    kept = std[(mean if selection_mean is None else selection_mean) <= near_optimal]
+    return (float(np.percentile(kept, 10)), len(kept)) if len(kept) else (float("nan"), 0)
+
+
+def pearson(x: ArrayLike, y: ArrayLike) -> float:
+    """Correlation of x and y, both [N]; NaN if one of them is constant."""
+    one: Floats = np.asarray(x, dtype=np.float64)
+    other: Floats = np.asarray(y, dtype=np.float64)
+    if len(one) < 2 or one.min() == one.max() or other.min() == other.max():
+        return float("nan")
+    one, other = one - one.mean(), other - other.mean()
+    # Each to length 1 first: the product of two small variances may be 0.
+    return float(np.clip((one / np.linalg.norm(one)) @ (other / np.linalg.norm(other)), -1, 1))
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+    """Rank correlation of x and y, both [N], ties at their mean rank; NaN if one of them is constant."""
+    return pearson(_ranks(x), _ranks(y))
+
+
+def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
+    """Rank correlation of x and y, all [N], without what the ranks of `given` explain linearly of both.
+
+    NaN if they explain all of one.
+    """
+    xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
+    left = (1 - xz**2) * (1 - yz**2)
+    return float(np.clip((xy - xz * yz) / np.sqrt(left), -1, 1)) if left > 1e-12 else float("nan")
+
+
+def rank_interval(correlation: float, n: int, given: int = 0) -> tuple[float, float]:
+    """95% interval of a rank correlation over n points, `given` variables held fixed.
+
+    Fisher's z with the standard error sqrt((1 + r^2 / 2) / (n - 3 - given)) (Bonett and Wright 2000). A
+    perfect order counts as half a swap of neighbours away from it: z would be infinite, and the interval a
+    point. NaN with no more than 3 + given points.
+    """
+    if n <= 3 + given or np.isnan(correlation):
+        return float("nan"), float("nan")
+    largest = 1 - 6 / (n**3 - n)
+    correlation = float(np.clip(correlation, -largest, largest))
+    half = normal_quantile() * np.sqrt((1 + correlation**2 / 2) / (n - 3 - given))
+    z = np.arctanh(correlation)
+    return float(np.tanh(z - half)), float(np.tanh(z + half))
+
+
+def bootstrap_interval(
+    statistic: Callable[[NDArray[np.intp]], ArrayLike], size: int, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[Floats, Floats]:
+    """95% percentile bootstrap interval of each number that `statistic` gives for a resample.
+
+    statistic: positions [size], drawn with replacement from 0 .. size - 1 -> number or [K]. Returns [K], [K];
+    NaN where more than a tenth of the resamples leave it undefined.
+    """
+    rng = np.random.default_rng(seed)
+    values = np.stack(
+        [
+            np.atleast_1d(np.asarray(statistic(rng.integers(size, size=size)), dtype=np.float64))
+            for _ in range(resamples)
+        ]
+    )
+    ends = np.full((2, values.shape[1]), np.nan)
+    for column, of_column in enumerate(values.T):
+        defined = of_column[~np.isnan(of_column)]
+        if len(defined) >= FEWEST_DEFINED * resamples:
+            ends[:, column] = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return ends[0], ends[1]
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike) -> Difference:
+    """first - second, pair by pair (runs of the same seed). first, second: [N], N >= 1."""
+    from scipy.stats import t
+
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    n, mean = len(differences), float(differences.mean())
+    if n == 1:
+        return Difference(mean, float("nan"), float("nan"), float("nan"), 1)
+    std = float(differences.std(ddof=1))
+    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * std / np.sqrt(n)
+    return Difference(mean, std, mean - half, mean + half, n)
+
+
+def _ranks(values: ArrayLike) -> Floats:
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(values), dtype=np.float64)
+
+
+def normal_quantile() -> float:
+    """How many standard errors reach to either end of a 95% interval of a normal variable."""
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+
+
+@dataclass(frozen=True)
+class RewardSummary:
+    """Statistics over the inputs.
+
+    mean, std: averages over inputs of each input's mean and std; std_percentile: 10th percentile of std over
+    the inputs whose mean is at most 0.9 (x axis of Figure 2), NaN if there is none; small_low: share of the
+    inputs with std below `small_std` and mean below `low_mean`, with its 95% interval over inputs;
+    unseen: a reward that none of G generations showed has a probability below this (95%).
+    """
+
+    inputs: int
+    generations: int
+    mean: float
+    std: float
+    std_percentile: float
+    percentile_inputs: int
+    small_std: float
+    low_mean: float
+    small_low: float
+    small_low_interval: tuple[float, float]
+    unseen: float
+
+
+def input_statistics(rewards: Floats) -> tuple[Floats, Floats]:
+    """Mean and std of each input's rewards. rewards: [N, G]. Returns two [N].
+
+    The std divides by G, as the paper's does (ddof 0).
+    """
+    return rewards.mean(1), rewards.std(1)
+
+
+def summarise(rewards: Floats, small_std: float = SMALL_STD, low_mean: float = LOW_MEAN) -> RewardSummary:
+    """The summary of rewards [N, G]."""
+    from scipy.stats import binomtest
+
+    mean, std = input_statistics(rewards)
+    percentile, kept = std_percentile(mean, std)
+    count, total = int(((std < small_std) & (mean < low_mean)).sum()), len(mean)
+    interval = binomtest(count, total).proportion_ci(CONFIDENCE, method="exact")
+    generations = rewards.shape[1]
+    return RewardSummary(
+        inputs=total,
+        generations=generations,
+        mean=float(mean.mean()),
+        std=float(std.mean()),
+        std_percentile=percentile,
+        percentile_inputs=kept,
+        small_std=small_std,
+        low_mean=low_mean,
+        small_low=count / total,
+        small_low_interval=(float(interval.low), float(interval.high)),
+        unseen=1 - (1 - CONFIDENCE) ** (1 / generations),
+    )
+
+
+def describe(summary: RewardSummary, reward: str) -> list[str]:
+    """The summary in lines for a reader."""
+    low, high = summary.small_low_interval
+    return [
+        f"{reward}: {summary.inputs:,} inputs, {summary.generations} generations each",
+        f"  mean over inputs: reward {summary.mean:.4f}, reward std {summary.std:.4f}",
+        f"  10th percentile of the reward std: {summary.std_percentile:.4f} "
+        f"({summary.percentile_inputs:,} inputs, without those of mean above {NEAR_OPTIMAL_MEAN})",
+        f"  std below {summary.small_std:g} and mean below {summary.low_mean:g}: {summary.small_low:.1%} of "
+        f"the inputs (95% interval {low:.1%} to {high:.1%})",
+        f"  {summary.generations} equal rewards do not prove a std of 0: another reward may still have "
+        f"a probability of up to {summary.unseen:.2f} (95%)",
+    ]

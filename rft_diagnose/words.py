@@ -1,0 +1,193 @@
+"""A diagnosis in words: the terminal's one screen, and what the report and summary.json share with it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rft_diagnose.advice import Advice, dead_can_be_told, share_text
+from rft_diagnose.groups import inputs_text
+
+WIDTH = 100
+MEANING = {
+    "dead_low": "no signal, reward far from the best",
+    "dead_high": "no signal, solved",
+    "live": "carries signal",
+    "uncertain": "too few generations to tell",
+}
+BOUNDS = {
+    "bound": "bound: std x root of the Fisher information's largest eigenvalue, estimated",
+    "linear_bound": "bound: sqrt(L/2) gamma std, gamma estimated from below",
+    "power_bound": "bound: 6 M^(1/3) L gamma std^(2/3) (Theorem 1), gamma estimated from below",
+}
+MAX_ADVICE = 3  # on the screen; the report has all
+
+
+def headline(name: str, summary: dict[str, Any]) -> str:
+    """What was diagnosed."""
+    each = summary["generations_per_input"]
+    number = (
+        f"{each['min']:g} each"
+        if each["min"] == each["max"]
+        else f"{each['min']:g} to {each['max']:g} each, median {each['median']:g}"
+    )
+    return f"{name}: {inputs_text(summary['inputs'])}, {summary['generations']:,} generations ({number})"
+
+
+def no_spread_line(summary: dict[str, Any]) -> str:
+    """How many inputs showed no spread, and what it would take to call them dead, if they have it not."""
+    flat, needs = summary["no_spread"], summary["dead_needs"]
+    text = (
+        f"No spread in the rewards of {flat['count']:,} inputs ({flat['share']:.1%}, {flat['low']:.1%} to "
+        f"{flat['high']:.1%}): {summary['no_spread_low']['count']:,} at a low reward, "
+        f"{summary['no_spread_high']['count']:,} near the best."
+    )
+    if flat["count"] and not dead_can_be_told(summary):
+        seen = f"{summary['generations_per_input']['max']:g}"
+        text += (
+            f" None can be called dead from {seen} generations: that takes {needs} alike, for these "
+            f"{summary['settling']['no_spread_generations']:,} more in all."
+        )
+    return text
+
+
+def class_rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Class, share, interval and meaning, for each class; of one that cannot be told, what is possible."""
+    rows = []
+    for name, row in summary["classes"].items():
+        share, interval = f"{row['share']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}"
+        meaning = f"{inputs_text(row['count'])}: {MEANING[name]}"
+        if name.startswith("dead") and not dead_can_be_told(summary):
+            most = summary[name.replace("dead", "no_spread")]["high"]
+            share, interval = "?", f"0.0% to {most:.1%}"
+            meaning = f"takes {summary['dead_needs']} generations to tell: {MEANING[name]}"
+        rows.append((name.replace("_", "-"), share, interval, meaning))
+    return rows
+
+
+def number_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The numbers over inputs, each with what it is."""
+    percentile, variance = summary["std_percentile"], summary["variance"]
+    rows = [
+        ("mean reward", f"{summary['mean']:.4g} on a range of {_range(summary)}"),
+        ("mean reward std", f"{summary['std']:.4g} (n - 1); {summary['std_ddof0']:.4g} (n, as in the paper)"),
+        (
+            "10th percentile of std",
+            "undefined: every mean is above 0.9 of the range"
+            if percentile["value"] is None
+            else f"{percentile['value']:.4g} ({percentile['low']:.4g} to {percentile['high']:.4g}), over "
+            f"{inputs_text(percentile['inputs'])} with a mean up to 0.9 of the range",
+        ),
+        ("low and not live", f"at least {summary['dead_low_at_least']:.1%} of the inputs (95%)"),
+    ]
+    if variance["within_share"] is not None:
+        rows.append(
+            (
+                "variance",
+                f"{variance['within_share']:.0%} within inputs (std {variance['within_std']:.3g}), the rest "
+                f"between them ({variance['between_std']:.3g})",
+            )
+        )
+    shares = ", ".join(f"{row['group_size']}: {share_text(row)}" for row in summary["signal"])
+    rows.append(("groups with signal, by size", shares))
+    return rows
+
+
+def _range(summary: dict[str, Any]) -> str:
+    return f"{summary['range']['low']:g} to {summary['range']['high']:g} ({summary['range']['source']})"
+
+
+def change_line(comparison: dict[str, Any]) -> str:
+    """What woke up and what died between two diagnoses."""
+    woke, died = comparison["woke_up"], comparison["died"]
+    return (
+        f"{inputs_text(comparison['inputs'])} before and after: {woke['count']:,} woke up "
+        f"({woke['share']:.1%}), {died['count']:,} died ({died['share']:.1%}); mean reward "
+        f"{comparison['mean_before']:.4g} -> {comparison['mean_after']:.4g}"
+    )
+
+
+def gradient_rows(gradients: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the gradients of some inputs say, each number with what it is."""
+    correlation = gradients["rank_correlation"]
+    rows = [
+        (
+            "gradient norm and reward std",
+            f"rank correlation {'undefined' if correlation is None else f'{correlation:.2f}'} over "
+            f"{inputs_text(gradients['inputs'])}, {gradients['generations_each']} generations each",
+        )
+    ]
+    for row in gradients["shares"]:
+        found = "undefined: no gradient can be told from 0"
+        if row["share"] is not None:
+            found = f"{_percent(row['share'])} of the total squared gradient"
+            if row["low"] is not None:
+                found += f" ({_percent(row['low'])} to {_percent(row['high'])})"
+        rows.append((f"lowest {row['lowest']:.0%} by std", found))
+    for name, what in BOUNDS.items():
+        ratio = gradients["bounds"][name]
+        if ratio["median"] is not None:
+            rows.append(
+                (what, f"norm is {ratio['median']:.2g} of it (median), {ratio['largest']:.2g} at most")
+            )
+    return rows
+
+
+def _percent(share: float) -> str:
+    """Of a share that noise may have made a little negative: without the sign of a rounded 0."""
+    return f"{round(share, 3) + 0.0:.1%}"
+
+
+def terminal_lines(findings: Findings) -> list[str]:
+    """The summary of one screen."""
+    summary = findings.summary
+    lines = [
+        headline(findings.name, summary),
+        *textwrap.wrap(no_spread_line(summary), WIDTH),
+        f"classes for groups of {summary['group_size']} generations (95%):",
+        *(f"  {a:<10} {b:>6}  {c:<17} {d}" for a, b, c, d in class_rows(summary)),
+    ]
+    paragraphs = [f"{what}: {number}" for what, number in number_rows(summary)]
+    for other, row in findings.others.items():
+        classes = ", ".join(f"{cells[0]} {cells[1]}" for cells in class_rows(row))
+        paragraphs.append(f"{other}: mean {row['mean']:.4g}, std {row['std']:.4g}; {classes}")
+    if findings.comparison is not None:
+        paragraphs.append(change_line(findings.comparison))
+    if findings.gradients is not None:
+        rows = gradient_rows(findings.gradients)  # of the bounds the report tells more
+        paragraphs += [f"{what}: {found}" for what, found in rows if not what.startswith("bound")]
+    paragraphs += [f"note: {note}" for note in findings.notes]
+    paragraphs += [f"-> {piece.what}" for piece in findings.advice[:MAX_ADVICE]]
+    for text in paragraphs:
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent="     ", break_long_words=False)
+    return lines
+
+
+SCHEMA_VERSION = 1  # of summary.json, see docs/diagnosis.md
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """name, summary: what is optimised, and its diagnosis; others: name -> summary of each reward in it."""
+
+    name: str
+    summary: dict[str, Any]
+    others: dict[str, dict[str, Any]]
+    comparison: dict[str, Any] | None
+    gradients: dict[str, Any] | None
+    advice: Sequence[Advice]
+    notes: Sequence[str]
+
+    def content(self) -> dict[str, Any]:
+        """What summary.json holds of it."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "diagnosed": self.name,
+            "rewards": {self.name: self.summary, **self.others},
+            "comparison": self.comparison,
+            "gradients": self.gradients,
+            "notes": list(self.notes),
+            "advice": [piece._asdict() for piece in self.advice],
+        }

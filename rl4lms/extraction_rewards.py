@@ -1,0 +1,107 @@
+"""What the pre-flight check takes from an extraction's file beside the rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.config import ConfigError, Located, validate
+from rft_diagnose.diagnose import Diagnosis
+from rft_diagnose.groups import Floats
+from rft_diagnose.tables import targets
+from rl4lms.config import ExtractConfig
+from rl4lms.input_gradients import Aim, log_ratios, measure_gradients
+from rl4lms.model.generation import Decoding, encode_prompts, prompt_limit
+from rl4lms.model.load import choose_device, load_model, load_tokenizer
+from rl4lms.model.policy import Sequences
+
+
+def read_extraction(path: Path) -> tuple[dict[str, Any], ExtractConfig]:
+    """The content of an extraction's file, and its config. Raises ConfigError."""
+    content = torch.load(path, weights_only=True)
+    config, problems = validate(ExtractConfig, content["config"])
+    if config is None:
+        raise ConfigError(path, [Located(None, problem.path, problem.message) for problem in problems])
+    return content, config
+
+
+def text_log_ratios(
+    path: Path, reference: str, progress: Callable[[int], None] = lambda inputs: None
+) -> Floats:
+    """log pi - log pi_ref of an extraction's N x G texts, [N * G]; reference: hub name or folder of pi_ref.
+
+    The file has texts, not tokens: they are split anew, which for a text that was sampled in unusual pieces
+    gives another log-probability. A text shorter than the limit is taken to have ended by itself.
+    """
+    content, config = read_extraction(path)
+    settings, device = config.alg.generation_kwargs, choose_device(config.runtime.device)
+    model, frozen = (
+        load_model(name, config.alg.model_type, torch.float32, device)
+        for name in (config.alg.model_name, reference)
+    )
+    tokenizer = load_tokenizer(
+        config.tokenizer.model_name,
+        truncation_side=config.tokenizer.truncation_side,
+        pad_token_as_eos_token=config.tokenizer.pad_token_as_eos_token,
+    )
+    decoding = Decoding(
+        settings=settings,
+        max_prompt_length=config.tokenizer.max_length,
+        truncation_side=config.tokenizer.truncation_side,
+        batch_size=1,
+    )
+    limit = prompt_limit(model, tokenizer, decoding)
+    found = []
+    for number, (prompt, texts) in enumerate(
+        zip(content["prompts"], content["all_generated_texts"], strict=True)
+    ):
+        ids, mask = encode_prompts(model, tokenizer, [prompt], limit, decoding.truncation_side)
+        tokens = [
+            [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id][
+                : settings.max_new_tokens
+            ]
+            for text in texts
+        ]
+        lengths = torch.tensor([len(row) for row in tokens])
+        real = torch.arange(int(lengths.max())) < lengths[:, None]
+        responses = torch.zeros(real.shape, dtype=torch.long)
+        responses[real] = torch.tensor([token for row in tokens for token in row])
+        each = len(texts)
+        sequences = Sequences(
+            ids.expand(each, -1), mask.expand(each, -1), responses.to(ids.device), real.to(ids.device)
+        )
+        found.append(log_ratios(model, frozen, sequences, settings))
+        progress(number + 1)
+    return np.concatenate(found)
+
+
+def extraction_gradients(
+    path: Path,
+    found: dict[str, Diagnosis],
+    rewards: Sequence[str],
+    weights: Sequence[float] | None,
+    kl_coef: float | None,
+    reference: str | None,
+    number: int,
+    progress: Callable[[int], None] = lambda inputs: None,
+) -> list[dict[str, Any]]:
+    """`measure_gradients` of `number` random inputs of an extraction, for each reward in its diagnoses.
+
+    rewards: what was asked for, none = the first metric; weights, kl_coef: see `targets`.
+    """
+    content, config = read_extraction(path)
+    inputs = len(content["ids"])
+    chosen = np.sort(np.random.default_rng(config.runtime.seed).permutation(inputs)[:number])
+    aims = []
+    for target in targets(rewards or [next(iter(content["all_metric_values"]))], weights, kl_coef):
+        if target.name in found:
+            diagnosis = found[target.name]
+            stds = np.full(inputs, np.nan)
+            stds[diagnosis.labels.astype(int)] = diagnosis.inputs.std
+            aims.append(Aim(target, stds[chosen], diagnosis.scale.width / 2))
+    positions = [content["used_train_indices"][i] for i in chosen]
+    return measure_gradients(config, positions, aims, reference, progress)

@@ -1,0 +1,149 @@
+"""Language models and tokenizers, from the hub or a folder, as this project uses them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.activations import NewGELUActivation
+
+from common.hub import first_line, spare_retries_without_network
+from rl4lms.model.source import Kind, ModelSourceError, check_model_source, check_tokenizer_source, wrong_kind
+
+Side = Literal["left", "right"]
+
+
+def load_tokenizer(
+    name: str,
+    *,
+    padding_side: Side = "left",
+    truncation_side: Side = "left",
+    pad_token_as_eos_token: bool = False,
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub name or folder, which always has a padding token.
+
+    pad_token_as_eos_token: pads with the end token; without it a tokenizer that has no padding token (GPT-2)
+    does so too. The files stay as they are. Raises ModelSourceError.
+    """
+    if problem := check_tokenizer_source(name):
+        raise ModelSourceError(problem)
+    tokenizer = _load(AutoTokenizer, "tokenizer", name)
+    tokenizer.padding_side, tokenizer.truncation_side = padding_side, truncation_side
+    if pad_token_as_eos_token or tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelSourceError(
+                f"tokenizer {name!r} has neither a padding nor an end token: "
+                "set eos_token in its tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str, kind: Kind, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
+    """The language model of a hub name or folder in evaluation mode, its weights of `dtype` on `device`.
+
+    Raises ModelSourceError: not there, damaged, weights missing, or not of this kind.
+    """
+    if problem := check_model_source(name, kind):
+        raise ModelSourceError(problem)
+    config = _load(AutoConfig, "model", name)
+    if config.is_encoder_decoder != (kind == "seq2seq"):
+        raise ModelSourceError(wrong_kind(name, config.model_type, kind))
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    # Else transformers asks the hub, from a thread, to convert weights that it holds in the old format only.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
+    model, report = _load(auto, "model", name, config=config, dtype=dtype, output_loading_info=True)
+    if report["missing_keys"]:
+        # transformers would go on with random ones.
+        first = sorted(report["missing_keys"])[0]
+        raise ModelSourceError(
+            f"model {name!r} lacks {len(report['missing_keys'])} of its weights ({first}, ...): "
+            f"it was not saved from a {type(model).__name__}"
+        )
+    _fuse_gelu(model)
+    return model.to(device).eval()
+
+
+def _fuse_gelu(model: PreTrainedModel) -> None:
+    """GPT-2's activation (and T5 v1.1's) as one operation in place of eight: the same function."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ModelSourceError if the tokenizer makes tokens that the model has no embedding for."""
+    known = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
+        raise ModelSourceError(
+            f"the tokenizer {tokenizer.name_or_path!r} has {len(tokenizer):,} tokens, the model "
+            f"{model.name_or_path!r} knows {known:,}: set tokenizer.model_name to the model's own"
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a config names; auto: a GPU if there is one. Raises ModelSourceError: not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelSourceError(
+            f"runtime.device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; "
+            "set runtime.device: auto"
+        )
+    return device
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    """The precision of forward passes in the block; "float32": that of the weights."""
+    if dtype == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, dtype))
+
+
+def max_positions(model: PreTrainedModel) -> int | None:
+    """The most tokens the model can attend to, None if its positions are relative (T5)."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def is_seq2seq(model: PreTrainedModel) -> bool:
+    return bool(model.config.is_encoder_decoder)
+
+
+def _load(auto: Any, what: str, name: str, **options: Any) -> Any:
+    in_folder = Path(name).expanduser().is_dir()
+    if not in_folder:
+        spare_retries_without_network()
+    try:
+        return auto.from_pretrained(Path(name).expanduser() if in_folder else name, **options)
+    except Exception as error:  # network, hub, disk, format and architecture errors share no base class
+        reason = f"({type(error).__name__}: {first_line(error)})"
+        if in_folder:
+            message = (
+                f"the {what} in folder {name!r} cannot be loaded {reason}: "
+                "it is damaged, or not of a language model; write it with save_pretrained(folder)"
+            )
+        else:
+            message = (
+                f"{what} {name!r} is no folder here and could not be read from the hub {reason}: "
+                "check the name; without network, copy its files (config.json, model.safetensors, "
+                "tokenizer.json) into a folder and name that"
+            )
+        raise ModelSourceError(message) from error

@@ -1,0 +1,170 @@
+"""PolicyModel: what PPO asks of a language model, the same for causal and seq2seq ones.
+
+Everything is computed by teacher forcing: one forward pass over whole sequences gives the log-probabilities
+and values of all their tokens. Dropout is off throughout, as in the paper's runs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from common.seeding import derive_seed, isolated_rng
+from rl4lms.model.forward import ForwardPass, Sequences, padded, states_of, token_logits
+from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.load import load_model
+from rl4lms.model.sampling import Processor, generate_ids
+from rl4lms.model.source import Kind
+
+
+class PolicyModel(nn.Module):
+    """A policy and its value function: a language model, and a second one with a linear head on its states.
+
+    `value_model` and `value_head` are None if only log-probabilities are asked for.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        value_model: PreTrainedModel | None = None,
+        value_head: nn.Linear | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.value_model, self.value_head = model.eval(), value_model, value_head
+        if value_model is not None:
+            value_model.eval()
+
+    @classmethod
+    def load(
+        cls, model_name: str, kind: Kind, device: torch.device | str = "cpu", seed: int = 0
+    ) -> PolicyModel:
+        """Policy and value model, two copies of the model of a hub name or folder, float32.
+
+        seed: of the value head's weights. Raises ModelSourceError.
+        """
+        model = load_model(model_name, kind, torch.float32, device)
+        with isolated_rng(derive_seed(seed, "value head")):
+            head = nn.Linear(hidden_size(model), 1, bias=False)
+        return cls(model, copy.deepcopy(model), head.to(device))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        gen_kwargs: GenerationSettings | Mapping[str, Any],
+        uniforms: Tensor | None = None,
+        processors: Sequence[Processor] = (),
+    ) -> tuple[Tensor, Tensor]:
+        """A response to each prompt [B, P] (causal: padded on the left): ids and mask [B, T].
+
+        uniforms: [B, max_new_tokens], the random number of each token; None = drawn by torch's generator.
+        """
+        if isinstance(gen_kwargs, GenerationSettings):
+            settings = gen_kwargs
+        else:
+            settings = GenerationSettings.model_validate(dict(gen_kwargs))
+        if uniforms is None:
+            uniforms = torch.rand(len(prompt_ids), settings.max_new_tokens)
+        return generate_ids(self.model, prompt_ids, prompt_mask, settings, uniforms[:, None], processors)
+
+    def logprobs(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        response_ids: Tensor,
+        response_mask: Tensor,
+        temperature: float = 1.0,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, those without the action mask, and entropies of response tokens, each [B, T].
+
+        Of softmax(logits / temperature) over the whole vocabulary; with action_mask [B, T, V] the first and
+        the last are over the tokens that it allows. 0 where response_mask is False.
+        """
+        rows, columns = response_mask.nonzero(as_tuple=True)
+        sequences = Sequences(prompt_ids, prompt_mask, response_ids, response_mask)
+        tokens = response_ids[rows, columns]
+        logits = token_logits(self.model, sequences, rows, columns)
+        raw = log_distribution(logits, temperature)
+        masked = raw
+        if action_mask is not None:
+            masked = log_distribution(logits, temperature, action_mask[rows, columns])
+        found = (picked(masked, tokens), picked(raw, tokens), entropy_of(masked))
+        zeros = torch.zeros(response_ids.shape, device=response_ids.device)
+        logprobs, raw_logprobs, entropy = (zeros.index_put((rows, columns), value) for value in found)
+        return logprobs, raw_logprobs, entropy
+
+    def taken_logprobs(
+        self, sequences: Sequences, temperature: float = 1.0, action_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The first two of `logprobs`, without the pass over the vocabulary that the entropy takes."""
+        rows, columns = sequences.response_mask.nonzero(as_tuple=True)
+        tokens = sequences.response_ids[rows, columns]
+        logits = token_logits(self.model, sequences, rows, columns)
+        if temperature != 1:
+            logits = logits / temperature
+        chosen = picked(logits, tokens)
+        raw = masked = chosen - logits.logsumexp(1)
+        if action_mask is not None:
+            masked = chosen - logits.masked_fill(~action_mask[rows, columns], -torch.inf).logsumexp(1)
+        zeros = torch.zeros(sequences.response_ids.shape, device=logits.device)
+        return zeros.index_put((rows, columns), masked), zeros.index_put((rows, columns), raw)
+
+    def values(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor
+    ) -> Tensor:
+        """The value of the state before each response token, [B, T], 0 where response_mask is False."""
+        rows, columns = response_mask.nonzero(as_tuple=True)
+        sequences = Sequences(prompt_ids, prompt_mask, response_ids, response_mask)
+        assert self.value_model is not None
+        found = self.token_values(padded(self.value_model, sequences, rows, columns))
+        return torch.zeros(response_ids.shape, device=found.device).index_put((rows, columns), found)
+
+    def token_values(self, forward: ForwardPass) -> Tensor:
+        """The value [N] of the state before each of the N tokens of a pass."""
+        assert self.value_model is not None and self.value_head is not None
+        return self.value_head(states_of(self.value_model, forward))[:, 0].float()
+
+
+def log_distribution(logits: Tensor, temperature: float = 1.0, allowed: Tensor | None = None) -> Tensor:
+    """Log-probabilities [N, V] of all tokens: of softmax(logits / temperature), over the `allowed` [N, V]."""
+    if temperature != 1:
+        logits = logits / temperature
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, -torch.inf)
+    return logits.log_softmax(1)
+
+
+def entropy_of(log_distribution: Tensor) -> Tensor:
+    """The entropies [N], in nats, of distributions [N, V]; tokens that are not allowed add nothing."""
+    finite = log_distribution.clamp(min=torch.finfo(log_distribution.dtype).min)
+    return -(log_distribution.exp() * finite).sum(1)
+
+
+def picked(of_tokens: Tensor, tokens: Tensor) -> Tensor:
+    """Of values [N, V] of all tokens, log-probabilities or logits, those [N] of the tokens [N]."""
+    return of_tokens.gather(1, tokens[:, None])[:, 0]
+
+
+def hidden_size(model: PreTrainedModel) -> int:
+    """The length of the model's last hidden states."""
+    return int(model.config.get_text_config(decoder=True).hidden_size)
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Recompute the activations of every layer in the backward pass; dropout stays off.
+
+    The library checkpoints layers in training mode only: the layer is put into it, the dropout inside is not.
+    Generation takes them out of it, so this is called before every update.
+    """
+    model.activation_checkpointing_enable()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True

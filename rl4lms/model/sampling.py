@@ -1,0 +1,197 @@
+"""Responses as token ids: one call of `generate` for several of each prompt, with given random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.load import is_seq2seq
+
+# Changes scores [B, V] after input ids [B, t]; applied before temperature and top-k.
+Processor = Callable[[Tensor, Tensor], Tensor]
+
+
+class GenerationError(Exception):
+    """Settings or a model that no text can be generated with; the message is for the user."""
+
+
+@torch.no_grad()
+def generate_ids(
+    model: PreTrainedModel,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    settings: GenerationSettings,
+    uniforms: Tensor,
+    processors: Sequence[Processor] = (),
+) -> tuple[Tensor, Tensor]:
+    """Responses to prompts, without dropout: ids and mask [B * G, T], those of a prompt one after the other.
+
+    prompt_ids, prompt_mask: [B, P], causal: padded on the left. uniforms: [B, G, max_new_tokens] in [0, 1),
+    the random number of each token that is sampled (only its shape counts when none is; beam search with
+    sampling draws from torch's global generator instead). processors: see `Processor`.
+    The mask is True up to and including the end token; a response cut by max_new_tokens has no end token.
+    """
+    config = build_generation_config(model, settings)
+    # A seq2seq model's min_length counts the decoder's start token, as in the paper's library.
+    before = 0 if is_seq2seq(model) else prompt_ids.shape[1]
+    every_processor: list[Any] = [
+        _no_end_below(before + settings.min_length, _end_tokens(model)),
+        *processors,
+    ]
+    if settings.do_sample and settings.num_beams == 1:
+        every_processor.append(TokenSampler(uniforms.flatten(0, 1).to(model.device), settings))
+    with _for_generation(model, config):
+        inputs = _shared_inputs(model, prompt_ids, prompt_mask, uniforms.shape[1], settings.num_beams)
+        ids = model.generate(**inputs, generation_config=config, logits_processor=every_processor)
+    ids = ids[:, 1 if is_seq2seq(model) else prompt_ids.shape[1] :]
+    is_end = torch.isin(ids, torch.tensor(_end_tokens(model), device=ids.device, dtype=ids.dtype))
+    mask = is_end.cumsum(1) - is_end.long() == 0
+    longest = int(mask.sum(1).max())
+    return ids[:, :longest], mask[:, :longest]
+
+
+def build_generation_config(model: PreTrainedModel, settings: GenerationSettings) -> GenerationConfig:
+    """What `generate` is told; min_length, and sampling without beams, are left to processors of our own.
+
+    Of the model's own generation config nothing remains but the ids of its special tokens.
+    """
+    ends = _end_tokens(model)
+    beams: dict[str, Any] = {}
+    if settings.num_beams > 1:
+        beams = settings.model_dump(include={"num_beams", "length_penalty", "early_stopping", "do_sample"})
+        if settings.do_sample:
+            beams |= settings.model_dump(include={"temperature", "top_k", "top_p"})
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        no_repeat_ngram_size=settings.no_repeat_ngram_size,
+        repetition_penalty=settings.repetition_penalty,
+        eos_token_id=ends or None,
+        pad_token_id=_special_token(model, "pad_token_id", (ends or [0])[0]),
+        decoder_start_token_id=_special_token(model, "decoder_start_token_id"),
+        bos_token_id=_special_token(model, "bos_token_id"),
+        **beams,
+    )
+
+
+def _no_end_below(length: int, ends: list[int]) -> Processor:
+    """Rules the end tokens out while there are fewer ids (transformers' own way copies all scores for it)."""
+
+    def processor(input_ids: Tensor, scores: Tensor) -> Tensor:
+        if input_ids.shape[1] < length:
+            scores[:, ends] = -torch.inf
+        return scores
+
+    return processor
+
+
+class TokenSampler:
+    """A processor that samples: it leaves each row the one token that the row's random number falls on.
+
+    Inverting the distribution function costs a twentieth of `torch.multinomial` on CPU, and a row's tokens do
+    not depend on the rows beside it.
+    """
+
+    def __init__(self, uniforms: Tensor, settings: GenerationSettings) -> None:
+        """uniforms: [B, T] in [0, 1), one column for each step."""
+        self._uniforms, self._settings, self._step = uniforms, settings, 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        tokens = sample_tokens(
+            scores,
+            self._uniforms[:, self._step],
+            self._settings.temperature,
+            self._settings.top_k,
+            self._settings.top_p,
+        )
+        self._step += 1
+        return scores.fill_(-torch.inf).scatter_(1, tokens[:, None], 0.0)
+
+
+def sample_tokens(scores: Tensor, uniforms: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """Tokens [B] drawn from softmax(scores / temperature), cut to the top_k likeliest, then to mass top_p.
+
+    scores: [B, V]; uniforms: [B] in [0, 1); top_k 0, top_p 1: no cut. Raises GenerationError: not finite.
+    """
+    ids = None
+    if top_k or top_p < 1:
+        scores, ids = scores.topk(min(top_k or scores.shape[1], scores.shape[1]))  # likeliest first
+    mass = (scores / temperature if temperature != 1 else scores).softmax(1).cumsum(1)
+    total = mass[:, -1:]
+    if top_p < 1:
+        # The fewest tokens that reach top_p: those before it is reached, and the one that reaches it.
+        last = (mass < top_p * total).sum(1, keepdim=True).clamp(max=mass.shape[1] - 1)
+        total = mass.gather(1, last)
+    picked = torch.searchsorted(mass, uniforms[:, None] * total, right=True).clamp(max=mass.shape[1] - 1)
+    possible = scores.gather(1, picked) > -torch.inf
+    if not (possible & total.isfinite()).all():
+        if not total.isfinite().all():
+            if (scores == -torch.inf).all(1).any():
+                raise GenerationError(
+                    "no token is left to draw: min_length, or what else forbids tokens, rules out all that "
+                    "NLPO's mask allows (raise its top_mask or min_tokens_to_keep)"
+                )
+            raise GenerationError(
+                "the model's scores are not numbers (NaN or infinite): "
+                "its weights have diverged, or need dtype float32"
+            )
+        # A GPU's sums run on a little behind the last possible token, where the likeliest is as good as any.
+        picked = torch.where(possible, picked, scores.argmax(1, keepdim=True))
+    return (picked if ids is None else ids.gather(1, picked))[:, 0]
+
+
+@contextmanager
+def _for_generation(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """No dropout, and `config` in place of the model's own, whose values `generate` would fill gaps with."""
+    training, own = model.training, model.generation_config
+    model.generation_config = config
+    model.train(False)
+    try:
+        yield
+    finally:
+        model.generation_config = own
+        model.train(training)
+
+
+def _shared_inputs(
+    model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, per_prompt: int, num_beams: int
+) -> dict[str, Any]:
+    """What `generate` starts from, `per_prompt` rows for each prompt, the prompt itself read once.
+
+    Of a seq2seq model the rows share the encoder's output, of a causal one the keys and values of all but the
+    prompt's last token.
+    """
+    mask = prompt_mask.long()
+    rows: dict[str, Any] = {"attention_mask": mask.repeat_interleave(per_prompt, 0)}
+    if is_seq2seq(model):
+        states = model.get_encoder()(input_ids=prompt_ids, attention_mask=mask).last_hidden_state
+        return rows | {"encoder_outputs": BaseModelOutput(states.repeat_interleave(per_prompt, 0))}
+    rows["input_ids"] = prompt_ids.repeat_interleave(per_prompt, 0)
+    if per_prompt > 1 and num_beams == 1 and prompt_ids.shape[1] > 1:
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        rows["past_key_values"] = model.base_model(
+            input_ids=prompt_ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=positions[:, :-1],
+            use_cache=True,
+        ).past_key_values
+        rows["past_key_values"].batch_repeat_interleave(per_prompt)
+    return rows
+
+
+def _end_tokens(model: PreTrainedModel) -> list[int]:
+    ends = _special_token(model, "eos_token_id")
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
+def _special_token(model: PreTrainedModel, name: str, default: Any = None) -> Any:
+    for config in (model.generation_config, model.config):
+        if getattr(config, name, None) is not None:
+            return getattr(config, name)
+    return default

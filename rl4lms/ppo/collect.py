@@ -1,0 +1,252 @@
+"""Collecting an iteration's rollouts: prompts drawn, texts sampled, rewarded and scored (Section 4.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from common.seeding import derive_seed
+from rl4lms.config import OnPolicyConfig
+from rl4lms.config.training_blocks import EnvConfig
+from rl4lms.model.generation import Decoding, decode, encode_prompts, prompt_limit
+from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.load import autocast, is_seq2seq
+from rl4lms.model.parallel import World
+from rl4lms.model.policy import PolicyModel, Sequences
+from rl4lms.ppo.mask import MaskModel, PackedMasks
+from rl4lms.ppo.rollouts import Rollouts, Scores, fill_buffer, score_rollouts
+from rl4lms.requirements import RequirementError
+from rl4lms.rewards import Reward, RewardError
+from rl4lms.samples import Sample
+from rl4lms.text import TextBatch
+
+_EPISODES_AT_A_TIME = 128
+_LOGITS_AT_A_TIME = 2**26  # of a scoring pass: 256 MiB
+_SPARE = 1.05  # episodes asked for, over what the mean length says: a second round costs more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actors:
+    """The models of a run, and what they act on. reference: the frozen start; mask_model: NLPO only."""
+
+    policy: PolicyModel
+    reference: PolicyModel
+    mask_model: MaskModel | None
+    tokenizer: PreTrainedTokenizerBase
+    train: Sequence[Sample]
+    reward: Reward
+    env: EnvConfig
+    alg: OnPolicyConfig
+    seed: int
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class _Episode:
+    sample: int
+    prompt: Tensor
+    response: Tensor
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What was computed of an episode: rows [5, T] in the order of `Scores`, reward, packed action masks."""
+
+    text: str
+    reward: float
+    scores: Tensor
+    allowed: PackedMasks | None
+
+
+@torch.no_grad()
+def collect(
+    actors: Actors, iteration: int, kl_coeff: float, expected_length: float, world: World | None = None
+) -> Rollouts:
+    """The rollouts of an iteration: `n_steps * n_envs` tokens of texts for prompts drawn with replacement.
+
+    A function of models, seed and iteration. expected_length: tokens of an episode, to ask for the right
+    number at once. Raises RewardError, GenerationError.
+    """
+    world = world or World()
+    device = next(actors.policy.parameters()).device
+    with autocast(device, actors.dtype):
+        episodes = _sample(actors, iteration, expected_length, world)
+        scored = _score_shares(actors, episodes, kl_coeff, world)
+    return _assemble(actors, episodes, scored, device)
+
+
+def rollout_settings(alg: OnPolicyConfig, env: EnvConfig) -> GenerationSettings:
+    """How episodes are sampled: they end after `max_episode_length` tokens at the latest."""
+    settings = alg.generation_kwargs
+    longest = min(settings.max_new_tokens, env.args.max_episode_length)
+    return settings.model_copy(update={"max_new_tokens": longest})
+
+
+def _sample(actors: Actors, iteration: int, expected_length: float, world: World) -> list[_Episode]:
+    """Episodes until the buffer is full, a multiple of `n_envs`, the same however many were asked for."""
+    needed = actors.alg.args.n_steps * actors.env.n_envs
+    generator = np.random.default_rng(derive_seed(actors.seed, "prompts", iteration))
+    drawn = generator.integers(len(actors.train), size=needed + actors.env.n_envs)
+    episodes: list[_Episode] = []
+    tokens = 0
+    while tokens < needed:
+        count = math.ceil(_SPARE * (needed - tokens) / expected_length / actors.env.n_envs)
+        first = len(episodes)
+        last = min(first + max(1, count) * actors.env.n_envs, len(drawn))
+        asked = world.share(list(range(first, last)))
+        episodes += world.gather(_generate(actors, iteration, asked, drawn[asked].tolist()))
+        tokens = sum(len(episode.response) for episode in episodes)
+        expected_length = tokens / len(episodes)
+    lengths = np.cumsum([len(episode.response) for episode in episodes])
+    enough = int(np.searchsorted(lengths, needed)) + 1
+    return episodes[: math.ceil(enough / actors.env.n_envs) * actors.env.n_envs]
+
+
+def _generate(actors: Actors, iteration: int, numbers: list[int], drawn: list[int]) -> list[_Episode]:
+    """The episodes of these numbers, each with random numbers of its own."""
+    settings = rollout_settings(actors.alg, actors.env)
+    decoding = Decoding(
+        settings=settings,
+        max_prompt_length=actors.env.args.max_prompt_length,
+        truncation_side=actors.env.args.prompt_truncation_side,
+        batch_size=_EPISODES_AT_A_TIME,
+    )
+    model = actors.policy.model
+    limit = prompt_limit(model, actors.tokenizer, decoding)
+    episodes = []
+    for first in range(0, len(numbers), _EPISODES_AT_A_TIME):
+        chunk = slice(first, first + _EPISODES_AT_A_TIME)
+        prompts = [actors.train[sample].prompt_or_input_text for sample in drawn[chunk]]
+        ids, mask = encode_prompts(model, actors.tokenizer, prompts, limit, decoding.truncation_side)
+        seeds = [derive_seed(actors.seed, "rollout", iteration, number) for number in numbers[chunk]]
+        uniforms = np.stack(
+            [np.random.default_rng(s).random(settings.max_new_tokens, np.float32) for s in seeds]
+        )
+        masking = [] if actors.mask_model is None else [actors.mask_model.processor(ids, mask)]
+        responses, real = actors.policy.generate(ids, mask, settings, torch.from_numpy(uniforms), masking)
+        ids, mask, responses, real = (tensor.cpu() for tensor in (ids, mask, responses, real))
+        episodes += [
+            _Episode(sample, ids[i, mask[i]], responses[i, real[i]]) for i, sample in enumerate(drawn[chunk])
+        ]
+    return episodes
+
+
+def _score_shares(actors: Actors, episodes: list[_Episode], kl_coeff: float, world: World) -> list[_Scored]:
+    """What was computed of all episodes. A reward that fails in one process fails in all."""
+    scored: list[_Scored] = []
+    failed = None
+    try:
+        scored = _score(actors, world.share(episodes), kl_coeff)
+    except (RewardError, RequirementError) as error:
+        failed = error  # the other processes would wait for ever
+    for failure in world.gather([failed]):
+        if failure is not None:
+            raise failure
+    return world.gather(scored)
+
+
+def _score(actors: Actors, episodes: list[_Episode], kl_coeff: float) -> list[_Scored]:
+    """What PPO needs of each episode, computed in batches of similar lengths, and its reward."""
+    model = actors.policy.model
+    texts = [decode(actors.tokenizer, episode.response.tolist()) for episode in episodes]
+    rewards = _rewards(actors, episodes, texts)
+    lengths = [len(episode.prompt) + len(episode.response) for episode in episodes]
+    order = sorted(range(len(episodes)), key=lambda i: lengths[i])
+    longest = max((len(episode.response) for episode in episodes), default=1)
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    size = min(_EPISODES_AT_A_TIME, max(1, _LOGITS_AT_A_TIME // (vocabulary * longest)))
+    scored: list[_Scored | None] = [None] * len(episodes)
+    for first in range(0, len(order), size):
+        chunk = order[first : first + size]
+        batch = _batch([episodes[i] for i in chunk], model.device, left=not is_seq2seq(model))
+        allowed = None if actors.mask_model is None else actors.mask_model.allowed(batch)
+        scores = score_rollouts(
+            actors.policy,
+            actors.reference,
+            batch.prompt_ids,
+            batch.prompt_mask,
+            batch.response_ids,
+            batch.response_mask,
+            kl_coeff=kl_coeff,
+            temperature=actors.alg.generation_kwargs.temperature,
+            action_mask=allowed,
+        )
+        found = torch.stack(list(vars(scores).values()), 1).cpu()
+        for row, i in enumerate(chunk):
+            length = len(episodes[i].response)
+            masks = None if allowed is None else PackedMasks.of(allowed[row, :length])
+            scored[i] = _Scored(texts[i], rewards[i], found[row, :, :length], masks)
+    return [one for one in scored if one is not None]
+
+
+def _rewards(actors: Actors, episodes: list[_Episode], texts: list[str]) -> list[float]:
+    """The task reward of each text, in one call."""
+    if not episodes:
+        return []
+    samples = [actors.train[episode.sample] for episode in episodes]
+    rewards = actors.reward(
+        TextBatch(
+            [sample.prompt_or_input_text for sample in samples],
+            texts,
+            [sample.references for sample in samples],
+            [sample.meta_data for sample in samples],
+            actors.policy.model,
+            "train",
+        )
+    )
+    if actors.env.args.reward_unfinished:
+        return rewards
+    end, longest = actors.tokenizer.eos_token_id, actors.env.args.max_episode_length
+    return [
+        reward if len(episode.response) == longest or episode.response[-1] == end else 0.0
+        for reward, episode in zip(rewards, episodes, strict=True)
+    ]
+
+
+def _batch(episodes: Sequence[_Episode], device: torch.device, left: bool) -> Sequences:
+    """Episodes as padded tensors. left: where prompts are padded; responses always on the right."""
+    prompts, prompt_mask = _padded([episode.prompt for episode in episodes], left)
+    responses, response_mask = _padded([episode.response for episode in episodes], False)
+    return Sequences(*(tensor.to(device) for tensor in (prompts, prompt_mask, responses, response_mask)))
+
+
+def _padded(rows: Sequence[Tensor], left: bool) -> tuple[Tensor, Tensor]:
+    side = "left" if left else "right"
+    mask = [torch.ones(len(row), dtype=torch.bool) for row in rows]
+    ids = pad_sequence(list(rows), batch_first=True, padding_side=side)
+    return ids, pad_sequence(mask, batch_first=True, padding_side=side)
+
+
+def _assemble(
+    actors: Actors, episodes: list[_Episode], scored: list[_Scored], device: torch.device
+) -> Rollouts:
+    """The buffer, exactly full: the last episode may be cut."""
+    sequences = _batch(episodes, device, left=not is_seq2seq(actors.policy.model))
+    parts = pad_sequence([one.scores.T for one in scored], batch_first=True).to(device)
+    mask = fill_buffer(sequences.response_mask, actors.alg.args.n_steps * actors.env.n_envs)
+    allowed = None
+    if actors.mask_model is not None:
+        kept = mask.sum(1).tolist()
+        allowed = PackedMasks.join(
+            [
+                one.allowed.select(slice(n))
+                for one, n in zip(scored, kept, strict=True)
+                if one.allowed is not None
+            ]
+        )
+    return Rollouts.build(
+        sequences,
+        mask,
+        Scores(*parts.unbind(2)),
+        torch.tensor([one.reward for one in scored], device=device),
+        torch.tensor([episode.sample for episode in episodes]),
+        [one.text for one in scored],
+        allowed,
+    )

@@ -1,0 +1,160 @@
+"""Rollouts: texts of the policy for drawn prompts, and per token what PPO needs of them (Section 4.1)."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rl4lms.model.policy import PolicyModel, Sequences
+from rl4lms.ppo.mask import PackedMasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """E episodes, whose first N tokens make up the buffer; tensors [N] are in its order, episode by episode.
+
+    mask: [E, T], the tokens of the buffer; rows, columns: where they are in it. logprobs: of the policy that
+    sampled. rewards: with the KL penalty. last_values: [E], the value after the last token of the episode
+    that was cut, else 0. allowed: packed action masks (NLPO). Of all episodes: task_rewards and samples (the
+    inputs drawn), [E], texts, and scores, of all their tokens.
+    """
+
+    sequences: Sequences
+    mask: Tensor
+    rows: Tensor
+    columns: Tensor
+    logprobs: Tensor
+    values: Tensor
+    rewards: Tensor
+    last_values: Tensor
+    task_rewards: Tensor
+    samples: Tensor
+    texts: list[str]
+    scores: Scores
+    allowed: PackedMasks | None
+
+    def padded(self, of_tokens: Tensor) -> Tensor:
+        """Values [N] of the buffer's tokens as [E, T], 0 elsewhere."""
+        zeros = torch.zeros(self.mask.shape, device=of_tokens.device)
+        return zeros.index_put((self.rows, self.columns), of_tokens)
+
+    def action_mask(self, tokens: Tensor) -> Tensor | None:
+        """The allowed next tokens [len(tokens), V] of buffer tokens; None = all."""
+        if self.allowed is None:
+            return None
+        return self.allowed.select(tokens.cpu()).masks().to(tokens.device)
+
+    @classmethod
+    def build(
+        cls,
+        sequences: Sequences,
+        mask: Tensor,
+        scores: Scores,
+        task_rewards: Tensor,
+        samples: Tensor,
+        texts: list[str],
+        allowed: PackedMasks | None = None,
+    ) -> Rollouts:
+        """The buffer of the tokens in `mask`: an episode cut there loses its reward and is bootstrapped."""
+        rows, columns = mask.nonzero(as_tuple=True)
+        lengths, kept = sequences.response_mask.sum(1), mask.sum(1)
+        whole = kept == lengths
+        rewards = scores.kl_rewards.clone()
+        rewards[whole, lengths[whole] - 1] += task_rewards[whole]
+        after = scores.values.gather(1, kept.clamp(max=mask.shape[1] - 1)[:, None])[:, 0]
+        return cls(
+            sequences=sequences,
+            mask=mask,
+            rows=rows,
+            columns=columns,
+            logprobs=scores.logprobs[rows, columns],
+            values=scores.values[rows, columns],
+            rewards=rewards[rows, columns],
+            last_values=after.where(~whole & (kept > 0), torch.zeros_like(after)),
+            task_rewards=task_rewards,
+            samples=samples,
+            texts=texts,
+            scores=scores,
+            allowed=allowed,
+        )
+
+    def statistics(self) -> dict[str, float]:
+        """What is logged of the rollouts: of all generated tokens, also of those that do not fit the buffer.
+
+        ep_...: of episodes, the others of tokens; stds are those of the population. input_reward_std: the
+        mean over the inputs that were drawn more than once (repeated_inputs) of the std of their rewards.
+        """
+        real, scores = self.sequences.response_mask, self.scores
+        of_tokens = {
+            "kl_div_mean": scores.raw_logprobs - scores.ref_logprobs,
+            "log_prob": scores.logprobs,
+            "ref_log_prob": scores.ref_logprobs,
+            "values": scores.values,
+        }
+        series = {
+            "ep_rew": self.task_rewards,
+            "ep_lens": real.sum(1).float(),
+            "ep_kl_rew": scores.kl_rewards.sum(1),
+        }
+        series |= {name: values[real] for name, values in of_tokens.items()}
+        found = {}
+        for name, values in series.items():
+            found[f"rollout_info/{name}"] = values.mean().item()
+            found[f"rollout_info/{name}_std"] = values.std(correction=0).item()
+        spreads = self.repeated_input_stds()
+        found["rollout_info/repeated_inputs"] = float(len(spreads))
+        if spreads:
+            found["rollout_info/input_reward_std"] = sum(spreads) / len(spreads)
+        return found
+
+    def repeated_input_stds(self) -> list[float]:
+        """The reward std (of the population) of each input that was drawn more than once."""
+        rewards: dict[int, list[float]] = {}
+        for sample, reward in zip(self.samples.tolist(), self.task_rewards.tolist(), strict=True):
+            rewards.setdefault(sample, []).append(reward)
+        return [statistics.pstdev(own) for own in rewards.values() if len(own) > 1]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per response token, [B, T], 0 where there is none."""
+
+    logprobs: Tensor  # of the policy as it samples, so under NLPO over the allowed tokens
+    raw_logprobs: Tensor  # of the policy over all tokens
+    ref_logprobs: Tensor
+    values: Tensor
+    kl_rewards: Tensor
+
+
+def score_rollouts(
+    policy: PolicyModel,
+    reference: PolicyModel,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    response_ids: Tensor,
+    response_mask: Tensor,
+    *,
+    kl_coeff: float,
+    temperature: float = 1.0,
+    action_mask: Tensor | None = None,
+) -> Scores:
+    """Log-probabilities, reference log-probabilities, values and KL rewards of responses [B, T] to prompts.
+
+    temperature: of the policy; the reference's is 1. KL reward: -kl_coeff (log pi - log pi_ref), of the
+    policy without action mask. action_mask: see PolicyModel.logprobs.
+    """
+    given = (prompt_ids, prompt_mask, response_ids, response_mask)
+    with torch.no_grad():
+        logprobs, raw = policy.taken_logprobs(Sequences(*given), temperature, action_mask)
+        ref, _ = reference.taken_logprobs(Sequences(*given))
+        values = policy.values(*given)
+    return Scores(logprobs, raw, ref, values, -kl_coeff * (raw - ref))
+
+
+def fill_buffer(response_mask: Tensor, tokens: int) -> Tensor:
+    """The first `tokens` tokens of the responses [E, T], episode by episode, as a mask [E, T]."""
+    counted = response_mask.flatten().cumsum(0).view(response_mask.shape)
+    return response_mask & (counted <= tokens)

@@ -1,0 +1,299 @@
+"""Proximal policy optimisation on tokens (Schulman et al. 2017), as the paper runs it (Section 4.1).
+
+The functions take tensors and give tensors; `update` is the algorithm's inner loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rl4lms.config import OnPolicyConfig
+from rl4lms.model.forward import logits_of, packed, padded
+from rl4lms.model.load import autocast
+from rl4lms.model.parallel import World
+from rl4lms.model.policy import PolicyModel, entropy_of, log_distribution, picked
+from rl4lms.ppo.rollouts import Rollouts
+
+logger = logging.getLogger(__name__)
+_EPSILON = 1e-8
+_TARGET_KL_SLACK = 1.5
+_MANY_SEQUENCES = 16  # of fewer, little is padding
+_LOGGED = {
+    "policy_loss": "ppo/policy_gradient_loss",
+    "value_loss": "ppo/value_loss",
+    "entropy_loss": "ppo/entropy_loss",
+    "approx_kl": "ppo/approx_kl",
+    "clip_fraction": "ppo/clip_fraction",
+    "total_loss": "ppo/loss",
+}
+_APPROX_KL = list(_LOGGED).index("approx_kl")
+
+
+class NonFiniteError(Exception):
+    """A loss or gradient that is no number; the weights are those of before it."""
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    gamma: float,
+    lam: float,
+    last_values: Tensor | None = None,
+) -> Tensor:
+    """Generalised advantage estimates [B, T] of B episodes (Schulman et al. 2016), 0 where mask is False.
+
+    mask: [B, T], each row's steps from its first column on. last_values: [B], the value of the state after an
+    episode's last step, if it was cut there; None = 0, the episodes have ended. Returns are the advantages
+    plus the values.
+    """
+    following = torch.zeros_like(values[:, 0]) if last_values is None else last_values
+    advantage = torch.zeros_like(following)
+    advantages = torch.zeros_like(values)
+    for t in reversed(range(values.shape[1])):
+        step = mask[:, t]
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        advantage = torch.where(step, delta + gamma * lam * advantage, advantage)
+        following = torch.where(step, values[:, t], following)
+        advantages[:, t] = advantage.where(step, torch.zeros_like(advantage))
+    return advantages
+
+
+def normalize_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Rewards [B, T] shifted and scaled to mean 0 and population std 1 over the mask; 0 elsewhere."""
+    found = rewards[mask]
+    normalized = (rewards - found.mean()) / (found.std(correction=0) + _EPSILON)
+    return normalized.where(mask, torch.zeros_like(rewards))
+
+
+def normalize_advantages(advantages: Tensor) -> Tensor:
+    """Advantages [N] shifted and scaled to mean 0 and unbiased std 1; a single one stays as it is."""
+    if len(advantages) < 2:
+        return advantages
+    return (advantages - advantages.mean()) / (advantages.std() + _EPSILON)
+
+
+def ppo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    values: Tensor,
+    returns: Tensor,
+    entropy: Tensor,
+    *,
+    clip_range: float | None = 0.2,
+    ent_coef: float = 0.0,
+    vf_coef: float = 0.5,
+    estimate_entropy: bool = False,
+) -> dict[str, Tensor]:
+    """The loss of N tokens and its parts, means over the tokens; all arguments [N].
+
+    advantages: as they are used, so normalised before. clip_range: None = the plain policy gradient.
+    estimate_entropy: the mean of -log-prob stands for the entropy. Keys: policy_loss, value_loss (before its
+    weight), entropy_loss (minus the entropy), total_loss, clip_fraction, approx_kl (of old to new policy,
+    (e^x - 1) - x for x = the log of the ratio).
+    """
+    log_ratio = logprobs - old_logprobs
+    ratio = log_ratio.exp()
+    if clip_range is None:
+        policy_loss = -(advantages * logprobs).mean()
+    else:
+        clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+        policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
+    value_loss = (returns - values).square().mean()
+    entropy_loss = logprobs.mean() if estimate_entropy else -entropy.mean()
+    with torch.no_grad():
+        clip_fraction = ((ratio - 1).abs() > (clip_range or math.inf)).float().mean()
+        approx_kl = (log_ratio.exp() - 1 - log_ratio).mean()
+    return {
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy_loss": entropy_loss,
+        "total_loss": policy_loss + vf_coef * value_loss + ent_coef * entropy_loss,
+        "clip_fraction": clip_fraction,
+        "approx_kl": approx_kl,
+    }
+
+
+def estimate_advantages(
+    rollouts: Rollouts, gamma: float, lam: float, norm_reward: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns [N] of the buffer's tokens, by episode; a cut one is bootstrapped."""
+    rewards = rollouts.padded(rollouts.rewards)
+    if norm_reward:
+        rewards = normalize_rewards(rewards, rollouts.mask)
+    values = rollouts.padded(rollouts.values)
+    advantages = gae(rewards, values, rollouts.mask, gamma, lam, rollouts.last_values)
+    found = advantages[rollouts.rows, rollouts.columns]
+    return found, found + rollouts.values
+
+
+def update(
+    policy: PolicyModel,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Rollouts,
+    alg: OnPolicyConfig,
+    seed: int,
+    *,
+    world: World | None = None,
+    dtype: str = "float32",
+    on_non_finite: Literal["stop", "continue"] = "stop",
+) -> dict[str, float]:
+    """Change policy and value model by `n_epochs` passes over the rollouts, in random minibatches.
+
+    seed: of their order. Returns what is logged, means over the minibatches. on_non_finite: leave a minibatch
+    out whose loss or gradient is no number, or raise NonFiniteError.
+    """
+    args, world = alg.args, world or World()
+    temperature = alg.generation_kwargs.temperature
+    advantages, returns = estimate_advantages(rollouts, args.gamma, args.gae_lambda, alg.kl_div.norm_reward)
+    parameters = [weight for weight in policy.parameters() if weight.requires_grad]
+    log: list[Tensor] = []
+    trained = 0
+    batches = minibatches(rollouts, args.batch_size, args.minibatch_unit, args.n_epochs, seed)
+    for number, tokens in enumerate(batches, start=1):
+        # The loss is a mean over the minibatch, to which each process adds the tokens of its own sequences.
+        normalized = normalize_advantages(advantages[tokens])
+        own = rollouts.rows[tokens] % world.size == world.rank
+        mine, share = tokens[own], float(own.float().mean())
+        optimizer.zero_grad()
+        numbers = torch.zeros(len(_LOGGED), device=advantages.device)
+        if share:
+            with autocast(advantages.device, dtype):
+                logprobs, entropy, values = predict(policy, rollouts, mine, temperature, args.ent_coef > 0)
+            losses = ppo_loss(
+                logprobs,
+                rollouts.logprobs[mine],
+                normalized[own],
+                values,
+                returns[mine],
+                entropy,
+                clip_range=alg.clip_range,
+                ent_coef=args.ent_coef,
+                vf_coef=args.vf_coef,
+                estimate_entropy=args.enforce_token_entropy_reg_estimate,
+            )
+            (losses["total_loss"] * share).backward()
+            numbers = torch.stack([losses[name].detach() for name in _LOGGED]) * share
+        if world.size > 1:
+            world.sum_([numbers, *map(_gradient, parameters)])
+
+        if args.target_kl is not None and numbers[_APPROX_KL] > _TARGET_KL_SLACK * args.target_kl:
+            break
+        norm = torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+        if not torch.isfinite(norm):
+            if on_non_finite == "stop":
+                raise NonFiniteError(f"the gradient's norm is {norm.item()} in minibatch {number}")
+            logger.warning("minibatch %d left out: its gradient's norm is %s", number, norm.item())
+            continue
+        optimizer.step()
+        log.append(torch.cat([numbers, norm[None]]))
+        trained += len(tokens)
+    return (
+        _means(log)
+        | {"ppo/tokens": float(trained)}
+        | {"ppo/explained_variance": explained_variance(rollouts.values, returns)}
+    )
+
+
+def predict(
+    policy: PolicyModel,
+    rollouts: Rollouts,
+    tokens: Tensor,
+    temperature: float,
+    entropy_has_weight: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities, entropies and values now, each [n], of tokens [n] of the buffer.
+
+    One pass over the sequences that they come from, each once and up to its last token asked for.
+    entropy_has_weight: False = entropies without gradient.
+    """
+    rows, columns = rollouts.rows[tokens], rollouts.columns[tokens]
+    unique, row = rows.unique(return_inverse=True)
+    sequences = rollouts.sequences.select(unique, int(columns.max()) + 1)
+    arguments = packed if len(unique) >= _MANY_SEQUENCES else padded
+    forward = arguments(policy.model, sequences, row, columns)
+    logits = logits_of(policy.model, forward)
+    distribution = log_distribution(logits, temperature, rollouts.action_mask(tokens))
+    taken = sequences.response_ids[row, columns]
+    values = policy.token_values(forward)
+    entropy = entropy_of(distribution if entropy_has_weight else distribution.detach())
+    return picked(distribution, taken), entropy, values
+
+
+def minibatches(
+    rollouts: Rollouts, batch_size: int, unit: Literal["token", "sequence"], epochs: int, seed: int
+) -> Iterator[Tensor]:
+    """Positions in the buffer, in random order, `batch_size` at a time, each once an epoch.
+
+    unit: "token", as in the paper; "sequence": those of whole episodes, about as many at a time. The last
+    ones of an epoch may be fewer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device = rollouts.rows.device
+    for _ in range(epochs):
+        if unit == "token":
+            order = torch.randperm(len(rollouts.rows), generator=generator)
+            yield from order.to(device).split(batch_size)
+        else:
+            place = torch.randperm(len(rollouts.mask), generator=generator).to(device)[rollouts.rows]
+            order = place.argsort(stable=True)
+            _, lengths = place[order].unique_consecutive(return_counts=True)
+            # An episode belongs to the minibatch that its first token falls into.
+            group = (lengths.cumsum(0) - lengths) // batch_size
+            _, sizes = group.repeat_interleave(lengths).unique_consecutive(return_counts=True)
+            yield from order.split(sizes.tolist())
+
+
+def build_optimizer(policy: PolicyModel, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW over policy and value model; biases are not decayed."""
+    named = [(name, weight) for name, weight in policy.named_parameters() if weight.requires_grad]
+    groups = [
+        {"params": [w for name, w in named if "bias" not in name], "weight_decay": weight_decay},
+        {"params": [w for name, w in named if "bias" in name], "weight_decay": 0.0},
+    ]
+    fused = named[0][1].device.type in ("cpu", "cuda")
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=fused)
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """The share of the returns' variance that the values predict; NaN if the returns are all equal."""
+    variance = returns.var()
+    return float("nan") if variance == 0 else float(1 - (returns - values).var() / variance)
+
+
+def _gradient(weight: Tensor) -> Tensor:
+    """A weight's gradient; zeros if this process had no token that depends on it."""
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    return weight.grad
+
+
+def _means(log: list[Tensor]) -> dict[str, float]:
+    names = [*_LOGGED.values(), "ppo/grad_norm"]
+    means = torch.stack(log).mean(0).tolist() if log else [float("nan")] * len(names)
+    return dict(zip(names, means, strict=True)) | {"ppo/updates": float(len(log))}
+
+
+_MAX_ERROR = 0.2  # relative; larger ones count as this
+_RATE = 0.1
+
+
+class KLController:
+    """coeff: the weight now; target: mean KL per token to steer it to, None = it stays."""
+
+    def __init__(self, coeff: float, target: float | None = None) -> None:
+        self.coeff, self.target = coeff, target
+
+    def step(self, kl: float) -> float:
+        """The new weight, after a rollout of this mean log(pi / pi_ref), which may be negative."""
+        if self.target is not None:
+            error = min(max((kl - self.target) / self.target, -_MAX_ERROR), _MAX_ERROR)
+            self.coeff *= 1 + _RATE * error
+        return self.coeff

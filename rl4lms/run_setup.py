@@ -1,0 +1,249 @@
+"""What every training begins with (data, tokenizer, evaluation, memory), and the model that it leaves."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from common.files import sync
+from common.run_dir import RunDir
+from common.seeding import derive_seed
+from common.tracking import Tracker
+from rl4lms.config import NlpoConfig, SupervisedConfig, TrainConfig, unique_metrics
+from rl4lms.datapools import Split, load_datapool
+from rl4lms.errors import DivergenceError, TrainingInterrupted
+from rl4lms.evaluation import EvaluationError, Evaluator, evaluation_inputs
+from rl4lms.metrics import build_metric
+from rl4lms.model.generation import Decoding
+from rl4lms.model.load import load_tokenizer
+from rl4lms.model.parallel import World
+from rl4lms.model.source import Kind
+from rl4lms.samples import Sample, content_hash, subsample
+
+__all__ = [
+    "DivergenceError",
+    "EvaluationError",
+    "TrainingDataError",
+    "TrainingInterrupted",
+    "TrainingSetup",
+    "prepare",
+    "save_model",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingDataError(Exception):
+    """Data that a run cannot go on with; the message is for the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSetup:
+    """What a training needs besides models.
+
+    path, prefix: the run's directory and what the names in it begin with; run, tracker: of the main process,
+    None elsewhere. train: the samples to train on, after frac_train_samples.
+    """
+
+    config: TrainConfig
+    path: Path
+    prefix: str
+    run: RunDir | None
+    tracker: Tracker | None
+    world: World
+    tokenizer: PreTrainedTokenizerBase
+    train: list[Sample]
+    evaluator: Evaluator
+    eval_on_train: bool
+    should_stop: Callable[[], bool]
+
+    @property
+    def model_path(self) -> Path:
+        """The folder of the finetuned model and its tokenizer."""
+        return self.path / f"{self.prefix}model"
+
+    @property
+    def splits(self) -> list[Split]:
+        """The splits that are evaluated before and after training."""
+        return ["train", "val", "test"] if self.eval_on_train else ["val", "test"]
+
+
+def prepare(
+    config: TrainConfig,
+    path: Path,
+    run: RunDir | None,
+    world: World,
+    *,
+    prefix: str = "",
+    tracker: Tracker | None = None,
+    eval_on_train: bool = True,
+    save_predictions: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainingSetup:
+    """Load tokenizer, datasets and metrics of a run. config: with its seed of train samples drawn.
+
+    Raises DataError, ModelSourceError, RequirementError, ConfigError, TrainingDataError: a resumed run's data
+    has changed.
+    """
+    metrics = unique_metrics(config.train_evaluation.metrics)
+    built = {metric.id: build_metric(metric.id, metric.args) for metric in metrics}
+    tokenizer = load_tokenizer(
+        config.tokenizer.model_name,
+        padding_side=config.tokenizer.padding_side,
+        truncation_side=config.tokenizer.truncation_side,
+        pad_token_as_eos_token=config.tokenizer.pad_token_as_eos_token,
+    )
+    samples = load_splits(config)
+    if run is not None:
+        check_data(run, samples, config.datapool.id)
+    most = config.train_evaluation.max_eval_samples
+    evaluator = Evaluator(
+        tokenizer=tokenizer,
+        samples={split: evaluation_inputs(of_split, split, most) for split, of_split in samples.items()},
+        decodings=decodings(config),
+        metrics=built,
+        dtype=config.runtime.dtype,
+        world=world,
+        run=run,
+        tracker=tracker,
+        save_predictions=save_predictions,
+        should_stop=should_stop,
+    )
+    return TrainingSetup(
+        config=config,
+        path=path,
+        prefix=prefix,
+        run=run,
+        tracker=tracker,
+        world=world,
+        tokenizer=tokenizer,
+        train=samples["train"],
+        evaluator=evaluator,
+        eval_on_train=eval_on_train,
+        should_stop=should_stop,
+    )
+
+
+def load_splits(config: TrainConfig) -> dict[Split, list[Sample]]:
+    """All splits of the dataset, of train the share that the config takes."""
+    pool = config.datapool
+    samples = {split: load_datapool(pool.id, split, pool.args) for split in get_args(Split)}
+    try:
+        samples["train"] = subsample(samples["train"], frac=pool.train_fraction, seed=pool.seed)
+    except ValueError as error:
+        raise TrainingDataError(f"datapool.frac_train_samples: {error}") from error
+    return samples
+
+
+def check_data(run: RunDir, samples: dict[Split, list[Sample]], datapool: str) -> None:
+    """Record what the data is, or compare it with what the run began with. Raises TrainingDataError."""
+    digests = {split: content_hash(of_split) for split, of_split in samples.items()}
+    sizes = {split: len(of_split) for split, of_split in samples.items()}
+    before = run.manifest.get("data")
+    if before is None:
+        run.update_manifest(data=digests, samples=sizes)
+        return
+    changed = [split for split in digests if before.get(split) != digests[split]]
+    if changed:
+        raise TrainingDataError(
+            f"datapool {datapool!r} no longer gives the samples of {', '.join(changed)} that {run.path} "
+            "began with; start the run anew"
+        )
+
+
+def decodings(config: TrainConfig) -> dict[Split, Decoding]:
+    """How the texts of each split are generated: of train as in training, of the others as in evaluation.
+
+    PPO and NLPO cut prompts to the environment's length, on the policy's side; supervised finetuning as the
+    tokenizer says.
+    """
+    alg, evaluation = config.alg, config.train_evaluation
+    if isinstance(alg, SupervisedConfig):
+        length, side = config.tokenizer.max_length, config.tokenizer.truncation_side
+    else:
+        assert config.env is not None  # TrainConfig.check
+        length, side = config.env.args.max_prompt_length, alg.policy.args.prompt_truncation_side
+    return {
+        split: Decoding(
+            settings=alg.generation_kwargs
+            if split == "train"
+            else evaluation.generation_kwargs or alg.generation_kwargs,
+            max_prompt_length=length,
+            truncation_side=side,
+            batch_size=evaluation.eval_batch_size,
+            seed=derive_seed(config.runtime.seed, "evaluation", split),
+        )
+        for split in get_args(Split)
+    }
+
+
+def save_model(setup: TrainingSetup, model: PreTrainedModel) -> Path:
+    """Write the finetuned model and its tokenizer, whole or not at all; the main process's affair.
+
+    The folder is a valid `model_name` of every job.
+    """
+    folder = setup.model_path
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    setup.tokenizer.save_pretrained(temporary)
+    for file in temporary.iterdir():
+        sync(file)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+    sync(folder.parent)
+    return folder
+
+
+_FLOAT = 4  # bytes; weights are float32, with bfloat16 autocast too
+_ADAM = 2  # numbers that AdamW keeps for each weight
+
+
+def count_parameters(model_name: str, kind: Kind) -> int:
+    """The weights of a model of a hub name or folder, tied ones once; only its config.json is read."""
+    folder = Path(model_name).expanduser()
+    config = AutoConfig.from_pretrained(folder if folder.is_dir() else model_name)
+    auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = auto.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def memory_lines(config: TrainConfig, parameters: int) -> list[str]:
+    """What a process holds besides activations, and the size of a checkpoint.
+
+    A trained model: weights, gradients, two numbers of AdamW each; a frozen one: weights.
+    """
+    if isinstance(config.alg, SupervisedConfig):
+        trained, frozen = ["model"], []
+    else:
+        trained = ["policy", "value model"]
+        frozen = ["reference", *(["mask model"] if isinstance(config.alg, NlpoConfig) else [])]
+    weight = parameters * _FLOAT
+    held = len(trained) * (2 + _ADAM) * weight + len(frozen) * weight
+    saved = len(trained) * (1 + _ADAM) * weight + ("mask model" in frozen) * weight
+    parts = [f"{name} (weights, gradients, AdamW)" for name in trained] + frozen
+    return [
+        f"memory: {gigabytes(held)} a process without activations, of {parameters:,} weights each: "
+        + ", ".join(parts),
+        f"a checkpoint: {gigabytes(saved)}; while one is written, the one before it is there too",
+    ]
+
+
+def gigabytes(size: int) -> str:
+    """Bytes in GB, or MB for less than a tenth of one."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,159 @@
+"""Supervised finetuning with transformers.Trainer: its rows, its arguments, and a loss that is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from rl4lms.config import SupervisedConfig
+from rl4lms.config.training_blocks import TrainRuntimeConfig
+from rl4lms.model.load import Side, choose_device, is_seq2seq
+from rl4lms.model.source import Kind
+from rl4lms.samples import Sample
+
+Row = dict[str, list[int]]
+IGNORED = -100  # a label that the loss leaves out
+
+
+class Rows(Dataset[Row]):
+    """Token ids of (prompt, reference) pairs; a data set of 300,000 long texts need not be held as tokens.
+
+    seq2seq: input = prompt, labels = reference, each with its end token. causal: text = prompt + reference,
+    and the labels are the same ids (add_eos: and the end token). Each is cut to `limit` tokens.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        kind: Kind,
+        tokenizer: PreTrainedTokenizerBase,
+        truncation_side: Side,
+        limit: int | None,
+        add_eos: bool = False,
+    ) -> None:
+        self._pairs = [
+            (sample.prompt_or_input_text, text) for sample in samples for text in sample.references
+        ]
+        self._kind, self._tokenizer, self._limit = kind, tokenizer, limit
+        self._side, self._end = truncation_side, tokenizer.eos_token if add_eos else ""
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Row:
+        prompt, reference = self._pairs[index]
+        if self._kind == "seq2seq":
+            return {"input_ids": self._ids(prompt), "labels": self._ids(reference)}
+        ids = self._ids(prompt + reference + self._end)
+        return {"input_ids": ids, "labels": ids}
+
+    def _ids(self, text: str) -> list[int]:
+        self._tokenizer.truncation_side = self._side
+        cut = {} if self._limit is None else {"truncation": True, "max_length": self._limit}
+        return self._tokenizer(text, verbose=False, **cut)["input_ids"]
+
+
+def collate(
+    pad_token_id: int, decoder_inputs: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[list[Row]], dict[str, Tensor]]:
+    """Puts rows into tensors [B, longest], padded on the right; padding is masked and has no loss.
+
+    decoder_inputs: of a seq2seq model, from labels to what its decoder reads.
+    """
+
+    def batch(rows: list[Row]) -> dict[str, Tensor]:
+        inputs, labels = ([row[name] for row in rows] for name in ("input_ids", "labels"))
+        found = {
+            "input_ids": _padded(inputs, pad_token_id),
+            "attention_mask": _padded([[1] * len(ids) for ids in inputs], 0),
+            "labels": _padded(labels, IGNORED),
+        }
+        return (
+            found
+            if decoder_inputs is None
+            else found | {"decoder_input_ids": decoder_inputs(found["labels"])}
+        )
+
+    return batch
+
+
+def _padded(rows: list[list[int]], fill: int) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([row + [fill] * (longest - len(row)) for row in rows], dtype=torch.long)
+
+
+def trainer_arguments(
+    alg: SupervisedConfig, runtime: TrainRuntimeConfig, output_dir: Path
+) -> TrainingArguments:
+    """The Trainer's arguments: those of the config, what `runtime` decides, and what we do ourselves."""
+    device = choose_device(runtime.device)
+    ours = {
+        "output_dir": str(output_dir),
+        "seed": runtime.seed,
+        "use_cpu": device.type == "cpu",
+        "bf16": runtime.dtype == "bfloat16",
+        "activation_checkpointing": runtime.gradient_checkpointing,
+        "report_to": "none",
+        "disable_tqdm": True,
+        # One row a step, so that rows do not depend on where a run was cut; a NaN is to be seen.
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "eval_strategy": "no",  # by the Evaluator
+        "save_total_limit": None,  # kept here: the Trainer does not see the checkpoints in their place
+    }
+    # The Trainer warns of tied weights, which a checkpoint holds once.
+    defaults = {"data_seed": runtime.seed, "log_level": "error", "ddp_find_unused_parameters": False}
+    arguments = TrainingArguments(**(defaults | alg.trainer_arguments() | ours))
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # nn.DataParallel would multiply the batch size; see torchrun
+    return arguments
+
+
+def build_trainer(
+    model: PreTrainedModel, arguments: TrainingArguments, rows: Rows, pad_token_id: int
+) -> Trainer:
+    """A Trainer whose loss is the mean over all tokens of an update, however it is cut into batches.
+
+    Left alone, the Trainer takes T5's loss for a share of that mean, which it is not: with gradient
+    accumulation, or several processes, the gradient would be that many times too large. Of GPT-2 it would
+    count the first token of each text, which nothing predicts.
+    """
+    decoder_inputs = token_mean = None
+    if is_seq2seq(model):
+        decoder_inputs, token_mean = model.prepare_decoder_input_ids_from_labels, _token_mean(arguments)
+    else:
+        model.loss_type = "ForCausalLM"
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=collate(pad_token_id, decoder_inputs),
+        compute_loss_func=token_mean,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _token_mean(arguments: TrainingArguments) -> Callable[..., Tensor]:
+    """Cross entropy of labels [B, T], summed over tokens and divided by the number of those of the update."""
+
+    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
+        summed = cross_entropy(
+            outputs.logits.flatten(0, 1).float(),
+            labels.flatten(),
+            ignore_index=IGNORED,
+            label_smoothing=arguments.label_smoothing_factor,
+            reduction="sum",
+        )
+        return summed / num_items_in_batch
+
+    return loss
