@@ -22,7 +22,7 @@ from common.source import read_source
 from paper.small_models.config import PretrainConfig, load_pretrain_config
 from rl4lms.config.parts import Args, MetricConfig, Positive
 from rl4lms.config.training_blocks import RewardConfig
-from rl4lms.datapools import Split
+from rl4lms.samples import Split
 
 Method = Literal["pretrained", "rft", "sft", "sft_rft"]
 METHODS: tuple[Method, ...] = get_args(Method)

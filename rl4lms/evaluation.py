@@ -19,14 +19,13 @@ from common.files import RowLog, atomic_write_json
 from common.run_dir import RunDir
 from common.seeding import derive_seed, isolated_rng
 from common.tracking import Tracker
-from rl4lms.datapools import Split
 from rl4lms.errors import TrainingInterrupted
 from rl4lms.metrics import Metric
 from rl4lms.model.generation import Batch, Decoding, generate_batch, plan_batches
 from rl4lms.model.load import autocast
 from rl4lms.model.parallel import World
 from rl4lms.requirements import RequirementError
-from rl4lms.samples import Sample
+from rl4lms.samples import Sample, Split
 from rl4lms.text import Score, TextBatch
 
 logger = logging.getLogger(__name__)

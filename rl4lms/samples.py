@@ -8,11 +8,13 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from common.hub import DataError
 
 logger = logging.getLogger(__name__)
+
+Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pydantic import Field
 from common.config import Config, Problem, load_config, unknown_name
 from common.python_docs import DEFAULT_PACKAGES
 from rl4lms.config.parts import Positive, RuntimeConfig
-from rl4lms.datapools.arguments import FormName, PythonDocsArgs
+from rl4lms.datapools.python_docs import FormName, PythonDocsArgs
 
 ModelType = Literal["seq2seq", "causal", "classifier"]
 TextTask = Literal["span_corruption", "prefix_continuation", "denoising"]

@@ -21,8 +21,13 @@ from common.seeding import derive_seed
 from paper.small_models.config import PretrainConfig, TextTask
 from paper.small_models.tasks import MIN_WORDS, TEXT_TASKS, Example, passage
 from rl4lms.datapools import load_datapool
-from rl4lms.datapools.arguments import FormName
-from rl4lms.datapools.python_docs import Part, pretraining_samples, pretraining_text, text_with_origins
+from rl4lms.datapools.python_docs import (
+    FormName,
+    Part,
+    pretraining_samples,
+    pretraining_text,
+    text_with_origins,
+)
 from rl4lms.samples import Sample
 
 # CHUNK x CHUNK batches are drawn together and sorted by length: a third of what is computed is padding, in

@@ -22,9 +22,10 @@ from rl4lms.config.parts import (
     prompt_problem,
     repeated_metrics,
 )
-from rl4lms.datapools import DATAPOOLS, Split
+from rl4lms.datapools import DATAPOOLS
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.source import Kind, check_model_source
+from rl4lms.samples import Split
 
 
 class ExtractDatapoolConfig(Config):

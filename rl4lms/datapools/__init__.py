@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from common.registry import Entry, Registry
 from common.source import unknown_name
-from rl4lms.datapools import arguments as a
-from rl4lms.samples import Sample, checked
-
-Split = Literal["train", "val", "test"]
+from rl4lms.datapools.cnn_daily_mail import CnnDailyMailArgs
+from rl4lms.datapools.commongen import CommonGenArgs
+from rl4lms.datapools.daily_dialog import DailyDialogArgs
+from rl4lms.datapools.imdb import ImdbArgs, ImdbSeq2SeqArgs
+from rl4lms.datapools.iwslt2017en_de import Iwslt2017Args
+from rl4lms.datapools.jsonl import JsonlArgs
+from rl4lms.datapools.python_docs import PythonDocsArgs
+from rl4lms.datapools.sources import DatasetArgs
+from rl4lms.datapools.totto import TottoArgs
+from rl4lms.samples import Sample, Split, checked
 
 DATAPOOLS = Registry(
     "datapool",
     {
-        "narrative_qa": Entry("rl4lms.datapools.narrative_qa:load", a.DatasetArgs),
-        "totto": Entry("rl4lms.datapools.totto:load", a.TottoArgs),
-        "commongen": Entry("rl4lms.datapools.commongen:load", a.CommonGenArgs),
-        "iwslt2017en_de": Entry("rl4lms.datapools.iwslt2017en_de:load", a.Iwslt2017Args),
-        "cnn_daily_mail": Entry("rl4lms.datapools.cnn_daily_mail:load", a.CnnDailyMailArgs),
-        "daily_dialog": Entry("rl4lms.datapools.daily_dialog:load", a.DailyDialogArgs),
-        "imdb": Entry("rl4lms.datapools.imdb:load", a.ImdbArgs),
-        "imdb_seq2seq": Entry("rl4lms.datapools.imdb:load_seq2seq", a.ImdbSeq2SeqArgs),
-        "jsonl": Entry("rl4lms.datapools.jsonl:load", a.JsonlArgs),
-        "python_docs": Entry("rl4lms.datapools.python_docs:load", a.PythonDocsArgs),
+        "narrative_qa": Entry("rl4lms.datapools.narrative_qa:load", DatasetArgs),
+        "totto": Entry("rl4lms.datapools.totto:load", TottoArgs),
+        "commongen": Entry("rl4lms.datapools.commongen:load", CommonGenArgs),
+        "iwslt2017en_de": Entry("rl4lms.datapools.iwslt2017en_de:load", Iwslt2017Args),
+        "cnn_daily_mail": Entry("rl4lms.datapools.cnn_daily_mail:load", CnnDailyMailArgs),
+        "daily_dialog": Entry("rl4lms.datapools.daily_dialog:load", DailyDialogArgs),
+        "imdb": Entry("rl4lms.datapools.imdb:load", ImdbArgs),
+        "imdb_seq2seq": Entry("rl4lms.datapools.imdb:load_seq2seq", ImdbSeq2SeqArgs),
+        "jsonl": Entry("rl4lms.datapools.jsonl:load", JsonlArgs),
+        "python_docs": Entry("rl4lms.datapools.python_docs:load", PythonDocsArgs),
     },
 )
 

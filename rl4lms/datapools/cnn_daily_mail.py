@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from itertools import islice
 
-from rl4lms.datapools import Split
-from rl4lms.datapools.sources import Published, Row, as_samples, read_rows
-from rl4lms.samples import Sample
+from pydantic import Field
+
+from rl4lms.datapools.sources import (
+    DatasetArgs,
+    PromptPrefix,
+    PromptSuffix,
+    Published,
+    Row,
+    Size,
+    as_samples,
+    read_rows,
+)
+from rl4lms.samples import Sample, Split
 
 CNN_DAILY_MAIL = Published(
     name="cnn_daily_mail",
@@ -16,6 +26,15 @@ CNN_DAILY_MAIL = Published(
     config="3.0.0",
     revision="96df5e686bee6baa90b8bee7c28b81fa3fa6223d",
 )
+
+
+class CnnDailyMailArgs(DatasetArgs):
+    prompt_prefix: PromptPrefix = "Summarize: "
+    prompt_suffix: PromptSuffix = ""
+    truncate_article: int | None = Field(
+        None, ge=1, description="keep only so many word tokens of an article; null: all of it, as it is"
+    )
+    max_size: Size = None
 
 
 def load(

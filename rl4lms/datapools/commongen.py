@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from rl4lms.datapools import Split
-from rl4lms.datapools.sources import Published, Row, as_samples, read_rows
-from rl4lms.samples import Sample
+from pydantic import Field
+
+from rl4lms.datapools.sources import (
+    DatasetArgs,
+    PromptPrefix,
+    Published,
+    Row,
+    as_samples,
+    read_rows,
+)
+from rl4lms.samples import Sample, Split
 
 COMMONGEN = Published(
     name="commongen",
@@ -15,6 +23,12 @@ COMMONGEN = Published(
     revision="62063f847b090959b6fd342f9c8582f61a6bbb53",
     files="default/{split}/*.parquet",
 )
+
+
+class CommonGenArgs(DatasetArgs):
+    prefix: PromptPrefix = "generate a sentence with: "
+    concept_separator_token: str = Field(" ", description="text between two concepts")
+    concept_end_token: str = Field(".", description="text after the last concept")
 
 
 def load(

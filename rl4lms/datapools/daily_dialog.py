@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from common.hub import DataError
-from rl4lms.datapools import Split
-from rl4lms.datapools.sources import Published, read_rows
-from rl4lms.samples import Sample
+from rl4lms.datapools.sources import (
+    DatasetArgs,
+    Published,
+    read_rows,
+)
+from rl4lms.samples import Sample, Split
 
 DAILY_DIALOG = Published(
     name="daily_dialog",
@@ -15,6 +20,10 @@ DAILY_DIALOG = Published(
     revision="1668faf0c0dc44664f108c489fd0666128db2c48",
 )
 END_OF_UTTERANCE = "<EOU>"
+
+
+class DailyDialogArgs(DatasetArgs):
+    context_size: int = Field(5, ge=1, description="utterances in a prompt")
 
 
 def load(split: Split, *, context_size: int, data_path: str | None) -> list[Sample]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from rl4lms.datapools import Split
-from rl4lms.datapools.sources import Published, Row, read_rows
-from rl4lms.samples import Sample
+from rl4lms.datapools.sources import (
+    DatasetArgs,
+    Published,
+    Row,
+    read_rows,
+)
+from rl4lms.samples import Sample, Split
 
 IMDB = Published(
     name="imdb",
@@ -21,6 +27,20 @@ IMDB = Published(
 POSITIVE = 1
 TRAIN_SHARE = 0.8
 NUM_TEST = 5_000
+
+
+ShuffleSeed = Annotated[int, Field(ge=0, description="seed of the shuffle that separates train from val")]
+
+
+class ImdbArgs(DatasetArgs):
+    seed: ShuffleSeed = 42
+    # Off, unlike in the paper's configurations, which say so: an absent flag drops nothing.
+    only_positive_samples: bool = Field(False, description="leave negative reviews out of train")
+
+
+class ImdbSeq2SeqArgs(DatasetArgs):
+    seed: ShuffleSeed = 42
+    positive_ratio: float = Field(1.0, gt=0, le=1, description="share of train's positive reviews to use")
 
 
 def load(split: Split, *, seed: int, only_positive_samples: bool, data_path: str | None) -> list[Sample]:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from rl4lms.datapools import Split
-from rl4lms.datapools.sources import Published, Row, as_samples, read_rows
-from rl4lms.samples import Sample
+from rl4lms.datapools.sources import (
+    DatasetArgs,
+    PromptPrefix,
+    PromptSuffix,
+    Published,
+    Row,
+    as_samples,
+    read_rows,
+)
+from rl4lms.samples import Sample, Split
 
 IWSLT2017 = Published(
     name="iwslt2017en_de",
@@ -15,6 +22,11 @@ IWSLT2017 = Published(
     revision="9ca48082a7aae6d0a9d18efb292c50eacd10d2e8",
     files="iwslt2017-de-en/{split}/*.parquet",
 )
+
+
+class Iwslt2017Args(DatasetArgs):
+    prompt_prefix: PromptPrefix = "translate English to German: "
+    prompt_suffix: PromptSuffix = ""
 
 
 def load(split: Split, *, prompt_prefix: str, prompt_suffix: str, data_path: str | None) -> list[Sample]:

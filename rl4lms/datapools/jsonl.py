@@ -7,13 +7,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.config import closest
+from pydantic import Field
+
+from common.config import Config, Problem, closest
 from common.hub import DataError
-from rl4lms.datapools import Split
-from rl4lms.datapools.sources import SPLIT_NAMES, json_lines
-from rl4lms.samples import Sample
+from rl4lms.datapools.sources import SPLIT_NAMES, existing_path, json_lines
+from rl4lms.samples import Sample, Split
 
 logger = logging.getLogger(__name__)
+
+
+class JsonlArgs(Config):
+    data_path: str = Field(
+        description="a folder with train.jsonl, val.jsonl and test.jsonl, or one file (whose rows serve as "
+        "every split, unless they name theirs)"
+    )
+    prompt_field: str = Field("prompt", description="field of the input text")
+    references_field: str = Field("references", description="field of the expected text, or a list of them")
+    id_field: str = Field("id", description="field of the samples' ids, if there is one; else line numbers")
+    split_field: str = Field("split", description="field that names a row's split, if there is one")
+
+    def check(self) -> list[Problem]:
+        return existing_path(self.data_path)
 
 
 def load(

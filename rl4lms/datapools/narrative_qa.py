@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.hub import DataError
-from rl4lms.datapools import Split
 from rl4lms.datapools.sources import Published, download, find_files
-from rl4lms.samples import Sample
+from rl4lms.samples import Sample, Split
 
 URL = "https://storage.googleapis.com/unifiedqa/data/narrativeqa/"
 NARRATIVE_QA = Published(

@@ -17,6 +17,9 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Literal
 
+from pydantic import Field
+
+from common.config import Config, Problem
 from common.hub import DataError
 from common.python_docs import (
     DEFAULT_PACKAGES,
@@ -24,13 +27,13 @@ from common.python_docs import (
     DocRecord,
     harvest,
     is_prose,
+    package_root,
     paragraphs,
     parameters,
     sentences,
 )
-from rl4lms.datapools import Split
-from rl4lms.datapools.arguments import FormName
-from rl4lms.samples import Sample
+from rl4lms.datapools.sources import PromptSuffix, Size
+from rl4lms.samples import Sample, Split
 
 MIN_WORDS, MAX_WORDS = 4, 22
 MAX_PROMPT_CHARACTERS = 200
@@ -48,6 +51,43 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 _NAME_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 Pair = tuple[str, list[str], dict[str, Any]]
+
+
+FormName = Literal[
+    "summary",
+    "sentence_from_words",
+    "continuation",
+    "question",
+    "hard_question",
+    "parameter",
+    "next_sentence",
+    "first_sentence",
+    "identifier",
+]
+
+
+class PythonDocsArgs(Config):
+    form: FormName = Field("summary", description="which task is made of the docstrings")
+    packages: list[str] = Field(
+        list(DEFAULT_PACKAGES), min_length=1, description="packages whose docstrings are read"
+    )
+    num_train: Size = None
+    num_val: Size = None
+    num_test: Size = None
+    prompt_prefix: str | None = Field(None, description="text before each input; null: the form's own")
+    prompt_suffix: PromptSuffix = ""
+    reference_prefix: str = Field(
+        "", description="text before each reference; causal models need a space: they train on prompt + it"
+    )
+
+    def check(self) -> list[Problem]:
+        problems = []
+        for number, package in enumerate(self.packages):
+            try:
+                package_root(package)
+            except LookupError as error:
+                problems.append(Problem(f"packages[{number}]", str(error)))
+        return problems
 
 
 @dataclass(frozen=True)

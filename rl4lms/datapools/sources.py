@@ -10,13 +10,15 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from common.config import Config, Problem
 from common.files import atomic_path
 from common.hub import DataError, damage_reported, first_line, load_from_hub, read_parquet
 from common.python_docs import default_cache_dir
-from rl4lms.datapools import Split
-from rl4lms.samples import Sample
+from rl4lms.samples import Sample, Split
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,30 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "test": ("test",),
 }
 _CHUNK = 1 << 20
+
+
+PromptPrefix = Annotated[str, Field(description="text before each input")]
+PromptSuffix = Annotated[str, Field(description="text after each input")]
+Size = Annotated[int | None, Field(ge=1, description="only so many samples of the split; null: all")]
+
+
+class DatasetArgs(Config):
+    """What every published dataset takes."""
+
+    data_path: str | None = Field(
+        None,
+        description="local file or folder with the dataset; null: the hub, or this machine's cache of it",
+    )
+
+    def check(self) -> list[Problem]:
+        return existing_path(self.data_path)
+
+
+def existing_path(data_path: str | None) -> list[Problem]:
+    """A problem if there is no such file or folder."""
+    if data_path is None or Path(data_path).expanduser().exists():
+        return []
+    return [Problem("data_path", f"no such file or folder: {data_path!r}")]
 
 
 @dataclass(frozen=True)

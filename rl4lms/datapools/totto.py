@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any, Literal
 
+from pydantic import Field
+
 from common.hub import damage_reported
-from rl4lms.datapools import Split
 from rl4lms.datapools.sources import (
+    DatasetArgs,
     Published,
     Row,
     as_samples,
@@ -18,7 +20,7 @@ from rl4lms.datapools.sources import (
     json_lines,
     local_rows,
 )
-from rl4lms.samples import Sample
+from rl4lms.samples import Sample, Split
 
 URL = "https://storage.googleapis.com/totto-public/totto_data.zip"
 TOTTO = Published(
@@ -45,6 +47,12 @@ Cell = dict[str, Any]
 Table = list[list[Cell]]
 # First and last column (exclusive) of a header cell, and its text.
 Header = tuple[int, int, str]
+
+
+class TottoArgs(DatasetArgs):
+    representation: Literal["subtable", "fulltable"] = Field(
+        "subtable", description="linearise the highlighted cells only, or the whole table"
+    )
 
 
 def load(

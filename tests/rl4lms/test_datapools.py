@@ -11,8 +11,7 @@ import pytest
 from common.config import ConfigError
 from common.hub import DataError
 from rl4lms.datapools import DATAPOOLS, load_datapool
-from rl4lms.datapools.arguments import FormName
-from rl4lms.datapools.python_docs import FORMS
+from rl4lms.datapools.python_docs import FORMS, FormName
 
 ROOT = Path(__file__).resolve().parents[2]
 

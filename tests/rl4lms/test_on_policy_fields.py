@@ -159,12 +159,23 @@ def test_a_target_kl_ends_each_iteration_early(tmp_path, tiny_gpt2):
     assert [row["ppo/updates"] for row in found] == [1, 1]
 
 
-def test_recomputed_activations_change_nothing_for_t5(tmp_path, tiny_t5):
-    found = [
-        weights(trained(tmp_path, tiny_t5, "nlpo", runtime__gradient_checkpointing=on))
+@pytest.mark.parametrize("alg", ["ppo", "nlpo"])
+def test_recomputed_activations_give_t5_the_same_gradient(alg, tmp_path, tiny_t5):
+    """Of one update, as Adam's first moments hold it: what follows amplifies rounding, NLPO's masks above all.
+
+    Processors differ in what recomputing rounds: a few millionths of the gradient's norm, not of each weight's.
+    """
+    once = {"train_evaluation__n_iters": 1, "alg__args__n_epochs": 1, "alg__args__batch_size": 48}
+    runs = [
+        start(tmp_path, job(tmp_path, tiny_t5, alg, **once, runtime__gradient_checkpointing=on))
         for on in (False, True)
     ]
-    assert_close(found[0], found[1], rtol=0, atol=0)
+    plain, recomputed = (
+        torch.cat([state["exp_avg"].flatten() for state in checkpoint(run)["optimizer"]["state"].values()])
+        for run in runs
+    )
+    assert plain.norm() > 0 and rows(runs[0], "rollout_info") == rows(runs[1], "rollout_info")
+    assert (recomputed - plain).norm() <= 1e-5 * plain.norm()
 
 
 def test_a_checkpoint_tells_learning_rate_and_decay(tmp_path, tiny_gpt2):
