@@ -237,7 +237,7 @@ def with_kl(args: argparse.Namespace, path: Path, table: RewardTable) -> RewardT
         raise DiagnosisError(
             f"{path}: --reference is for a config or an extraction's .pt; of a table, give --kl"
         )
-    from rl4lms.extraction_rewards import text_log_ratios
+    from rl4lms.extraction_diagnosis import text_log_ratios
     from rl4lms.model.source import check_model_source
 
     if problem := check_model_source(args.reference):
@@ -306,7 +306,7 @@ def measure(args: argparse.Namespace, found: dict[str, Diagnosis]) -> list[dict[
         raise DiagnosisError(
             f"{path}: --gradients needs the model: give --config_path, or an extraction's .pt"
         )
-    from rl4lms.extraction_rewards import extraction_gradients
+    from rl4lms.extraction_diagnosis import extraction_gradients
 
     number = min(args.gradients, len(next(iter(found.values())).labels))
     with progress(number, "gradients", unit="input") as bar:

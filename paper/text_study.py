@@ -17,8 +17,8 @@ from common.plan import PlanSettings
 from common.run_dir import RunError
 from common.schedule import run_jobs
 from paper.gpu_hours import Stage, hours_lines
-from paper.small_models.config import PretrainConfig
-from paper.small_models.jobs import job_of, model_of, publish
+from paper.small_models.config import PretrainConfig, model_of
+from paper.small_models.jobs import job_of, publish
 from paper.study import (
     StudyConfig,
     StudyRun,

@@ -144,3 +144,8 @@ def pretrain_report(config: PretrainConfig, output_path: Path) -> str:
         f"model: {output_path / config.name}",
     ]
     return "\n".join([*lines, json.dumps(config.model_dump(), indent=2)])
+
+
+def model_of(run: Path, config: PretrainConfig) -> Path:
+    """The folder of the model in a run that is finished."""
+    return run / f"{config.name}_model"

@@ -40,11 +40,6 @@ def job_of(config: PretrainConfig, folder: Path) -> Job:
     )
 
 
-def model_of(run: Path, config: PretrainConfig) -> Path:
-    """The folder of the model in a run that is finished."""
-    return run / f"{config.name}_model"
-
-
 def publish(model: Path, link: Path) -> None:
     """Let `link` lead to a model's folder, whatever it led to before. Raises RunError: it is no link."""
     if problem := link_problem(link):

@@ -16,10 +16,9 @@ from transformers.optimization import Adafactor
 
 from common.run_dir import RunDir, load_checkpoint
 from common.seeding import derive_seed, isolated_rng
-from paper.small_models.config import PretrainConfig
+from paper.small_models.config import PretrainConfig, model_of
 from paper.small_models.corpus import Corpus, batches, held_out_corpus, training_corpus
 from paper.small_models.held_out import describe, evaluate, sample_texts, save_loss_plot
-from paper.small_models.jobs import model_of
 from paper.small_models.models import build_model, mean_loss, save_model_folder
 from paper.small_models.vocabulary import build_tokenizer
 from rl4lms.errors import DivergenceError, TrainingInterrupted

@@ -1,24 +1,15 @@
-"""The example callback, driven as TRL's GRPO trainer drives reward functions and callbacks."""
+"""The callback, driven as TRL's GRPO trainer drives reward functions and callbacks."""
 
-import importlib.util
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "trl_grpo_callback.py"
+from rft_diagnose import trl
+
 PROMPTS, GENERATIONS = 6, 8
-
-
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("trl_grpo_callback", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def solved(prompts, completions, **columns):
@@ -64,8 +55,8 @@ class Trainer:
         return logs
 
 
-def test_logs_tell_dead_and_live_prompts_apart(example, tmp_path):
-    callback = example.VanishingGradientCallback(reward_range=(0, 1))
+def test_logs_tell_dead_and_live_prompts_apart(tmp_path):
+    callback = trl.VanishingGradientCallback(reward_range=(0, 1))
     trainer = Trainer(callback, [callback.watch(solved)], tmp_path)
     assert trainer.reward_funcs[0].__name__ == "solved"  # TRL names its columns after it
     for _ in range(6):
@@ -76,8 +67,8 @@ def test_logs_tell_dead_and_live_prompts_apart(example, tmp_path):
 
 
 @pytest.mark.parametrize("conversational", [False, True])
-def test_rewards_of_one_batch_are_added_up(example, tmp_path, conversational):
-    callback = example.VanishingGradientCallback()
+def test_rewards_of_one_batch_are_added_up(tmp_path, conversational):
+    callback = trl.VanishingGradientCallback()
     trainer = Trainer(callback, [callback.watch(solved), callback.watch(short, weight=2.0)], tmp_path)
     trainer.step([0.0, 1.0], conversational)
     (batch,) = callback.batches
@@ -86,16 +77,16 @@ def test_rewards_of_one_batch_are_added_up(example, tmp_path, conversational):
     assert batch["total"].tolist() == expected.tolist()
 
 
-def test_old_steps_are_forgotten(example, tmp_path):
-    callback = example.VanishingGradientCallback(reward_range=(0, 1), last_steps=3)
+def test_old_steps_are_forgotten(tmp_path):
+    callback = trl.VanishingGradientCallback(reward_range=(0, 1), last_steps=3)
     trainer = Trainer(callback, [callback.watch(solved)], tmp_path)
     for _ in range(5):
         trainer.step([0.5])
     assert [batch["step"] for batch in callback.batches] == [3, 4]
 
 
-def test_a_condition_stops_training(example, tmp_path):
-    callback = example.VanishingGradientCallback(reward_range=(0, 1), stop_if="dead_low > 0.4")
+def test_a_condition_stops_training(tmp_path):
+    callback = trl.VanishingGradientCallback(reward_range=(0, 1), stop_if="dead_low > 0.4")
     trainer = Trainer(callback, [callback.watch(solved)], tmp_path)
     steps = 0
     while not trainer.control.should_training_stop and steps < 10:
@@ -104,8 +95,8 @@ def test_a_condition_stops_training(example, tmp_path):
     assert steps == 5  # 35 generations of 8 a step
 
 
-def test_what_cannot_be_diagnosed_does_not_stop_training(example, tmp_path, caplog):
-    callback = example.VanishingGradientCallback()
+def test_what_cannot_be_diagnosed_does_not_stop_training(tmp_path, caplog):
+    callback = trl.VanishingGradientCallback()
     trainer = Trainer(callback, [callback.watch(lambda prompts, **_: [3.0] * len(prompts))], tmp_path)
     with caplog.at_level(logging.WARNING):
         logs = trainer.step([0.5])

@@ -161,9 +161,9 @@ def test_a_target_kl_ends_each_iteration_early(tmp_path, tiny_gpt2):
 
 @pytest.mark.parametrize("alg", ["ppo", "nlpo"])
 def test_recomputed_activations_give_t5_the_same_gradient(alg, tmp_path, tiny_t5):
-    """Of one update, as Adam's first moments hold it: what follows amplifies rounding, NLPO's masks above all.
+    """Of one update, as Adam's first moments hold it: what follows amplifies rounding, NLPO's masks most.
 
-    Processors differ in what recomputing rounds: a few millionths of the gradient's norm, not of each weight's.
+    Processors differ in what recomputing rounds: some millionths of the gradient's norm.
     """
     once = {"train_evaluation__n_iters": 1, "alg__args__n_epochs": 1, "alg__args__batch_size": 48}
     runs = [
