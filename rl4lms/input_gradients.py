@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
@@ -31,7 +30,7 @@ from rl4lms.model.generation import Decoding, decode, encode_prompts, prompt_lim
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.load import choose_device, load_model, load_tokenizer
 from rl4lms.model.policy import PolicyModel, Sequences, token_logits
-from rl4lms.model.sampling import generate_ids
+from rl4lms.model.sampling import generate_ids, sampled_logprobs
 
 MAX_STEPS, CONVERGED = 40, 0.005  # of the power iteration; growth at which it has
 
@@ -235,22 +234,6 @@ def check_settings(settings: GenerationSettings, generations: int) -> None:
         )
 
 
-def sampling_logprobs(logits: Tensor, settings: GenerationSettings) -> Tensor:
-    """Log-probabilities [N, V] of the tokens as `sample_tokens` draws them; -inf: never.
-
-    logits: [N, V].
-    """
-    logits = logits / settings.temperature
-    if settings.top_k or settings.top_p < 1:
-        values, tokens = logits.detach().topk(min(settings.top_k or logits.shape[1], logits.shape[1]))
-        mass = values.softmax(1).cumsum(1)
-        before = torch.cat([torch.zeros_like(mass[:, :1]), mass[:, :-1]], 1)
-        allowed = (before < settings.top_p).scatter(1, torch.zeros_like(tokens[:, :1]), True)
-        kept = torch.zeros_like(logits, dtype=torch.bool).scatter(1, tokens, allowed)
-        logits = logits.masked_fill(~kept, -torch.inf)
-    return logits.log_softmax(1)
-
-
 def score_products(
     model: PreTrainedModel, sequences: Sequences, settings: GenerationSettings
 ) -> NDArray[np.float64]:
@@ -260,7 +243,8 @@ def score_products(
     for row in range(len(sequences.response_ids)):
         one = sequences.select(torch.tensor([row], device=sequences.response_ids.device))
         rows, columns = one.response_mask.nonzero(as_tuple=True)
-        logprobs = sampling_logprobs(token_logits(model, one, rows, columns), settings)
+        logits = token_logits(model, one, rows, columns)
+        logprobs = sampled_logprobs(logits, settings.temperature, settings.top_k, settings.top_p)
         total = logprobs.gather(1, one.response_ids[rows, columns][:, None]).sum()
         found = torch.autograd.grad(total, parameters, allow_unused=True)
         scores.append(torch.cat([g.flatten() for g in found if g is not None]))

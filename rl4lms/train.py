@@ -74,12 +74,9 @@ def train_in(run: RunDir, config: TrainConfig, should_stop: Callable[[], bool]) 
 
 
 def run_algorithm(setup: TrainingSetup) -> None:
-    """Train as the config says. Raises as `train_supervised` and `train_on_policy`."""
+    """Train as the config says. Raises as `rl4lms.sft.train.train` and `rl4lms.ppo.train.train`."""
     if isinstance(setup.config.alg, SupervisedConfig):
-        from rl4lms.sft.train import train_supervised
-
-        train_supervised(setup)
+        from rl4lms.sft.train import train
     else:
-        from rl4lms.ppo.train import train_on_policy
-
-        train_on_policy(setup)
+        from rl4lms.ppo.train import train
+    train(setup)

@@ -16,7 +16,7 @@ from common.files import read_rows
 from common.run_dir import RunDir, load_checkpoint
 from rl4lms.config import TrainConfig
 from rl4lms.model.parallel import World
-from rl4lms.ppo.train import train_on_policy
+from rl4lms.ppo import train as ppo
 from rl4lms.run_setup import TrainingSetup, prepare
 from rl4lms.text import Score, TextBatch
 
@@ -121,7 +121,7 @@ def train(
         eval_on_train=eval_on_train,
         should_stop=should_stop,
     )
-    train_on_policy(setup)
+    ppo.train(setup)
     return setup
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tiny_models import TEXTS
@@ -16,11 +16,21 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, T5Config,
 from rl4lms.config import NlpoConfig, OnPolicyConfig, PpoConfig
 from rl4lms.config.algorithms import A2cConfig
 from rl4lms.config.training_blocks import EnvArgs, EnvConfig
-from rl4lms.model.load import load_tokenizer
+from rl4lms.model.load import autocast, load_tokenizer
+from rl4lms.model.parallel import World
 from rl4lms.model.policy import PolicyModel, Sequences
-from rl4lms.ppo.collect import Actors
+from rl4lms.ppo.collect import Actors, assemble, sample, score
 from rl4lms.ppo.mask import MaskModel, MaskRule, PackedMasks
 from rl4lms.ppo.rollouts import Rollouts, fill_buffer, score_rollouts
+from rl4lms.ppo.update import (
+    TARGET_KL_SLACK,
+    UpdateLog,
+    estimate_advantages,
+    explained_variance,
+    minibatch_losses,
+    minibatches,
+    optimiser_step,
+)
 from rl4lms.rewards import checked
 from rl4lms.samples import Sample
 
@@ -175,6 +185,44 @@ def rollouts_of(
     return Rollouts.build(batch, mask, scores, torch.tensor(rewards), samples, texts, packed)
 
 
+def collect(
+    actors: Actors,
+    iteration: int,
+    kl_coeff: float,
+    expected_length: float,
+    world: World | None = None,
+    dtype: str = "float32",
+) -> Rollouts:
+    """Steps 1 to 3 of rl4lms.ppo.train."""
+    world = world or World()
+    with torch.no_grad(), autocast(actors.device, dtype):
+        episodes = sample(actors, iteration, expected_length, world)
+        scored = score(actors, episodes, kl_coeff, world)
+    return assemble(actors, episodes, scored)
+
+
+def update(
+    policy: PolicyModel,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Rollouts,
+    alg: OnPolicyConfig,
+    seed: int,
+    *,
+    world: World | None = None,
+    dtype: str = "float32",
+    on_non_finite: Literal["stop", "continue"] = "stop",
+) -> dict[str, float]:
+    """Steps 4 and 5 of rl4lms.ppo.train; returns what is logged of them."""
+    args, log, world = alg.args, UpdateLog(on_non_finite), world or World()
+    advantages, returns = estimate_advantages(rollouts, args.gamma, args.gae_lambda, alg.kl_div.norm_reward)
+    for batch in minibatches(rollouts, args.batch_size, args.minibatch_unit, args.n_epochs, seed):
+        losses = minibatch_losses(policy, rollouts, batch, advantages, returns, alg, world=world, dtype=dtype)
+        if args.target_kl is not None and losses["approx_kl"] > TARGET_KL_SLACK * args.target_kl:
+            break
+        log.add(losses, optimiser_step(optimizer, policy, args.max_grad_norm), len(batch))
+    return log.means() | {"ppo/explained_variance": explained_variance(rollouts.values, returns)}
+
+
 def algorithm(kind: str = "gpt2", alg: str = "ppo", generation: Any = None, **changes: Any) -> OnPolicyConfig:
     """An `alg` block. changes: of its args, or of kl_div and policy.args by dotted names with __ for dots."""
     args: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "learning_rate": 1e-3}
@@ -213,7 +261,7 @@ def actors_of(
     mask_rule: MaskRule | None = None,
     **alg: Any,
 ) -> Actors:
-    """What `collect` needs, of a saved model. env: its args; alg: see `algorithm`; mask_rule: NLPO."""
+    """What a rollout needs, of a saved model. env: its args; alg: see `algorithm`; mask_rule: NLPO."""
     kind = "t5" if "t5" in folder.name else "gpt2"
     policy = PolicyModel.load(str(folder), "seq2seq" if kind == "t5" else "causal")
     return Actors(

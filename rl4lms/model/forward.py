@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 from rl4lms.model.load import is_seq2seq
 from rl4lms.model.packing import arrange, attention_mask
 
+_MANY_SEQUENCES = 16
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -95,6 +97,12 @@ def packed(model: PreTrainedModel, sequences: Sequences, rows: Tensor, columns: 
         "position_ids": layout.place(layout.offsets()),
     }
     return ForwardPass(arguments, layout.rows[rows], (layout.starts + prompts)[rows] - 1 + columns)
+
+
+def shortest_pass(model: PreTrainedModel, sequences: Sequences, rows: Tensor, columns: Tensor) -> ForwardPass:
+    """The same pass, `packed` where there are many sequences: of few, little is padding."""
+    build = packed if len(sequences.response_ids) >= _MANY_SEQUENCES else padded
+    return build(model, sequences, rows, columns)
 
 
 def can_share_rows(model: PreTrainedModel) -> bool:

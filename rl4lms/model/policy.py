@@ -19,7 +19,7 @@ from common.seeding import derive_seed, isolated_rng
 from rl4lms.model.forward import ForwardPass, Sequences, padded, states_of, token_logits
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.load import load_model
-from rl4lms.model.sampling import Processor, generate_ids
+from rl4lms.model.sampling import Processor, generate_ids, sampled_logits
 from rl4lms.model.source import Kind
 
 
@@ -96,20 +96,21 @@ class PolicyModel(nn.Module):
         masked = raw
         if action_mask is not None:
             masked = log_distribution(logits, temperature, action_mask[rows, columns])
-        found = (picked(masked, tokens), picked(raw, tokens), entropy_of(masked))
         zeros = torch.zeros(response_ids.shape, device=response_ids.device)
-        logprobs, raw_logprobs, entropy = (zeros.index_put((rows, columns), value) for value in found)
-        return logprobs, raw_logprobs, entropy
+        return (
+            zeros.index_put((rows, columns), picked(masked, tokens)),
+            zeros.index_put((rows, columns), picked(raw, tokens)),
+            zeros.index_put((rows, columns), entropy_of(masked)),
+        )
 
     def taken_logprobs(
         self, sequences: Sequences, temperature: float = 1.0, action_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The first two of `logprobs`, without the pass over the vocabulary that the entropy takes."""
+        """The first two results of `logprobs`, without the pass over the vocabulary that entropy takes."""
         rows, columns = sequences.response_mask.nonzero(as_tuple=True)
         tokens = sequences.response_ids[rows, columns]
         logits = token_logits(self.model, sequences, rows, columns)
-        if temperature != 1:
-            logits = logits / temperature
+        logits, _ = sampled_logits(logits, temperature)
         chosen = picked(logits, tokens)
         raw = masked = chosen - logits.logsumexp(1)
         if action_mask is not None:
@@ -124,8 +125,14 @@ class PolicyModel(nn.Module):
         rows, columns = response_mask.nonzero(as_tuple=True)
         sequences = Sequences(prompt_ids, prompt_mask, response_ids, response_mask)
         assert self.value_model is not None
-        found = self.token_values(padded(self.value_model, sequences, rows, columns))
-        return torch.zeros(response_ids.shape, device=found.device).index_put((rows, columns), found)
+        values = self.token_values(padded(self.value_model, sequences, rows, columns))
+        return torch.zeros(response_ids.shape, device=values.device).index_put((rows, columns), values)
+
+    def recompute_activations(self) -> None:
+        """Have the next backward pass recompute activations (`checkpoint_activations`) of both models."""
+        for model in (self.model, self.value_model):
+            if model is not None:
+                checkpoint_activations(model)
 
     def token_values(self, forward: ForwardPass) -> Tensor:
         """The value [N] of the state before each of the N tokens of a pass."""
@@ -134,9 +141,8 @@ class PolicyModel(nn.Module):
 
 
 def log_distribution(logits: Tensor, temperature: float = 1.0, allowed: Tensor | None = None) -> Tensor:
-    """Log-probabilities [N, V] of all tokens: of softmax(logits / temperature), over the `allowed` [N, V]."""
-    if temperature != 1:
-        logits = logits / temperature
+    """Log-probabilities [N, V] under softmax(logits / temperature) over the `allowed` tokens [N, V]."""
+    logits, _ = sampled_logits(logits, temperature)
     if allowed is not None:
         logits = logits.masked_fill(~allowed, -torch.inf)
     return logits.log_softmax(1)
@@ -148,9 +154,9 @@ def entropy_of(log_distribution: Tensor) -> Tensor:
     return -(log_distribution.exp() * finite).sum(1)
 
 
-def picked(of_tokens: Tensor, tokens: Tensor) -> Tensor:
-    """Of values [N, V] of all tokens, log-probabilities or logits, those [N] of the tokens [N]."""
-    return of_tokens.gather(1, tokens[:, None])[:, 0]
+def picked(values: Tensor, tokens: Tensor) -> Tensor:
+    """Pick the values [N] of tokens [N] from those of the whole vocabulary [N, V] (logits, logprobs)."""
+    return values.gather(1, tokens[:, None])[:, 0]
 
 
 def hidden_size(model: PreTrainedModel) -> int:

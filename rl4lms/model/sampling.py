@@ -114,25 +114,49 @@ class TokenSampler:
         return scores.fill_(-torch.inf).scatter_(1, tokens[:, None], 0.0)
 
 
-def sample_tokens(scores: Tensor, uniforms: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """Tokens [B] drawn from softmax(scores / temperature), cut to the top_k likeliest, then to mass top_p.
+def sampled_logits(
+    logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> tuple[Tensor, Tensor | None]:
+    """The distribution that texts are sampled from, as logits: the one definition of it.
 
-    scores: [B, V]; uniforms: [B] in [0, 1); top_k 0, top_p 1: no cut. Raises GenerationError: not finite.
+    softmax(logits / temperature), cut to the top_k likeliest tokens (0 = all), then to the fewest of these
+    that have mass top_p. logits: [N, V]. Returns logits [N, V] and None if nothing is cut, else logits [N, K]
+    of the likeliest tokens in falling order, -inf beyond top_p, and their ids [N, K].
     """
     ids = None
     if top_k or top_p < 1:
-        scores, ids = scores.topk(min(top_k or scores.shape[1], scores.shape[1]))  # likeliest first
-    mass = (scores / temperature if temperature != 1 else scores).softmax(1).cumsum(1)
-    total = mass[:, -1:]
+        logits, ids = logits.topk(min(top_k or logits.shape[1], logits.shape[1]))
+    if temperature != 1:
+        logits = logits / temperature
     if top_p < 1:
-        # The fewest tokens that reach top_p: those before it is reached, and the one that reaches it.
-        last = (mass < top_p * total).sum(1, keepdim=True).clamp(max=mass.shape[1] - 1)
-        total = mass.gather(1, last)
+        mass = logits.detach().softmax(1).cumsum(1)
+        # The tokens before top_p is reached, and the one that reaches it.
+        last = (mass < top_p * mass[:, -1:]).sum(1, keepdim=True)
+        logits = logits.masked_fill(torch.arange(mass.shape[1], device=mass.device) > last, -torch.inf)
+    return logits, ids
+
+
+def sampled_logprobs(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """Log-probabilities [N, V] of all tokens as `sample_tokens` draws them, -inf: never. logits: [N, V]."""
+    kept, ids = sampled_logits(logits, temperature, top_k, top_p)
+    if ids is None:
+        return kept.log_softmax(1)
+    return torch.full_like(logits, -torch.inf).scatter(1, ids, kept.log_softmax(1))
+
+
+def sample_tokens(scores: Tensor, uniforms: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """Tokens [B] drawn from `sampled_logits`. scores: [B, V], the logits; uniforms: [B] in [0, 1).
+
+    Raises GenerationError: not finite, or nothing left to draw.
+    """
+    logits, ids = sampled_logits(scores, temperature, top_k, top_p)
+    mass = logits.softmax(1).cumsum(1)
+    total = mass[:, -1:]
     picked = torch.searchsorted(mass, uniforms[:, None] * total, right=True).clamp(max=mass.shape[1] - 1)
-    possible = scores.gather(1, picked) > -torch.inf
+    possible = logits.gather(1, picked) > -torch.inf
     if not (possible & total.isfinite()).all():
         if not total.isfinite().all():
-            if (scores == -torch.inf).all(1).any():
+            if (logits == -torch.inf).all(1).any():
                 raise GenerationError(
                     "no token is left to draw: min_length, or what else forbids tokens, rules out all that "
                     "NLPO's mask allows (raise its top_mask or min_tokens_to_keep)"
@@ -142,20 +166,20 @@ def sample_tokens(scores: Tensor, uniforms: Tensor, temperature: float, top_k: i
                 "its weights have diverged, or need dtype float32"
             )
         # A GPU's sums run on a little behind the last possible token, where the likeliest is as good as any.
-        picked = torch.where(possible, picked, scores.argmax(1, keepdim=True))
+        picked = torch.where(possible, picked, logits.argmax(1, keepdim=True))
     return (picked if ids is None else ids.gather(1, picked))[:, 0]
 
 
 @contextmanager
 def _for_generation(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """No dropout, and `config` in place of the model's own, whose values `generate` would fill gaps with."""
-    training, own = model.training, model.generation_config
+    training, given = model.training, model.generation_config
     model.generation_config = config
     model.train(False)
     try:
         yield
     finally:
-        model.generation_config = own
+        model.generation_config = given
         model.train(training)
 
 

@@ -1,4 +1,8 @@
-"""Collecting an iteration's rollouts: prompts drawn, texts sampled, rewarded and scored (Section 4.1)."""
+"""An iteration's rollouts: prompts drawn, responses sampled, rewarded and scored, the buffer filled.
+
+Episodes are drawn, sampled and scored in chunks of similar lengths, and shared out among the processes; what
+they are is a function of models, seed and iteration alone.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from rl4lms.config import OnPolicyConfig
 from rl4lms.config.training_blocks import EnvConfig
 from rl4lms.model.generation import Decoding, decode, encode_prompts, prompt_limit
 from rl4lms.model.generation_config import GenerationSettings
-from rl4lms.model.load import autocast, is_seq2seq
+from rl4lms.model.load import is_seq2seq
 from rl4lms.model.parallel import World
 from rl4lms.model.policy import PolicyModel, Sequences
 from rl4lms.ppo.mask import MaskModel, PackedMasks
@@ -45,41 +49,33 @@ class Actors:
     env: EnvConfig
     alg: OnPolicyConfig
     seed: int
-    dtype: str = "float32"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy is."""
+        return next(self.policy.parameters()).device
 
 
 @dataclass(frozen=True)
-class _Episode:
+class Episode:
+    """A response to the prompt of a sample. sample: its position; prompt, response: token ids, on the CPU."""
+
     sample: int
     prompt: Tensor
     response: Tensor
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """What was computed of an episode: rows [5, T] in the order of `Scores`, reward, packed action masks."""
+class ScoredEpisode:
+    """An episode's text, its task reward, and what was computed of its T tokens, on the CPU.
+
+    scores: tensors [T]; allowed: packed action masks of the tokens (NLPO).
+    """
 
     text: str
     reward: float
-    scores: Tensor
+    scores: Scores
     allowed: PackedMasks | None
-
-
-@torch.no_grad()
-def collect(
-    actors: Actors, iteration: int, kl_coeff: float, expected_length: float, world: World | None = None
-) -> Rollouts:
-    """The rollouts of an iteration: `n_steps * n_envs` tokens of texts for prompts drawn with replacement.
-
-    A function of models, seed and iteration. expected_length: tokens of an episode, to ask for the right
-    number at once. Raises RewardError, GenerationError.
-    """
-    world = world or World()
-    device = next(actors.policy.parameters()).device
-    with autocast(device, actors.dtype):
-        episodes = _sample(actors, iteration, expected_length, world)
-        scored = _score_shares(actors, episodes, kl_coeff, world)
-    return _assemble(actors, episodes, scored, device)
 
 
 def rollout_settings(alg: OnPolicyConfig, env: EnvConfig) -> GenerationSettings:
@@ -89,12 +85,16 @@ def rollout_settings(alg: OnPolicyConfig, env: EnvConfig) -> GenerationSettings:
     return settings.model_copy(update={"max_new_tokens": longest})
 
 
-def _sample(actors: Actors, iteration: int, expected_length: float, world: World) -> list[_Episode]:
-    """Episodes until the buffer is full, a multiple of `n_envs`, the same however many were asked for."""
+def sample(actors: Actors, iteration: int, expected_length: float, world: World) -> list[Episode]:
+    """Sample responses to prompts drawn with replacement, until there are `n_steps * n_envs` tokens.
+
+    expected_length: tokens of an episode, to ask for the right number at once. A multiple of `n_envs` are
+    returned, the same however many were asked for. Raises GenerationError.
+    """
     needed = actors.alg.args.n_steps * actors.env.n_envs
     generator = np.random.default_rng(derive_seed(actors.seed, "prompts", iteration))
     drawn = generator.integers(len(actors.train), size=needed + actors.env.n_envs)
-    episodes: list[_Episode] = []
+    episodes: list[Episode] = []
     tokens = 0
     while tokens < needed:
         count = math.ceil(_SPARE * (needed - tokens) / expected_length / actors.env.n_envs)
@@ -109,7 +109,7 @@ def _sample(actors: Actors, iteration: int, expected_length: float, world: World
     return episodes[: math.ceil(enough / actors.env.n_envs) * actors.env.n_envs]
 
 
-def _generate(actors: Actors, iteration: int, numbers: list[int], drawn: list[int]) -> list[_Episode]:
+def _generate(actors: Actors, iteration: int, numbers: list[int], drawn: list[int]) -> list[Episode]:
     """The episodes of these numbers, each with random numbers of its own."""
     settings = rollout_settings(actors.alg, actors.env)
     decoding = Decoding(
@@ -133,17 +133,20 @@ def _generate(actors: Actors, iteration: int, numbers: list[int], drawn: list[in
         responses, real = actors.policy.generate(ids, mask, settings, torch.from_numpy(uniforms), masking)
         ids, mask, responses, real = (tensor.cpu() for tensor in (ids, mask, responses, real))
         episodes += [
-            _Episode(sample, ids[i, mask[i]], responses[i, real[i]]) for i, sample in enumerate(drawn[chunk])
+            Episode(sample, ids[i, mask[i]], responses[i, real[i]]) for i, sample in enumerate(drawn[chunk])
         ]
     return episodes
 
 
-def _score_shares(actors: Actors, episodes: list[_Episode], kl_coeff: float, world: World) -> list[_Scored]:
-    """What was computed of all episodes. A reward that fails in one process fails in all."""
-    scored: list[_Scored] = []
+def score(actors: Actors, episodes: list[Episode], kl_coeff: float, world: World) -> list[ScoredEpisode]:
+    """Reward every text, and compute what PPO needs of its tokens.
+
+    Raises RewardError, RequirementError; a reward that fails in one process fails in all.
+    """
+    scored: list[ScoredEpisode] = []
     failed = None
     try:
-        scored = _score(actors, world.share(episodes), kl_coeff)
+        scored = _score_share(actors, world.share(episodes), kl_coeff)
     except (RewardError, RequirementError) as error:
         failed = error  # the other processes would wait for ever
     for failure in world.gather([failed]):
@@ -152,8 +155,8 @@ def _score_shares(actors: Actors, episodes: list[_Episode], kl_coeff: float, wor
     return world.gather(scored)
 
 
-def _score(actors: Actors, episodes: list[_Episode], kl_coeff: float) -> list[_Scored]:
-    """What PPO needs of each episode, computed in batches of similar lengths, and its reward."""
+def _score_share(actors: Actors, episodes: list[Episode], kl_coeff: float) -> list[ScoredEpisode]:
+    """Reward and score this process's episodes, in batches of similar lengths."""
     model = actors.policy.model
     texts = [decode(actors.tokenizer, episode.response.tolist()) for episode in episodes]
     rewards = _rewards(actors, episodes, texts)
@@ -162,7 +165,7 @@ def _score(actors: Actors, episodes: list[_Episode], kl_coeff: float) -> list[_S
     longest = max((len(episode.response) for episode in episodes), default=1)
     vocabulary = model.get_output_embeddings().weight.shape[0]
     size = min(_EPISODES_AT_A_TIME, max(1, _LOGITS_AT_A_TIME // (vocabulary * longest)))
-    scored: list[_Scored | None] = [None] * len(episodes)
+    scored: dict[int, ScoredEpisode] = {}
     for first in range(0, len(order), size):
         chunk = order[first : first + size]
         batch = _batch([episodes[i] for i in chunk], model.device, left=not is_seq2seq(model))
@@ -178,15 +181,15 @@ def _score(actors: Actors, episodes: list[_Episode], kl_coeff: float) -> list[_S
             temperature=actors.alg.generation_kwargs.temperature,
             action_mask=allowed,
         )
-        found = torch.stack(list(vars(scores).values()), 1).cpu()
+        scores = scores.to("cpu")
         for row, i in enumerate(chunk):
             length = len(episodes[i].response)
             masks = None if allowed is None else PackedMasks.of(allowed[row, :length])
-            scored[i] = _Scored(texts[i], rewards[i], found[row, :, :length], masks)
-    return [one for one in scored if one is not None]
+            scored[i] = ScoredEpisode(texts[i], rewards[i], scores.select(row, length), masks)
+    return [scored[i] for i in range(len(episodes))]
 
 
-def _rewards(actors: Actors, episodes: list[_Episode], texts: list[str]) -> list[float]:
+def _rewards(actors: Actors, episodes: list[Episode], texts: list[str]) -> list[float]:
     """The task reward of each text, in one call."""
     if not episodes:
         return []
@@ -210,7 +213,7 @@ def _rewards(actors: Actors, episodes: list[_Episode], texts: list[str]) -> list
     ]
 
 
-def _batch(episodes: Sequence[_Episode], device: torch.device, left: bool) -> Sequences:
+def _batch(episodes: Sequence[Episode], device: torch.device, left: bool) -> Sequences:
     """Episodes as padded tensors. left: where prompts are padded; responses always on the right."""
     prompts, prompt_mask = _padded([episode.prompt for episode in episodes], left)
     responses, response_mask = _padded([episode.response for episode in episodes], False)
@@ -224,29 +227,21 @@ def _padded(rows: Sequence[Tensor], left: bool) -> tuple[Tensor, Tensor]:
     return ids, pad_sequence(mask, batch_first=True, padding_side=side)
 
 
-def _assemble(
-    actors: Actors, episodes: list[_Episode], scored: list[_Scored], device: torch.device
-) -> Rollouts:
-    """The buffer, exactly full: the last episode may be cut."""
-    sequences = _batch(episodes, device, left=not is_seq2seq(actors.policy.model))
-    parts = pad_sequence([one.scores.T for one in scored], batch_first=True).to(device)
+def assemble(actors: Actors, episodes: list[Episode], scored: list[ScoredEpisode]) -> Rollouts:
+    """Fill the buffer with the first `n_steps * n_envs` tokens: the last episode may be cut."""
+    sequences = _batch(episodes, actors.device, left=not is_seq2seq(actors.policy.model))
     mask = fill_buffer(sequences.response_mask, actors.alg.args.n_steps * actors.env.n_envs)
     allowed = None
     if actors.mask_model is not None:
-        kept = mask.sum(1).tolist()
-        allowed = PackedMasks.join(
-            [
-                one.allowed.select(slice(n))
-                for one, n in zip(scored, kept, strict=True)
-                if one.allowed is not None
-            ]
-        )
+        kept = zip(scored, mask.sum(1).tolist(), strict=True)
+        parts = [episode.allowed.select(slice(n)) for episode, n in kept if episode.allowed is not None]
+        allowed = PackedMasks.join(parts)
     return Rollouts.build(
         sequences,
         mask,
-        Scores(*parts.unbind(2)),
-        torch.tensor([one.reward for one in scored], device=device),
+        Scores.join([episode.scores for episode in scored]).to(actors.device),
+        torch.tensor([episode.reward for episode in scored], device=actors.device),
         torch.tensor([episode.sample for episode in episodes]),
-        [one.text for one in scored],
+        [episode.text for episode in scored],
         allowed,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from statistics import pstdev
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rl4lms.model.policy import PolicyModel, Sequences
 from rl4lms.ppo.mask import PackedMasks
@@ -36,10 +38,10 @@ class Rollouts:
     scores: Scores
     allowed: PackedMasks | None
 
-    def padded(self, of_tokens: Tensor) -> Tensor:
+    def padded(self, values: Tensor) -> Tensor:
         """Values [N] of the buffer's tokens as [E, T], 0 elsewhere."""
-        zeros = torch.zeros(self.mask.shape, device=of_tokens.device)
-        return zeros.index_put((self.rows, self.columns), of_tokens)
+        zeros = torch.zeros(self.mask.shape, device=values.device)
+        return zeros.index_put((self.rows, self.columns), values)
 
     def action_mask(self, tokens: Tensor) -> Tensor | None:
         """The allowed next tokens [len(tokens), V] of buffer tokens; None = all."""
@@ -82,13 +84,13 @@ class Rollouts:
         )
 
     def statistics(self) -> dict[str, float]:
-        """What is logged of the rollouts: of all generated tokens, also of those that do not fit the buffer.
+        """Compute what is logged of the rollouts, over all tokens, also those that do not fit the buffer.
 
         ep_...: of episodes, the others of tokens; stds are those of the population. input_reward_std: the
         mean over the inputs that were drawn more than once (repeated_inputs) of the std of their rewards.
         """
         real, scores = self.sequences.response_mask, self.scores
-        of_tokens = {
+        per_token = {
             "kl_div_mean": scores.raw_logprobs - scores.ref_logprobs,
             "log_prob": scores.logprobs,
             "ref_log_prob": scores.ref_logprobs,
@@ -99,34 +101,49 @@ class Rollouts:
             "ep_lens": real.sum(1).float(),
             "ep_kl_rew": scores.kl_rewards.sum(1),
         }
-        series |= {name: values[real] for name, values in of_tokens.items()}
-        found = {}
+        series |= {name: values[real] for name, values in per_token.items()}
+        statistics = {}
         for name, values in series.items():
-            found[f"rollout_info/{name}"] = values.mean().item()
-            found[f"rollout_info/{name}_std"] = values.std(correction=0).item()
-        spreads = self.repeated_input_stds()
-        found["rollout_info/repeated_inputs"] = float(len(spreads))
-        if spreads:
-            found["rollout_info/input_reward_std"] = sum(spreads) / len(spreads)
-        return found
+            statistics[f"rollout_info/{name}"] = values.mean().item()
+            statistics[f"rollout_info/{name}_std"] = values.std(correction=0).item()
+        stds = self.repeated_input_stds()
+        statistics["rollout_info/repeated_inputs"] = float(len(stds))
+        if stds:
+            statistics["rollout_info/input_reward_std"] = sum(stds) / len(stds)
+        return statistics
 
     def repeated_input_stds(self) -> list[float]:
         """The reward std (of the population) of each input that was drawn more than once."""
         rewards: dict[int, list[float]] = {}
         for sample, reward in zip(self.samples.tolist(), self.task_rewards.tolist(), strict=True):
             rewards.setdefault(sample, []).append(reward)
-        return [statistics.pstdev(own) for own in rewards.values() if len(own) > 1]
+        return [pstdev(group) for group in rewards.values() if len(group) > 1]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Per response token, [B, T], 0 where there is none."""
+    """Per response token, [B, T] (or [T] of one episode), 0 where there is none."""
 
     logprobs: Tensor  # of the policy as it samples, so under NLPO over the allowed tokens
     raw_logprobs: Tensor  # of the policy over all tokens
     ref_logprobs: Tensor
     values: Tensor
     kl_rewards: Tensor
+
+    def select(self, row: int, length: int) -> Scores:
+        """The scores [length] of one episode."""
+        return Scores(**{name: values[row, :length] for name, values in vars(self).items()})
+
+    def to(self, device: torch.device | str) -> Scores:
+        """The scores on a device."""
+        return Scores(**{name: values.to(device) for name, values in vars(self).items()})
+
+    @classmethod
+    def join(cls, episodes: Sequence[Scores]) -> Scores:
+        """The scores [B, T] of B episodes, padded with 0."""
+        names = [field.name for field in fields(cls)]
+        rows = {name: [getattr(scores, name) for scores in episodes] for name in names}
+        return cls(**{name: pad_sequence(rows[name], batch_first=True) for name in names})
 
 
 def score_rollouts(

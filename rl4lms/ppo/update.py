@@ -1,6 +1,6 @@
-"""Proximal policy optimisation on tokens (Schulman et al. 2017), as the paper runs it (Section 4.1).
+"""The formulas of PPO on tokens (Schulman et al. 2017): advantages, losses, minibatches, KL coefficient.
 
-The functions take tensors and give tensors; `update` is the algorithm's inner loop.
+The functions take tensors and give tensors; train.py puts them together.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl4lms.config import OnPolicyConfig
-from rl4lms.model.forward import logits_of, packed, padded
+from rl4lms.model.forward import logits_of, shortest_pass
 from rl4lms.model.load import autocast
 from rl4lms.model.parallel import World
 from rl4lms.model.policy import PolicyModel, entropy_of, log_distribution, picked
@@ -22,9 +22,10 @@ from rl4lms.ppo.rollouts import Rollouts
 
 logger = logging.getLogger(__name__)
 _EPSILON = 1e-8
-_TARGET_KL_SLACK = 1.5
-_MANY_SEQUENCES = 16  # of fewer, little is padding
-_LOGGED = {
+_KL_RATE, _KL_MAX_ERROR = 0.1, 0.2  # of KLController; relative errors beyond the largest count as this
+TARGET_KL_SLACK = 1.5  # an iteration's update ends at a minibatch of this many target_kl
+# Name of a loss or statistic of `ppo_loss` -> its name in the log.
+LOGGED_LOSSES = {
     "policy_loss": "ppo/policy_gradient_loss",
     "value_loss": "ppo/value_loss",
     "entropy_loss": "ppo/entropy_loss",
@@ -32,11 +33,6 @@ _LOGGED = {
     "clip_fraction": "ppo/clip_fraction",
     "total_loss": "ppo/loss",
 }
-_APPROX_KL = list(_LOGGED).index("approx_kl")
-
-
-class NonFiniteError(Exception):
-    """A loss or gradient that is no number; the weights are those of before it."""
 
 
 def gae(
@@ -67,8 +63,8 @@ def gae(
 
 def normalize_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
     """Rewards [B, T] shifted and scaled to mean 0 and population std 1 over the mask; 0 elsewhere."""
-    found = rewards[mask]
-    normalized = (rewards - found.mean()) / (found.std(correction=0) + _EPSILON)
+    inside = rewards[mask]
+    normalized = (rewards - inside.mean()) / (inside.std(correction=0) + _EPSILON)
     return normalized.where(mask, torch.zeros_like(rewards))
 
 
@@ -129,77 +125,102 @@ def estimate_advantages(
     if norm_reward:
         rewards = normalize_rewards(rewards, rollouts.mask)
     values = rollouts.padded(rollouts.values)
-    advantages = gae(rewards, values, rollouts.mask, gamma, lam, rollouts.last_values)
-    found = advantages[rollouts.rows, rollouts.columns]
-    return found, found + rollouts.values
+    padded = gae(rewards, values, rollouts.mask, gamma, lam, rollouts.last_values)
+    advantages = padded[rollouts.rows, rollouts.columns]
+    return advantages, advantages + rollouts.values
 
 
-def update(
+def minibatch_losses(
     policy: PolicyModel,
-    optimizer: torch.optim.Optimizer,
     rollouts: Rollouts,
+    batch: Tensor,
+    advantages: Tensor,
+    returns: Tensor,
     alg: OnPolicyConfig,
-    seed: int,
     *,
-    world: World | None = None,
+    world: World,
     dtype: str = "float32",
-    on_non_finite: Literal["stop", "continue"] = "stop",
-) -> dict[str, float]:
-    """Change policy and value model by `n_epochs` passes over the rollouts, in random minibatches.
+) -> dict[str, Tensor]:
+    """Compute `ppo_loss` of a minibatch and leave its gradient in policy and value model.
 
-    seed: of their order. Returns what is logged, means over the minibatches. on_non_finite: leave a minibatch
-    out whose loss or gradient is no number, or raise NonFiniteError.
+    batch: positions [n] in the buffer; advantages (normalised here, over the minibatch), returns: [N] of the
+    whole buffer. The loss is a mean over the minibatch, to which each process adds the tokens of its own
+    sequences: losses and gradients are those of all processes.
     """
-    args, world = alg.args, world or World()
-    temperature = alg.generation_kwargs.temperature
-    advantages, returns = estimate_advantages(rollouts, args.gamma, args.gae_lambda, alg.kl_div.norm_reward)
-    parameters = [weight for weight in policy.parameters() if weight.requires_grad]
-    log: list[Tensor] = []
-    trained = 0
-    batches = minibatches(rollouts, args.batch_size, args.minibatch_unit, args.n_epochs, seed)
-    for number, tokens in enumerate(batches, start=1):
-        # The loss is a mean over the minibatch, to which each process adds the tokens of its own sequences.
-        normalized = normalize_advantages(advantages[tokens])
-        own = rollouts.rows[tokens] % world.size == world.rank
-        mine, share = tokens[own], float(own.float().mean())
-        optimizer.zero_grad()
-        numbers = torch.zeros(len(_LOGGED), device=advantages.device)
-        if share:
-            with autocast(advantages.device, dtype):
-                logprobs, entropy, values = predict(policy, rollouts, mine, temperature, args.ent_coef > 0)
-            losses = ppo_loss(
-                logprobs,
-                rollouts.logprobs[mine],
-                normalized[own],
-                values,
-                returns[mine],
-                entropy,
-                clip_range=alg.clip_range,
-                ent_coef=args.ent_coef,
-                vf_coef=args.vf_coef,
-                estimate_entropy=args.enforce_token_entropy_reg_estimate,
+    args = alg.args
+    parameters = _trainable(policy)
+    local = rollouts.rows[batch] % world.size == world.rank
+    tokens, share = batch[local], float(local.float().mean())
+    sums = torch.zeros(len(LOGGED_LOSSES), device=advantages.device)
+    for weight in parameters:
+        weight.grad = None
+    if share:
+        with autocast(advantages.device, dtype):
+            logprobs, entropy, values = predict(
+                policy, rollouts, tokens, alg.generation_kwargs.temperature, args.ent_coef > 0
             )
-            (losses["total_loss"] * share).backward()
-            numbers = torch.stack([losses[name].detach() for name in _LOGGED]) * share
-        if world.size > 1:
-            world.sum_([numbers, *map(_gradient, parameters)])
+        losses = ppo_loss(
+            logprobs,
+            rollouts.logprobs[tokens],
+            normalize_advantages(advantages[batch])[local],
+            values,
+            returns[tokens],
+            entropy,
+            clip_range=alg.clip_range,
+            ent_coef=args.ent_coef,
+            vf_coef=args.vf_coef,
+            estimate_entropy=args.enforce_token_entropy_reg_estimate,
+        )
+        (losses["total_loss"] * share).backward()
+        sums = torch.stack([losses[name].detach() for name in LOGGED_LOSSES]) * share
+    if world.size > 1:
+        world.sum_([sums, *map(_gradient, parameters)])
+    return dict(zip(LOGGED_LOSSES, sums, strict=True))
 
-        if args.target_kl is not None and numbers[_APPROX_KL] > _TARGET_KL_SLACK * args.target_kl:
-            break
-        norm = torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
-        if not torch.isfinite(norm):
-            if on_non_finite == "stop":
-                raise NonFiniteError(f"the gradient's norm is {norm.item()} in minibatch {number}")
-            logger.warning("minibatch %d left out: its gradient's norm is %s", number, norm.item())
-            continue
+
+def optimiser_step(optimizer: torch.optim.Optimizer, policy: PolicyModel, max_grad_norm: float) -> Tensor:
+    """Clip the gradient to a norm of `max_grad_norm` and take a step; returns the norm before.
+
+    A gradient whose norm is no number changes nothing.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(_trainable(policy), max_grad_norm)
+    if torch.isfinite(norm):
         optimizer.step()
-        log.append(torch.cat([numbers, norm[None]]))
-        trained += len(tokens)
-    return (
-        _means(log)
-        | {"ppo/tokens": float(trained)}
-        | {"ppo/explained_variance": explained_variance(rollouts.values, returns)}
-    )
+    return norm
+
+
+class NonFiniteError(Exception):
+    """A gradient that is no number; the weights are those of before it."""
+
+
+class UpdateLog:
+    """What the minibatches of an iteration log, as means over those that changed the weights."""
+
+    def __init__(self, on_non_finite: Literal["stop", "continue"] = "stop") -> None:
+        """on_non_finite: raise NonFiniteError at a gradient that is no number, or warn."""
+        self._on_non_finite = on_non_finite
+        self._rows: list[Tensor] = []
+        self._minibatches = self._tokens = 0
+
+    def add(self, losses: dict[str, Tensor], grad_norm: Tensor, tokens: int) -> None:
+        """Note a minibatch of this many tokens after its `optimiser_step`. Raises NonFiniteError."""
+        self._minibatches += 1
+        if torch.isfinite(grad_norm):
+            self._rows.append(torch.stack([*(losses[name] for name in LOGGED_LOSSES), grad_norm]))
+            self._tokens += tokens
+        elif self._on_non_finite == "stop":
+            norm = grad_norm.item()
+            raise NonFiniteError(f"the gradient's norm is {norm} in minibatch {self._minibatches}")
+        else:
+            norm = grad_norm.item()
+            logger.warning("minibatch %d left out: its gradient's norm is %s", self._minibatches, norm)
+
+    def means(self) -> dict[str, float]:
+        """The means by their names in the log, with the numbers of updates and tokens; NaN without any."""
+        names = [*LOGGED_LOSSES.values(), "ppo/grad_norm"]
+        means = torch.stack(self._rows).mean(0).tolist() if self._rows else [float("nan")] * len(names)
+        counts = {"ppo/updates": float(len(self._rows)), "ppo/tokens": float(self._tokens)}
+        return dict(zip(names, means, strict=True)) | counts
 
 
 def predict(
@@ -217,8 +238,7 @@ def predict(
     rows, columns = rollouts.rows[tokens], rollouts.columns[tokens]
     unique, row = rows.unique(return_inverse=True)
     sequences = rollouts.sequences.select(unique, int(columns.max()) + 1)
-    arguments = packed if len(unique) >= _MANY_SEQUENCES else padded
-    forward = arguments(policy.model, sequences, row, columns)
+    forward = shortest_pass(policy.model, sequences, row, columns)
     logits = logits_of(policy.model, forward)
     distribution = log_distribution(logits, temperature, rollouts.action_mask(tokens))
     taken = sequences.response_ids[row, columns]
@@ -251,6 +271,10 @@ def minibatches(
             yield from order.split(sizes.tolist())
 
 
+def _trainable(policy: PolicyModel) -> list[nn.Parameter]:
+    return [weight for weight in policy.parameters() if weight.requires_grad]
+
+
 def build_optimizer(policy: PolicyModel, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW over policy and value model; biases are not decayed."""
     named = [(name, weight) for name, weight in policy.named_parameters() if weight.requires_grad]
@@ -275,25 +299,17 @@ def _gradient(weight: Tensor) -> Tensor:
     return weight.grad
 
 
-def _means(log: list[Tensor]) -> dict[str, float]:
-    names = [*_LOGGED.values(), "ppo/grad_norm"]
-    means = torch.stack(log).mean(0).tolist() if log else [float("nan")] * len(names)
-    return dict(zip(names, means, strict=True)) | {"ppo/updates": float(len(log))}
-
-
-_MAX_ERROR = 0.2  # relative; larger ones count as this
-_RATE = 0.1
-
-
 class KLController:
-    """coeff: the weight now; target: mean KL per token to steer it to, None = it stays."""
+    """The weight of the KL penalty, steered towards a target (Ziegler et al. 2019).
+    coeff: the weight now; target: mean KL per token to steer it to, None = it stays.
+    """
 
     def __init__(self, coeff: float, target: float | None = None) -> None:
         self.coeff, self.target = coeff, target
 
     def step(self, kl: float) -> float:
-        """The new weight, after a rollout of this mean log(pi / pi_ref), which may be negative."""
+        """Update the weight after a rollout of this mean log(pi / pi_ref), which may be negative."""
         if self.target is not None:
-            error = min(max((kl - self.target) / self.target, -_MAX_ERROR), _MAX_ERROR)
-            self.coeff *= 1 + _RATE * error
+            error = min(max((kl - self.target) / self.target, -_KL_MAX_ERROR), _KL_MAX_ERROR)
+            self.coeff *= 1 + _KL_RATE * error
         return self.coeff

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from rl4lms.config import SupervisedConfig
 from rl4lms.config.training_blocks import TrainRuntimeConfig
-from rl4lms.model.load import Side, choose_device, is_seq2seq
+from rl4lms.model.load import Side, choose_device, is_seq2seq, max_positions
 from rl4lms.model.source import Kind
+from rl4lms.run_setup import TrainingDataError, TrainingSetup
 from rl4lms.samples import Sample
 
 Row = dict[str, list[int]]
 IGNORED = -100  # a label that the loss leaves out
+_NO_LIMIT = 2**31 - 1  # tokenizers without a limit of their own say 10^30
+logger = logging.getLogger(__name__)
 
 
 class Rows(Dataset[Row]):
@@ -64,36 +69,35 @@ class Rows(Dataset[Row]):
 def collate(
     pad_token_id: int, decoder_inputs: Callable[[Tensor], Tensor] | None = None
 ) -> Callable[[list[Row]], dict[str, Tensor]]:
-    """Puts rows into tensors [B, longest], padded on the right; padding is masked and has no loss.
+    """Make a function that puts rows into tensors [B, longest], padded on the right.
 
-    decoder_inputs: of a seq2seq model, from labels to what its decoder reads.
+    Padding is masked and has no loss. decoder_inputs: of a seq2seq model, from labels to what its decoder
+    reads.
     """
 
     def batch(rows: list[Row]) -> dict[str, Tensor]:
         inputs, labels = ([row[name] for row in rows] for name in ("input_ids", "labels"))
-        found = {
+        tensors = {
             "input_ids": _padded(inputs, pad_token_id),
             "attention_mask": _padded([[1] * len(ids) for ids in inputs], 0),
             "labels": _padded(labels, IGNORED),
         }
-        return (
-            found
-            if decoder_inputs is None
-            else found | {"decoder_input_ids": decoder_inputs(found["labels"])}
-        )
+        if decoder_inputs is not None:
+            tensors["decoder_input_ids"] = decoder_inputs(tensors["labels"])
+        return tensors
 
     return batch
 
 
 def _padded(rows: list[list[int]], fill: int) -> Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([row + [fill] * (longest - len(row)) for row in rows], dtype=torch.long)
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=fill)
 
 
 def trainer_arguments(
     alg: SupervisedConfig, runtime: TrainRuntimeConfig, output_dir: Path
 ) -> TrainingArguments:
-    """The Trainer's arguments: those of the config, what `runtime` decides, and what we do ourselves."""
+    """Build the Trainer's arguments: the config's, what `runtime` decides, and what we do ourselves."""
     device = choose_device(runtime.device)
     ours = {
         "output_dir": str(output_dir),
@@ -121,7 +125,7 @@ def trainer_arguments(
 def build_trainer(
     model: PreTrainedModel, arguments: TrainingArguments, rows: Rows, pad_token_id: int
 ) -> Trainer:
-    """A Trainer whose loss is the mean over all tokens of an update, however it is cut into batches.
+    """Build a Trainer whose loss is the mean over all tokens of an update, however it is cut into batches.
 
     Left alone, the Trainer takes T5's loss for a share of that mean, which it is not: with gradient
     accumulation, or several processes, the gradient would be that many times too large. Of GPT-2 it would
@@ -144,7 +148,7 @@ def build_trainer(
 
 
 def _token_mean(arguments: TrainingArguments) -> Callable[..., Tensor]:
-    """Cross entropy of labels [B, T], summed over tokens and divided by the number of those of the update."""
+    """Make a loss: the cross entropy of labels [B, T], a mean over all tokens of the update."""
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
         summed = cross_entropy(
@@ -157,3 +161,24 @@ def _token_mean(arguments: TrainingArguments) -> Callable[..., Tensor]:
         return summed / num_items_in_batch
 
     return loss
+
+
+def training_rows(setup: TrainingSetup, model: PreTrainedModel) -> Rows:
+    """Build the rows, cut to the tokenizer's own limit. Raises TrainingDataError: there is no reference."""
+    alg, tokenizer = setup.config.alg, setup.tokenizer
+    assert isinstance(alg, SupervisedConfig)
+    limit = min(tokenizer.model_max_length, max_positions(model) or _NO_LIMIT)
+    rows = Rows(
+        setup.train,
+        alg.model_type,
+        tokenizer,
+        setup.config.tokenizer.truncation_side,
+        limit if limit < _NO_LIMIT else None,
+        alg.add_eos,
+    )
+    if not len(rows):
+        raise TrainingDataError(
+            f"datapool {setup.config.datapool.id!r}: no train sample has a reference to learn from"
+        )
+    logger.info("%s training texts from %s samples", f"{len(rows):,}", f"{len(setup.train):,}")
+    return rows

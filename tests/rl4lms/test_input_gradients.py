@@ -17,7 +17,6 @@ from rl4lms.input_gradients import (
     log_ratios,
     of_input,
     power_bound,
-    sampling_logprobs,
     score_products,
     squared_gradient,
     summarise_all,
@@ -26,9 +25,13 @@ from rl4lms.input_gradients import (
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.load import load_model
 from rl4lms.model.policy import Sequences, token_logits
-from rl4lms.model.sampling import sample_tokens
+from rl4lms.model.sampling import sample_tokens, sampled_logprobs
 
 PLAIN = GenerationSettings(do_sample=True, top_k=0, max_new_tokens=1)
+
+
+def logprobs_of(logits: torch.Tensor, settings: GenerationSettings) -> torch.Tensor:
+    return sampled_logprobs(logits, settings.temperature, settings.top_k, settings.top_p)
 
 
 def test_the_squared_gradient_is_estimated_without_bias():
@@ -64,9 +67,7 @@ def test_log_probabilities_are_of_what_is_sampled(options):
         logits.expand(20_000, -1), uniforms, settings.temperature, settings.top_k, settings.top_p
     )
     frequencies = torch.bincount(drawn, minlength=6) / 20_000
-    assert sampling_logprobs(logits, settings).exp()[0].tolist() == pytest.approx(
-        frequencies.tolist(), abs=2e-4
-    )
+    assert logprobs_of(logits, settings).exp()[0].tolist() == pytest.approx(frequencies.tolist(), abs=2e-4)
 
 
 @pytest.fixture(params=["gpt2", "t5"])
@@ -86,7 +87,7 @@ def test_scores_give_the_exact_gradient(model):
         ids[:1], torch.ones_like(ids[:1]).bool(), torch.zeros(1, 1).long(), torch.ones(1, 1).bool()
     )
     zero = torch.tensor([0])
-    logprobs = sampling_logprobs(token_logits(model, first, zero, zero), settings)[0]
+    logprobs = logprobs_of(token_logits(model, first, zero, zero), settings)[0]
     tokens = logprobs.topk(4).indices
     rewards = torch.tensor([0.0, 1.0, 0.2, 0.5])
     value = (logprobs[tokens].exp() * rewards).sum()
@@ -175,7 +176,7 @@ def test_bounds_hold_for_the_exact_gradient(model):
     model, prompt = model
     zero = torch.tensor([0])
     one = Sequences(prompt, torch.ones_like(prompt).bool(), torch.zeros(1, 1).long(), torch.ones(1, 1).bool())
-    logprobs = sampling_logprobs(token_logits(model, one, zero, zero), PLAIN)[0]
+    logprobs = logprobs_of(token_logits(model, one, zero, zero), PLAIN)[0]
     rewards = torch.linspace(-1, 1, len(logprobs))
     value = (logprobs.exp() * rewards).sum()
     exact = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)

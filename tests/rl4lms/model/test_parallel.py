@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 import torch
 from on_policy_jobs import PREFIX, checkpoint, job, resume, rows, start, train
-from on_policy_runs import SAMPLES, actors_of, algorithm, random_batch, rollouts_of, rows_of, tiny_policy
+from on_policy_runs import (
+    SAMPLES,
+    actors_of,
+    algorithm,
+    collect,
+    random_batch,
+    rollouts_of,
+    rows_of,
+    tiny_policy,
+    update,
+)
 from processes import in_child
 from torch import Tensor
 from torch.testing import assert_close
@@ -17,17 +27,16 @@ from worlds import forget_world, in_world
 from common.run_dir import RunDir
 from rl4lms.errors import DivergenceError, TrainingInterrupted
 from rl4lms.model.parallel import World, WorldError, join_world
-from rl4lms.ppo.collect import collect
 from rl4lms.ppo.mask import MaskRule
 from rl4lms.ppo.rollouts import Rollouts
-from rl4lms.ppo.update import NonFiniteError, minibatches, update
+from rl4lms.ppo.update import NonFiniteError, minibatches
 from rl4lms.rewards import RewardError, TextBatch
 
 
 @pytest.fixture(autouse=True)
 def no_plots_and_no_fsync(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr("rl4lms.ppo.train.draw_training", lambda *_: None)
+    monkeypatch.setattr("rl4lms.ppo.record.draw_training", lambda *_: None)
 
 
 # Laws
@@ -205,11 +214,12 @@ def loop(folder: Path, config: Any, stops: list[int] | None = None) -> Any:
             run = RunDir.create(folder / "runs", "run", config.model_dump(mode="json"), {}, prefix=PREFIX)
         kept: list[Tensor] = []
 
-        def keep(setup: Any, learner: Any, iterations: int) -> None:
-            kept.append(torch.cat([weight.detach().flatten() for weight in learner.policy.parameters()]))
+        def keep(record: Any) -> None:
+            weights = record._learner.policy.parameters()
+            kept.append(torch.cat([weight.detach().flatten() for weight in weights]))
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rl4lms.ppo.train._evaluate", keep)
+            patch.setattr("rl4lms.ppo.record.Record._evaluate", keep)
             try:
                 train(
                     run,

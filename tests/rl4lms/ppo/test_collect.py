@@ -3,18 +3,17 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from on_policy_runs import SAMPLES, actors_of, filled, rows_of, stepwise_logits, stepwise_values
+from on_policy_runs import SAMPLES, actors_of, collect, filled, rows_of, stepwise_logits, stepwise_values
 from torch.testing import assert_close
 
 from rl4lms.ppo import collect as collecting
-from rl4lms.ppo.collect import collect, rollout_settings
+from rl4lms.ppo.collect import rollout_settings
 from rl4lms.ppo.mask import MaskRule, allowed_tokens
 from rl4lms.ppo.rollouts import Rollouts
 from rl4lms.rewards import RewardError, TextBatch
@@ -291,8 +290,8 @@ def test_failing_rewards_are_named_with_the_first_text(
 
 
 def test_bfloat16_rollouts(folder):
-    actors = replace(actors_of(folder, letters), dtype="bfloat16")
-    rollouts = collect(actors, 1, 0.1, 6.0)
+    actors = actors_of(folder, letters)
+    rollouts = collect(actors, 1, 0.1, 6.0, dtype="bfloat16")
     assert len(rollouts.rows) == 32
     assert {t.dtype for t in (rollouts.logprobs, rollouts.values, rollouts.rewards)} == {torch.float32}
     assert rollouts.logprobs.isfinite().all()

@@ -18,13 +18,14 @@ from on_policy_runs import (
     rollouts_of,
     tiny_model,
     tiny_policy,
+    update,
 )
 from torch import Tensor
 from torch.testing import assert_close
 
 from rl4lms.model.policy import PolicyModel, Sequences
 from rl4lms.ppo.mask import MaskModel, MaskRule, PackedMasks, allowed_tokens
-from rl4lms.ppo.update import build_optimizer, predict, update
+from rl4lms.ppo.update import build_optimizer, predict
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 

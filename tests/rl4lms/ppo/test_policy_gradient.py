@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from on_policy_runs import actors_of, changed, next_step
+from on_policy_runs import actors_of, changed, collect, next_step, update
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -26,10 +26,9 @@ from transformers import (
 )
 
 from rl4lms.model.policy import PolicyModel
-from rl4lms.ppo.collect import Actors, collect
+from rl4lms.ppo.collect import Actors
 from rl4lms.ppo.mask import MaskRule, allowed_tokens
 from rl4lms.ppo.rollouts import Rollouts
-from rl4lms.ppo.update import update
 from rl4lms.rewards import TextBatch
 from rl4lms.samples import Sample
 

@@ -20,8 +20,10 @@ from common.run_dir import CheckpointError, RunDir
 from rl4lms.config import TrainConfig
 from rl4lms.errors import TrainingInterrupted
 from rl4lms.evaluation import Evaluator
-from rl4lms.ppo import train as on_policy
+from rl4lms.ppo import train as page
+from rl4lms.ppo.learner import Learner
 from rl4lms.ppo.mask import MaskModel, MaskRule
+from rl4lms.ppo.record import Record
 from rl4lms.ppo.update import KLController, build_optimizer
 
 CASES = [("ppo", "tiny_t5"), ("nlpo", "tiny_gpt2")]
@@ -33,7 +35,7 @@ def no_plots_and_no_fsync() -> Iterator[None]:
     """What a killed process has written needs no fsync; plots are of no concern here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setattr(on_policy, "draw_training", lambda *_: None)
+        patch.setattr("rl4lms.ppo.record.draw_training", lambda *_: None)
         yield
 
 
@@ -94,16 +96,16 @@ def half_a_checkpoint() -> None:
 
 def half_a_row() -> None:
     """Half of iteration 3's row of its update, and all of its rollouts'."""
-    log = on_policy._log
+    log = Record._log
 
-    def torn(setup: Any, name: str, iteration: int, values: Any) -> None:
-        if (name, iteration) == ("training_info", 3):
-            with (setup.path / f"{PREFIX}training_info.jsonl").open("a") as file:
+    def torn(record: Record, name: str, values: Any) -> None:
+        if (name, record._learner.iteration) == ("training_info", 2):
+            with (record._setup.path / f"{PREFIX}training_info.jsonl").open("a") as file:
                 file.write(json.dumps({"epoch": 3, **values})[:40])
             die()
-        log(setup, name, iteration, values)
+        log(record, name, values)
 
-    on_policy._log = torn
+    Record._log = torn
 
 
 def patched(module: Any, name: str, iteration: Callable[..., int]) -> Callable[[], None]:
@@ -111,7 +113,7 @@ def patched(module: Any, name: str, iteration: Callable[..., int]) -> Callable[[
 
 
 KILLS: dict[str, Callable[[], None]] = {
-    "before the update": patched(on_policy, "_check_rollouts", lambda rollouts, kl, iteration, *_: iteration),
+    "before the update": patched(Record, "_check_rollouts", lambda record, *_: record._learner.iteration + 1),
     "with half a row": half_a_row,
     "with half a checkpoint": half_a_checkpoint,
     "in the evaluation": patched(Evaluator, "__call__", lambda self, model, split, epoch: epoch),
@@ -138,12 +140,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(kill, whole, tmp_path):
 
 def test_a_run_killed_again_and_again(tmp_path, whole):
     """In iterations 1, 2, 3 and 4, each time before anything of it is kept."""
-    collect = on_policy.collect
+    sample = page.sample
 
     def work(iteration: int, open_run: Callable[[], Any]) -> Callable[[], None]:
         def child() -> None:
-            on_policy.collect = lambda actors, number, *rest: (
-                die() if number == iteration else collect(actors, number, *rest)
+            page.sample = lambda actors, number, *rest: (
+                die() if number == iteration else sample(actors, number, *rest)
             )
             open_run()
 
@@ -160,9 +162,7 @@ def test_rows_of_iterations_that_are_done_again_are_made_anew(tmp_path, whole):
     """Also those of evaluations, which no checkpoint comes after."""
     seldom = whole.config.train_evaluation.model_copy(update={"save_every": 2})
     config = whole.config.model_copy(update={"train_evaluation": seldom})
-    path = killed(
-        tmp_path, config, patched(on_policy, "collect", lambda actors, iteration, *_: iteration - 1)
-    )
+    path = killed(tmp_path, config, patched(page, "sample", lambda actors, iteration, *_: iteration - 1))
     rows_file = path / f"{PREFIX}val_split_metrics.jsonl"
     first, third = map(json.loads, rows_file.read_text().splitlines())
     assert (first["epoch"], third["epoch"]) == (0, 3)
@@ -173,19 +173,21 @@ def test_rows_of_iterations_that_are_done_again_are_made_anew(tmp_path, whole):
 
 @pytest.mark.parametrize("rule", [None, MaskRule("topk", 5.0, 1, ())], ids=["ppo", "nlpo"])
 def test_all_that_changes_is_in_a_checkpoint(rule):
-    def learner(seed: int) -> on_policy.Learner:
+    def learner(seed: int) -> Learner:
         policy = tiny_policy("t5", seed)
         masks = rule and MaskModel(changed(policy.model, seed=seed), rule)
         optimizer = build_optimizer(policy, 1e-2 * (seed + 1), 0.1)
         sum(weight.sum() * seed for weight in policy.parameters()).backward()
         optimizer.step()
-        return on_policy.Learner(policy, optimizer, KLController(0.5 + seed), masks, 3.25 + seed, seed)
+        return Learner(policy, optimizer, KLController(0.5 + seed), masks, 3.25 + seed, seed)
 
     one, other = learner(1), learner(2)
     expected = copy.deepcopy(one.state_dict())
     other.load_state_dict(one.state_dict())
     assert_close(other.state_dict(), expected, rtol=0, atol=0)
-    assert {"policy", "optimizer", "controller", "mask_model", "mean_length", "iteration"} == vars(one).keys()
+    assert {"policy", "optimizer", "kl_controller", "mask_model", "mean_length", "iteration"} == vars(
+        one
+    ).keys()
 
 
 # Asked to stop
@@ -195,14 +197,13 @@ def test_all_that_changes_is_in_a_checkpoint(rule):
 def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint(after, whole, tmp_path, monkeypatch):
     """Of what is completed, though none was due; the next run goes on from it."""
     updates: list[int] = []
-    log = on_policy._log
+    add_update = Record.add_update
 
-    def counting(setup: Any, name: str, iteration: int, values: Any) -> None:
-        log(setup, name, iteration, values)
-        if name == "training_info":
-            updates.append(iteration)
+    def counting(record: Record, explained_variance: float) -> None:
+        add_update(record, explained_variance)
+        updates.append(len(updates) + 1)
 
-    monkeypatch.setattr(on_policy, "_log", counting)
+    monkeypatch.setattr(Record, "add_update", counting)
     seldom = whole.config.train_evaluation.model_copy(update={"save_every": 99})
     config = whole.config.model_copy(update={"train_evaluation": seldom})
     with pytest.raises(TrainingInterrupted):
@@ -230,7 +231,7 @@ def test_a_corrupt_checkpoint_is_named_with_the_older_one_to_use(whole, tmp_path
 
 def test_a_finished_run_that_is_resumed_trains_no_more(whole, monkeypatch):
     before = all_rows(whole.run), checkpoint(whole.run)
-    monkeypatch.setattr(on_policy, "collect", lambda *_: die())
+    monkeypatch.setattr(page, "sample", lambda *_: die())
     resume(whole.run.path, whole.config)
     assert all_rows(whole.run) == before[0]
     assert_close(checkpoint(whole.run), before[1], rtol=0, atol=0)

@@ -16,6 +16,7 @@ from on_policy_runs import (
     rollouts_of,
     rows_of,
     tiny_policy,
+    update,
 )
 from torch import Tensor
 from torch.testing import assert_close
@@ -30,7 +31,6 @@ from rl4lms.ppo.update import (
     minibatches,
     ppo_loss,
     predict,
-    update,
 )
 
 REWARDS = [1.0, -0.5, 0.3, 2.0, -1.0]
@@ -105,7 +105,7 @@ def difference(found: list[Tensor], expected: list[Tensor]) -> float:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @kinds
 def test_unique_sequences_give_the_gradient_of_one_row_per_token(kind, temperature, nlpo, many, monkeypatch):
-    monkeypatch.setattr("rl4lms.ppo.update._MANY_SEQUENCES", many)
+    monkeypatch.setattr("rl4lms.model.forward._MANY_SEQUENCES", many)
     policy, rollouts = made(kind, nlpo, temperature)
     advantages, returns = estimate_advantages(rollouts, 0.99, 0.95)
     for tokens in (torch.randperm(17), torch.tensor([16, 3, 4, 9, 0]), torch.tensor([2])):
@@ -223,7 +223,7 @@ def test_target_kl_ends_the_epochs_early():
     one = algorithm(n_epochs=1, batch_size=18)
     tokens = next(minibatches(rollouts, 8, "token", 1, 0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rl4lms.ppo.update.minibatches", lambda *_: [tokens])
+        patch.setattr("on_policy_runs.minibatches", lambda *_: [tokens])
         update(expected, build_optimizer(expected, 1e-2, 0.0), rollouts, one, 0)
     assert_close(list(policy.parameters()), list(expected.parameters()), rtol=0, atol=0)
 
@@ -260,7 +260,7 @@ def test_a_gradient_that_is_no_number_stops_with_the_weights_from_before():
         update(policy, torch.optim.SGD(policy.parameters(), 0.1), spoilt(rollouts, bad), alg, seed=7)
     kept = [torch.tensor(sorted(batches[0]))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rl4lms.ppo.update.minibatches", lambda *_: kept)
+        patch.setattr("on_policy_runs.minibatches", lambda *_: kept)
         update(expected, torch.optim.SGD(expected.parameters(), 0.1), rollouts, alg, seed=7)
     for one, other in zip(policy.parameters(), expected.parameters(), strict=True):
         assert_close(one, other)
@@ -277,7 +277,7 @@ def test_minibatches_without_a_finite_gradient_are_left_out_and_named(caplog):
         found = update(policy, optimizer, rollouts, alg, seed=7, on_non_finite="continue")
     assert found["ppo/updates"] == 1 and math.isfinite(found["ppo/loss"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rl4lms.ppo.update.minibatches", lambda *_: [batches[1]])
+        patch.setattr("on_policy_runs.minibatches", lambda *_: [batches[1]])
         update(expected, build_optimizer(expected, 1e-2, 0.0), rollouts, alg, seed=7)
     assert_close(list(policy.parameters()), list(expected.parameters()), rtol=0, atol=0)
     assert [record.getMessage() for record in caplog.records] == [

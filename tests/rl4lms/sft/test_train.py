@@ -16,7 +16,7 @@ from rl4lms.model.load import load_model, load_tokenizer
 from rl4lms.run_setup import DivergenceError, TrainingDataError, TrainingInterrupted
 from rl4lms.samples import Sample
 from rl4lms.sft.checkpoints import checkpoints_in, delete_older, newest_checkpoint
-from rl4lms.sft.train import train_supervised
+from rl4lms.sft.train import train
 from rl4lms.sft.trainer import Rows, collate, trainer_arguments
 
 SAMPLES = [
@@ -79,7 +79,7 @@ def test_padding_is_masked_and_without_loss():
 
 
 def test_rows_are_cut_to_the_tokenizers_own_limit_and_not_to_max_length(tiny_gpt2, data, tmp_path):
-    from rl4lms.sft.train import training_rows
+    from rl4lms.sft.trainer import training_rows
 
     config = config_of(supervised_config(tiny_gpt2, data, "causal"))
     with new_run(tmp_path, config) as run:
@@ -129,7 +129,7 @@ def test_it_learns_eight_rows_by_heart(kind, tmp_path):
     config = config_of(raw)
     with new_run(tmp_path, config) as run:
         setup = setup_of(config, run)
-        train_supervised(setup)
+        train(setup)
         losses = [row["loss"] for row in rows_of(run.path, "training_info")]
         assert len(losses) == epochs and losses[-1] < 0.05 * losses[0]
         finetuned = load_model(str(setup.model_path), kind, torch.float32, "cpu")
@@ -171,7 +171,7 @@ def test_the_loss_is_the_mean_over_predicted_tokens_however_the_batch_is_cut(
         config = config_of(raw)
         with new_run(tmp_path / str(accumulation), config) as run:
             setup = setup_of(config, run)
-            train_supervised(setup)
+            train(setup)
             norms[accumulation] = rows_of(run.path, "training_info")
     first = norms[1][0]
     before = load_model(str(model), kind, torch.float32, "cpu")
@@ -197,7 +197,7 @@ def whole(tmp_path_factory, tiny_t5, data):
     """The folder of an uninterrupted run of eight updates."""
     config = config_of(supervised_config(tiny_t5, data))
     with new_run(tmp_path_factory.mktemp("whole"), config) as run:
-        train_supervised(setup_of(config, run, save_predictions=True))
+        train(setup_of(config, run, save_predictions=True))
     return run.path
 
 
@@ -237,10 +237,10 @@ def test_stopped_and_resumed_equals_uninterrupted(cut_after, whole, tiny_t5, dat
     with new_run(tmp_path, config) as run:
         done = lambda: len(rows_of(run.path, "training_info")) >= cut_after - 1  # noqa: E731
         with pytest.raises(TrainingInterrupted):
-            train_supervised(setup_of(config, run, should_stop=done))
+            train(setup_of(config, run, should_stop=done))
         assert checkpoints_in(run.checkpoints_path)[-1].name == f"checkpoint-{cut_after}"
     with RunDir.open(run.path) as again:
-        train_supervised(setup_of(config, again))
+        train(setup_of(config, again))
     assert_same(run.path, whole)
 
 
@@ -258,7 +258,7 @@ def test_resumed_after_a_kill_equals_uninterrupted(step, whole, tiny_t5, data, t
     (path / "manifest.json").write_text(json.dumps(manifest))
     config = config_of(supervised_config(tiny_t5, data))
     with RunDir.open(path) as run:
-        train_supervised(setup_of(config, run))
+        train(setup_of(config, run))
     assert_same(path, whole)
 
 
@@ -270,7 +270,7 @@ def test_a_run_killed_between_training_and_its_model_needs_no_further_update(who
     (path / "manifest.json").write_text(json.dumps(manifest))
     config = config_of(supervised_config(tiny_t5, data))
     with RunDir.open(path) as run:
-        train_supervised(setup_of(config, run))
+        train(setup_of(config, run))
     assert_same(path, whole)
 
 
@@ -281,7 +281,7 @@ def test_an_interrupted_last_evaluation_trains_nothing_again(whole, tiny_t5, dat
     monkeypatch.setattr("rl4lms.sft.train.build_trainer", None)
     config = config_of(supervised_config(tiny_t5, data))
     with RunDir.open(path) as run:
-        train_supervised(setup_of(config, run))
+        train(setup_of(config, run))
     assert rows_of(path, "test_split_metrics") == rows_of(whole, "test_split_metrics")[-1:]
 
 
@@ -294,7 +294,7 @@ def test_without_checkpoints_a_cut_run_begins_again(whole, tiny_t5, data, tmp_pa
     del manifest["trained"]
     (path / "manifest.json").write_text(json.dumps(manifest))
     with RunDir.open(path) as run:
-        train_supervised(setup_of(config, run))
+        train(setup_of(config, run))
         assert checkpoints_in(run.checkpoints_path) == []
     assert_same(path, whole)
 
@@ -362,7 +362,7 @@ def test_divergence_stops_the_run_and_the_checkpoint_from_before_stays(diverging
     config = config_of(supervised_config(tiny_t5, data))
     with new_run(tmp_path, config) as run:
         with pytest.raises(DivergenceError) as error:
-            train_supervised(setup_of(config, run))
+            train(setup_of(config, run))
         assert str(error.value) == (
             "the gradient of update 3 is not finite: lower alg.training_args.learning_rate, or set "
             "runtime.on_divergence: continue to leave such updates out"
@@ -378,7 +378,7 @@ def test_divergence_is_said_and_left_out_if_the_config_says_so(diverging, tiny_t
     config = config_of(raw)
     with new_run(tmp_path, config) as run:
         setup = setup_of(config, run)
-        train_supervised(setup)
+        train(setup)
         assert "the gradient of update 3 is not finite: the update is left out" in caplog.text
         rows = rows_of(run.path, "training_info")
         assert len(rows) == 8 and all(math.isfinite(row["loss"]) for row in rows)

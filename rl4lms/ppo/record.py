@@ -1,0 +1,215 @@
+"""What happens around the iterations of PPO: evaluations, logs, checkpoints, plots, stops, and resuming."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor
+
+from common.console import progress
+from common.files import RowLog
+from common.run_dir import load_checkpoint
+from rl4lms.errors import DivergenceError, TrainingInterrupted
+from rl4lms.plots import draw_training
+from rl4lms.ppo.learner import Learner
+from rl4lms.ppo.reward_log import RewardLog
+from rl4lms.ppo.rollouts import Rollouts
+from rl4lms.ppo.update import NonFiniteError, UpdateLog
+from rl4lms.run_setup import TrainingSetup, save_model
+
+logger = logging.getLogger(__name__)
+CHECKPOINTS_KEPT = 2
+SECONDS_BETWEEN_PLOTS = 120
+_REWARDS = "rollout_rewards"
+_REMEDY = (
+    "lower alg.args.learning_rate or raise alg.kl_div.coeff and start again; checkpoints, if there are any, "
+    "are from before (runtime.on_divergence: continue goes on regardless)"
+)
+
+
+class Record:
+    """The record that a run leaves, from the newest checkpoint on if there is one.
+
+    Only the main process writes; all of them evaluate and stop together.
+    """
+
+    def __init__(self, setup: TrainingSetup, learner: Learner) -> None:
+        self._setup, self._learner = setup, learner
+        iterations = setup.config.train_evaluation.n_iters
+        assert iterations is not None  # TrainConfig.check
+        self._iterations = iterations
+        self._resume()
+        self._rewards = None if setup.run is None else RewardLog(self._rows(_REWARDS, "step"))
+        name = f"{setup.config.alg.id} {setup.prefix.rstrip('_')}".strip()
+        hidden = not setup.world.is_main
+        self._bar = progress(iterations, name, unit="iteration", initial=learner.iteration, disable=hidden)
+        self._drawn = self._started = self._rolled_out = time.monotonic()
+        self._status, self._buffer = "", 0  # of the bar; tokens of the buffer
+        self._update = UpdateLog()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def iterations(self) -> Iterator[int]:
+        """The numbers of the iterations that are left, with what is due before, between and after them.
+
+        Raises TrainingInterrupted after a checkpoint, and what evaluation raises.
+        """
+        setup, learner = self._setup, self._learner
+        while True:
+            self._evaluate()
+            if learner.iteration == self._iterations:
+                break
+            # One process that is asked to stop stops them all.
+            if any(setup.world.gather([setup.should_stop()])):
+                self._save_checkpoint()
+                raise TrainingInterrupted
+            self._started = time.monotonic()
+            yield learner.iteration + 1
+            learner.iteration += 1
+            seconds = time.monotonic() - self._started
+            self._bar.show(f"{self._status}, {self._buffer / seconds:,.0f} tokens/s")
+            self._bar.update(1)
+            every = setup.config.train_evaluation.save_every
+            if learner.iteration % every == 0 or learner.iteration == self._iterations:
+                self._save_checkpoint()
+            if setup.run is not None and time.monotonic() - self._drawn > SECONDS_BETWEEN_PLOTS:
+                draw_training(setup.path, setup.prefix)
+                self._drawn = time.monotonic()
+
+    def add_rollouts(self, rollouts: Rollouts, statistics: dict[str, float], kl_coeff: float) -> None:
+        """Log an iteration's rollouts, with the diagnosis of the last iterations' rewards.
+
+        statistics: `rollouts.statistics()`. Raises DivergenceError, after a checkpoint of the completed
+        iterations, where no update helps any more and the config says stop.
+        """
+        iteration = self._learner.iteration + 1
+        self._rolled_out = time.monotonic()
+        tokens = int(rollouts.sequences.response_mask.sum())
+        values = statistics | {"rollout_info/kl_coeff": kl_coeff}
+        values |= _speed("rollout_info", tokens, self._rolled_out - self._started)
+        if self._rewards is not None:
+            values |= self._rewards.add(
+                iteration,
+                [str(self._setup.train[sample].id) for sample in rollouts.samples.tolist()],
+                rollouts.task_rewards.tolist(),
+                (-rollouts.scores.kl_rewards.sum(1)).tolist(),
+            )
+        self._log("rollout_info", values)
+        kl = statistics["rollout_info/kl_div_mean"]
+        try:
+            self._check_rollouts(rollouts, kl)
+        except DivergenceError:
+            self._save_checkpoint()  # of the completed iterations: nothing has changed since
+            raise
+        self._status = f"reward {statistics['rollout_info/ep_rew']:.4g}, KL {kl:.3g}"
+        self._buffer = len(rollouts.rows)
+        self._update = UpdateLog(self._setup.config.runtime.on_divergence)
+
+    def add_minibatch(self, losses: dict[str, Tensor], grad_norm: Tensor, tokens: int) -> None:
+        """Note a minibatch of this many tokens. Raises DivergenceError: its gradient is no number."""
+        try:
+            self._update.add(losses, grad_norm, tokens)
+        except NonFiniteError as error:
+            iteration = self._learner.iteration + 1
+            raise DivergenceError(f"iteration {iteration}: {error}; {_REMEDY}") from error
+
+    def add_update(self, explained_variance: float) -> None:
+        """Log an iteration's update: means over its minibatches."""
+        values = self._update.means()
+        seconds = time.monotonic() - self._rolled_out
+        values |= {"ppo/explained_variance": explained_variance}
+        self._log("training_info", values | _speed("ppo", values["ppo/tokens"], seconds))
+
+    def save_model(self) -> None:
+        """Draw the curves and save the finetuned model."""
+        if self._setup.world.is_main:
+            draw_training(self._setup.path, self._setup.prefix)
+            logger.info("model: %s", save_model(self._setup, self._learner.policy.model))
+
+    def _check_rollouts(self, rollouts: Rollouts, kl: float) -> None:
+        """Warn of what no update helps against. Raises DivergenceError if the config says stop."""
+        runtime, iteration = self._setup.config.runtime, self._learner.iteration + 1
+        if not abs(kl) <= runtime.max_kl:
+            message = (
+                f"iteration {iteration}: the mean KL per token is {kl:.3g}, more than {runtime.max_kl:g}"
+            )
+            if runtime.on_divergence == "stop":
+                raise DivergenceError(f"{message}: the policy has left the starting model; {_REMEDY}")
+            logger.warning("%s", message)
+        rewards, texts = rollouts.task_rewards, rollouts.texts
+        if not any(text.strip() for text in texts):
+            degenerate = f"iteration {iteration}: all {len(texts)} texts are empty"
+        elif len(texts) > 1 and rewards.min() == rewards.max():
+            degenerate = (
+                f"iteration {iteration}: all {len(texts)} rewards are {rewards[0].item():.4g}: nothing can "
+                "be learnt from them but the KL penalty"
+            )
+        else:
+            return
+        if runtime.on_degenerate_rollout == "stop":
+            raise DivergenceError(f"{degenerate} (runtime.on_degenerate_rollout: stop)")
+        logger.warning("%s", degenerate)
+
+    def _evaluate(self) -> None:
+        """Evaluate what is due: all splits before and after training, val between."""
+        setup, done = self._setup, self._learner.iteration
+        if done in (0, self._iterations):
+            splits = setup.splits
+        elif done % setup.config.train_evaluation.eval_every == 0:
+            splits = ["val"]
+        else:
+            return
+        try:
+            for split in splits:
+                setup.evaluator(self._learner.policy.model, split, done)
+        except TrainingInterrupted:
+            self._save_checkpoint()
+            raise
+
+    def _save_checkpoint(self) -> None:
+        """Write the checkpoint of the completed iterations, if it is not there; the newest ones are kept."""
+        run, learner = self._setup.run, self._learner
+        if run is None or learner.iteration == 0:
+            return
+        before = run.checkpoints()
+        path = run.save_checkpoint(learner.state_dict(), learner.iteration)
+        run.delete_checkpoints(keep=[*[p for p in before if p != path][-CHECKPOINTS_KEPT + 1 :], path])
+
+    def _resume(self) -> None:
+        """Continue from the newest checkpoint, and drop what was logged after it."""
+        setup, learner = self._setup, self._learner
+        newest = setup.run.checkpoints()[-1:] if setup.run is not None else []
+        for path in setup.world.same(newest):
+            learner.load_state_dict(load_checkpoint(path, next(learner.policy.parameters()).device))
+            logger.info("continuing after iteration %d", learner.iteration)
+        if setup.run is not None:
+            for name in ("rollout_info", "training_info"):
+                self._rows(name, "epoch").keep(lambda row: row["epoch"] <= learner.iteration)
+            self._rows(_REWARDS, "step").keep(lambda row: row["step"] <= learner.iteration)
+        setup.evaluator.drop_after(learner.iteration)
+
+    def _rows(self, name: str, key: str) -> RowLog:
+        assert self._setup.run is not None
+        return self._setup.run.rows(f"{self._setup.prefix}{name}.jsonl", key)
+
+    def _log(self, name: str, values: dict[str, float]) -> None:
+        """Write a row of the iteration under way."""
+        iteration = self._learner.iteration + 1
+        if self._setup.run is not None:
+            self._rows(name, "epoch").append({"epoch": iteration, **values})
+        if self._setup.tracker is not None:
+            self._setup.tracker.send(values, iteration)
+
+
+def _speed(group: str, tokens: float, seconds: float) -> dict[str, float]:
+    return {f"{group}/seconds": seconds, f"{group}/tokens_per_second": tokens / seconds}
