@@ -211,8 +211,8 @@ def _llama_parts(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _t5_parts(model: PreTrainedModel) -> list[nn.Module]:
-    own, cross, feed_forward = model.get_decoder().block[-1].layer
-    attentions = (own.SelfAttention, cross.EncDecAttention)
+    self_attention, cross, feed_forward = model.get_decoder().block[-1].layer
+    attentions = (self_attention.SelfAttention, cross.EncDecAttention)
     return [part for attention in attentions for part in (attention.q, attention.o)] + [feed_forward]
 
 

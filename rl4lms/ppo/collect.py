@@ -52,7 +52,7 @@ class Actors:
 
     @property
     def device(self) -> torch.device:
-        """Where the policy is."""
+        """The device that the policy is on."""
         return next(self.policy.parameters()).device
 
 
@@ -79,7 +79,7 @@ class ScoredEpisode:
 
 
 def rollout_settings(alg: OnPolicyConfig, env: EnvConfig) -> GenerationSettings:
-    """How episodes are sampled: they end after `max_episode_length` tokens at the latest."""
+    """Return how episodes are sampled: they end after `max_episode_length` tokens at the latest."""
     settings = alg.generation_kwargs
     longest = min(settings.max_new_tokens, env.args.max_episode_length)
     return settings.model_copy(update={"max_new_tokens": longest})
@@ -101,7 +101,7 @@ def sample(actors: Actors, iteration: int, expected_length: float, world: World)
         first = len(episodes)
         last = min(first + max(1, count) * actors.env.n_envs, len(drawn))
         asked = world.share(list(range(first, last)))
-        episodes += world.gather(_generate(actors, iteration, asked, drawn[asked].tolist()))
+        episodes += world.gather(_sample_share(actors, iteration, asked, drawn[asked].tolist()))
         tokens = sum(len(episode.response) for episode in episodes)
         expected_length = tokens / len(episodes)
     lengths = np.cumsum([len(episode.response) for episode in episodes])
@@ -109,8 +109,8 @@ def sample(actors: Actors, iteration: int, expected_length: float, world: World)
     return episodes[: math.ceil(enough / actors.env.n_envs) * actors.env.n_envs]
 
 
-def _generate(actors: Actors, iteration: int, numbers: list[int], drawn: list[int]) -> list[Episode]:
-    """The episodes of these numbers, each with random numbers of its own."""
+def _sample_share(actors: Actors, iteration: int, numbers: list[int], drawn: list[int]) -> list[Episode]:
+    """Sample the episodes of these numbers, each with random numbers of its own."""
     settings = rollout_settings(actors.alg, actors.env)
     decoding = Decoding(
         settings=settings,
@@ -159,7 +159,7 @@ def _score_share(actors: Actors, episodes: list[Episode], kl_coeff: float) -> li
     """Reward and score this process's episodes, in batches of similar lengths."""
     model = actors.policy.model
     texts = [decode(actors.tokenizer, episode.response.tolist()) for episode in episodes]
-    rewards = _rewards(actors, episodes, texts)
+    rewards = _reward_texts(actors, episodes, texts)
     lengths = [len(episode.prompt) + len(episode.response) for episode in episodes]
     order = sorted(range(len(episodes)), key=lambda i: lengths[i])
     longest = max((len(episode.response) for episode in episodes), default=1)
@@ -168,7 +168,7 @@ def _score_share(actors: Actors, episodes: list[Episode], kl_coeff: float) -> li
     scored: dict[int, ScoredEpisode] = {}
     for first in range(0, len(order), size):
         chunk = order[first : first + size]
-        batch = _batch([episodes[i] for i in chunk], model.device, left=not is_seq2seq(model))
+        batch = _pad_episodes([episodes[i] for i in chunk], model.device, left=not is_seq2seq(model))
         allowed = None if actors.mask_model is None else actors.mask_model.allowed(batch)
         scores = score_rollouts(
             actors.policy,
@@ -189,8 +189,8 @@ def _score_share(actors: Actors, episodes: list[Episode], kl_coeff: float) -> li
     return [scored[i] for i in range(len(episodes))]
 
 
-def _rewards(actors: Actors, episodes: list[Episode], texts: list[str]) -> list[float]:
-    """The task reward of each text, in one call."""
+def _reward_texts(actors: Actors, episodes: list[Episode], texts: list[str]) -> list[float]:
+    """Compute the task reward of every text, in one call."""
     if not episodes:
         return []
     samples = [actors.train[episode.sample] for episode in episodes]
@@ -213,14 +213,14 @@ def _rewards(actors: Actors, episodes: list[Episode], texts: list[str]) -> list[
     ]
 
 
-def _batch(episodes: Sequence[Episode], device: torch.device, left: bool) -> Sequences:
-    """Episodes as padded tensors. left: where prompts are padded; responses always on the right."""
-    prompts, prompt_mask = _padded([episode.prompt for episode in episodes], left)
-    responses, response_mask = _padded([episode.response for episode in episodes], False)
+def _pad_episodes(episodes: Sequence[Episode], device: torch.device, left: bool) -> Sequences:
+    """Pad episodes to tensors. left: where prompts are padded; responses always on the right."""
+    prompts, prompt_mask = _pad([episode.prompt for episode in episodes], left)
+    responses, response_mask = _pad([episode.response for episode in episodes], False)
     return Sequences(*(tensor.to(device) for tensor in (prompts, prompt_mask, responses, response_mask)))
 
 
-def _padded(rows: Sequence[Tensor], left: bool) -> tuple[Tensor, Tensor]:
+def _pad(rows: Sequence[Tensor], left: bool) -> tuple[Tensor, Tensor]:
     side = "left" if left else "right"
     mask = [torch.ones(len(row), dtype=torch.bool) for row in rows]
     ids = pad_sequence(list(rows), batch_first=True, padding_side=side)
@@ -229,7 +229,7 @@ def _padded(rows: Sequence[Tensor], left: bool) -> tuple[Tensor, Tensor]:
 
 def assemble(actors: Actors, episodes: list[Episode], scored: list[ScoredEpisode]) -> Rollouts:
     """Fill the buffer with the first `n_steps * n_envs` tokens: the last episode may be cut."""
-    sequences = _batch(episodes, actors.device, left=not is_seq2seq(actors.policy.model))
+    sequences = _pad_episodes(episodes, actors.device, left=not is_seq2seq(actors.policy.model))
     mask = fill_buffer(sequences.response_mask, actors.alg.args.n_steps * actors.env.n_envs)
     allowed = None
     if actors.mask_model is not None:

@@ -30,7 +30,7 @@ class Learner:
     iteration: int = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """Return what a checkpoint holds."""
         return {
             "model": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -51,7 +51,7 @@ class Learner:
 
 
 def build(setup: TrainingSetup) -> tuple[Actors, Learner]:
-    """The models of a run before its first iteration, and its optimiser and KL coefficient.
+    """Load the models of a run, and make its optimiser and KL controller.
 
     The reference is the start; value model and mask model begin as copies of it. Raises ModelSourceError.
     """

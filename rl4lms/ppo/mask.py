@@ -34,7 +34,7 @@ class MaskRule:
 
 
 def allowed_tokens(logits: Tensor, rule: MaskRule) -> Tensor:
-    """The allowed tokens [N, V] for the mask model's logits [N, V], at temperature 1.
+    """Return the allowed tokens [N, V] for the mask model's logits [N, V], at temperature 1.
 
     learned_top_p: the fewest tokens whose mass exceeds `top_mask`, at least `min_tokens_to_keep`;
     learned_top_k and topk: the `top_mask` likeliest. Special tokens are always allowed.
@@ -51,7 +51,7 @@ def allowed_tokens(logits: Tensor, rule: MaskRule) -> Tensor:
 
 
 def _nucleus(logits: Tensor, mass: float, fewest: int) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens' ids [N, K], and which of them make up the nucleus. Sorts no more than it must."""
+    """Return the likeliest tokens' ids [N, K], and which of them make up the nucleus; sorts few tokens."""
     vocabulary = logits.shape[1]
     probabilities = logits.float().softmax(1)
     size = vocabulary if mass >= 1 else min(max(_FIRST_GUESS, fewest), vocabulary)
@@ -80,7 +80,7 @@ class MaskModel:
 
     @torch.no_grad()
     def allowed(self, sequences: Sequences) -> Tensor:
-        """The allowed tokens [B, T, V] at each token of the responses; the token itself is among them.
+        """Return the allowed tokens [B, T, V] at each token of the responses, the token itself among them.
 
         While a text is generated its rounding is another: a token at the nucleus's edge could be lost.
         """
@@ -93,7 +93,7 @@ class MaskModel:
         return masks
 
     def processor(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Processor:
-        """Rules out, at each step of the generation for these prompts [B, P], what is not allowed."""
+        """Make a processor that rules out what is not allowed, for responses to these prompts [B, P]."""
         steps = _Stepper(self.model, prompt_ids, prompt_mask)
 
         def mask(input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class _Stepper:
 
     @torch.no_grad()
     def logits(self, input_ids: Tensor) -> Tensor:
-        """[B, V] after input_ids [B, t], one more each time (seq2seq: of the decoder)."""
+        """Compute [B, V] after input_ids [B, t], one more each time (seq2seq: of the decoder)."""
         new = input_ids if self._cache is None else input_ids[:, -1:]
         arguments: dict[str, Tensor] = {"attention_mask": self._mask}
         if self._encoded is not None:
@@ -142,13 +142,13 @@ class PackedMasks:
 
     @classmethod
     def join(cls, parts: Sequence[PackedMasks]) -> PackedMasks:
-        """All masks of the parts, one after the other."""
+        """Join the masks of the parts, one after the other."""
         return cls(torch.cat([part.bits for part in parts]), parts[0].vocabulary)
 
     def select(self, rows: Tensor | slice) -> PackedMasks:
-        """The masks of these rows."""
+        """Return the masks of these rows."""
         return PackedMasks(self.bits[rows], self.vocabulary)
 
     def masks(self) -> Tensor:
-        """The masks [N, V]."""
+        """Unpack the masks [N, V]."""
         return torch.from_numpy(np.unpackbits(self.bits.numpy(), axis=1, count=self.vocabulary)).bool()

@@ -60,7 +60,7 @@ class Record:
         self._bar.close()
 
     def iterations(self) -> Iterator[int]:
-        """The numbers of the iterations that are left, with what is due before, between and after them.
+        """Yield the numbers of the iterations that are left, and do what is due before, between and after.
 
         Raises TrainingInterrupted after a checkpoint, and what evaluation raises.
         """
@@ -177,7 +177,7 @@ class Record:
             raise
 
     def _save_checkpoint(self) -> None:
-        """Write the checkpoint of the completed iterations, if it is not there; the newest ones are kept."""
+        """Write the checkpoint of the completed iterations, if it is not there; keep the newest ones."""
         run, learner = self._setup.run, self._learner
         if run is None or learner.iteration == 0:
             return

@@ -48,7 +48,7 @@ class RewardLog:
 
 
 def signal_statistics(rows: Sequence[Row]) -> dict[str, float]:
-    """Which inputs carry signal, of the texts of some iterations (see RewardLog), by `signal/<name>`.
+    """Say which inputs carry signal in the texts of some iterations (see RewardLog), by `signal/<name>`.
 
     An input counts if it has two texts or more; if none has, only `signal/inputs`, 0, is returned, since then
     nothing is known of the spread within inputs. inputs: their number, that of which the others are shares;
@@ -59,23 +59,23 @@ def signal_statistics(rows: Sequence[Row]) -> dict[str, float]:
     """
     _, codes, counts = np.unique([row["prompt_id"] for row in rows], return_inverse=True, return_counts=True)
     several = counts[codes] > 1
-    found = {"inputs": float((counts > 1).sum())}
+    statistics = {"inputs": float((counts > 1).sum())}
     if several.any():
         rewards, penalties = (
             np.array([row[key] for row in rows], dtype=float)[several] for key in ("reward", "kl_penalty")
         )
         codes = codes[several]
-        found["texts_per_input"] = len(codes) / found["inputs"]
-        found |= _of_reward(codes, rewards)
-        penalised = _diagnosis(codes, rewards, penalties)
+        statistics["texts_per_input"] = len(codes) / statistics["inputs"]
+        statistics |= _signal(codes, rewards)
+        penalised = _diagnose(codes, rewards, penalties)
         if penalised is not None:
-            found["penalised_spread"] = 1 - penalised.summary["no_spread"]["share"]
-            found["penalised_within_std"] = penalised.summary["variance"]["within_std"]
-    return {f"signal/{name}": value for name, value in found.items()}
+            statistics["penalised_spread"] = 1 - penalised.summary["no_spread"]["share"]
+            statistics["penalised_within_std"] = penalised.summary["variance"]["within_std"]
+    return {f"signal/{name}": value for name, value in statistics.items()}
 
 
-def _of_reward(codes: Ints, rewards: Floats) -> dict[str, float]:
-    diagnosis = _diagnosis(codes, rewards, None)
+def _signal(codes: Ints, rewards: Floats) -> dict[str, float]:
+    diagnosis = _diagnose(codes, rewards, None)
     if diagnosis is None:
         # All rewards are one number outside [0, 1]: no spread, be that number good or bad.
         constant = np.isfinite(rewards).all() and rewards.min() == rewards.max()
@@ -83,18 +83,18 @@ def _of_reward(codes: Ints, rewards: Floats) -> dict[str, float]:
     summary = diagnosis.summary
     provable = diagnosis.inputs.n.max() >= summary["dead_needs"]
     names = CLASSES if provable else ("live", "uncertain")
-    found = {name: summary["classes"][name]["share"] for name in names}
-    found["spread"] = 1 - summary["no_spread"]["share"]
-    found |= {name: summary[name]["share"] for name in NO_SPREAD}
+    statistics = {name: summary["classes"][name]["share"] for name in names}
+    statistics["spread"] = 1 - summary["no_spread"]["share"]
+    statistics |= {name: summary[name]["share"] for name in NO_SPREAD}
     variance = summary["variance"]
-    found |= {name: variance[name] for name in ("within_std", "between_std")}
+    statistics |= {name: variance[name] for name in ("within_std", "between_std")}
     if variance["within_share"] is not None:
-        found["within_share"] = variance["within_share"]
-    return found
+        statistics["within_share"] = variance["within_share"]
+    return statistics
 
 
-def _diagnosis(codes: Ints, rewards: Floats, penalties: Floats | None) -> Diagnosis | None:
-    """None: nothing can be said of these rewards."""
+def _diagnose(codes: Ints, rewards: Floats, penalties: Floats | None) -> Diagnosis | None:
+    """Diagnose rewards; None where nothing can be said of them."""
     try:
         if penalties is None:
             return diagnose(rewards, codes)

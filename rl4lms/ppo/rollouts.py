@@ -39,12 +39,12 @@ class Rollouts:
     allowed: PackedMasks | None
 
     def padded(self, values: Tensor) -> Tensor:
-        """Values [N] of the buffer's tokens as [E, T], 0 elsewhere."""
+        """Put values [N] of the buffer's tokens into [E, T], 0 elsewhere."""
         zeros = torch.zeros(self.mask.shape, device=values.device)
         return zeros.index_put((self.rows, self.columns), values)
 
     def action_mask(self, tokens: Tensor) -> Tensor | None:
-        """The allowed next tokens [len(tokens), V] of buffer tokens; None = all."""
+        """Return the allowed next tokens [len(tokens), V] of buffer tokens; None = all."""
         if self.allowed is None:
             return None
         return self.allowed.select(tokens.cpu()).masks().to(tokens.device)
@@ -60,7 +60,7 @@ class Rollouts:
         texts: list[str],
         allowed: PackedMasks | None = None,
     ) -> Rollouts:
-        """The buffer of the tokens in `mask`: an episode cut there loses its reward and is bootstrapped."""
+        """Make the buffer of the tokens in `mask`: an episode cut there loses its reward."""
         rows, columns = mask.nonzero(as_tuple=True)
         lengths, kept = sequences.response_mask.sum(1), mask.sum(1)
         whole = kept == lengths
@@ -113,7 +113,7 @@ class Rollouts:
         return statistics
 
     def repeated_input_stds(self) -> list[float]:
-        """The reward std (of the population) of each input that was drawn more than once."""
+        """Compute the reward std (ddof 0) of each input that was drawn more than once."""
         rewards: dict[int, list[float]] = {}
         for sample, reward in zip(self.samples.tolist(), self.task_rewards.tolist(), strict=True):
             rewards.setdefault(sample, []).append(reward)
@@ -131,16 +131,16 @@ class Scores:
     kl_rewards: Tensor
 
     def select(self, row: int, length: int) -> Scores:
-        """The scores [length] of one episode."""
+        """Return the scores [length] of one episode."""
         return Scores(**{name: values[row, :length] for name, values in vars(self).items()})
 
     def to(self, device: torch.device | str) -> Scores:
-        """The scores on a device."""
+        """Return the scores on a device."""
         return Scores(**{name: values.to(device) for name, values in vars(self).items()})
 
     @classmethod
     def join(cls, episodes: Sequence[Scores]) -> Scores:
-        """The scores [B, T] of B episodes, padded with 0."""
+        """Join the scores of B episodes to [B, T], padded with 0."""
         names = [field.name for field in fields(cls)]
         rows = {name: [getattr(scores, name) for scores in episodes] for name in names}
         return cls(**{name: pad_sequence(rows[name], batch_first=True) for name in names})
@@ -158,7 +158,7 @@ def score_rollouts(
     temperature: float = 1.0,
     action_mask: Tensor | None = None,
 ) -> Scores:
-    """Log-probabilities, reference log-probabilities, values and KL rewards of responses [B, T] to prompts.
+    """Compute log-probabilities, reference log-probabilities, values and KL rewards of responses [B, T].
 
     temperature: of the policy; the reference's is 1. KL reward: -kl_coeff (log pi - log pi_ref), of the
     policy without action mask. action_mask: see PolicyModel.logprobs.
@@ -172,6 +172,6 @@ def score_rollouts(
 
 
 def fill_buffer(response_mask: Tensor, tokens: int) -> Tensor:
-    """The first `tokens` tokens of the responses [E, T], episode by episode, as a mask [E, T]."""
+    """Mark the first `tokens` tokens of the responses [E, T], episode by episode, in a mask [E, T]."""
     counted = response_mask.flatten().cumsum(0).view(response_mask.shape)
     return response_mask & (counted <= tokens)

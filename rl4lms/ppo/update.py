@@ -43,11 +43,11 @@ def gae(
     lam: float,
     last_values: Tensor | None = None,
 ) -> Tensor:
-    """Generalised advantage estimates [B, T] of B episodes (Schulman et al. 2016), 0 where mask is False.
+    """Compute generalised advantage estimates [B, T] of B episodes (Schulman et al. 2016).
 
-    mask: [B, T], each row's steps from its first column on. last_values: [B], the value of the state after an
-    episode's last step, if it was cut there; None = 0, the episodes have ended. Returns are the advantages
-    plus the values.
+    mask: [B, T], each row's steps from its first column on; 0 where it is False. last_values: [B], the value
+    of the state after an episode's last step, if it was cut there; None = 0, the episodes have ended. Returns
+    are the advantages plus the values.
     """
     following = torch.zeros_like(values[:, 0]) if last_values is None else last_values
     advantage = torch.zeros_like(following)
@@ -62,14 +62,14 @@ def gae(
 
 
 def normalize_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
-    """Rewards [B, T] shifted and scaled to mean 0 and population std 1 over the mask; 0 elsewhere."""
+    """Shift and scale rewards [B, T] to mean 0 and population std 1 over the mask; 0 elsewhere."""
     inside = rewards[mask]
     normalized = (rewards - inside.mean()) / (inside.std(correction=0) + _EPSILON)
     return normalized.where(mask, torch.zeros_like(rewards))
 
 
 def normalize_advantages(advantages: Tensor) -> Tensor:
-    """Advantages [N] shifted and scaled to mean 0 and unbiased std 1; a single one stays as it is."""
+    """Shift and scale advantages [N] to mean 0 and unbiased std 1; a single one stays as it is."""
     if len(advantages) < 2:
         return advantages
     return (advantages - advantages.mean()) / (advantages.std() + _EPSILON)
@@ -88,7 +88,7 @@ def ppo_loss(
     vf_coef: float = 0.5,
     estimate_entropy: bool = False,
 ) -> dict[str, Tensor]:
-    """The loss of N tokens and its parts, means over the tokens; all arguments [N].
+    """Compute the loss of N tokens and its parts, means over the tokens; all arguments [N].
 
     advantages: as they are used, so normalised before. clip_range: None = the plain policy gradient.
     estimate_entropy: the mean of -log-prob stands for the entropy. Keys: policy_loss, value_loss (before its
@@ -120,7 +120,7 @@ def ppo_loss(
 def estimate_advantages(
     rollouts: Rollouts, gamma: float, lam: float, norm_reward: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns [N] of the buffer's tokens, by episode; a cut one is bootstrapped."""
+    """Compute advantages and returns [N] of the buffer's tokens; a cut episode is bootstrapped."""
     rewards = rollouts.padded(rollouts.rewards)
     if norm_reward:
         rewards = normalize_rewards(rewards, rollouts.mask)
@@ -216,7 +216,7 @@ class UpdateLog:
             logger.warning("minibatch %d left out: its gradient's norm is %s", self._minibatches, norm)
 
     def means(self) -> dict[str, float]:
-        """The means by their names in the log, with the numbers of updates and tokens; NaN without any."""
+        """Return the means by their names in the log, and the numbers of updates and tokens."""
         names = [*LOGGED_LOSSES.values(), "ppo/grad_norm"]
         means = torch.stack(self._rows).mean(0).tolist() if self._rows else [float("nan")] * len(names)
         counts = {"ppo/updates": float(len(self._rows)), "ppo/tokens": float(self._tokens)}
@@ -230,7 +230,7 @@ def predict(
     temperature: float,
     entropy_has_weight: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities, entropies and values now, each [n], of tokens [n] of the buffer.
+    """Compute log-probabilities, entropies and values now, each [n], of tokens [n] of the buffer.
 
     One pass over the sequences that they come from, each once and up to its last token asked for.
     entropy_has_weight: False = entropies without gradient.
@@ -250,7 +250,7 @@ def predict(
 def minibatches(
     rollouts: Rollouts, batch_size: int, unit: Literal["token", "sequence"], epochs: int, seed: int
 ) -> Iterator[Tensor]:
-    """Positions in the buffer, in random order, `batch_size` at a time, each once an epoch.
+    """Yield positions in the buffer, in random order, `batch_size` at a time, each once an epoch.
 
     unit: "token", as in the paper; "sequence": those of whole episodes, about as many at a time. The last
     ones of an epoch may be fewer.
@@ -276,7 +276,7 @@ def _trainable(policy: PolicyModel) -> list[nn.Parameter]:
 
 
 def build_optimizer(policy: PolicyModel, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW over policy and value model; biases are not decayed."""
+    """Build AdamW over policy and value model; biases are not decayed."""
     named = [(name, weight) for name, weight in policy.named_parameters() if weight.requires_grad]
     groups = [
         {"params": [w for name, w in named if "bias" not in name], "weight_decay": weight_decay},
@@ -287,13 +287,13 @@ def build_optimizer(policy: PolicyModel, learning_rate: float, weight_decay: flo
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
-    """The share of the returns' variance that the values predict; NaN if the returns are all equal."""
+    """Compute the share of the returns' variance that the values predict; NaN for equal returns."""
     variance = returns.var()
     return float("nan") if variance == 0 else float(1 - (returns - values).var() / variance)
 
 
 def _gradient(weight: Tensor) -> Tensor:
-    """A weight's gradient; zeros if this process had no token that depends on it."""
+    """Return a weight's gradient, zeros if this process had no token that depends on it."""
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)
     return weight.grad

@@ -137,19 +137,19 @@ class RunCallback(TrainerCallback):
             self.setup.evaluator(model, "val", completed_epochs(state.epoch), state.global_step)
 
     def _is_due(self, state: TrainerState) -> bool:
-        """Whether val is evaluated after this step: every logging_steps, or as logging_strategy says."""
+        """Say whether val is evaluated after this step: every logging_steps, or as logging_strategy says."""
         strategy, every = self._given.get("logging_strategy", "steps"), self._given.get("logging_steps", 500)
         if strategy == "steps":
             return state.global_step % (math.ceil(every * state.max_steps) if every < 1 else int(every)) == 0
         return strategy == "epoch" and float(state.epoch).is_integer()
 
     def _any_stop(self, args: TrainingArguments) -> bool:
-        """Whether any process was asked to stop: all must leave the loop at the same step."""
+        """Say whether any process was asked to stop: all must leave the loop at the same step."""
         asked = torch.tensor(float(self.setup.should_stop()), device=args.device)
         self.setup.world.sum_([asked])
         return bool(asked)
 
 
 def completed_epochs(epoch: float) -> float:
-    """Completed epochs as rows and file names have them."""
+    """Round the completed epochs as rows and file names have them."""
     return round(epoch, 6)

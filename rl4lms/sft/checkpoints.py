@@ -19,12 +19,12 @@ _ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest step first."""
-    found = [
+    checkpoints = [
         (int(match[1]), path)
         for path in folder.glob("checkpoint-*")
         if (match := _FOLDER.fullmatch(path.name)) and path.is_dir()
     ]
-    return [path for _, path in sorted(found)]
+    return [path for _, path in sorted(checkpoints)]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -32,16 +32,16 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
     Raises CheckpointError: the newest is damaged; the message names the older one to use.
     """
-    found = checkpoints_in(folder)
-    if not found or (damage := damage_of(found[-1])) is None:
-        return found[-1] if found else None
-    intact = next((path for path in reversed(found[:-1]) if damage_of(path) is None), None)
+    checkpoints = checkpoints_in(folder)
+    if not checkpoints or (damage := damage_of(checkpoints[-1])) is None:
+        return checkpoints[-1] if checkpoints else None
+    intact = next((path for path in reversed(checkpoints[:-1]) if damage_of(path) is None), None)
     advice = (
         "There is no intact older checkpoint beside it: delete its folder to begin again from the start"
         if intact is None
         else f"{intact} is older and intact: delete the corrupt folder to continue from there"
     )
-    raise CheckpointError(f"corrupt checkpoint {found[-1]}: {damage}. {advice}")
+    raise CheckpointError(f"corrupt checkpoint {checkpoints[-1]}: {damage}. {advice}")
 
 
 def damage_of(checkpoint: Path) -> str | None:
@@ -99,6 +99,6 @@ def move_into_place(written: Path, folder: Path) -> Path:
 def delete_older(folder: Path, keep: int | None) -> None:
     """Delete all but the newest `keep` checkpoints, the oldest first; None keeps all."""
     if keep is not None:
-        found = checkpoints_in(folder)
-        for path in found[: max(0, len(found) - max(1, keep))]:
+        checkpoints = checkpoints_in(folder)
+        for path in checkpoints[: max(0, len(checkpoints) - max(1, keep))]:
             shutil.rmtree(path)
