@@ -26,7 +26,7 @@ from rl4lms.model.load import autocast
 from rl4lms.model.parallel import World
 from rl4lms.requirements import RequirementError
 from rl4lms.samples import Sample, Split
-from rl4lms.text import Score, TextBatch
+from rl4lms.text import Score, TextBatch, find_failing_text, make_text_batch
 
 logger = logging.getLogger(__name__)
 SHOWN = 8  # values of a log line (diversity alone has 40)
@@ -116,22 +116,22 @@ class Evaluator:
         if split not in self._batches:  # the same at every evaluation, and said once
             self._batches[split] = plan_batches(model, self.tokenizer, prompts, decoding)
         batches = self._batches[split]
-        own = self.world.share(batches)
+        shared = self.world.share(batches)
         made: list[list[list[str]]] = []
         hidden = not self.world.is_main
-        total = sum(len(batch.indices) for batch in own)
+        total = sum(len(batch.indices) for batch in shared)
         with progress(total, f"evaluation on {split}", position=1, disable=hidden, unit="text") as bar:
-            for batch in own:
+            for batch in shared:
                 if self.should_stop():
                     break
                 with autocast(model.device, self.dtype):
                     made.append(generate_batch(model, self.tokenizer, prompts, decoding, batch))
                 bar.update(len(batch.indices))
-        if any(self.world.gather([len(made) < len(own)])):  # a signal may reach only some processes
+        if any(self.world.gather([len(made) < len(shared)])):  # a signal may reach only some processes
             raise TrainingInterrupted
         texts = [""] * len(prompts)
-        for batch, of_batch in zip(batches, self.world.gather(made), strict=True):
-            for index, (text,) in zip(batch.indices, of_batch, strict=True):
+        for batch, generated in zip(batches, self.world.gather(made), strict=True):
+            for index, (text,) in zip(batch.indices, generated, strict=True):
                 texts[index] = text
         return texts
 
@@ -144,14 +144,7 @@ class Evaluator:
         epoch: Epoch,
     ) -> dict[str, float]:
         """Corpus values of all metrics; the predictions are written before the first is computed."""
-        batch = TextBatch(
-            [sample.prompt_or_input_text for sample in samples],
-            list(texts),
-            [sample.references for sample in samples],
-            [sample.meta_data for sample in samples],
-            model,
-            split,
-        )
+        batch = make_text_batch(samples, texts, model, split)
         self._write_predictions(samples, batch, epoch, {})
         scores: dict[str, Score] = {}
         for name, metric in self.metrics.items():
@@ -211,7 +204,7 @@ def scores_of(name: str, metric: Metric, batch: TextBatch) -> dict[str, Score]:
     except RequirementError:
         raise
     except Exception as error:
-        index = _failing_text(metric, batch, 0, len(batch))
+        index = find_failing_text(metric, batch)
         where = f"{len(batch):,} texts together" if index is None else _described(batch, index)
         raise EvaluationError(
             f"metric {name!r} raised {type(error).__name__} on {batch.split} for {where}: {error}"
@@ -231,28 +224,6 @@ def scores_of(name: str, metric: Metric, batch: TextBatch) -> dict[str, Score]:
                 "texts; expected one per text, or None"
             )
     return dict(returned)
-
-
-def _failing_text(metric: Metric, batch: TextBatch, first: int, after: int) -> int | None:
-    """A text for which the metric raises when it is measured alone, by halving; None if there is none.
-
-    It is the first one, if the metric fails on every batch that holds a bad text.
-    """
-    if not _fails(metric, batch.select(range(first, after))):
-        return None
-    if after - first == 1:
-        return first
-    middle = (first + after) // 2
-    found = _failing_text(metric, batch, first, middle)
-    return _failing_text(metric, batch, middle, after) if found is None else found
-
-
-def _fails(metric: Metric, batch: TextBatch) -> bool:
-    try:
-        metric(batch)
-    except Exception:
-        return True
-    return False
 
 
 def _described(batch: TextBatch, index: int) -> str:

@@ -23,7 +23,7 @@ from rl4lms.model.generation import Decoding, generate_batch, plan_batches
 from rl4lms.model.load import autocast, check_vocabulary, choose_device, load_model, load_tokenizer
 from rl4lms.requirements import RequirementError
 from rl4lms.samples import Sample, content_hash, subsample_indices
-from rl4lms.text import Score, TextBatch
+from rl4lms.text import Score, TextBatch, make_text_batch
 
 logger = logging.getLogger(__name__)
 TEXTS, SCORES, INDICES = "texts.jsonl", "scores.jsonl", "used_train_indices"
@@ -199,34 +199,29 @@ def score_inputs(
     model: Any,
     split: Split,
 ) -> dict[str, list[list[float]]]:
-    """Values of some inputs' texts: result key -> one list per input. Each text is a corpus of its own."""
-    owners = [sample for sample, own in zip(samples, texts, strict=True) for _ in own]
-    batch = TextBatch(
-        [sample.prompt_or_input_text for sample in owners],
-        [text for own in texts for text in own],
-        [sample.references for sample in owners],
-        [sample.meta_data for sample in owners],
-        model,
-        split,
-    )
+    """Scores the texts of some inputs: result key -> one list per input. Each text is a corpus of its own."""
+    owners = [sample for sample, generated in zip(samples, texts, strict=True) for _ in generated]
+    batch = make_text_batch(owners, [text for generated in texts for text in generated], model, split)
     values: dict[str, list[float]] = {}
     for number, (name, metric) in enumerate(metrics.items()):
-        for key, of_texts in per_text(name, metric, batch, owners).items():
-            bad = next((i for i, value in enumerate(of_texts) if not math.isfinite(value)), None)
+        for key, text_values in score_texts(name, metric, batch, owners).items():
+            bad = next((i for i, value in enumerate(text_values) if not math.isfinite(value)), None)
             if number == 0 and bad is not None:  # of the others NaN may mean "undefined for this text"
                 place = _place(batch, owners, bad)
-                raise ExtractionError(f"metric {name!r}: {key} is {of_texts[bad]} for {place}")
-            values[key] = of_texts
-    sizes = [len(own) for own in texts]
+                raise ExtractionError(f"metric {name!r}: {key} is {text_values[bad]} for {place}")
+            values[key] = text_values
+    sizes = [len(generated) for generated in texts]
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return {
-        key: [of_texts[start : start + size] for start, size in zip(starts, sizes, strict=True)]
-        for key, of_texts in values.items()
+        key: [text_values[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+        for key, text_values in values.items()
     }
 
 
-def per_text(name: str, metric: Metric, batch: TextBatch, owners: Sequence[Sample]) -> dict[str, list[float]]:
-    """A metric's value of each text alone. Raises ExtractionError naming the first text that it fails on."""
+def score_texts(
+    name: str, metric: Metric, batch: TextBatch, owners: Sequence[Sample]
+) -> dict[str, list[float]]:
+    """Scores each text alone. Raises ExtractionError naming the first text that the metric fails on."""
     try:
         scores = metric(batch)
         complete = all(score.per_sample is not None for score in scores.values())
@@ -235,27 +230,33 @@ def per_text(name: str, metric: Metric, batch: TextBatch, owners: Sequence[Sampl
     except Exception:
         complete = False
     if not complete:
-        alone = [_alone(name, metric, batch, owners, i) for i in range(len(batch))]
+        alone = _score_each_alone(name, metric, batch, owners)
         return {key: [scores[key].corpus for scores in alone] for key in (alone[0] if alone else {})}
     values = {key: list(score.per_sample or []) for key, score in scores.items()}
-    for key, of_texts in values.items():
-        if len(of_texts) != len(batch):
+    for key, text_values in values.items():
+        if len(text_values) != len(batch):
             raise ExtractionError(
-                f"metric {name!r} returned {len(of_texts)} values of {key} for {len(batch)} texts; "
+                f"metric {name!r} returned {len(text_values)} values of {key} for {len(batch)} texts; "
                 "expected one per text"
             )
     return values
 
 
-def _alone(name: str, metric: Metric, batch: TextBatch, owners: Sequence[Sample], i: int) -> dict[str, Score]:
+def _score_each_alone(
+    name: str, metric: Metric, batch: TextBatch, owners: Sequence[Sample]
+) -> list[dict[str, Score]]:
+    scores: list[dict[str, Score]] = []
     try:
-        return metric(batch.select([i]))
+        for i in range(len(batch)):
+            scores.append(metric(batch.select([i])))
     except RequirementError:
         raise
     except Exception as error:
+        place = _place(batch, owners, len(scores))
         raise ExtractionError(
-            f"metric {name!r} raised {type(error).__name__} for {_place(batch, owners, i)}: {error}"
+            f"metric {name!r} raised {type(error).__name__} for {place}: {error}"
         ) from error
+    return scores
 
 
 def _place(batch: TextBatch, owners: Sequence[Sample], i: int) -> str:

@@ -36,7 +36,7 @@ from rl4lms.metrics.args import (
     wordnet_missing,
 )
 from rl4lms.requirements import RequirementError
-from rl4lms.text import TextBatch
+from rl4lms.text import TextBatch, find_failing_text
 
 
 class ShapedArgs(Config):
@@ -231,7 +231,7 @@ def checked(reward: Reward, name: str | None = None) -> Reward:
         except RequirementError:
             raise
         except Exception as error:
-            index = _first_failing(reward, batch)
+            index = find_failing_text(reward, batch)
             where = f"{len(batch)} texts together" if index is None else _described(batch, index)
             raise RewardError(
                 f"{called} raised {type(error).__name__} for {where}: {error}", index
@@ -254,16 +254,6 @@ def checked(reward: Reward, name: str | None = None) -> Reward:
         return [float(value) for value in values]
 
     return wrapper
-
-
-def _first_failing(reward: Reward, batch: TextBatch) -> int | None:
-    """The first text for which the reward raises when it is scored alone; None if it then raises for none."""
-    for i in range(len(batch)):
-        try:
-            reward(batch.select([i]))
-        except Exception:
-            return i
-    return None
 
 
 def _described(batch: TextBatch, index: int) -> str:

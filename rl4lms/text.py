@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
+
+from rl4lms.samples import Sample
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class TextBatch:
         return len(self.generated)
 
     def select(self, indices: Iterable[int]) -> TextBatch:
-        """The batch of these texts alone."""
+        """Takes these texts alone."""
         chosen = list(indices)
         return TextBatch(
             [self.prompts[i] for i in chosen],
@@ -45,8 +47,42 @@ class TextBatch:
         )
 
     def reference_sets(self) -> list[list[str]]:
-        """The references of each text; a text without any has the empty one."""
+        """Returns the references of each text; a text without any has the empty one."""
         return [references or [""] for references in self.references]
+
+
+def make_text_batch(samples: Sequence[Sample], texts: Sequence[str], model: Any, split: str) -> TextBatch:
+    """Puts each text together with the sample that it is generated for; one text per sample."""
+    return TextBatch(
+        [sample.prompt_or_input_text for sample in samples],
+        list(texts),
+        [sample.references for sample in samples],
+        [sample.meta_data for sample in samples],
+        model,
+        split,
+    )
+
+
+def find_failing_text(function: Callable[[TextBatch], Any], batch: TextBatch) -> int | None:
+    """Finds a text for which the function raises when it gets it alone, by halving; None if there is none.
+
+    It is the first one, if the function fails on every batch that holds a bad text.
+    """
+    return _find_failing(function, batch, 0, len(batch)) if len(batch) else None
+
+
+def _find_failing(
+    function: Callable[[TextBatch], Any], batch: TextBatch, first: int, after: int
+) -> int | None:
+    try:
+        function(batch.select(range(first, after)))
+        return None
+    except Exception:
+        if after - first == 1:
+            return first
+    middle = (first + after) // 2
+    index = _find_failing(function, batch, first, middle)
+    return _find_failing(function, batch, middle, after) if index is None else index
 
 
 @dataclass(frozen=True)
@@ -62,5 +98,5 @@ class Score:
 
 
 def averaged(per_sample: list[float]) -> Score:
-    """The score of a metric whose corpus value is the mean over texts; NaN for no text."""
+    """Makes the score of a metric whose corpus value is the mean over texts; NaN for no text."""
     return Score(per_sample, fmean(per_sample) if per_sample else float("nan"))

@@ -25,8 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # The floors of rl4lms, from the ground up: a room imports from its own file or folder and from floors below.
 FLOORS = [
-    {"model", "text", "samples", "errors"},
-    {"requirements"},
+    {"model", "samples", "errors"},
+    {"requirements", "text"},
     {"datapools", "metrics"},
     {"rewards"},
     {"config", "plots"},

@@ -1,52 +1,19 @@
-"""`alg.training_args`: the names and types of transformers.TrainingArguments, known without importing it."""
+"""`alg.training_args`: the names and types of transformers.TrainingArguments, read without importing it."""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model
 
 from common.config import Config, Problem, validate
 
-# transformers 5.23; a test compares names and types with the class itself.
-_NAMES: dict[Any, str] = {
-    int: """
-        per_device_train_batch_size max_steps gradient_accumulation_steps per_device_eval_batch_size
-        seed dataloader_num_workers ddp_timeout local_rank""",
-    int | None: """
-        torch_empty_cache_steps eval_accumulation_steps save_total_limit data_seed
-        dataloader_prefetch_factor ddp_bucket_cap_mb""",
-    float: """
-        num_train_epochs learning_rate warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon
-        max_grad_norm label_smoothing_factor logging_steps eval_delay save_steps""",
-    float | None: "neftune_noise_alpha eval_steps",
-    bool: """
-        average_tokens_across_devices bf16 fp16 bf16_full_eval fp16_full_eval torch_compile
-        use_liger_kernel use_cache auto_find_batch_size logging_first_step log_on_each_node
-        logging_nan_inf_filter prediction_loss_only eval_on_start eval_do_concat_batches
-        eval_use_gather_object batch_eval_metrics save_only_model save_on_each_node
-        enable_jit_checkpoint push_to_hub hub_always_push load_best_model_at_end ignore_data_skip
-        restore_callback_states_from_checkpoint full_determinism use_cpu dataloader_drop_last
-        dataloader_pin_memory dataloader_persistent_workers dataloader_in_order
-        remove_unused_columns skip_memory_metrics do_train do_eval do_predict""",
-    bool | None: """
-        tf32 activation_checkpointing gradient_checkpointing disable_tqdm hub_private_repo
-        greater_is_better ddp_find_unused_parameters ddp_broadcast_buffers ddp_static_graph""",
-    str: """
-        log_level log_level_replica project length_column_name optim logging_strategy eval_strategy
-        save_strategy hub_strategy train_sampling_strategy lr_scheduler_type""",
-    str | None: """
-        output_dir optim_args torch_compile_backend torch_compile_mode run_name trackio_space_id
-        trackio_bucket_id hub_token hub_model_id hub_revision metric_for_best_model
-        dataloader_multiprocessing_context ddp_backend fsdp resume_from_checkpoint""",
-    Any: """
-        lr_scheduler_kwargs optim_target_modules activation_checkpointing_kwargs
-        gradient_checkpointing_kwargs liger_kernel_config include_num_input_tokens_seen report_to
-        trackio_static_space_id include_for_metrics accelerator_config parallelism_config
-        label_names fsdp_config deepspeed debug""",
-}
-TRAINING_ARGUMENTS: dict[str, Any] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+_SCALARS: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "lr_scheduler_type": (
@@ -104,9 +71,42 @@ _BOUNDS: dict[str, Any] = {
 }
 
 
+@cache
+def read_training_arguments() -> dict[str, Any]:
+    """Reads the name and type of every field from the text of the installed library: importing takes seconds.
+
+    A type is a scalar one, or such a one or None; Any for what is no scalar.
+    """
+    package = find_spec("transformers")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+    text = Path(package.origin).with_name("training_args.py").read_text(encoding="utf-8")
+    (body,) = (
+        node.body
+        for node in ast.parse(text).body
+        if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"
+    )
+    return {
+        node.target.id: _read_type(ast.unparse(node.annotation))
+        for node in body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+
+
+def _read_type(annotation: str) -> Any:
+    """Reads such as `SchedulerType | str` or `int | None`; a class (an enum) beside text is given as text."""
+    branches = annotation.split(" | ")
+    plain = [name for name in branches if not (name.isidentifier() and name[0].isupper())]
+    if len(plain) != 1 or plain[0] not in _SCALARS:
+        return Any
+    scalar = _SCALARS[plain[0]]
+    return scalar | None if "None" in branches else scalar
+
+
+@cache
 def _schema() -> type[Config]:
-    """Every name that a config may give, old ones too."""
-    kinds = TRAINING_ARGUMENTS | {name: Literal[values] for name, values in CHOICES.items()}
+    """Makes the schema of every name that a config may give, old ones too."""
+    kinds = read_training_arguments() | {name: Literal[values] for name, values in CHOICES.items()}
     kinds = {
         name: Annotated[kind, _BOUNDS[name]] if name in _BOUNDS else kind for name, kind in kinds.items()
     }
@@ -117,15 +117,14 @@ def _schema() -> type[Config]:
     return create_model("TrainingArguments", __base__=Config, **fields)
 
 
-_SCHEMA = _schema()
-
-
 def training_args_problems(given: Mapping[str, Any]) -> list[Problem]:
-    """Unknown names, wrong types and values, and what another field decides; paths are the names as given."""
+    """Lists unknown names, wrong types and values, and what another field decides, by the names as given."""
     problems = [
         Problem(name, f"cannot be set here: {ELSEWHERE[name]}") for name in given if name in ELSEWHERE
     ]
-    problems += validate(_SCHEMA, {name: value for name, value in given.items() if name not in ELSEWHERE})[1]
+    problems += validate(_schema(), {name: value for name, value in given.items() if name not in ELSEWHERE})[
+        1
+    ]
     problems += [
         Problem(old, f"given twice: it is the old name of {new!r}")
         for old, new in RENAMED.items()
@@ -143,7 +142,7 @@ def training_args_problems(given: Mapping[str, Any]) -> list[Problem]:
 
 
 def translate_training_args(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Keyword arguments for today's TrainingArguments, and what to tell the user about each changed one."""
+    """Returns today's keyword arguments of TrainingArguments, and what to tell about each changed one."""
     arguments: dict[str, Any] = {}
     notices = []
     for name, value in given.items():

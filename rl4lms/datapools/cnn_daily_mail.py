@@ -6,11 +6,11 @@ from itertools import islice
 
 from pydantic import Field
 
+from common.hub import Published
 from rl4lms.datapools.sources import (
     DatasetArgs,
     PromptPrefix,
     PromptSuffix,
-    Published,
     Row,
     Size,
     as_samples,

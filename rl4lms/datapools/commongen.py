@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from common.hub import Published
 from rl4lms.datapools.sources import (
     DatasetArgs,
     PromptPrefix,
-    Published,
     Row,
     as_samples,
     read_rows,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from common.hub import DataError
+from common.hub import DataError, Published
 from rl4lms.datapools.sources import (
     DatasetArgs,
-    Published,
     read_rows,
 )
 from rl4lms.samples import Sample, Split

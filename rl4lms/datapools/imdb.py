@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field
 
+from common.hub import Published
 from rl4lms.datapools.sources import (
     DatasetArgs,
-    Published,
     Row,
     read_rows,
 )
@@ -78,6 +77,8 @@ def _pair(text: str) -> tuple[str, list[str]]:
 
 def _shuffled(split: Split, seed: int, data_path: str | None) -> list[tuple[int, Row]]:
     """The reviews of a split, numbered in the order that `datasets.Dataset.shuffle(seed)` gives them."""
+    import numpy as np
+
     rows = list(read_rows(IMDB, "test" if split == "test" else "train", data_path))
     order = np.random.default_rng(seed).permutation(len(rows))
     cut = int(len(rows) * TRAIN_SHARE)

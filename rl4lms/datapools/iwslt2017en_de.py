@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from common.hub import Published
 from rl4lms.datapools.sources import (
     DatasetArgs,
     PromptPrefix,
     PromptSuffix,
-    Published,
     Row,
     as_samples,
     read_rows,

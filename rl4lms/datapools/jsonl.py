@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import Field
 
 from common.config import Config, Problem, closest
-from common.hub import DataError
-from rl4lms.datapools.sources import SPLIT_NAMES, existing_path, json_lines
+from common.hub import SPLIT_NAMES, DataError
+from rl4lms.datapools.sources import existing_path, json_lines
 from rl4lms.samples import Sample, Split
 
 logger = logging.getLogger(__name__)

@@ -7,17 +7,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.hub import DataError
-from rl4lms.datapools.sources import Published, download, find_files
+from common.hub import DataError, Published
+from rl4lms.datapools.sources import download, find_files
 from rl4lms.samples import Sample, Split
 
 URL = "https://storage.googleapis.com/unifiedqa/data/narrativeqa/"
 NARRATIVE_QA = Published(
     name="narrative_qa",
-    columns={},
     rows={},
     repo="deepmind/narrativeqa",  # the questions, but with whole books (16 GB) and in another form
-    originals={"train": "train.tsv", "val": "dev.tsv", "test": "test.tsv"},
+    originals={"train": ("train.tsv",), "val": ("dev.tsv",), "test": ("test.tsv",)},
     copy=f"train.tsv, dev.tsv, test.tsv from {URL}: hub dataset 'deepmind/narrativeqa' as UnifiedQA writes "
     "it, one input TAB answer in each line, no header",
 )
@@ -31,7 +30,7 @@ SHA256: dict[Split, str] = {
 def load(split: Split, *, data_path: str | None) -> list[Sample]:
     """One sample for each distinct input, in the file's order, with all its answers. Raises DataError."""
     if data_path is None:
-        file = download(NARRATIVE_QA, URL + NARRATIVE_QA.originals[split], SHA256[split])
+        file = download(NARRATIVE_QA, URL + NARRATIVE_QA.originals[split][0], SHA256[split])
     else:
         (file,) = find_files(NARRATIVE_QA, split, Path(data_path).expanduser(), ["{split}.tsv"])
     answers: dict[str, list[str]] = {}

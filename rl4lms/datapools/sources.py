@@ -7,8 +7,7 @@ import http.client
 import json
 import logging
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,19 +15,24 @@ from pydantic import Field
 
 from common.config import Config, Problem
 from common.files import atomic_path
-from common.hub import DataError, damage_reported, first_line, load_from_hub, read_parquet
+from common.hub import (
+    SPLIT_NAMES,
+    DataError,
+    Published,
+    choose_split,
+    damage_reported,
+    find_split_files,
+    first_line,
+    load_from_hub,
+    read_parquet,
+    read_saved,
+)
 from common.python_docs import default_cache_dir
 from rl4lms.samples import Sample, Split
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-# What a split is called in files and folders; the hub's name comes first.
-SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "val": ("validation", "val", "dev"),
-    "test": ("test",),
-}
 _CHUNK = 1 << 20
 
 
@@ -38,7 +42,7 @@ Size = Annotated[int | None, Field(ge=1, description="only so many samples of th
 
 
 class DatasetArgs(Config):
-    """What every published dataset takes."""
+    """Arguments that every published dataset takes."""
 
     data_path: str | None = Field(
         None,
@@ -50,40 +54,19 @@ class DatasetArgs(Config):
 
 
 def existing_path(data_path: str | None) -> list[Problem]:
-    """A problem if there is no such file or folder."""
+    """Reports a problem if there is no such file or folder."""
     if data_path is None or Path(data_path).expanduser().exists():
         return []
     return [Problem("data_path", f"no such file or folder: {data_path!r}")]
 
 
-@dataclass(frozen=True)
-class Published:
-    """A published dataset.
-
-    name: the datapool's id; columns: those that are read, with their types; rows: of each split of the full
-    dataset; repo, config, revision: on the hub; files: where in the repository the parquet files of a
-    `{split}` are, if the repository does not say so itself; originals: file names of the original release;
-    copy: what a local copy consists of, where it is not the usual (see `what_to_put`).
-    """
-
-    name: str
-    columns: Mapping[str, type]
-    rows: Mapping[Split, int]
-    repo: str
-    revision: str = ""
-    config: str | None = None
-    files: str | None = None
-    originals: Mapping[Split, str] = field(default_factory=dict)
-    copy: str = ""
-
-
 def read_rows(dataset: Published, split: Split, data_path: str | None) -> Iterator[Row]:
-    """The rows of a split of the dataset, from `data_path` if given, else from the hub. Raises DataError."""
+    """Reads the rows of a split, from `data_path` if given, else from the hub. Raises DataError."""
     return local_rows(dataset, split, data_path) if data_path is not None else hub_rows(dataset, split)
 
 
 def as_samples(dataset: Published, rows: Iterable[Row], sample: Callable[[int, Row], Sample]) -> list[Sample]:
-    """A sample for each row, made of its number and the row. Raises DataError: a row has another form."""
+    """Makes a sample of each row and its number. Raises DataError: a row has another form."""
     samples = []
     for number, row in enumerate(rows):
         try:
@@ -96,19 +79,17 @@ def as_samples(dataset: Published, rows: Iterable[Row], sample: Callable[[int, R
 
 
 def hub_rows(dataset: Published, split: Split) -> Iterator[Row]:
-    """Rows from the hub at the pinned revision. Raises DataError: unreachable, or not the rows expected."""
+    """Reads the pinned revision from the hub. Raises DataError: unreachable, or not the rows expected."""
     name = SPLIT_NAMES[split][0]
     options: dict[str, Any] = {"split": name}
     if dataset.files:
         options["data_files"] = {name: dataset.files.format(split=name)}
-    rows = load_from_hub(
-        dataset.name, dataset.repo, dataset.config, dataset.revision, what_to_put(dataset), **options
-    )
+    rows = load_from_hub(dataset, what_to_put(dataset), **options)
     yield from complete(dataset, split, _numbered(rows, f"hub dataset {dataset.repo!r}, split {name!r}"))
 
 
 def complete(dataset: Published, split: Split, rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
-    """Checked rows of a download. Raises DataError, after the last, if they are not as many as published."""
+    """Checks a download's rows. Raises DataError, after the last, if they are not as many as published."""
     count = 0
     for count, row in enumerate(_checked(dataset, rows), start=1):  # noqa: B007
         yield row
@@ -119,7 +100,7 @@ def complete(dataset: Published, split: Split, rows: Iterable[tuple[str, Row]]) 
 
 
 def local_rows(dataset: Published, split: Split, data_path: str) -> Iterator[Row]:
-    """Rows of the user's copy: JSON lines, parquet files, or what `save_to_disk` wrote. Raises DataError."""
+    """Reads the user's copy: JSON lines, parquet files, or what `save_to_disk` wrote. Raises DataError."""
     path = Path(data_path).expanduser()
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         rows = _saved_rows(dataset, split, path)
@@ -140,7 +121,7 @@ def local_rows(dataset: Published, split: Split, data_path: str) -> Iterator[Row
 
 
 def find_files(dataset: Published, split: Split, path: Path, patterns: Iterable[str]) -> list[Path]:
-    """The file `path`, or the files of a split in that folder, by the original or usual names.
+    """Finds the file `path`, or the files of a split in that folder, by the original or usual names.
 
     Raises DataError: nothing there.
     """
@@ -150,17 +131,13 @@ def find_files(dataset: Published, split: Split, path: Path, patterns: Iterable[
         return [path]
     if not path.is_dir():
         raise DataError(f"datapool.args.data_path: no such file or folder: {str(path)!r}")
-    names = [dataset.originals[split]] if split in dataset.originals else []
-    names += [pattern.format(split=name) for name in SPLIT_NAMES[split] for pattern in patterns]
-    for place in (path, path / (dataset.config or "default"), path / "data", path / f"{dataset.name}_data"):
-        for name in names:
-            if found := sorted(place.glob(name)):
-                return found
+    if files := find_split_files(dataset, split, path, [*dataset.originals.get(split, ()), *patterns]):
+        return files
     raise DataError(f"{str(path)!r} has no file of split {split!r}; {what_to_put(dataset)}")
 
 
 def json_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, Row]]:
-    """The objects in JSON lines, each with its place. Raises DataError that names the line."""
+    """Reads the objects in JSON lines, each with its place. Raises DataError that names the line."""
     for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"{name} line {number}"
@@ -176,7 +153,7 @@ def json_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, Row]]:
 
 
 def download(dataset: Published, url: str, sha256: str | None = None) -> Path:
-    """A file from the web, kept in the cache. Raises DataError: not reachable, or not the file expected."""
+    """Downloads a file into the cache, once. Raises DataError: not reachable, or not the file expected."""
     target = default_cache_dir() / "downloads" / dataset.name / url.rpartition("/")[2]
     if target.is_file():
         return target
@@ -191,7 +168,7 @@ def download(dataset: Published, url: str, sha256: str | None = None) -> Path:
 
 
 def what_to_put(dataset: Published) -> str:
-    """Advice for a machine without network: which files to put where."""
+    """Advises a machine without network: which files to put where."""
     files = dataset.files or f"{dataset.config or 'data'}/{{split}}-*.parquet"
     copy = dataset.copy or (
         f"one of: (a) train.jsonl, validation.jsonl, test.jsonl, with {', '.join(dataset.columns)} in each "
@@ -226,18 +203,10 @@ def _fetch(url: str, target: Path, sha256: str | None) -> None:
 
 
 def _saved_rows(dataset: Published, split: Split, folder: Path) -> Iterator[tuple[str, Row]]:
-    import datasets
-
-    with damage_reported(f"the copy of dataset {dataset.name!r} in {str(folder)!r}"):
-        saved = datasets.load_from_disk(folder)
-    if isinstance(saved, datasets.DatasetDict):
-        name = next((name for name in SPLIT_NAMES[split] if name in saved), None)
-        if name is None:
-            raise DataError(
-                f"the copy of dataset {dataset.name!r} in {str(folder)!r} has no split "
-                f"{SPLIT_NAMES[split][0]!r}, only: {', '.join(saved)}"
-            )
-        saved = saved[name]
+    what = f"the copy of dataset {dataset.name!r} in {str(folder)!r}"
+    saved = read_saved(folder, what)
+    if isinstance(saved, dict):
+        saved = choose_split(saved, split, what)
     elif split != "train":
         logger.warning("%s is one split: its rows serve as split %r too", folder, split)
     yield from _numbered(saved, str(folder))
@@ -263,7 +232,7 @@ def _numbered(rows: Iterable[Row], name: str) -> Iterator[tuple[str, Row]]:
 
 
 def _checked(dataset: Published, rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
-    """The rows. Raises DataError for one that lacks a column, or has another type of value there."""
+    """Passes rows on. Raises DataError for one that lacks a column, or has another type of value there."""
     for where, row in rows:
         for column, kind in dataset.columns.items():
             if column not in row:

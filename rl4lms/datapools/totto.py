@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from common.hub import damage_reported
+from common.hub import Published, damage_reported
 from rl4lms.datapools.sources import (
     DatasetArgs,
-    Published,
     Row,
     as_samples,
     complete,
@@ -35,9 +34,9 @@ TOTTO = Published(
     # The hub's repository is a script that reads the original release, which is read here directly.
     repo="google-research-datasets/totto",
     originals={
-        "train": "totto_train_data.jsonl",
-        "val": "totto_dev_data.jsonl",
-        "test": "unlabeled_totto_test_data.jsonl",
+        "train": ("totto_train_data.jsonl",),
+        "val": ("totto_dev_data.jsonl",),
+        "test": ("unlabeled_totto_test_data.jsonl",),
     },
     copy=f"totto_train_data.jsonl, totto_dev_data.jsonl, unlabeled_totto_test_data.jsonl from {URL}, "
     "or what save_to_disk of the datasets library wrote of hub dataset 'google-research-datasets/totto'",
@@ -147,7 +146,7 @@ def _spans(row: list[Cell]) -> list[tuple[int, int]]:
 
 def _published_rows(split: Split) -> Iterator[Row]:
     archive = download(TOTTO, URL)
-    name = f"totto_data/{TOTTO.originals[split]}"
+    name = f"totto_data/{TOTTO.originals[split][0]}"
     with (
         damage_reported(f"{archive} (delete it to download it again)"),
         zipfile.ZipFile(archive) as members,

@@ -29,7 +29,7 @@ from rl4lms.ppo.rollouts import Rollouts, Scores, fill_buffer, score_rollouts
 from rl4lms.requirements import RequirementError
 from rl4lms.rewards import Reward, RewardError
 from rl4lms.samples import Sample
-from rl4lms.text import TextBatch
+from rl4lms.text import make_text_batch
 
 _EPISODES_AT_A_TIME = 128
 _LOGITS_AT_A_TIME = 2**26  # of a scoring pass: 256 MiB
@@ -194,16 +194,7 @@ def _reward_texts(actors: Actors, episodes: list[Episode], texts: list[str]) -> 
     if not episodes:
         return []
     samples = [actors.train[episode.sample] for episode in episodes]
-    rewards = actors.reward(
-        TextBatch(
-            [sample.prompt_or_input_text for sample in samples],
-            texts,
-            [sample.references for sample in samples],
-            [sample.meta_data for sample in samples],
-            actors.policy.model,
-            "train",
-        )
-    )
+    rewards = actors.reward(make_text_batch(samples, texts, actors.policy.model, "train"))
     if actors.env.args.reward_unfinished:
         return rewards
     end, longest = actors.tokenizer.eos_token_id, actors.env.args.max_episode_length

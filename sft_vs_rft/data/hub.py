@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.hub import damage_reported, load_from_hub, read_parquet
+from common.hub import SPLIT_NAMES, choose_split, damage_reported, load_from_hub, read_parquet, read_saved
 from sft_vs_rft.data.containers import Labels, RawSplit, TextPairs
 from sft_vs_rft.data_source import SOURCES, DataError, DataSource, LocalCopy, what_to_put
 
@@ -17,42 +17,35 @@ logger = logging.getLogger(__name__)
 
 
 def hub_splits(dataset: str) -> tuple[RawSplit, RawSplit]:
-    """Train and test split from the hub, or from its cache on this machine. Raises DataError: neither."""
-    source = SOURCES[dataset]
-    loaded = load_from_hub(dataset, source.repo, source.config, source.revision, what_to_put(dataset))
-    return _splits(dataset, loaded)
+    """Reads train and test split from the hub, or its cache on this machine. Raises DataError: neither."""
+    return _splits(dataset, load_from_hub(SOURCES[dataset].published, what_to_put(dataset)))
 
 
 def copied_splits(dataset: str, copy: LocalCopy) -> tuple[RawSplit, RawSplit]:
-    """Train and test split of a saved copy or parquet files. Raises DataError: damaged, another dataset."""
-    import datasets
-
-    with damage_reported(f"the copy of dataset {dataset!r} in {copy.train[0]}"):
-        if copy.kind == "saved":
-            loaded: Any = datasets.load_from_disk(copy.train[0])
-        else:
-            loaded = {"train": read_parquet(copy.train), SOURCES[dataset].test_split: read_parquet(copy.test)}
-    return _splits(dataset, loaded)
+    """Reads both splits of a saved copy or parquet files. Raises DataError: damaged, another dataset."""
+    what = f"the copy of dataset {dataset!r} in {copy.train[0]}"
+    if copy.kind == "saved":
+        return _splits(dataset, read_saved(copy.train[0], what))
+    with damage_reported(what):
+        tables = [read_parquet(files) for files in (copy.train, copy.test)]
+    return _splits(dataset, dict(zip(SOURCES[dataset].splits, tables, strict=True)))
 
 
 def score_classes(scores: Sequence[float]) -> Labels:
-    """STS-B's similarity scores 0..5 as classes, rounded half to even as Python's `round` does."""
+    """Turns STS-B's similarity scores 0..5 into classes, rounded half to even as Python's `round` does."""
     return np.array([round(score) for score in scores], dtype=np.int64)
 
 
 def _splits(dataset: str, loaded: Mapping[str, Any]) -> tuple[RawSplit, RawSplit]:
     source = SOURCES[dataset]
     raw = []
-    for split, expected in zip(("train", source.test_split), source.rows, strict=True):
-        if split not in loaded:
+    for name in source.splits:
+        rows = choose_split(loaded, name, f"this copy of dataset {dataset!r}")
+        split, expected = SPLIT_NAMES[name][0], source.published.rows[name]
+        missing = [column for column in (*source.inputs, source.label) if column not in rows.column_names]
+        if missing:
             raise DataError(
-                f"this copy of dataset {dataset!r} has no split {split!r}, only: {', '.join(loaded)}"
-            )
-        rows = loaded[split]
-        lacking = [name for name in (*source.inputs, source.label) if name not in rows.column_names]
-        if lacking:
-            raise DataError(
-                f"split {split!r} is not dataset {dataset!r}: no column {', '.join(lacking)}, "
+                f"split {split!r} is not dataset {dataset!r}: no column {', '.join(missing)}, "
                 f"only: {', '.join(rows.column_names)}"
             )
         if len(rows) != expected:

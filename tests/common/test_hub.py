@@ -9,9 +9,17 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from common.hub import DataError, damage_reported, load_from_hub, read_parquet, spare_retries_without_network
+from common.hub import (
+    DataError,
+    Published,
+    damage_reported,
+    load_from_hub,
+    read_parquet,
+    spare_retries_without_network,
+)
 
 REVISION = "0" * 40
+DATASET = Published(name="mine", repo="some/repo", rows={}, revision=REVISION, config="part")
 
 
 def unresolved(*args: Any) -> None:
@@ -21,7 +29,7 @@ def unresolved(*args: Any) -> None:
 def test_a_dataset_is_asked_for_at_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args: [])
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: (args, kwargs))
-    loaded = load_from_hub("name", "some/repo", "part", REVISION, "do this", split="train")
+    loaded = load_from_hub(DATASET, "do this", split="train")
     assert loaded == (("some/repo", "part"), {"revision": REVISION, "split": "train"})
 
 
@@ -33,7 +41,7 @@ def test_without_network_and_cache_the_error_comes_at_once_and_says_what_to_do(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     start = time.monotonic()
     with pytest.raises(DataError) as caught:
-        load_from_hub("mine", "some/repo", None, REVISION, "put it there")
+        load_from_hub(DATASET, "put it there")
     assert time.monotonic() - start < 5  # 24 s with the client's retries
     assert huggingface_hub.constants.HF_HUB_OFFLINE
     message = str(caught.value)

@@ -15,7 +15,7 @@ from rl4lms.config.training_args import (
     ELSEWHERE,
     IDLE,
     RENAMED,
-    TRAINING_ARGUMENTS,
+    read_training_arguments,
     training_args_problems,
     translate_training_args,
 )
@@ -44,7 +44,7 @@ def _is_enum(kind: Any) -> bool:
 
 def test_names_and_types_are_those_of_transformers() -> None:
     real = {name: simplified(kind) for name, kind in real_arguments().items()}
-    assert real == TRAINING_ARGUMENTS
+    assert len(real) > 100 and real == read_training_arguments()
 
 
 def test_choices_are_those_of_transformers() -> None:

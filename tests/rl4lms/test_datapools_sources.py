@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from common.hub import DataError
+from common.hub import DataError, Published
 from common.python_docs import CACHE_VARIABLE
 from rl4lms.datapools import load_datapool
 from rl4lms.datapools.cnn_daily_mail import CNN_DAILY_MAIL
@@ -24,7 +24,7 @@ from rl4lms.datapools.daily_dialog import DAILY_DIALOG
 from rl4lms.datapools.imdb import IMDB
 from rl4lms.datapools.iwslt2017en_de import IWSLT2017
 from rl4lms.datapools.narrative_qa import NARRATIVE_QA
-from rl4lms.datapools.sources import Published, download, local_rows, read_rows
+from rl4lms.datapools.sources import download, local_rows, read_rows
 
 Hub = Callable[[Any], list[tuple[Any, ...]]]
 ROWS = [{"article": "Ein Text", "highlights": "Text"}, {"article": "b", "highlights": ""}]

@@ -266,6 +266,15 @@ def test_a_reward_that_raises_only_for_several_texts() -> None:
     assert caught.value.index is None
 
 
+def test_a_reward_that_raises_for_no_text_at_all() -> None:
+    def mean(batch: TextBatch) -> list[float]:
+        return [1 / len(batch)]
+
+    with pytest.raises(RewardError, match="raised ZeroDivisionError for 0 texts together: ") as caught:
+        checked(mean, "mean")(TextBatch([], [], [], []))
+    assert caught.value.index is None
+
+
 def test_long_texts_are_shortened_in_messages() -> None:
     batch = TextBatch(["p" * 1000], ["t" * 1000], [[]], [{}])
     with pytest.raises(RewardError) as caught:

@@ -38,7 +38,8 @@ def test_checking_imports_nothing_heavy() -> None:
 
 def test_every_revision_is_a_commit() -> None:
     assert len(SOURCES) == 7
-    assert all(len(s.revision) == 40 and int(s.revision, 16) for s in SOURCES.values())
+    revisions = [source.published.revision for source in SOURCES.values()]
+    assert all(len(revision) == 40 and int(revision, 16) for revision in revisions)
 
 
 def test_no_data_dir_is_no_problem_where_the_hub_or_a_package_has_the_data() -> None:
