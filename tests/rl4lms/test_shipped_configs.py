@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,14 @@ SCRIPTS = REPO / "rl4lms_scripts"
 EXTRACTIONS = sorted(SCRIPTS.glob("extract_samples/*.yml"))
 TRAININGS = sorted(SCRIPTS.glob("training/*/*.yml"))
 ON_SUPERVISED = [path for path in TRAININGS if path.stem.endswith("_on_supervised")]
+ON_POLICY = [path for path in TRAININGS if "_ppo" in path.stem or "_nlpo" in path.stem]
 PLACEHOLDER = "<path of the supervised checkpoint>"
+# What users sweep -> where it stands.
+SWEPT = {
+    "learning_rate": ("alg", "args"),
+    "ent_coef": ("alg", "args"),
+    "temperature": ("alg", "policy", "args", "generation_kwargs"),
+}
 
 # NarrativeQA's sampling blocks left the length to the paper's library, which generated 19 new tokens.
 ADDED = {
@@ -127,6 +135,31 @@ def test_config_is_valid_once_the_placeholder_is_replaced(
     monkeypatch.chdir(REPO)
     name = "gpt2" if "gpt2" in path.name else "t5-base"
     assert load_train_config(path, [f"alg.policy.args.model_name={name}"]).alg.model_name == name
+
+
+@pytest.mark.parametrize("path", ON_POLICY, ids=shipped_name)
+def test_what_users_sweep_is_visible_at_its_place_with_its_default(path: Path, tmp_path: Path) -> None:
+    """A field that a PPO or NLPO config does not set stands there as a comment, which may be uncommented."""
+    text = path.read_text()
+    uncommented = tmp_path / path.name
+    uncommented.write_text(re.sub(r"^( +)# (\w+:)", r"\1\2", text, flags=re.MULTILINE))
+    content = read_source(uncommented).data
+    missing = []
+    for field, keys in SWEPT.items():
+        block = content
+        for key in keys:
+            block = block[key]
+        if field not in block:
+            missing.append(field)
+    assert missing == []
+    name = ["alg.policy.args.model_name=gpt2"] if path in ON_SUPERVISED else []
+    assert load_train_config(uncommented, name) == load_train_config(path, name)
+
+
+def test_what_users_sweep_was_looked_for_in_all_28_configs() -> None:
+    assert len(ON_POLICY) == 28
+    assert {read_source(path).data["alg"]["id"] for path in ON_POLICY} == {"ppo", "nlpo"}
+    assert sum(len(re.findall(r"^ +# \w+:", path.read_text(), re.MULTILINE)) for path in ON_POLICY) == 26
 
 
 def test_placeholders_of_all_datasets_lead_to_shipped_configs() -> None:

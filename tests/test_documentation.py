@@ -1,0 +1,75 @@
+"""Every file and module that the documents name is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+DOCUMENTS = sorted([REPO / "README.md", REPO / "CONTRIBUTING.md", *REPO.glob("docs/*.md")])
+PACKAGES = ("common", "figures", "paper", "rft_diagnose", "rl4lms", "sft_vs_rft")
+FOLDERS = (*PACKAGES, "benchmarks", "docs", "examples", "rl4lms_scripts", "tests")
+MOST_ROWS = 15
+
+
+def short_name(path: Path) -> str:
+    return path.relative_to(REPO).as_posix()
+
+
+def paths_in(text: str) -> set[str]:
+    """Paths of files and folders in a text; not patterns, such as `t5_{ppo,nlpo}.yml`."""
+    pattern = rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./-]*(?![\w./{{*<-])"
+    paths = {match.rstrip(".") for match in re.findall(pattern, text)}
+    return {path for path in paths if path.endswith("/") or "." in path.rpartition("/")[2]}
+
+
+def modules_in(text: str) -> set[str]:
+    """Dotted names in a text that begin with a package, such as `common.plan` or `common.jobs.Job`."""
+    return set(re.findall(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.[A-Za-z_]\w*)+", text))
+
+
+def is_there(module: str) -> bool:
+    """Whether a dotted name is a module's or that of something in a module or package."""
+    parts = module.split(".")
+    names = [REPO.joinpath(*parts[:length]) for length in (len(parts), len(parts) - 1)]
+    files = [file for name in names for file in (name.with_suffix(".py"), name / "__init__.py")]
+    known = [file for file in files if file.is_file()]
+    if not known:
+        return False
+    whole = known[0] in files[:2]
+    return whole or re.search(rf"\b{parts[-1]}\b", known[0].read_text()) is not None
+
+
+def test_paths_and_modules_are_found_in_a_text() -> None:
+    text = "See `common/plan.py`, (docs/sweeps.md), docs/a_{b,c}.md, outputs/docs/x.md, `common/` and paper/."
+    assert paths_in(text) == {"common/plan.py", "docs/sweeps.md", "common/", "paper/"}
+    assert modules_in("`from common.plan import X`, common.jobs.Job. my.common.x") == {
+        "common.plan",
+        "common.jobs.Job",
+    }
+    assert is_there("common.plan") and is_there("common.jobs.Job") and is_there("rft_diagnose.diagnose")
+    assert not is_there("common.nothing") and not is_there("common.jobs.Nothing")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=short_name)
+def test_files_and_modules_that_a_document_names_are_there(path: Path) -> None:
+    text = path.read_text()
+    missing = [name for name in sorted(paths_in(text)) if not (REPO / name).exists()]
+    assert missing + [name for name in sorted(modules_in(text)) if not is_there(name)] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=short_name)
+def test_links_of_a_document_lead_to_files(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)|<img src=\"([^\"]+)\"", path.read_text())
+    files = [link or image for link, image in links if "://" not in link + image]
+    assert [file for file in files if not (path.parent / file).exists()] == []
+
+
+def test_table_of_where_things_are_names_files_that_exist() -> None:
+    text = (REPO / "CONTRIBUTING.md").read_text()
+    _, _, table = text.partition("| I want to ... | open ... |\n|---|---|\n")
+    rows = [row.split("|")[1:-1] for row in table.partition("\n\n")[0].split("\n")]
+    assert 0 < len(rows) <= MOST_ROWS
+    named = {wish.strip(): re.findall("`([^`]+)`", files) for wish, files in rows}
+    assert len(named) == len(rows) and all(named.values())
+    assert [file for files in named.values() for file in files if not (REPO / file).is_file()] == []
