@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from common.config import ConfigError, Located, add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, progress, setup_logging, stop_request
-from common.run_dir import RunDir, RunError
+from common.errors import UserError
+from common.run_dir import RunDir
 from rft_diagnose.advice import NAMES, ConditionError, holds, parse_condition, value_of
 from rl4lms.config import ExtractConfig, check_report, load_extract_config, missing_components, resolved
 
@@ -153,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     return sampled
                 args.inputs = [sampled]
             summary = check(args)
-    except (DiagnosisError, ConditionError, ConfigError, RunError) as error:
+    except (DiagnosisError, ConditionError, UserError) as error:
         print(error, file=sys.stderr)
         return 2
     failed = False
@@ -199,7 +200,7 @@ def sample(args: argparse.Namespace) -> Path | int:
             return INTERRUPTED_EXIT_CODE
         except Exception as error:
             run.update_manifest(status="failed", error=f"{type(error).__name__}: {error}")
-            expected = type(error).__module__.split(".")[0] in ("common", "rl4lms")
+            expected = isinstance(error, UserError)
             logger.error("%s", error, exc_info=not expected)
             logger.error("what was computed is kept; to go on: %s, then give its .pt to this check", resume)
             return 1

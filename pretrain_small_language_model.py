@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.config import ConfigError, Located, add_config_arguments, describe_fields, validate
 from common.console import INTERRUPTED_EXIT_CODE, progress, setup_logging, stop_request
+from common.errors import UserError
 from common.run_dir import RunDir, RunError, read_run
 from paper.small_models.config import PretrainConfig, load_pretrain_config, pretrain_report
 from paper.small_models.jobs import manifest, publish
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.resume
             else RunDir.create(output_path, config.name, config.model_dump(), manifest(config))
         )
-    except (ConfigError, RunError) as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
     with run, setup_logging(console=True, log_file=run.path / "log.txt"):
@@ -111,7 +112,7 @@ def pretrain_and_publish(config: PretrainConfig, run: RunDir, link: Path) -> int
         return INTERRUPTED_EXIT_CODE
     except Exception as error:
         run.update_manifest(status="failed", error=f"{type(error).__name__}: {error}")
-        expected = type(error).__module__.split(".")[0] in ("common", "rl4lms")
+        expected = isinstance(error, UserError)
         logger.error("%s", error, exc_info=not expected)
         logger.error("to go on from the last checkpoint: %s", resume)
         return 1

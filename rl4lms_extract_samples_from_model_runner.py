@@ -12,7 +12,8 @@ from pathlib import Path
 
 from common.config import ConfigError, Located, add_config_arguments, describe_fields, validate
 from common.console import INTERRUPTED_EXIT_CODE, progress, setup_logging, stop_request
-from common.run_dir import RunDir, RunError, read_run
+from common.errors import UserError
+from common.run_dir import RunDir, read_run
 from rl4lms.config import ExtractConfig, check_report, load_extract_config, missing_components, resolved
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if lacking:
             raise ConfigError(args.config_path or args.resume, lacking)
         run = RunDir.open(args.resume) if args.resume else create_run(args, config)
-    except (ConfigError, RunError) as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
     with run, setup_logging(console=True, log_file=run.path / "log.txt"):
@@ -112,7 +113,7 @@ def extract_and_draw(config: ExtractConfig, run: RunDir) -> int:
         return INTERRUPTED_EXIT_CODE
     except Exception as error:
         run.update_manifest(status="failed", error=f"{type(error).__name__}: {error}")
-        expected = type(error).__module__.split(".")[0] in ("common", "rl4lms")
+        expected = isinstance(error, UserError)
         logger.error("%s", error, exc_info=not expected)
         logger.error("what was computed is kept; to go on: %s", resume)
         return 1

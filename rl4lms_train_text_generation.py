@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.config import ConfigError, Located, add_config_arguments, describe_fields, validate
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging, stop_request
+from common.errors import UserError
 from common.run_dir import RunDir, RunError, read_run
 from common.tracking import Tracker, WandbSettings, check_trackers
 from rl4lms.config import (
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if lacking:
             raise ConfigError(args.config_path or args.resume, lacking)
         return train(args, config, options)
-    except (ConfigError, RunError) as error:
+    except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
             print(error, file=sys.stderr)
         return 2
@@ -208,7 +209,7 @@ def train_in(
             run.update_manifest(status=status)
         logger.warning("interrupted; to go on: %s", resume)
     except Exception as error:
-        expected = type(error).__module__.split(".")[0] in ("common", "rl4lms")
+        expected = isinstance(error, UserError)
         if run is not None:
             run.update_manifest(status=status, error=f"{type(error).__name__}: {error}")
         if run is not None or not expected:  # what all processes find, one says

@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from common.errors import UserError
+
 _TEMPORARY = re.compile(r"\.tmp-.+-\d+")
 
 
-class RunError(Exception):
+class RunError(UserError):
     """Files of a run that cannot be used as asked; the message is for the user."""
 
 

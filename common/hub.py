@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from common.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
-class DataError(Exception):
+class DataError(UserError):
     """The user's data is missing, damaged or does not fit the config; the message says what to do."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.console import console_silenced, setup_logging
+from common.errors import UserError
 from common.identity import open_or_create
 from common.run_dir import RunDir
 
@@ -158,9 +159,7 @@ def carry_out(
                 except interrupted:
                     return Outcome("interrupted", run.path)
                 except Exception as error:
-                    # Errors of the package that does the work are messages for the user, others are bugs.
-                    ours = ("common", interrupted.__module__.partition(".")[0])
-                    expected = type(error).__module__.partition(".")[0] in ours
+                    expected = isinstance(error, UserError)
                     logger.error("%s failed: %s", job.label, error, exc_info=not expected)
                     return Outcome("failed", run.path, f"{type(error).__name__}: {error}")
     except Exception as error:

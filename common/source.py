@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import yaml
 
+from common.errors import UserError
+
 Keys = tuple[str | int, ...]  # steps from the top of a file to a value: mapping keys and list indices
 Line = int | Literal["--set"]
 
@@ -37,7 +39,7 @@ class Located:
     message: str
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """What is wrong with one config file: all problems at once, each once, in the order of the lines."""
 
     def __init__(self, file: str | Path, problems: Iterable[Located]) -> None:

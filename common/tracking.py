@@ -9,13 +9,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
+from common.errors import UserError
 from common.run_dir import RunDir
 
 # W&B's own folder, the lock, temporary files.
 _NEVER_UPLOADED = ("wandb/*", ".*", "*/.*")
 
 
-class TrackerError(Exception):
+class TrackerError(UserError):
     """A tracker that could not start; the message is for the user."""
 
 

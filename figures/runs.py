@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from common.errors import UserError
 from common.run_dir import RunInfo, find_runs, read_metrics, read_run
 
 METHODS = {"expected_reinforce": "RFT", "reinforce": "RFT (sampled)", "supervised": "SFT"}
@@ -22,7 +23,7 @@ DATASETS = {
 }
 
 
-class NoRunsError(Exception):
+class NoRunsError(UserError):
     """The given folders hold no run that the figure can draw; the message says what is needed."""
 
 

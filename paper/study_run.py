@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from common.config import ConfigError
+from common.errors import UserError
 from common.files import atomic_write_text
 from common.identity import finished_runs
 from common.jobs import Job
@@ -35,7 +36,7 @@ INTERRUPT_MESSAGE = "stopping after the steps under way, resumable; press Ctrl-C
 PLAN_RUNNER = "python rl4lms_plan_runner.py --plan_config_path"
 
 
-class StudyError(Exception):
+class StudyError(UserError):
     """Experiments of a study that failed; the message is for the user."""
 
 

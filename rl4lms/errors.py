@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from common.errors import UserError
+
 
 class TrainingInterrupted(Exception):
     """The caller asked to stop; what is on disk goes on from the last checkpoint."""
 
 
-class DivergenceError(Exception):
+class DivergenceError(UserError):
     """A loss, gradient or KL that no training comes back from; the last checkpoint is from before it."""

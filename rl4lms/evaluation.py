@@ -15,6 +15,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from common.console import progress
+from common.errors import UserError
 from common.files import RowLog, atomic_write_json
 from common.run_dir import RunDir
 from common.seeding import derive_seed, isolated_rng
@@ -33,7 +34,7 @@ SHOWN = 8  # values of a log line (diversity alone has 40)
 Epoch = int | float
 
 
-class EvaluationError(Exception):
+class EvaluationError(UserError):
     """A metric that failed; the message is for the user."""
 
 

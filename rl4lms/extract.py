@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from common.files import atomic_torch_save, atomic_write_text
 from common.run_dir import RunDir
 from rft_diagnose.statistics import input_statistics
@@ -30,7 +31,7 @@ TEXTS, SCORES, INDICES = "texts.jsonl", "scores.jsonl", "used_train_indices"
 INPUTS_PER_SCORING = 100  # what a crash in scoring costs at most
 
 
-class ExtractionError(Exception):
+class ExtractionError(UserError):
     """What stops an extraction; the message is for the user, and what was computed stays on disk."""
 
 

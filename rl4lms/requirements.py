@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from common.errors import UserError
 from common.hub import spare_retries_without_network
 from rl4lms.model.source import check_model_source, check_tokenizer_source, has_tokenizer, has_weights
 
 _HUB_TIMEOUT = 10.0  # seconds
 
 
-class RequirementError(Exception):
+class RequirementError(UserError):
     """Something to be downloaded or named differently; the message is for the user."""
 
 

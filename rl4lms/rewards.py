@@ -23,6 +23,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from common.config import Config, Problem
+from common.errors import UserError
 from common.registry import Arguments, Entry, Registry, after_first, arguments_of
 from rl4lms.metrics import METRICS
 from rl4lms.metrics import args as metric_args
@@ -204,7 +205,7 @@ Reward = Callable[[TextBatch], list[float]]
 _BROUGHT = ("prompts", "completions")  # what each call brings to a function of the plain form
 
 
-class RewardError(Exception):
+class RewardError(UserError):
     """A reward that failed; the message is for the user. index: the first text it failed on, if one did."""
 
     def __init__(self, message: str, index: int | None = None) -> None:

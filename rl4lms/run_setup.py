@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from common.errors import UserError
 from common.files import sync
 from common.run_dir import RunDir
 from common.seeding import derive_seed
@@ -47,7 +48,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-class TrainingDataError(Exception):
+class TrainingDataError(UserError):
     """Data that a run cannot go on with; the message is for the user."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from common.plots import save_metric_plots
 from common.run_dir import RunDir, load_checkpoint, read_metrics
 from common.tracking import Tracker, WandbSettings
@@ -196,7 +197,7 @@ def _train(
         )
 
 
-class ChangedDataError(Exception):
+class ChangedDataError(UserError):
     """The data of a run is no longer what it began with, so that it cannot be continued."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from common.seeding import isolated_rng
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.data import ControlledData, TokenizedPairs
@@ -101,7 +102,7 @@ def build_model(config: ExperimentConfig, data: ControlledData) -> nn.Module:
         return ResNet18(inputs.shape[1], classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-class ModelError(Exception):
+class ModelError(UserError):
     """A model that does not fit its data or its checkpoint: the user's mistake, said in one line."""
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from common.run_dir import RunDir
 from common.seeding import derive_seed
 from common.tracking import Tracker
@@ -123,7 +124,7 @@ class TrainingInterrupted(Exception):
         self.epoch = epoch
 
 
-class NonFiniteLossError(Exception):
+class NonFiniteLossError(UserError):
     """The train loss is no longer a number; the newest checkpoint is from before."""
 
 

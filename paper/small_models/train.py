@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.optimization import Adafactor
 
+from common.errors import UserError
 from common.run_dir import RunDir, load_checkpoint
 from common.seeding import derive_seed, isolated_rng
 from paper.small_models.config import PretrainConfig, model_of
@@ -29,7 +30,7 @@ Report = Callable[[int, str], None]
 logger = logging.getLogger(__name__)
 
 
-class PretrainingDataError(Exception):
+class PretrainingDataError(UserError):
     """Text that a run cannot go on with; the message is for the user."""
 
 

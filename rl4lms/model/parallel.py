@@ -15,10 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.errors import UserError
+
 T = TypeVar("T")
 
 
-class WorldError(Exception):
+class WorldError(UserError):
     """Processes that do not form the world they were started as; the message is for the user."""
 
 

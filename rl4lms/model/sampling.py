@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from common.errors import UserError
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.load import is_seq2seq
 
@@ -18,7 +19,7 @@ from rl4lms.model.load import is_seq2seq
 Processor = Callable[[Tensor, Tensor], Tensor]
 
 
-class GenerationError(Exception):
+class GenerationError(UserError):
     """Settings or a model that no text can be generated with; the message is for the user."""
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from common.errors import UserError
+
 Kind = Literal["causal", "seq2seq"]
 
 WEIGHTS = (
@@ -34,7 +36,7 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _MODEL_FILES = "a model folder holds config.json, model.safetensors and tokenizer.json"
 
 
-class ModelSourceError(Exception):
+class ModelSourceError(UserError):
     """A model or tokenizer that cannot be used as asked: the user's mistake, said in one line."""
 
 

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from common.config import Keys, Located, Problem, Source, locate, parse_path, path_text, set_value, validate
+from common.errors import UserError
 from common.plan import choices
 from common.source import parse_value
 from rl4lms.config import ExtractConfig, TrainConfig
 from rl4lms.plan.schema import Configuration, Experiment
 
 
-class BraceError(Exception):
+class BraceError(UserError):
     """Text whose braces cannot be filled in; the message is for the user."""
 
 

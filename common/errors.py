@@ -1,0 +1,7 @@
+"""The base of every exception whose message is written for the user."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something that the user can mend: the message says what, where and how, and no traceback is needed."""
