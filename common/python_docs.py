@@ -62,9 +62,8 @@ def paragraphs(docstring: str) -> list[str]:
     Code, tables, headings, and whatever does not begin like a sentence and end like one are left out.
     """
     texts = [parameter.description for parameter in parameters(docstring)]
-    texts += [
-        run for block in re.split(r"\n\s*\n", _UNDERLINED.sub("", docstring)) for run in _join_lines(block)
-    ]
+    for block in re.split(r"\n\s*\n", _UNDERLINED.sub("", docstring)):
+        texts += _join_lines(block)
     return list(dict.fromkeys(text for text in texts if is_prose(text)))
 
 

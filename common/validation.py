@@ -191,9 +191,8 @@ def _explain(error: _TracedError) -> FieldError:
         return FieldError(error.keys, "must not be empty")
     if kind in ("value_error", "assertion_error"):
         return FieldError(error.keys, str(context["error"]))
-    return FieldError(
-        error.keys, f"{details['msg'][0].lower()}{details['msg'][1:]}, got {_show_with_type(value)}"
-    )
+    message = f"{details['msg'][0].lower()}{details['msg'][1:]}"
+    return FieldError(error.keys, f"{message}, got {_show_with_type(value)}")
 
 
 def _say_wrong_type(expected: Any, value: Any) -> str:
