@@ -40,10 +40,10 @@ from common.source import (
     unknown_name,
 )
 from common.validation import (
-    Fault,
+    FieldError,
     bare_type,
     branch_names,
-    faults,
+    field_errors,
     field_type,
     is_model,
     members,
@@ -167,64 +167,64 @@ def load_config(path: str | Path, model: type[ConfigT], overrides: Iterable[str]
 def validate(model: type[ConfigT], data: Mapping[str, Any]) -> tuple[ConfigT | None, list[Problem]]:
     """The model of the data, or None and all problems.
 
-    These are the faults of single fields and, as far as it can be known without those, what `Config.check`
-    returns.
+    The problems are the errors of single fields and, as far as they can be known without those, what
+    `Config.check` returns.
     """
     try:
         config = model.model_validate(data)
     except ValidationError as error:
-        found = faults(error, model)
-        problems = [Problem(path_text(fault.keys), fault.message) for fault in found]
-        return None, list(dict.fromkeys(problems + _checks_without(found, model, data)))
-    problems = list(_checks(config))
+        errors = field_errors(error, model)
+        problems = [Problem(path_text(e.keys), e.message) for e in errors]
+        return None, list(dict.fromkeys(problems + _check_without(errors, model, data)))
+    problems = list(_check(config))
     return (None if problems else config), problems
 
 
-def _checks(value: Any, keys: Keys = ()) -> Iterator[Problem]:
+def _check(value: Any, keys: Keys = ()) -> Iterator[Problem]:
     """Problems that `check` of this config and of all configs inside it returns."""
     if isinstance(value, Config):
         for problem in value.check():
             yield Problem(path_text(keys + parse_path(problem.path)), problem.message)
         for name in type(value).model_fields:
-            yield from _checks(getattr(value, name), (*keys, name))
+            yield from _check(getattr(value, name), (*keys, name))
     elif isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _checks(item, (*keys, key))
+            yield from _check(item, (*keys, key))
 
 
-def _checks_without(found: list[Fault], model: type[Config], data: Mapping[str, Any]) -> list[Problem]:
-    """Cross-field problems of what remains without the faulty values, whose fields take their defaults.
+def _check_without(errors: list[FieldError], model: type[Config], data: Mapping[str, Any]) -> list[Problem]:
+    """Cross-field problems of what remains without the invalid values, whose fields take their defaults.
 
-    A misspelt field counts under the name it was meant to have. Left out are problems at a faulty field, and
-    those whose message names one: they may come from its default.
+    A misspelt field counts under the name it was meant to have. Problems at an invalid field are left out,
+    and those whose message names one: they may come from its default.
     """
     rest: dict[str, Any] = copy.deepcopy(dict(data))
-    faulty: set[Keys] = set()
+    invalid: set[Keys] = set()
     problems: list[Problem] = []
     while True:
-        removed = {keys: fault.meant for fault in found if (keys := _removable(rest, fault.keys))}
-        faulty.update(removed, (fault.keys for fault in found if fault.keys))
-        for keys, meant in removed.items():
+        removed = {keys: e.suggestion for e in errors if (keys := _removable(rest, e.keys))}
+        invalid.update(removed, (e.keys for e in errors if e.keys))
+        for keys, suggestion in removed.items():
             parent = _mapping_at(rest, keys[:-1])
             value = parent.pop(keys[-1], None)
-            if meant and meant not in parent:
-                parent[meant] = value
-                faulty.add((*keys[:-1], meant))
+            if suggestion and suggestion not in parent:
+                parent[suggestion] = value
+                invalid.add((*keys[:-1], suggestion))
         try:
-            problems = list(_checks(model.model_validate(rest)))
+            problems = list(_check(model.model_validate(rest)))
             break
         except ValidationError as error:
-            found = faults(error, model)
-            if not any(_removable(rest, fault.keys) for fault in found):  # only required fields are missing
+            errors = field_errors(error, model)
+            if not any(_removable(rest, e.keys) for e in errors):  # only required fields are missing
                 for name in rest.keys() & model.model_fields.keys():
                     adapter = TypeAdapter[Any](field_type(model.model_fields[name]))
-                    problems += _checks(adapter.validate_python(rest[name]), (name,))
+                    problems += _check(adapter.validate_python(rest[name]), (name,))
                 break
-    names = {[key for key in keys if isinstance(key, str)][-1] for keys in faulty}
+    names = {[key for key in keys if isinstance(key, str)][-1] for keys in invalid}
     return [
         problem
         for problem in problems
-        if not any(parse_path(problem.path)[: len(keys)] == keys for keys in faulty)
+        if not any(parse_path(problem.path)[: len(keys)] == keys for keys in invalid)
         and names.isdisjoint(re.findall(r"\w+", problem.message))
     ]
 

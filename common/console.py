@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 def setup_logging(console: bool, log_file: Path | None = None, level: int = logging.INFO) -> ExitStack:
     """Send log records of `level` and above to stderr, around the bars, and to the end of `log_file`, in UTC.
 
-    Of installed libraries, warnings and errors only. A destination that an earlier call opened is not opened
-    twice, and several files may be open at once. With neither, records go nowhere. Closing what is returned
-    (`close()`, or leaving it as a context) undoes this call.
+    Installed libraries get only their warnings and errors through. A destination that an earlier call opened
+    is not opened twice, and several files may be open at once. With neither, records go nowhere. Closing what
+    is returned (`close()`, or leaving it as a context) undoes this call.
     """
     root = logging.getLogger()
     handlers: list[logging.Handler] = []
@@ -62,15 +62,15 @@ def setup_logging(console: bool, log_file: Path | None = None, level: int = logg
 
 @contextmanager
 def console_silenced(silent: bool = True) -> Iterator[None]:
-    """No log lines on the console inside the block, if `silent`; files still get them."""
+    """Write no log lines on the console inside the block, if `silent`; files still get them."""
     handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, _ConsoleHandler)]
     for handler in handlers if silent else ():
-        handler.addFilter(_nothing)
+        handler.addFilter(_reject)
     try:
         yield
     finally:
         for handler in handlers:
-            handler.removeFilter(_nothing)
+            handler.removeFilter(_reject)
 
 
 def progress(
@@ -100,7 +100,7 @@ _report: Report | None = None
 
 @contextmanager
 def bars_reported(report: Report) -> Iterator[None]:
-    """No bars inside the block: the top one reports what it would show instead."""
+    """Draw no bars inside the block: the top one reports what it would show instead."""
     global _report
     before, _report = _report, report
     try:
@@ -210,7 +210,7 @@ def _writes_to(handler: logging.Handler, path: Path) -> bool:
     return isinstance(handler, logging.FileHandler) and Path(handler.baseFilename) == path.absolute()
 
 
-def _nothing(record: logging.LogRecord) -> bool:
+def _reject(record: logging.LogRecord) -> bool:
     return False
 
 

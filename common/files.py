@@ -94,7 +94,7 @@ Row = dict[str, Any]
 
 
 class RowLog:
-    """One such file, open for appending by this process alone. key: what every row has, a number."""
+    """A file of rows, open for appending by this process alone. key: what every row has, a number."""
 
     def __init__(self, path: Path, key: str) -> None:
         self.path = path

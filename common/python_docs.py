@@ -52,18 +52,19 @@ class Parameter:
 
 def parameters(docstring: str) -> list[Parameter]:
     """The parameters with a description, in order. docstring: dedented, as `ast.get_docstring` gives it."""
-    found = [*_numpy(docstring), *_google_and_sphinx(docstring.splitlines())]
-    return [parameter for parameter in found if parameter.description]
+    documented = [*_numpy_parameters(docstring), *_google_and_sphinx_parameters(docstring.splitlines())]
+    return [parameter for parameter in documented if parameter.description]
 
 
 def paragraphs(docstring: str) -> list[str]:
     """Paragraphs of prose of all sections, a line each, without markup, once each.
 
-    Left out: code, tables, headings, and whatever does not begin like a sentence and end like one.
+    Code, tables, headings, and whatever does not begin like a sentence and end like one are left out.
     """
-    found = [parameter.description for parameter in parameters(docstring)]
-    found += [run for block in re.split(r"\n\s*\n", _UNDERLINED.sub("", docstring)) for run in _runs(block)]
-    return list(dict.fromkeys(text for text in found if is_prose(text)))
+    texts = [parameter.description for parameter in parameters(docstring)]
+    for block in re.split(r"\n\s*\n", _UNDERLINED.sub("", docstring)):
+        texts += _join_lines(block)
+    return list(dict.fromkeys(text for text in texts if is_prose(text)))
 
 
 def is_prose(text: str) -> bool:
@@ -79,7 +80,7 @@ def is_prose(text: str) -> bool:
     )
 
 
-def _numpy(docstring: str) -> Iterator[Parameter]:
+def _numpy_parameters(docstring: str) -> Iterator[Parameter]:
     headings = list(_UNDERLINED.finditer(docstring))
     for heading, following in zip_longest(headings, headings[1:]):
         if heading[1].strip().lower() in _PARAMETER_SECTIONS:
@@ -89,7 +90,7 @@ def _numpy(docstring: str) -> Iterator[Parameter]:
                     yield _parameter(match["name"], match["type"], body)
 
 
-def _google_and_sphinx(lines: list[str]) -> Iterator[Parameter]:
+def _google_and_sphinx_parameters(lines: list[str]) -> Iterator[Parameter]:
     for start, line in enumerate(lines, start=1):
         if section := _GOOGLE_SECTION.match(line):
             for head, body in _entries(_indented(lines[start:], len(section[1]))):
@@ -123,12 +124,12 @@ def _parameter(name: str, type_: str | None, body: list[str]) -> Parameter:
     paragraph = "\n".join(line.strip() for line in body).strip().partition("\n\n")[0]
     return Parameter(
         name.replace("*", ""),
-        without_markup(" ".join((type_ or "").split())).strip(" ,"),
-        without_markup(" ".join(paragraph.split())),
+        strip_markup(" ".join((type_ or "").split())).strip(" ,"),
+        strip_markup(" ".join(paragraph.split())),
     )
 
 
-def _runs(block: str) -> Iterator[str]:
+def _join_lines(block: str) -> Iterator[str]:
     """The runs of equally indented lines in a block, list items apart, on one line and without markup."""
     runs: list[list[str]] = [[]]
     previous = 0
@@ -139,7 +140,7 @@ def _runs(block: str) -> Iterator[str]:
         runs[-1].append(line.strip())
         previous = indent
     for run in runs:
-        yield without_markup(_ITEM.sub("", " ".join(" ".join(run).split())))
+        yield strip_markup(_ITEM.sub("", " ".join(" ".join(run).split())))
 
 
 logger = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ _SENTENCE_END = re.compile(
 class DocRecord:
     """One documented thing. Markup is removed from `sentence` and `text`.
 
-    kind: "module", "class", "function" or "method"; signature: of a class, that of its __init__, if it has
+    kind: "module", "class", "function" or "method"; signature: a class has that of its __init__, if it has
     one; text: the docstring's prose up to its first section, list or example, paragraphs as in the docstring;
     docstring: all of it as written, but dedented.
     """
@@ -233,7 +234,7 @@ def prose(docstring: str) -> str:
             or any(_UNDERLINE.match(line) for line in lines)
         ):
             break
-        paragraphs.append(without_markup(" ".join(block.split())))
+        paragraphs.append(strip_markup(" ".join(block.split())))
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
@@ -243,8 +244,8 @@ def sentences(paragraph: str) -> list[str]:
     return [paragraph[start:end].strip() for start, end in pairwise([*starts, len(paragraph)])]
 
 
-def without_markup(text: str) -> str:
-    """Text without the marks of reStructuredText and Markdown for roles, code and emphasis."""
+def strip_markup(text: str) -> str:
+    """Remove the marks of reStructuredText and Markdown for roles, code and emphasis."""
     return _EMPHASIS.sub(r"\2", _QUOTED.sub(r"\2", _ROLE.sub(r"\1", text)))
 
 
@@ -258,8 +259,8 @@ def content_hash(records: Sequence[DocRecord]) -> str:
 
 def default_cache_dir() -> Path:
     """Folder for what can be made again: named by the environment, else in the user's cache folder."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
+    if folder := os.environ.get(CACHE_VARIABLE):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vanishing-gradients-rft"
 
 
@@ -277,7 +278,7 @@ def _harvest_package(package: str, cache_dir: Path) -> list[DocRecord]:
     except (OSError, ValueError, TypeError) as error:
         logger.warning("docstring cache %s is unreadable (%s): reading the sources again", cached, error)
     base = root if package == STDLIB else root.parent
-    with _without_garbage_collection():
+    with _garbage_collection_paused():
         records = [record for file in files for record in _file_records(file, base)]
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -288,7 +289,7 @@ def _harvest_package(package: str, cache_dir: Path) -> list[DocRecord]:
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def _garbage_collection_paused() -> Iterator[None]:
     """Syntax trees are millions of objects without cycles: looking for cycles takes longer than parsing."""
     enabled = gc.isenabled()
     gc.disable()
@@ -324,15 +325,15 @@ def _version(package: str) -> str:
 def _source_files(root: Path) -> list[Path]:
     if root.is_file():
         return [root]
-    found = []
+    files = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if name.isidentifier() and name not in _SKIPPED_FOLDERS]
-        found += [
+        files += [
             Path(folder, name)
             for name in names
             if name.endswith(".py") and not name.startswith(_SKIPPED_FILES)
         ]
-    return sorted(found, key=lambda file: file.relative_to(root).as_posix())
+    return sorted(files, key=lambda file: file.relative_to(root).as_posix())
 
 
 def _file_records(file: Path, base: Path) -> Iterator[DocRecord]:

@@ -1,4 +1,4 @@
-"""Components that a config names by id: found, checked with their arguments, imported as late as can be.
+"""Components that a config names by id: looked up, checked with their arguments, imported as late as can be.
 
 An id is the name of a built-in, or `package.module:attr` of the user's own code. The arguments of a built-in
 have a schema, so that checking them imports nothing; a user's function is imported and its signature is the
@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError, create_model
 
 from common.config import Config, ConfigError, Located, Problem, closest, unknown_key, unknown_name, validate
-from common.validation import faults
+from common.validation import field_errors
 
 
 def nothing_missing(args: Any) -> list[Problem]:
@@ -55,17 +55,17 @@ class Arguments:
     open: bool
 
 
-def after_first(signature: inspect.Signature) -> Arguments:
-    """All parameters but the first, which the program fills. Raises ValueError if there is none to fill."""
+def arguments_after_first(signature: inspect.Signature) -> Arguments:
+    """The parameters but the first, which the program fills. Raises ValueError if there is none to fill."""
     first, *rest = signature.parameters.values() or (None,)
     if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
         raise ValueError("it takes no positional argument")
     if first.kind is first.VAR_POSITIONAL:
         rest = [first, *rest]
-    return arguments_of(rest)
+    return settable_arguments(rest)
 
 
-def arguments_of(parameters: list[inspect.Parameter]) -> Arguments:
+def settable_arguments(parameters: list[inspect.Parameter]) -> Arguments:
     """These parameters as arguments: only those that can be given by name."""
     by_name = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     required = {name for name, p in by_name.items() if p.default is p.empty}
@@ -82,7 +82,7 @@ class Registry:
         self,
         kind: str,
         entries: Mapping[str, Entry],
-        arguments: Callable[[inspect.Signature], Arguments] = after_first,
+        arguments: Callable[[inspect.Signature], Arguments] = arguments_after_first,
     ) -> None:
         self.kind = kind
         self.entries = dict(entries)
@@ -90,7 +90,7 @@ class Registry:
 
     def check(self, name: str, args: Mapping[str, Any]) -> list[Problem]:
         """Problems of an id and its arguments, at `id` or `args.<name>`; imports only users' own modules."""
-        return self._bound(name, args)[1]
+        return self._bind(name, args)[1]
 
     def missing(self, name: str, args: Mapping[str, Any]) -> list[Problem]:
         """What this machine lacks for a component, at the argument to change; [] if its config is wrong."""
@@ -100,7 +100,7 @@ class Registry:
 
     def build(self, name: str, args: Mapping[str, Any]) -> Callable[..., Any]:
         """The component with its arguments bound. Raises ConfigError with all problems."""
-        bound, problems = self._bound(name, args)
+        bound, problems = self._bind(name, args)
         if problems:
             raise ConfigError(
                 f"{self.kind} {name!r}",
@@ -122,7 +122,7 @@ class Registry:
             raise ValueError(f"{name!r} is {what}; a {self.kind} is a function")
         return function
 
-    def _bound(self, name: str, args: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    def _bind(self, name: str, args: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         """The keyword arguments to call a component with, and the problems of its id and arguments."""
         if name in self.entries:
             config, problems = validate(self.entries[name].args, args)
@@ -138,7 +138,7 @@ class Registry:
             arguments = self._arguments(inspect.signature(function))
         except ValueError as error:
             return {}, [Problem("id", f"{name!r} cannot be a {self.kind}: {error}")]
-        return _checked_arguments(function, arguments, args)
+        return _check_arguments(function, arguments, args)
 
 
 def _under_args(problems: list[Problem]) -> list[Problem]:
@@ -156,7 +156,7 @@ def _attribute(target: str) -> Any:
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
     try:
-        found: Any = importlib.import_module(module_name)
+        value: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise ValueError(
@@ -167,15 +167,15 @@ def _attribute(target: str) -> Any:
     except Exception as error:  # users' own code
         raise ValueError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
     for name in attribute.split("."):
-        if not hasattr(found, name):
-            meant = closest(name, [known for known in vars(found) if not known.startswith("_")])
-            hint = f"; did you mean {meant!r}?" if meant else ""
+        if not hasattr(value, name):
+            suggestion = closest(name, [known for known in vars(value) if not known.startswith("_")])
+            hint = f"; did you mean {suggestion!r}?" if suggestion else ""
             raise ValueError(f"module {module_name!r} has no {attribute!r}{hint}")
-        found = getattr(found, name)
-    return found
+        value = getattr(value, name)
+    return value
 
 
-def _checked_arguments(
+def _check_arguments(
     function: Callable[..., Any], arguments: Arguments, args: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The arguments as the annotations of a user's function read them, and what is wrong with them."""
@@ -187,8 +187,8 @@ def _checked_arguments(
         if name not in arguments.parameters and (not arguments.open or name in filled_by_the_program):
             problems.append(Problem(f"args.{name}", unknown_key(name, arguments.parameters)))
             continue
-        bound[name], found = _typed(value, hints.get(name, Any))
-        problems += [Problem(f"args.{name}{problem.path}", problem.message) for problem in found]
+        bound[name], mismatches = _read_as(value, hints.get(name, Any))
+        problems += [Problem(f"args.{name}{problem.path}", problem.message) for problem in mismatches]
     absent = [name for name in arguments.parameters if name in arguments.required - args.keys()]
     problems += [Problem(f"args.{name}", "missing; it has no default") for name in absent]
     return bound, problems
@@ -201,8 +201,8 @@ def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _typed(value: Any, hint: Any) -> tuple[Any, list[Problem]]:
-    """A value of a config as a type: the type's own reading of YAML (a list as a tuple), but no guesses."""
+def _read_as(value: Any, hint: Any) -> tuple[Any, list[Problem]]:
+    """Read a config's value as a type reads YAML (a list as a tuple), but without guesses."""
     try:
         model = create_model("Argument", __base__=Config, value=(hint, ...))
         text = json.dumps({"value": value})
@@ -213,7 +213,8 @@ def _typed(value: Any, hint: Any) -> tuple[Any, list[Problem]]:
     except ValidationError as error:
         return value, [
             Problem(
-                "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in fault.keys[1:]), fault.message
+                "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in field_error.keys[1:]),
+                field_error.message,
             )
-            for fault in faults(error, model)
+            for field_error in field_errors(error, model)
         ]

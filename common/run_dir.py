@@ -28,7 +28,6 @@ from common.files import (
     RunError,
     atomic_torch_save,
     atomic_write_json,
-    atomic_write_text,
     drop_torn_line,
     make_directory,
     read_rows,
@@ -36,152 +35,20 @@ from common.files import (
     sync,
 )
 
-RECORDED_PACKAGES = ("torch", "numpy", "transformers", "datasets", "scikit-learn", "matplotlib")
-
-
-def provenance() -> dict[str, Any]:
-    """What produced a run: `versions`, `commit` and `dirty` (None outside a git checkout), `platform`."""
-    commit, dirty = _git_state()
-    system = {"system": platform.system(), "release": platform.release(), "machine": platform.machine()}
-    return {
-        "versions": dict(_versions()),
-        "commit": commit,
-        "dirty": dirty,
-        "platform": {**system, "cpu_count": os.cpu_count()},
-    }
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-@functools.cache  # The code that runs is the code that was there when the process started.
-def _git_state() -> tuple[str | None, bool | None]:
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None, None
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        changes = _git(root, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    return commit, bool(changes)
-
-
-def _git(root: Path, *args: str) -> str:
-    command = ["git", "-C", str(root), *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-
-_CHECKPOINT = re.compile(r"epoch_(\d+)\.pt")
-
-
-class CheckpointError(RunError):
-    """A checkpoint that is missing or cannot be read."""
-
-
-def checkpoint_name(epoch: int) -> str:
-    """The file name of the checkpoint after `epoch`."""
-    return f"epoch_{epoch:06d}.pt"
-
-
-def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """The dict in a checkpoint file, read with weights_only=True.
-
-    Raises CheckpointError if the file is missing, damaged (every checksum in it is verified) or no such
-    checkpoint; of a run's checkpoint, the message names the older one to use.
-    """
-    import pickle
-
-    import torch
-
-    path = Path(path)
-    if not path.is_file():
-        others = ", ".join(p.name for p in checkpoints_in(path.parent))
-        raise CheckpointError(f"no checkpoint {path}" + (f"; its folder holds: {others}" if others else ""))
-    if damage := archive_damage(path):
-        raise CheckpointError(f"corrupt checkpoint {path}: {damage}{_older_hint(path)}")
-    try:
-        state = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "Unsupported" in line), str(error)).strip()
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values, not loaded: {reason}"
-        ) from None
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        if "PytorchStreamReader" in reason:
-            raise CheckpointError(f"corrupt checkpoint {path}: {reason}{_older_hint(path)}") from None
-        raise CheckpointError(f"{path} cannot be loaded: {reason}") from None
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path} is no checkpoint: it holds a {type(state).__name__}, not a dict")
-    return state
-
-
-def checkpoints_in(directory: Path) -> list[Path]:
-    """The checkpoints in a directory, oldest epoch first."""
-    found = [
-        (int(match[1]), p) for p in directory.glob("epoch_*.pt") if (match := _CHECKPOINT.fullmatch(p.name))
-    ]
-    return [path for _, path in sorted(found)]
-
-
-def archive_damage(path: Path) -> str | None:
-    """What is wrong with an archive that torch.save wrote (torch.load does not verify its checksums)."""
-    size = path.stat().st_size
-    if size == 0:
-        return "the file is empty"
-    with path.open("rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                bad = archive.testzip()
-        except Exception as error:  # zipfile answers damage with errors of many kinds.
-            return f"cut off, overwritten, or not written by torch.save ({size} bytes; {error})"
-    return None if bad is None else f"wrong checksum of {bad}"
-
-
-def _older_hint(path: Path) -> str:
-    """What to do about the damaged checkpoint `path`, if it is one of a run's."""
-    siblings = checkpoints_in(path.parent)
-    if path not in siblings:
-        return ""
-    older = siblings[: siblings.index(path)]
-    intact = next((p for p in reversed(older) if archive_damage(p) is None), None)
-    if intact is None:
-        return ". There is no intact older checkpoint beside it: run that experiment anew"
-    return f". {intact} is older and intact: delete the corrupt file to continue from there"
-
-
-__all__ = [
-    "CheckpointError",
-    "RunBusyError",
-    "RunDir",
-    "RunError",
-    "RunInfo",
-    "atomic_torch_save",
-    "atomic_write_json",
-    "atomic_write_text",
-    "find_runs",
-    "load_checkpoint",
-    "read_metrics",
-    "read_run",
-]
-
 MANIFEST, CONFIG, METRICS = "manifest.json", "config.json", "metrics.jsonl"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
+RECORDED_PACKAGES = ("torch", "numpy", "transformers", "datasets", "scikit-learn", "matplotlib")
+_CHECKPOINT = re.compile(r"epoch_(\d+)\.pt")
 
 logger = logging.getLogger(__name__)
 
 
 class RunBusyError(RunError):
     """A run directory that a live process is writing to."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint that is missing or cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +81,8 @@ class RunDir:
         """Make `<base>/<name>_<UTC time>/` with config.json and manifest.json, and lock it.
 
         manifest: fields of the caller, over those every run has (status "running", argv, created, updated,
-        versions, commit, dirty, platform). prefix: of the names of the config's file and the checkpoints'
-        folder, recorded in the manifest. Raises RunError if `name` cannot be the name of a directory, or the
+        versions, commit, dirty, platform). prefix: begins the names of the config's file and the checkpoints'
+        folder; recorded in the manifest. Raises RunError if `name` cannot be the name of a directory, or the
         prefix begin one.
         """
         if not name or Path(name).name != name:
@@ -250,11 +117,11 @@ class RunDir:
             remove_temporary_files(path)
             for file in path.glob("*.jsonl"):
                 drop_torn_line(file)
-            found = read_run(path)  # Again: it may have changed before the lock was ours.
+            run = read_run(path)  # Again: it may have changed before the lock was ours.
         except BaseException:
             _release(lock)
             raise
-        return cls(path, lock, found.config, found.manifest)
+        return cls(path, lock, run.config, run.manifest)
 
     def __enter__(self) -> RunDir:
         return self
@@ -404,3 +271,114 @@ def _read_object(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(f"{path} is not a run directory: {name} does not hold an object")
     return content
+
+
+def checkpoint_name(epoch: int) -> str:
+    """The file name of the checkpoint after `epoch`."""
+    return f"epoch_{epoch:06d}.pt"
+
+
+def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The dict in a checkpoint file, read with weights_only=True.
+
+    Raises CheckpointError if the file is missing, damaged (every checksum in it is verified) or no such
+    checkpoint; the message about a run's checkpoint names the older one to use.
+    """
+    import pickle
+
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        others = ", ".join(p.name for p in checkpoints_in(path.parent))
+        raise CheckpointError(f"no checkpoint {path}" + (f"; its folder holds: {others}" if others else ""))
+    if damage := archive_damage(path):
+        raise CheckpointError(f"corrupt checkpoint {path}: {damage}{_older_hint(path)}")
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "Unsupported" in line), str(error)).strip()
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values, not loaded: {reason}"
+        ) from None
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        if "PytorchStreamReader" in reason:
+            raise CheckpointError(f"corrupt checkpoint {path}: {reason}{_older_hint(path)}") from None
+        raise CheckpointError(f"{path} cannot be loaded: {reason}") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} is no checkpoint: it holds a {type(state).__name__}, not a dict")
+    return state
+
+
+def checkpoints_in(directory: Path) -> list[Path]:
+    """The checkpoints in a directory, oldest epoch first."""
+    matches = [(_CHECKPOINT.fullmatch(path.name), path) for path in directory.glob("epoch_*.pt")]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match)]
+
+
+def archive_damage(path: Path) -> str | None:
+    """What is wrong with an archive that torch.save wrote (torch.load does not verify its checksums)."""
+    size = path.stat().st_size
+    if size == 0:
+        return "the file is empty"
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                bad = archive.testzip()
+        except Exception as error:  # zipfile answers damage with errors of many kinds.
+            return f"cut off, overwritten, or not written by torch.save ({size} bytes; {error})"
+    return None if bad is None else f"wrong checksum of {bad}"
+
+
+def _older_hint(path: Path) -> str:
+    """What to do about the damaged checkpoint `path`, if it is one of a run's."""
+    siblings = checkpoints_in(path.parent)
+    if path not in siblings:
+        return ""
+    older = siblings[: siblings.index(path)]
+    intact = next((p for p in reversed(older) if archive_damage(p) is None), None)
+    if intact is None:
+        return ". There is no intact older checkpoint beside it: run that experiment anew"
+    return f". {intact} is older and intact: delete the corrupt file to continue from there"
+
+
+def provenance() -> dict[str, Any]:
+    """Say what produced a run: `versions`, `commit` and `dirty` (None outside a git checkout), `platform`."""
+    commit, dirty = _git_state()
+    system = {"system": platform.system(), "release": platform.release(), "machine": platform.machine()}
+    return {
+        "versions": dict(_versions()),
+        "commit": commit,
+        "dirty": dirty,
+        "platform": {**system, "cpu_count": os.cpu_count()},
+    }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@functools.cache  # The code that runs is the code that was there when the process started.
+def _git_state() -> tuple[str | None, bool | None]:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None, None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    return commit, bool(changes)
+
+
+def _git(root: Path, *args: str) -> str:
+    command = ["git", "-C", str(root), *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

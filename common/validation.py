@@ -1,4 +1,4 @@
-"""From pydantic's findings to the user's words: where in the config, what was expected, what was meant."""
+"""Turns pydantic's errors into the user's words: where in the config, what was expected, what was meant."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ _WRONG_TYPE = re.compile(r"\w+_type|literal_error|none_required")
 
 
 @dataclass(frozen=True)
-class Fault:
-    """A field that did not validate; `meant` is what an unknown field was probably meant to be."""
+class FieldError:
+    """A field that did not validate; `suggestion` is what an unknown field was probably meant to be."""
 
     keys: Keys
     message: str
-    meant: str | None = None
+    suggestion: str | None = None
 
 
-def faults(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
-    """All faults that pydantic found, one for each value, those of a union for the branch that fits best."""
-    findings = [_trace(details, model) for details in error.errors(include_url=False)]
-    return [_fault(finding) for finding in _one_branch_each(findings)]
+def field_errors(error: ValidationError, model: type[BaseModel]) -> list[FieldError]:
+    """All errors that pydantic saw, one for each value; a union's are those of the branch that fits best."""
+    traced = [_trace(details, model) for details in error.errors(include_url=False)]
+    return [_explain(error) for error in _choose_branches(traced)]
 
 
 @dataclass(eq=False)
-class _Finding:
+class _TracedError:
     """One of pydantic's errors and the way from the model to its place."""
 
-    error: Any
+    details: Any
     keys: Keys = ()
     # The unions passed: place, name of the branch taken, type of the whole union.
     branches: list[tuple[Keys, str, Any]] = field(default_factory=list)
     owner: type[BaseModel] | None = None  # model of the last field on the way
     expected: Any = Any
 
-    def is_wrong_type_of(self, level: int) -> bool:
+    def is_type_error_at(self, level: int) -> bool:
         """Whether the value as a whole is not of the branch's type: the branch says nothing more about it."""
         at_union = len(self.branches) == level + 1 and self.keys == self.branches[level][0]
-        return at_union and _WRONG_TYPE.fullmatch(self.error["type"]) is not None
+        return at_union and _WRONG_TYPE.fullmatch(self.details["type"]) is not None
 
 
 def bare_type(annotation: Any) -> tuple[Any, list[Any]]:
@@ -98,30 +98,30 @@ def branch_names(model: type[BaseModel], union: Any) -> list[Any]:
     return list(get_args(model.model_fields[str(keys[-1])].annotation)) if keys else [model.__name__]
 
 
-def _trace(error: Any, model: type[BaseModel]) -> _Finding:
+def _trace(details: Any, model: type[BaseModel]) -> _TracedError:
     """Follows pydantic's location through the types, to tell the data's keys from names of union branches."""
-    finding, todo, here = _Finding(error), list(error["loc"]), model
+    error, todo, here = _TracedError(details), list(details["loc"]), model
     while todo:
         bare, _ = bare_type(here)
         branches = [branch for branch in members(here) if branch is not NoneType]
         if len(branches) > 1:
             label = str(todo.pop(0))
-            finding.branches.append((finding.keys, label, here))
+            error.branches.append((error.keys, label, here))
             here = _branch(here, label, todo)
         elif branches[0] is not here and branches[0] is not bare:
             here = branches[0]
         elif (key := todo.pop(0)) != "[key]":
-            finding.keys += (key,)
-            finding.owner = bare if is_model(bare) else None
-            here = _inside(bare, key)
-    finding.expected = here
-    if error["type"].startswith("union_tag"):
-        discriminator = error["ctx"]["discriminator"].strip("'")
-        finding.keys += (discriminator,)
+            error.keys += (key,)
+            error.owner = bare if is_model(bare) else None
+            here = _element_type(bare, key)
+    error.expected = here
+    if details["type"].startswith("union_tag"):
+        discriminator = details["ctx"]["discriminator"].strip("'")
+        error.keys += (discriminator,)
         models = [bare_type(branch)[0] for branch in members(here)]
         names = [name for branch in models if is_model(branch) for name in branch_names(branch, here)]
-        finding.expected = Literal[tuple(names)]
-    return finding
+        error.expected = Literal[tuple(names)]
+    return error
 
 
 def _branch(union: Any, label: str, todo: list[Any]) -> Any:
@@ -135,70 +135,71 @@ def _branch(union: Any, label: str, todo: list[Any]) -> Any:
     return kinds.get(container, Any)
 
 
-def _inside(bare: Any, key: str | int) -> Any:
+def _element_type(bare: Any, key: str | int) -> Any:
     if is_model(bare):
         return field_type(bare.model_fields[key]) if key in bare.model_fields else Any
     arguments = [argument for argument in get_args(bare) if argument is not Ellipsis]  # tuple[X, ...]
     return arguments[-1] if arguments else Any
 
 
-def _one_branch_each(findings: list[_Finding]) -> list[_Finding]:
-    """Settles the unions from the outside in: of each, the findings of one branch, or one finding for all.
+def _choose_branches(errors: list[_TracedError]) -> list[_TracedError]:
+    """Settle the unions from the outside in: keep the errors of one branch of each, or one error for all.
 
-    A branch whose type fits the value goes before one that does not, then the one with the fewest findings.
+    A branch whose type fits the value goes before one that does not, then the one with the fewest errors.
     """
     level = 0
-    while any(len(finding.branches) > level for finding in findings):
-        for place in dict.fromkeys(f.branches[level][0] for f in findings if len(f.branches) > level):
-            group = [f for f in findings if len(f.branches) > level and f.branches[level][0] == place]
-            by_branch: dict[str, list[_Finding]] = {}
-            for finding in group:
-                by_branch.setdefault(finding.branches[level][1], []).append(finding)
+    while any(len(error.branches) > level for error in errors):
+        for place in dict.fromkeys(e.branches[level][0] for e in errors if len(e.branches) > level):
+            group = [e for e in errors if len(e.branches) > level and e.branches[level][0] == place]
+            by_branch: dict[str, list[_TracedError]] = {}
+            for error in group:
+                by_branch.setdefault(error.branches[level][1], []).append(error)
             if len(by_branch) == 1:
                 continue
-            fitting = [b for b in by_branch.values() if not any(f.is_wrong_type_of(level) for f in b)]
+            fitting = [b for b in by_branch.values() if not any(e.is_type_error_at(level) for e in b)]
             if fitting:
-                kept = min(fitting, key=len)
+                chosen = min(fitting, key=len)
             else:
-                kept = [group[0]]
-                kept[0].expected = kept[0].branches[level][2]
-            findings = [f for f in findings if f not in group or f in kept]
+                chosen = [group[0]]
+                chosen[0].expected = chosen[0].branches[level][2]
+            errors = [e for e in errors if e not in group or e in chosen]
         level += 1
-    return findings
+    return errors
 
 
-def _fault(finding: _Finding) -> Fault:
-    error = finding.error
-    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+def _explain(error: _TracedError) -> FieldError:
+    details = error.details
+    kind, value, context = details["type"], details["input"], details.get("ctx", {})
     if kind == "extra_forbidden" or kind == "invalid_key":
-        known = list(finding.owner.model_fields) if finding.owner else []
-        name = str(finding.keys[-1])
-        return Fault(finding.keys, unknown_key(name, known), closest(name, known))
+        known = list(error.owner.model_fields) if error.owner else []
+        name = str(error.keys[-1])
+        return FieldError(error.keys, unknown_key(name, known), closest(name, known))
     if kind == "union_tag_invalid":
-        return Fault(finding.keys, _wrong_type(finding.expected, value[finding.keys[-1]]))
+        return FieldError(error.keys, _say_wrong_type(error.expected, value[error.keys[-1]]))
     if kind in ("missing", "union_tag_not_found"):
-        info = finding.owner.model_fields.get(str(finding.keys[-1])) if finding.owner else None
+        info = error.owner.model_fields.get(str(error.keys[-1])) if error.owner else None
         meaning = f" ({info.description})" if info and info.description and kind == "missing" else ""
-        return Fault(finding.keys, f"missing; expected {type_words(finding.expected)}{meaning}")
+        return FieldError(error.keys, f"missing; expected {type_words(error.expected)}{meaning}")
     if _WRONG_TYPE.fullmatch(kind):
-        return Fault(finding.keys, _wrong_type(finding.expected, value))
+        return FieldError(error.keys, _say_wrong_type(error.expected, value))
     if kind in _LIMITS:
         name, words = _LIMITS[kind]
-        return Fault(finding.keys, f"must be {words} {_number(context[name])}, got {show(value)}")
+        return FieldError(error.keys, f"must be {words} {_number(context[name])}, got {show(value)}")
     if kind == "finite_number":
-        return Fault(finding.keys, f"must be a finite number, got {show(value)}")
+        return FieldError(error.keys, f"must be a finite number, got {show(value)}")
     if kind in ("too_short", "string_too_short") and context["min_length"] == 1:
-        return Fault(finding.keys, "must not be empty")
+        return FieldError(error.keys, "must not be empty")
     if kind in ("value_error", "assertion_error"):
-        return Fault(finding.keys, str(context["error"]))
-    return Fault(finding.keys, f"{error['msg'][0].lower()}{error['msg'][1:]}, got {_got(value)}")
+        return FieldError(error.keys, str(context["error"]))
+    message = f"{details['msg'][0].lower()}{details['msg'][1:]}"
+    return FieldError(error.keys, f"{message}, got {_show_with_type(value)}")
 
 
-def _wrong_type(expected: Any, value: Any) -> str:
+def _say_wrong_type(expected: Any, value: Any) -> str:
     choices, others = _choices(expected)
     names = [choice for choice in choices if isinstance(choice, str)]
-    meant = closest(value, names) if isinstance(value, str) else None
-    hint = f"did you mean {meant!r}?" if meant else ""
+    suggestion = closest(value, names) if isinstance(value, str) else None
+    hint = f"did you mean {suggestion!r}?" if suggestion else ""
     if isinstance(value, str) and names and not others:
         allowed = f"allowed: {', '.join(map(show, choices))}"
         return f"unknown value {show(value)}; " + (f"{hint} {allowed}" if hint else allowed)
@@ -207,7 +208,7 @@ def _wrong_type(expected: Any, value: Any) -> str:
         hint = "put it in quotes"
     elif int in plain and isinstance(value, float) and value.is_integer():
         hint = f"write {int(value)}"
-    return f"expected {type_words(expected)}, got {_got(value)}" + (f"; {hint}" if hint else "")
+    return f"expected {type_words(expected)}, got {_show_with_type(value)}" + (f"; {hint}" if hint else "")
 
 
 def _choices(annotation: Any) -> tuple[list[Any], list[Any]]:
@@ -274,6 +275,6 @@ def show(value: Any) -> str:
     return repr(value)
 
 
-def _got(value: Any) -> str:
+def _show_with_type(value: Any) -> str:
     kinds = {bool: "a boolean", int: "a whole number", float: "a decimal number", str: "a string"}
     return f"{show(value)} ({kinds[type(value)]})" if type(value) in kinds else show(value)

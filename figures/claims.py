@@ -1,4 +1,4 @@
-"""Whether each claim holds in the runs at hand: the number that its criterion asks for, or why it lacks."""
+"""Judges each claim by the runs at hand: the number that its criterion asks for, or why there is none."""
 
 from __future__ import annotations
 
@@ -22,13 +22,20 @@ from figures.criteria import (
     TASK_HAS_DEAD,
     Criterion,
 )
-from figures.figure2_table1 import GIVEN_MEAN, dead, figure2_numbers, models_of, rank_correlations, table1
+from figures.figure2_table1 import (
+    GIVEN_MEAN,
+    dead,
+    figure2_numbers,
+    models_by_task,
+    rank_correlations,
+    table1,
+)
 from figures.figure4_table2 import (
-    at_settings,
+    add_steps,
     figure4_numbers,
-    of_shared_seeds,
+    keep_shared_seeds,
     reward_difference,
-    with_steps,
+    select_settings,
 )
 from figures.study import INPUTS, RUNS
 from figures.table_rewards import rewards_numbers
@@ -86,7 +93,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one criterion; value: NaN if not tested."""
+    """The outcome of one criterion; value: NaN if not tested."""
 
     criterion: Criterion
     outcome: Outcome
@@ -95,12 +102,12 @@ class Verdict:
 
 
 def evaluate(results: Results) -> list[Verdict]:
-    """A verdict for each criterion."""
+    """Judge each criterion."""
     return [judge(criterion, results) for criterion in CRITERIA]
 
 
 def judge(criterion: Criterion, results: Results) -> Verdict:
-    """Whether a claim holds in the results."""
+    """Judge whether a claim holds in the results."""
     try:
         measured = MEASURES[criterion.name](results)
     except NotTestedError as error:
@@ -111,15 +118,15 @@ def judge(criterion: Criterion, results: Results) -> Verdict:
     return Verdict(criterion, "holds" if met else "fails", measured.value, measured.detail)
 
 
-def _seeds(
+def _worst_seed(
     results: Results, task: str, worst: Any, measure: Callable[[Mapping[str, pd.DataFrame]], float]
 ) -> Measured:
     """The worst seed's value of `measure(models)` of a task."""
-    found = {seed: measure(models) for of, seed, models in models_of(results.inputs) if of == task}
-    if not found:
+    values = {seed: measure(models) for name, seed, models in models_by_task(results.inputs) if name == task}
+    if not values:
         raise NotTestedError(f"no seed has finished extractions of pretrained, RFT and SFT model of {task}")
-    shown = ", ".join(f"{value:.3f}" for value in found.values())
-    return Measured(float(worst(list(found.values()))), f"seeds {', '.join(map(str, found))}: {shown}")
+    shown = ", ".join(f"{value:.3f}" for value in values.values())
+    return Measured(float(worst(list(values.values()))), f"seeds {', '.join(map(str, values))}: {shown}")
 
 
 def _dead_share(models: Mapping[str, pd.DataFrame]) -> float:
@@ -209,11 +216,11 @@ def _against_rft(split: str, every_setting: bool) -> Callable[[Results], Measure
 
     def measure(results: Results) -> Measured:
         rows = results.runs[results.runs["task"] == SWEPT_TASK]
-        rows = with_steps(rows)[rows["split"] == split]
-        short = _short(at_settings(rows, results.base), "sft_rft")
-        alone = rows[rows["method"] == "rft"] if every_setting else at_settings(rows, results.base)
+        rows = add_steps(rows)[rows["split"] == split]
+        short = _short(select_settings(rows, results.base), "sft_rft")
+        alone = rows[rows["method"] == "rft"] if every_setting else select_settings(rows, results.base)
         keys = ["learning_rate", "temperature", "ent_coef"]
-        settings = of_shared_seeds(alone[alone["method"] == "rft"], keys).groupby(keys)
+        settings = keep_shared_seeds(alone[alone["method"] == "rft"], keys).groupby(keys)
         if short.empty or not len(settings):
             which = "short SFT, then RFT" if short.empty else "RFT alone"
             raise NotTestedError(f"no finished run of {which} on {SWEPT_TASK}")
@@ -249,28 +256,29 @@ def _cell(split: str, column: str) -> Callable[[Results], Measured]:
 
 
 def _controlled(
-    item: str, measure_of: Callable[[pd.DataFrame], float], worst: Any
+    item: str, measure_rows: Callable[[pd.DataFrame], float], worst: Any
 ) -> Callable[[Results], Measured]:
     def measure(results: Results) -> Measured:
         table = results.controlled.get(item)
         table = None if table is None else table[table["finished"]]
-        found = {}
+        values = {}
         if table is not None:
             for environment, rows in table.groupby("environment"):
                 if {"RFT", "SFT"} <= set(rows["method"]):
-                    found[str(environment).replace("\n", ", ")] = measure_of(rows)
-        if not found:
+                    values[str(environment).replace("\n", ", ")] = measure_rows(rows)
+        if not values:
             raise NotTestedError("no environment with finished runs of RFT and SFT")
-        return Measured(worst(found.values()), "; ".join(f"{k}: {v:.3f}" for k, v in found.items()))
+        return Measured(worst(values.values()), "; ".join(f"{k}: {v:.3f}" for k, v in values.items()))
 
     return measure
 
 
 def _left_behind(rows: pd.DataFrame) -> float:
-    """What RFT lacks to SFT on the small-std inputs at the end, over what there was to gain at the start."""
+    """How far RFT ends behind SFT on the small-std inputs, over what there was to gain at the start."""
     small = rows[rows["group"] == "small"]
     ends = {
-        method: of.groupby("epoch")["reward"].mean().sort_index() for method, of in small.groupby("method")
+        method: part.groupby("epoch")["reward"].mean().sort_index()
+        for method, part in small.groupby("method")
     }
     return float((ends["SFT"].iloc[-1] - ends["RFT"].iloc[-1]) / (1 - ends["RFT"].iloc[0]))
 
@@ -281,11 +289,11 @@ def _first_gradient(rows: pd.DataFrame) -> float:
     return float(norms["small"] / norms["large"])
 
 
-def _theory(measure_of: Callable[[Results], float]) -> Callable[[Results], Measured]:
+def _theory(compute: Callable[[Results], float]) -> Callable[[Results], Measured]:
     def measure(results: Results) -> Measured:
         if not results.theory or results.theory_numbers is None:
             raise NotTestedError("the theory was not run")
-        return Measured(measure_of(results), f"{results.theory['num_models']:,} models")
+        return Measured(compute(results), f"{results.theory['num_models']:,} models")
 
     return measure
 
@@ -299,11 +307,11 @@ def _sft_exponent(results: Results) -> float:
 
 
 MEASURES: dict[str, Callable[[Results], Measured]] = {
-    "figure1_dead": lambda results: _seeds(results, HARD_TASK, np.min, _dead_share),
-    "figure1_rft": lambda results: _seeds(results, HARD_TASK, np.max, _revived("rft")),
-    "figure1_sft": lambda results: _seeds(results, HARD_TASK, np.min, _revived("sft")),
-    "figure1_contrast_dead": lambda results: _seeds(results, CONTRAST_TASK, np.max, _dead_share),
-    "figure1_contrast_rft": lambda results: _seeds(results, CONTRAST_TASK, np.min, _ahead),
+    "figure1_dead": lambda results: _worst_seed(results, HARD_TASK, np.min, _dead_share),
+    "figure1_rft": lambda results: _worst_seed(results, HARD_TASK, np.max, _revived("rft")),
+    "figure1_sft": lambda results: _worst_seed(results, HARD_TASK, np.min, _revived("sft")),
+    "figure1_contrast_dead": lambda results: _worst_seed(results, CONTRAST_TASK, np.max, _dead_share),
+    "figure1_contrast_rft": lambda results: _worst_seed(results, CONTRAST_TASK, np.min, _ahead),
     "figure2_trend": _trend("difference"),
     "figure2_rft_part": _trend("rft_gain"),
     "figure2_given_mean": _trend(GIVEN_MEAN),

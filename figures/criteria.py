@@ -38,7 +38,7 @@ class Criterion:
 
     @property
     def bound(self) -> str:
-        """For a reader."""
+        """Says for a reader from where on the claim holds."""
         return f"{WORDS[self.relation]} {self.threshold:g}"
 
 
@@ -313,7 +313,7 @@ PAPER: dict[str, tuple[PaperNumber, ...]] = {
 
 
 def criteria_markdown() -> str:
-    """The criteria as a table for docs/laptop_study.md."""
+    """Write the criteria as a table for docs/laptop_study.md."""
     lines = ["| criterion | claim | what is measured | holds if | why there |", "|---|---|---|---|---|"]
     lines += [f"| `{c.name}` | {c.claim} | {c.measure} | {c.bound} | {c.why} |" for c in CRITERIA]
     return "\n".join(lines) + "\n"

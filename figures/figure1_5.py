@@ -22,7 +22,7 @@ MAX_MARKERS_AS_VECTORS = 2_000
 
 
 def figure1(table: pd.DataFrame, reward: str, title: str | None = None) -> Figure:
-    """One panel a model: a marker per input, reward mean (y) and std (colour).
+    """Draw one panel for each model: a marker per input, reward mean (y) and std (colour).
 
     table: columns panel (in the order of the panels), input, mean, std; a row per panel and input, the same
     inputs in each. In every panel they are ordered by their std in the first (the pretrained model).
@@ -41,10 +41,11 @@ def figure1(table: pd.DataFrame, reward: str, title: str | None = None) -> Figur
 
 
 def figure1_numbers(inputs: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """What `figure1_tasks` plots of one seed: columns task, panel, input, id, mean, std.
+    """What `figure1_tasks` plots for one seed: columns task, panel, input, id, mean, std.
 
-    inputs: see `figures.study`. Panels: the models there are, of the pretrained one the first sample. Tasks:
-    by the percentile of Figure 2; one without a pretrained model is left out, its inputs have no order.
+    inputs: see `figures.study`. Panels are the models there are, the pretrained one by its first sample.
+    Tasks come by the percentile of Figure 2; one without a pretrained model is left out, as its inputs have
+    no order.
     """
     rows = inputs[(inputs["seed"] == seed) & (inputs["sample"] == 1) & (inputs["split"] == "train")]
     order = {}
@@ -61,7 +62,7 @@ def figure1_numbers(inputs: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def figure1_tasks(numbers: pd.DataFrame, labels: Mapping[str, str], title: str | None = None) -> Figure:
-    """A row a task, a column a model; in each a marker per input: reward mean (y) and std (colour).
+    """Draw a row per task and a column per model: a marker per input, reward mean (y) and std (colour).
 
     numbers: see `figure1_numbers`; labels: task -> how it is called, with its reward. Inputs are ordered by
     their std under the pretrained model in the whole row; each row has scales of its own.
@@ -83,7 +84,7 @@ def figure1_tasks(numbers: pd.DataFrame, labels: Mapping[str, str], title: str |
 
 
 def _draw_models(row: Sequence[Axes], table: pd.DataFrame, panels: Sequence[str]) -> ScalarMappable:
-    """The panels of one task on axes that share their y axis; returns what the colours mean.
+    """Draw the panels of one task on axes that share their y axis; return what the colours mean.
 
     table: columns panel, input, mean, std. A panel without rows says so.
     """
@@ -92,14 +93,14 @@ def _draw_models(row: Sequence[Axes], table: pd.DataFrame, panels: Sequence[str]
     low, high = float(table["mean"].min()), float(table["mean"].max())
     margin = 0.04 * max(high - low, 1e-3)
     for axes, panel in zip(row, panels, strict=True):
-        found = table[table["panel"] == panel].set_index("input")
+        by_input = table[table["panel"] == panel].set_index("input")
         axes.set_xlim(-0.02 * len(order) - 0.5, 1.02 * len(order) - 0.5)
         axes.set_ylim(low - margin, high + margin)
-        if found.empty:
+        if by_input.empty:
             axes.set_title(panel)
             axes.text(0.5, 0.5, "no finished run", transform=axes.transAxes, ha="center", color=GREY)
             continue
-        rows = found.loc[order]
+        rows = by_input.loc[order]
         axes.scatter(
             np.arange(len(rows)),
             rows["mean"],
@@ -118,8 +119,9 @@ def _draw_models(row: Sequence[Axes], table: pd.DataFrame, panels: Sequence[str]
 def example_inputs(table: pd.DataFrame) -> tuple[int, int]:
     """The inputs of Figure 5: of small std and of large std, as positions in `table` (columns mean, std).
 
-    Small: the median by mean of the tenth with the smallest std, leaving out near-optimal means (above 0.9);
-    large: the median by mean of the tenth with the largest, or of those among them that have any.
+    The one of small std is the median by mean of the tenth with the smallest std, near-optimal means (above
+    0.9) left out; the other is the median by mean of the tenth with the largest std, or of those in it that
+    have any.
     """
     candidates = table[table["mean"] <= 0.9]
     candidates = candidates if len(candidates) else table
@@ -136,7 +138,7 @@ def example_inputs(table: pd.DataFrame) -> tuple[int, int]:
 def figure5(
     prompt: str, references: Sequence[str], texts: Sequence[str], rewards: Sequence[float], title: str
 ) -> str:
-    """One example input as text: prompt, references, generations with their rewards."""
+    """Write one example input as text: prompt, references, generations with their rewards."""
     values = np.asarray(rewards, dtype=float)
     lines = [f"{title}: reward mean {values.mean():.3f}, std {values.std():.3f}"]
     lines += textwrap.wrap(
@@ -187,11 +189,11 @@ def figure5_numbers(extraction: dict[str, Any], reward: str) -> pd.DataFrame:
 
 
 def figure5_panel(numbers: pd.DataFrame, title: str | None = None) -> Figure:
-    """Left the input of small, right that of large reward std: prompt, reference, generations, rewards.
+    """Draw the input of small reward std left, that of large right: prompt, reference, generations, rewards.
 
     numbers: see `figure5_numbers`. Long texts are cut, at most ten generations are shown.
     """
-    blocks = [_lines(numbers[numbers["kind"] == kind].head(MOST_GENERATIONS)) for kind in KINDS]
+    blocks = [_wrap_texts(numbers[numbers["kind"] == kind].head(MOST_GENERATIONS)) for kind in KINDS]
     height = max(block[-1].place + len(block[-1].lines) for block in blocks)
     highest = max(1.0, float(numbers["reward"].max()))
     with house_style():
@@ -216,21 +218,21 @@ class Line(NamedTuple):
     lines: list[str]
 
 
-def _lines(rows: pd.DataFrame) -> list[Line]:
-    """The texts of one input."""
+def _wrap_texts(rows: pd.DataFrame) -> list[Line]:
+    """Wrap the texts of one input."""
     first = rows.iloc[0]
     texts: list[tuple[str | float, str, int]] = [
         ("prompt", first["prompt"], 6),
         ("reference", first["reference"], 2),
     ]
     texts += [(float(row["reward"]), row["generation"] or "(empty)", 2) for _, row in rows.iterrows()]
-    found: list[Line] = []
+    blocks: list[Line] = []
     place = 0
     for head, text, most in texts:
         lines = textwrap.wrap(text, COLUMN, max_lines=most, placeholder=" ...") or [""]
-        found.append(Line(place, head, lines))
+        blocks.append(Line(place, head, lines))
         place += len(lines) + isinstance(head, str)
-    return found
+    return blocks
 
 
 def _draw(axes: Axes, block: Sequence[Line], height: int, highest: float, color: str) -> None:

@@ -46,17 +46,18 @@ def dead(mean: pd.Series, std: pd.Series) -> pd.Series:
     return (std < SMALL_STD) & (mean < LOW_MEAN)
 
 
-def models_of(
+def models_by_task(
     inputs: pd.DataFrame, needed: Sequence[str] = NEEDED, split: str = "train"
 ) -> Iterator[tuple[str, int, dict[str, pd.DataFrame]]]:
-    """Task, seed and its models' rows by input, of each task and seed that has the models `needed`.
+    """Yield task, seed and models' rows by input, for each task and seed that has the models `needed`.
 
-    Models: pretrained, rft, sft, sft_rft; "second": the pretrained model's second sample, where there is one.
+    Models are pretrained, rft, sft, sft_rft, and "second": the pretrained model's second sample, if there is
+    one.
     """
     for (task, seed), rows in inputs[inputs["split"] == split].groupby(["task", "seed"], sort=False):
         models = {
-            str(method) if sample == 1 else "second": of_model.set_index("input").sort_index()
-            for (method, sample), of_model in rows.groupby(["method", "sample"])
+            str(method) if sample == 1 else "second": model_rows.set_index("input").sort_index()
+            for (method, sample), model_rows in rows.groupby(["method", "sample"])
             if sample == 1 or method == "pretrained"
         }
         if set(needed) <= models.keys():
@@ -64,7 +65,7 @@ def models_of(
 
 
 def figure2_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
-    """A row a task, by its percentile: what `figure2` plots, as means over seeds, with stds (ddof 1).
+    """What `figure2` plots: a row per task, ordered by percentile, of means over seeds with stds (ddof 1).
 
     Columns: task, percentile (10th, of the reward std under the pretrained model, without the inputs whose
     mean under it exceeds 0.9), pretrain_mean, rft, sft, rft_gain, sft_gain, difference (RFT - SFT), each
@@ -73,7 +74,7 @@ def figure2_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
     `figures.study`.
     """
     rows = []
-    for task, seed, models in models_of(inputs):
+    for task, seed, models in models_by_task(inputs):
         first, rft, sft = (models[name] for name in NEEDED)
         start = (first["mean"].mean() + models.get("second", first)["mean"].mean()) / 2
         percentile, _ = std_percentile(first["mean"].to_numpy(), first["std"].to_numpy())
@@ -110,29 +111,29 @@ def figure2_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
 
 
 def rank_correlations(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlation over tasks of the percentile with each panel's y, and of (a) given the pretrain mean.
+    """Rank-correlate, over tasks, the percentile with each panel's y, and with (a) given the pretrain mean.
 
     numbers: see `figure2_numbers`. Columns: with, correlation, low, high (95%, see `rank_interval`), tasks.
     """
     x, n = numbers["percentile"], len(numbers)
-    found = (
+    correlations = (
         {name: spearman(x, numbers[name]) for name in PANELS} if n else dict.fromkeys(PANELS, float("nan"))
     )
-    intervals = {name: rank_interval(value, n) for name, value in found.items()}
-    given = partial_spearman(x, numbers["difference"], numbers["pretrain_mean"]) if n else float("nan")
-    found[GIVEN_MEAN] = given
-    intervals[GIVEN_MEAN] = rank_interval(given, n, given=1)
+    intervals = {name: rank_interval(value, n) for name, value in correlations.items()}
+    partial = partial_spearman(x, numbers["difference"], numbers["pretrain_mean"]) if n else float("nan")
+    correlations[GIVEN_MEAN] = partial
+    intervals[GIVEN_MEAN] = rank_interval(partial, n, given=1)
     rows = [
         {"with": name, "correlation": value, "low": low, "high": high, "tasks": n}
-        for (name, value), (low, high) in zip(found.items(), intervals.values(), strict=True)
+        for (name, value), (low, high) in zip(correlations.items(), intervals.values(), strict=True)
     ]
     return pd.DataFrame(rows)
 
 
 def figure2(numbers: pd.DataFrame, labels: Mapping[str, str], title: str | None = None) -> Figure:
-    """A point a task in four panels: RFT - SFT, its two parts, and the pretrain mean, against the percentile.
+    """Draw RFT - SFT, its two parts and the pretrain mean against the percentile, a point per task.
 
-    numbers: see `figure2_numbers`; labels: task -> how it is called. Bars: std over seeds, both ways.
+    numbers: see `figure2_numbers`; labels: task -> how it is called. Bars show the std over seeds, both ways.
     """
     correlations = rank_correlations(numbers).set_index("with").to_dict("index")
     with house_style():
@@ -175,9 +176,9 @@ def _draw_tasks(axes: Axes, numbers: pd.DataFrame, name: str, labels: Mapping[st
 
 
 def table1(inputs: pd.DataFrame) -> pd.DataFrame:
-    """Pearson correlation over inputs of the pretrained model's reward std with the input's reward gain.
+    """Correlate (Pearson, over inputs) the pretrained model's reward std with the input's reward gain.
 
-    A row a task, in the order of Figure 2. The gain is the mean reward under the finetuned model minus that
+    Rows are tasks, in the order of Figure 2. The gain is the mean reward under the finetuned model minus that
     in the pretrained model's *second* sample: against the first, whose std it is compared with, chance alone
     correlates the two. Columns: task, dead, seeds, inputs, independent (False: there was no second sample),
     and for rft, sft and difference (rft - sft) the mean over seeds, its `_std` (ddof 1), and `_low`, `_high`:
@@ -185,7 +186,7 @@ def table1(inputs: pd.DataFrame) -> pd.DataFrame:
     """
     by_task: dict[str, list[Floats]] = {}
     independent: dict[str, bool] = {}
-    for task, _, models in models_of(inputs):
+    for task, _, models in models_by_task(inputs):
         first, reference = models["pretrained"], models.get("second", models["pretrained"])
         gains = [models[name]["mean"] - reference["mean"] for name in ("rft", "sft")]
         by_task.setdefault(task, []).append(np.stack([first["std"], *gains]))
@@ -194,14 +195,14 @@ def table1(inputs: pd.DataFrame) -> pd.DataFrame:
     for row in figure2_numbers(inputs).itertuples():
         task = str(row.task)
         seeds = by_task[task]
-        found = {"task": task, "dead": row.dead, "seeds": len(seeds), "inputs": seeds[0].shape[1]}
-        rows.append(found | {"independent": independent[task]} | _correlations(seeds))
+        fixed = {"task": task, "dead": row.dead, "seeds": len(seeds), "inputs": seeds[0].shape[1]}
+        rows.append(fixed | {"independent": independent[task]} | _correlations(seeds))
     names = [f"{name}{end}" for name in ("rft", "sft", "difference") for end in ("", "_std", "_low", "_high")]
     return pd.DataFrame(rows, columns=["task", "dead", "seeds", "inputs", "independent", *names])
 
 
 def table1_shown(numbers: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
-    """Table 1 as text. numbers: see `table1`; labels: task -> how it is called."""
+    """Write Table 1 as text. numbers: see `table1`; labels: task -> how it is called."""
 
     def column(name: str) -> list[str]:
         ends = (numbers[name], numbers[f"{name}_low"], numbers[f"{name}_high"])
@@ -223,18 +224,18 @@ def table1_shown(numbers: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFra
 
 
 def _correlations(seeds: Sequence[Floats]) -> dict[str, float]:
-    """seeds: of each seed std, RFT's gain and SFT's gain [3, N]."""
+    """The correlations of Table 1 with their intervals. seeds: std, RFT's and SFT's gain [3, N] of each."""
 
-    def of_seed(values: Floats) -> Floats:
+    def correlate(values: Floats) -> Floats:
         rft, sft = pearson(values[0], values[1]), pearson(values[0], values[2])
         return np.array([rft, sft, rft - sft])
 
     size = min(values.shape[1] for values in seeds)
-    low, high = bootstrap_interval(lambda chosen: np.mean([of_seed(v[:, chosen]) for v in seeds], 0), size)
-    each = np.stack([of_seed(values) for values in seeds])
-    found = {}
+    low, high = bootstrap_interval(lambda chosen: np.mean([correlate(v[:, chosen]) for v in seeds], 0), size)
+    each = np.stack([correlate(values) for values in seeds])
+    columns = {}
     for i, name in enumerate(("rft", "sft", "difference")):
-        found[name] = float(each[:, i].mean())
-        found[f"{name}_std"] = float(each[:, i].std(ddof=1)) if len(seeds) > 1 else float("nan")
-        found[f"{name}_low"], found[f"{name}_high"] = float(low[i]), float(high[i])
-    return found
+        columns[name] = float(each[:, i].mean())
+        columns[f"{name}_std"] = float(each[:, i].std(ddof=1)) if len(seeds) > 1 else float("nan")
+        columns[f"{name}_low"], columns[f"{name}_high"] = float(low[i]), float(high[i])
+    return columns

@@ -16,10 +16,10 @@ POINTS = 8  # markers a line: they tell the methods apart without colour
 
 
 def figure3(table: pd.DataFrame, title: str | None = None) -> Figure:
-    """Columns: environments; rows: train reward, reward std, gradient norm (log) against epochs.
+    """Draw train reward, reward std and gradient norm (log) against epochs, a column for each environment.
 
-    table: see `figures.runs.controlled_table`. Lines: method (colour, marker) and group of inputs by
-    pretrain reward std (solid: small, dashed: large); the mean over runs, with their std as a band
+    table: see `figures.runs.controlled_table`. Lines show method (colour, marker) and group of inputs by
+    pretrain reward std (solid: small, dashed: large): the mean over runs, with their std as a band
     where there are several. Environments with an unfinished run are marked "partial".
     """
     environments = list(dict.fromkeys(table["environment"]))

@@ -21,44 +21,44 @@ COLORS = (BLUE, GREEN, PURPLE, BLACK, SKY)
 MARKERS = ("o", "s", "^", "D", "v")
 
 
-def at_settings(runs: pd.DataFrame, base: Mapping[str, float]) -> pd.DataFrame:
-    """The trainings with the base settings of RFT, and all of SFT. base: a value for each of `SWEPT`."""
+def select_settings(runs: pd.DataFrame, base: Mapping[str, float]) -> pd.DataFrame:
+    """Keep the trainings with the base settings of RFT, and all of SFT. base: a value for each of `SWEPT`."""
     same = np.ones(len(runs), dtype=bool)
     for name, value in base.items():
         same &= np.isclose(runs[name].astype(float), value, rtol=1e-6, atol=0)
     return runs[same | (runs["method"] == "sft")]
 
 
-def of_shared_seeds(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """The runs of the seeds that every group by `keys` has, so that groups differ in nothing else.
+def keep_shared_seeds(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Keep the runs of the seeds that every group by `keys` has, so that groups differ in nothing else.
 
-    All of them if the groups share no seed.
+    All of them stay if the groups share no seed.
     """
-    seeds = [set(of_group) for _, of_group in runs.groupby(list(keys), dropna=False)["seed"]]
+    seeds = [set(values) for _, values in runs.groupby(list(keys), dropna=False)["seed"]]
     shared = set.intersection(*seeds) if seeds else set()
     return runs[runs["seed"].isin(shared)] if shared else runs
 
 
-def with_steps(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of one task with `steps`: share of the SFT steps of its full SFT, the longest on all labels.
+def add_steps(runs: pd.DataFrame) -> pd.DataFrame:
+    """Add `steps` to the runs of one task: share of the SFT steps of its full SFT, the longest on all labels.
 
-    NaN where there is none to compare with.
+    It is NaN where there is none to compare with.
     """
     full = runs[(runs["method"] == "sft") & (runs["sft_labels"] == 1)]["sft_updates"].max()
     return runs.assign(steps=(runs["sft_updates"].astype(float) / full).round(3))
 
 
 def figure4_numbers(runs: pd.DataFrame, task: str, base: Mapping[str, float]) -> pd.DataFrame:
-    """What `figure4` plots of a task, a row per split, stage and amount of SFT, as means over seeds.
+    """What `figure4` plots for a task: a row per split, stage and amount of SFT, as means over seeds.
 
     Columns: split, method (pretrained, rft, sft, sft_rft), labels and steps (shares of the full SFT's),
-    reward (of sft: what RFT after it started from), reward_std (over seeds, ddof 1), share (of the reward
-    after full SFT and RFT), gain_ratio (of sft_rft: how many times more RFT gains after this SFT than
-    without; NaN if RFT alone gains nothing), seeds (those that all of them have, see `of_shared_seeds`).
-    runs: see `figures.study`; base: see `at_settings`.
+    reward (for sft: what RFT after it started from), reward_std (over seeds, ddof 1), share (of the reward
+    after full SFT and RFT), gain_ratio (for sft_rft: how many times more RFT gains after this SFT than
+    without; NaN if RFT alone gains nothing), seeds (those that all of them have, see `keep_shared_seeds`).
+    runs: see `figures.study`; base: see `select_settings`.
     """
-    rows = with_steps(at_settings(runs[runs["task"] == task], base))
-    rows = of_shared_seeds(rows, ["method", "sft_labels", "sft_updates"])
+    rows = add_steps(select_settings(runs[runs["task"] == task], base))
+    rows = keep_shared_seeds(rows, ["method", "sft_labels", "sft_updates"])
     rows = rows[rows["split"].isin(SHOWN_SPLITS)]
     columns = ["split", "method", "labels", "steps", "reward", "reward_std", "share", "gain_ratio", "seeds"]
     if rows.empty:
@@ -66,7 +66,7 @@ def figure4_numbers(runs: pd.DataFrame, task: str, base: Mapping[str, float]) ->
     pretrained = rows[rows["method"] == "rft"].assign(
         method="pretrained", reward=rows["start_reward"], start_reward=float("nan")
     )
-    rows = pd.concat([pretrained, _after_sft(rows), rows[rows["method"] != "sft"]], ignore_index=True)
+    rows = pd.concat([pretrained, _sft_rows(rows), rows[rows["method"] != "sft"]], ignore_index=True)
     rows = rows.assign(gain=rows["reward"] - rows["start_reward"], labels=rows["sft_labels"])
     groups = rows.groupby(["split", "method", "labels", "steps"], sort=True, dropna=False)
     numbers = groups.agg(
@@ -90,7 +90,7 @@ def figure4_numbers(runs: pd.DataFrame, task: str, base: Mapping[str, float]) ->
     return numbers.reindex(columns=columns)
 
 
-def _after_sft(rows: pd.DataFrame) -> pd.DataFrame:
+def _sft_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of SFT alone: what RFT started from, measured on all inputs.
 
     An SFT on some labels evaluates itself on those inputs alone: its own train reward is left out.
@@ -98,15 +98,15 @@ def _after_sft(rows: pd.DataFrame) -> pd.DataFrame:
     keys = ["split", "seed", "sft_labels", "sft_updates"]
     starts = rows[rows["method"] == "sft_rft"]
     starts = starts.assign(method="sft", reward=starts["start_reward"], start_reward=float("nan"))
-    own = rows[(rows["method"] == "sft") & ((rows["sft_labels"] == 1) | (rows["split"] == "test"))]
-    return pd.concat([starts, own]).drop_duplicates(keys)
+    evaluated = rows[(rows["method"] == "sft") & ((rows["sft_labels"] == 1) | (rows["split"] == "test"))]
+    return pd.concat([starts, evaluated]).drop_duplicates(keys)
 
 
 def figure4(numbers: pd.DataFrame, title: str | None = None) -> Figure:
-    """Left: reward after SFT alone and after SFT and RFT; right: RFT's gain over that without SFT.
+    """Draw reward after SFT alone and after SFT and RFT (left), and RFT's gain over that without SFT (right).
 
-    Against the share of the SFT steps, a colour for each share of the labels; rows: train, test. numbers: see
-    `figure4_numbers`.
+    The x axis is the share of the SFT steps, a colour stands for a share of the labels, rows are train and
+    test. numbers: see `figure4_numbers`.
     """
     steps = sorted(numbers[numbers["method"].isin(STAGES)]["steps"].dropna().unique())
     places = {value: place for place, value in enumerate(steps)}
@@ -162,13 +162,13 @@ def _draw_rewards(axes: Axes, part: pd.DataFrame, labels: list[float], places: d
     if len(known):
         whole = float((known["reward"] / known["share"]).iloc[0])
 
-        def share_of(reward: Any) -> Any:
+        def to_share(reward: Any) -> Any:
             return reward / whole
 
-        def reward_of(share: Any) -> Any:
+        def to_reward(share: Any) -> Any:
             return share * whole
 
-        share_axis = axes.secondary_yaxis("right", functions=(share_of, reward_of))
+        share_axis = axes.secondary_yaxis("right", functions=(to_share, to_reward))
         share_axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         share_axis.set_ylabel("share of full SFT, then RFT")
 
@@ -176,10 +176,10 @@ def _draw_rewards(axes: Axes, part: pd.DataFrame, labels: list[float], places: d
 def _draw_ratios(axes: Axes, part: pd.DataFrame, labels: list[float], places: dict[float, int]) -> None:
     rows = part[(part["method"] == "sft_rft") & part["gain_ratio"].notna()]
     for i, share in enumerate(labels):
-        of_share = rows[rows["labels"] == share].sort_values("steps")
+        line = rows[rows["labels"] == share].sort_values("steps")
         axes.plot(
-            [places[value] for value in of_share["steps"]],
-            of_share["gain_ratio"],
+            [places[value] for value in line["steps"]],
+            line["gain_ratio"],
             color=COLORS[i % len(COLORS)],
             marker=MARKERS[i % len(MARKERS)],
             markersize=6,
@@ -197,9 +197,9 @@ def table2(runs: pd.DataFrame, task: str, base: Mapping[str, float]) -> pd.DataF
 
     Columns: method, changed ("" for the base settings), value, labels, steps (of the SFT phase), and for
     train and test the mean over seeds, its `_std` (ddof 1) and the `_se` over inputs; seeds. runs: see
-    `figures.study`; base: see `at_settings`; trainings that change several settings at once are left out.
+    `figures.study`; base: see `select_settings`; trainings that change several settings at once are left out.
     """
-    rows = with_steps(runs[(runs["task"] == task) & runs["split"].isin(SHOWN_SPLITS)])
+    rows = add_steps(runs[(runs["task"] == task) & runs["split"].isin(SHOWN_SPLITS)])
     rows = rows[rows["method"].isin(["rft", "sft_rft"])].assign(changed="", value=float("nan"), changes=0)
     for name, value in base.items():
         other = ~np.isclose(rows[name].astype(float), value, rtol=1e-6, atol=0)
@@ -215,18 +215,19 @@ def table2(runs: pd.DataFrame, task: str, base: Mapping[str, float]) -> pd.DataF
         values = {split: ("reward", "mean"), f"{split}_std": ("reward", "std"), f"{split}_se": ("se", "mean")}
         wide = wide.merge(groups.agg(**values).reset_index(), on=keys, how="left")
     order = ["", *SWEPT]
-    places = [
-        (row["method"] == "sft_rft", order.index(row["changed"]), np.nan_to_num(row["value"]), i)
-        for i, row in enumerate(wide.to_dict("records"))
-    ]
+    records = wide.to_dict("records")
+
+    def rank(i: int) -> tuple[bool, int, float]:
+        row = records[i]
+        return row["method"] == "sft_rft", order.index(row["changed"]), float(np.nan_to_num(row["value"]))
+
     columns = [f"{split}{end}" for split in SHOWN_SPLITS for end in ("", "_std", "_se")]
-    return wide.iloc[[place[-1] for place in sorted(places)]].reset_index(drop=True)[
-        [*keys, *columns, "seeds"]
-    ]
+    wide = wide.iloc[sorted(range(len(records)), key=rank)].reset_index(drop=True)
+    return wide[[*keys, *columns, "seeds"]]
 
 
 def table2_shown(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Table 2 as text: std over several seeds, or the 95% interval over the inputs of one; see `table2`."""
+    """Write Table 2 as text: std over seeds, or the 95% interval over the inputs of one; see `table2`."""
     rows = numbers.to_dict("records")
 
     def shown(row: dict[Any, Any], split: str) -> str:
@@ -236,10 +237,10 @@ def table2_shown(numbers: pd.DataFrame) -> pd.DataFrame:
         return with_interval(value, value - half, value + half)
 
     cells = {f"{split} reward": [shown(row, split) for row in rows] for split in SHOWN_SPLITS}
-    return pd.DataFrame({"": [_described(row) for row in rows], **cells, "seeds": numbers["seeds"]})
+    return pd.DataFrame({"": [_describe_row(row) for row in rows], **cells, "seeds": numbers["seeds"]})
 
 
-def _described(row: dict[Any, Any]) -> str:
+def _describe_row(row: dict[Any, Any]) -> str:
     if row["method"] == "sft_rft":
         return f"SFT ({percent(row['labels'])} of the labels, {percent(row['steps'])} of the steps), then RFT"
     return f"RFT, {SWEPT[row['changed']]} {setting(row['value'])}" if row["changed"] else "RFT"
@@ -256,8 +257,8 @@ def reward_difference(first: pd.DataFrame, second: pd.DataFrame) -> Difference |
     pairs = by_seed[0].merge(by_seed[1], on="seed", suffixes=("_first", "_second"))
     if pairs.empty:
         return None
-    found = paired_difference(pairs["reward_first"], pairs["reward_second"])
-    if found.pairs > 1:
-        return found
+    difference = paired_difference(pairs["reward_first"], pairs["reward_second"])
+    if difference.pairs > 1:
+        return difference
     half = normal_quantile() * float(np.hypot(pairs["se_first"], pairs["se_second"]).item())
-    return Difference(found.mean, float("nan"), found.mean - half, found.mean + half, 1)
+    return Difference(difference.mean, float("nan"), difference.mean - half, difference.mean + half, 1)

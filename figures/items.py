@@ -1,4 +1,4 @@
-"""Each item of the study from its runs: drawn, saved, and described for the report."""
+"""Draws, saves and describes for the report each item of the study, from its runs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from figures.runs import load_extraction
 from figures.study import (
     METHODS,
     Source,
-    described,
+    describe_runs,
     extraction_file,
     finished,
     gaps,
     inputs_table,
-    partial,
+    partial_note,
     runs_table,
 )
 from figures.style import save_figure
@@ -81,8 +81,8 @@ TITLES = {
 class Study:
     """The runs of a study, made or not, and how its tasks are called.
 
-    labels: task -> name and reward, in one or two lines; base: task -> RFT's own settings, see `at_settings`;
-    swept: the task of Table 2 and Figure 4; command: what draws it, for the JSON files.
+    labels: task -> name and reward, in one or two lines; base: task -> RFT's own settings, see
+    `select_settings`; swept: the task of Table 2 and Figure 4; command: what draws it, for the JSON files.
     """
 
     extractions: Sequence[Source]
@@ -93,16 +93,16 @@ class Study:
     command: str = ""
 
     def names(self) -> dict[str, str]:
-        """Names alone, without the reward."""
+        """The tasks' names alone, without the reward."""
         return {task: label.split("\n")[0] for task, label in self.labels.items()}
 
     def lines(self) -> dict[str, str]:
-        """Labels in one line."""
+        """The labels, each in one line."""
         return {task: label.replace("\n", ", ") for task, label in self.labels.items()}
 
 
 def results_of(study: Study, **controlled: Any) -> Results:
-    """The tables of the runs that are finished; controlled: the other fields of `Results`.
+    """Put the tables of the finished runs together; controlled: the other fields of `Results`.
 
     Raises NoRunsError: see `inputs_table` and `runs_table`.
     """
@@ -131,22 +131,22 @@ def _item(
     table: pd.DataFrame | None = None,
 ) -> Item:
     drawn = bool(stems) or table is not None
-    runs = described(finished(sources)) if drawn else []
+    runs = describe_runs(finished(sources)) if drawn else []
     return Item(name, _title(name, sources), CAPTIONS[name], stems, table, runs, gaps(sources))
 
 
 def _title(name: str, sources: Sequence[Source]) -> str:
-    note = partial(gaps(sources), len(sources))
+    note = partial_note(gaps(sources), len(sources))
     return TITLES[name] + (f" ({note})" if note else "")
 
 
 def _caption(name: str, sources: Sequence[Source]) -> str:
-    """Of a table where it stands alone, which numbers it itself."""
+    """The caption of a table that stands alone, which numbers it itself."""
     return f"{_title(name, sources).partition(': ')[2]}. {CAPTIONS[name]}"
 
 
-def _meta(study: Study, sources: Sequence[Source], **more: Any) -> dict[str, Any]:
-    return {"command": study.command, "missing": gaps(sources), **more}
+def _meta(study: Study, sources: Sequence[Source], **fields: Any) -> dict[str, Any]:
+    return {"command": study.command, "missing": gaps(sources), **fields}
 
 
 def _figure1(study: Study, results: Results, folder: Path) -> Item:
@@ -161,15 +161,13 @@ def _figure1(study: Study, results: Results, folder: Path) -> Item:
     for name, tasks in (("figure1", few), ("figure1_all", every)):
         if name == "figure1_all" and set(tasks) == set(few):
             continue
-        of_tasks = [s for s in sources if s.task in tasks]
-        note = partial(gaps(of_tasks), len(of_tasks))
+        part = [s for s in sources if s.task in tasks]
+        note = partial_note(gaps(part), len(part))
         title = f"Reward of each input under each model, seed {seed}" + (f" ({note})" if note else "")
         rows = numbers[numbers["task"].isin(tasks)]
         figure = figure1_tasks(rows, study.labels, title)
         stems.append(folder / name)
-        save_figure(
-            figure, stems[-1], rows, described(finished(of_tasks)), **_meta(study, of_tasks, seed=seed)
-        )
+        save_figure(figure, stems[-1], rows, describe_runs(finished(part)), **_meta(study, part, seed=seed))
     return _item("figure1", sources, stems)
 
 
@@ -190,11 +188,11 @@ def _figure2(study: Study, results: Results, folder: Path) -> Item:
     correlations = rank_correlations(results.figure2).to_dict("records")
     figure = figure2(results.figure2, study.lines(), _title("figure2", sources))
     meta = _meta(study, sources, rank_correlations=correlations)
-    save_figure(figure, folder / "figure2", results.figure2, described(finished(sources)), **meta)
+    save_figure(figure, folder / "figure2", results.figure2, describe_runs(finished(sources)), **meta)
     return _item("figure2", sources, [folder / "figure2"])
 
 
-def _table(
+def _save_table(
     name: str,
     study: Study,
     sources: Sequence[Source],
@@ -203,8 +201,8 @@ def _table(
     folder: Path,
     note: str = "",
 ) -> Item:
-    """A table that is saved; note: ends its caption."""
-    caption, runs = _caption(name, sources) + note, described(finished(sources))
+    """Save a table and return its item; note: ends the caption."""
+    caption, runs = _caption(name, sources) + note, describe_runs(finished(sources))
     save_table(shown, numbers, folder / name, caption, runs, **_meta(study, sources))
     return _item(name, sources, [folder / name], shown)
 
@@ -214,7 +212,7 @@ def _table1(study: Study, results: Results, folder: Path) -> Item:
     if results.table1.empty:
         return _item("table1", sources)
     shown = table1_shown(results.table1, study.names())
-    return _table("table1", study, sources, shown, results.table1, folder)
+    return _save_table("table1", study, sources, shown, results.table1, folder)
 
 
 def _table_rewards(study: Study, results: Results, folder: Path) -> Item:
@@ -222,7 +220,7 @@ def _table_rewards(study: Study, results: Results, folder: Path) -> Item:
     if results.rewards.empty:
         return _item("table_rewards", sources)
     shown = rewards_shown(results.rewards, study.names())
-    return _table("table_rewards", study, sources, shown, results.rewards, folder)
+    return _save_table("table_rewards", study, sources, shown, results.rewards, folder)
 
 
 def _table2(study: Study, results: Results, folder: Path) -> Item:
@@ -231,7 +229,7 @@ def _table2(study: Study, results: Results, folder: Path) -> Item:
     if numbers.empty:
         return _item("table2", sources)
     note = f" Task: {study.lines().get(study.swept, study.swept)}."
-    return _table("table2", study, sources, table2_shown(numbers), numbers, folder, note)
+    return _save_table("table2", study, sources, table2_shown(numbers), numbers, folder, note)
 
 
 def _figure4(study: Study, results: Results, folder: Path) -> Item:
@@ -239,18 +237,18 @@ def _figure4(study: Study, results: Results, folder: Path) -> Item:
     if results.figure4.empty:
         return _item("figure4", sources)
     title = f"{study.lines().get(study.swept, study.swept)}: a short SFT phase, then RFT"
-    if note := partial(gaps(sources), len(sources)):
+    if note := partial_note(gaps(sources), len(sources)):
         title += f" ({note})"
     figure = figure4(results.figure4, title)
     meta = _meta(study, sources, task=study.swept)
-    save_figure(figure, folder / "figure4", results.figure4, described(finished(sources)), **meta)
+    save_figure(figure, folder / "figure4", results.figure4, describe_runs(finished(sources)), **meta)
     return _item("figure4", sources, [folder / "figure4"])
 
 
 def _figure5(study: Study, results: Results, folder: Path) -> Item:
     shown = _shown(list(dict.fromkeys(source.task for source in study.extractions)))
-    wanted = ("pretrained", 1, "train")
-    first = [s for s in study.extractions if (s.method, s.sample, s.split) == wanted and s.task in shown]
+    key = ("pretrained", 1, "train")
+    first = [s for s in study.extractions if (s.method, s.sample, s.split) == key and s.task in shown]
     seed = min((source.seed for source in first), default=0)
     sources = [source for source in first if source.seed == seed]
     stems = []
@@ -262,7 +260,7 @@ def _figure5(study: Study, results: Results, folder: Path) -> Item:
             f"{study.lines().get(source.task, source.task)}: two train inputs, {METHODS['pretrained']} model"
         )
         save_figure(
-            figure5_panel(numbers, title), stems[-1], numbers, described([source]), command=study.command
+            figure5_panel(numbers, title), stems[-1], numbers, describe_runs([source]), command=study.command
         )
     return _item("figure5", sources, stems)
 

@@ -34,18 +34,14 @@ def runs_in(paths: Iterable[Path]) -> list[RunInfo]:
     """
     runs: list[RunInfo] = []
     for path in paths:
-        found = (
-            [read_run(path)]
-            if (path / "manifest.json").is_file()
-            else find_runs(path)
-            if path.is_dir()
-            else []
-        )
-        if not found:
+        if (path / "manifest.json").is_file():
+            runs.append(read_run(path))
+        elif path.is_dir() and (inside := find_runs(path)):
+            runs += inside
+        else:
             raise NoRunsError(
                 f"{path}: neither a run folder (with a manifest.json) nor a folder of run folders"
             )
-        runs += found
     return runs
 
 
@@ -83,17 +79,17 @@ def controlled_table(runs: Iterable[RunInfo]) -> pd.DataFrame:
     for run in finetuning_runs(runs):
         rows = read_metrics(run.path)
         for group, suffix in GROUPS.items():
-            kept = [row for row in rows if "reward" + suffix in row["train"]]
+            tracked = [row for row in rows if "reward" + suffix in row["train"]]
             tables.append(
                 pd.DataFrame(
                     {
                         "environment": environment_label(run.config),
                         "method": METHODS[run.config["opt_method"]],
                         "group": group,
-                        "epoch": [row["epoch"] for row in kept],
-                        "reward": [row["train"]["reward" + suffix] for row in kept],
-                        "reward_std": [row["train"]["avg reward std" + suffix] for row in kept],
-                        "grad_norm": [row["train"]["grad norm" + suffix] for row in kept],
+                        "epoch": [row["epoch"] for row in tracked],
+                        "reward": [row["train"]["reward" + suffix] for row in tracked],
+                        "reward_std": [row["train"]["avg reward std" + suffix] for row in tracked],
+                        "grad_norm": [row["train"]["grad norm" + suffix] for row in tracked],
                         "run": run.path.name,
                         "finished": run.manifest.get("status") == "finished",
                     }

@@ -58,8 +58,8 @@ class Source:
     """A run that the study needs, whether it has been made or not: an extraction or a training.
 
     reward: result key of the metric that is the task's reward (lexical/rouge_l_max); path: the run's folder,
-    None before there is one; command: makes the run, or goes on with it; sample, split: of an extraction, see
-    `INPUTS`; sft: of a training of method sft_rft, the folder of the run of its first phase.
+    None before there is one; command: makes the run, or goes on with it; sample, split: an extraction's, see
+    `INPUTS`; sft: the folder of the first phase's run, for a training of method sft_rft.
     """
 
     task: str
@@ -74,14 +74,14 @@ class Source:
 
     @property
     def label(self) -> str:
-        """For a reader."""
+        """Names the run for a reader."""
         second = ", second sample" if self.sample == 2 else ""
         split = "" if self.split == "train" else f", {self.split} inputs"
         return f"{self.task}, {METHODS[self.method]}, seed {self.seed}{second}{split}"
 
     @property
     def status(self) -> str:
-        """finished, or why the run cannot be drawn."""
+        """Says "finished", or why the run cannot be drawn."""
         try:
             return "not started" if self.path is None else str(read_run(self.path).manifest.get("status"))
         except RunError:
@@ -89,23 +89,23 @@ class Source:
 
 
 def finished(sources: Iterable[Source]) -> list[Source]:
-    """The sources that can be drawn."""
+    """Keep the sources that can be drawn."""
     return [source for source in sources if source.status == "finished"]
 
 
 def gaps(sources: Iterable[Source]) -> list[dict[str, str]]:
-    """The sources that cannot be drawn: run, status, and the command that makes it."""
+    """List the sources that cannot be drawn: run, status, and the command that makes it."""
     rows = [{"run": source.label, "status": source.status, "command": source.command} for source in sources]
     return [row for row in rows if row["status"] != "finished"]
 
 
-def partial(missing: Sequence[dict[str, str]], total: int) -> str:
-    """What a title says of an item some of whose runs are missing, "" if none is."""
+def partial_note(missing: Sequence[dict[str, str]], total: int) -> str:
+    """Say in a title that some of an item's runs are missing; "" if none is."""
     return f"partial: {len(missing)} of {total} runs missing" if missing else ""
 
 
-def described(sources: Iterable[Source]) -> list[dict[str, Any]]:
-    """What identifies each run that an item comes from, for its JSON file."""
+def describe_runs(sources: Iterable[Source]) -> list[dict[str, Any]]:
+    """Identify each run that an item comes from, for its JSON file."""
     rows = []
     for source in sources:
         assert source.path is not None  # finished
@@ -134,15 +134,16 @@ def inputs_table(sources: Sequence[Source]) -> pd.DataFrame:
     """
     tables = []
     first: dict[tuple[str, int, str], tuple[Path, list[str]]] = {}
-    for source in _some(sources):
+    for source in _require_finished(sources):
         assert source.path is not None
         path = extraction_file(source.path)
         extraction = load_extraction(path)
-        of = (source.task, source.seed, source.split)
-        one, prompts = first.setdefault(of, (path, extraction["prompts"]))
+        key = (source.task, source.seed, source.split)
+        first_path, prompts = first.setdefault(key, (path, extraction["prompts"]))
         if extraction["prompts"] != prompts:
             raise NoRunsError(
-                f"{path} is not of the inputs of {one}: extract with --set datapool.used_indices_from={one}"
+                f"{path} is not of the inputs of {first_path}: extract with "
+                f"--set datapool.used_indices_from={first_path}"
             )
         rewards = _rewards(extraction, source.reward, path)
         tables.append(
@@ -170,12 +171,12 @@ def runs_table(sources: Sequence[Source]) -> pd.DataFrame:
     Raises NoRunsError: none is finished, or one has no evaluation with the reward before and after training.
     """
     rows = []
-    for source in _some(sources):
+    for source in _require_finished(sources):
         assert source.path is not None
         run = read_run(source.path)
         fixed = {"task": source.task, "seed": source.seed, "method": source.method}
         for split in SPLITS:
-            if evaluated := _evaluated(run, split, source.reward):
+            if evaluated := _read_rewards(run, split, source.reward):
                 rows.append(
                     fixed
                     | {"split": split}
@@ -191,8 +192,8 @@ def extraction_file(run: Path) -> Path:
     return run.with_name(f"{run.name}.pt")
 
 
-def _some(sources: Sequence[Source]) -> list[Source]:
-    """The finished ones. Raises NoRunsError if there is none."""
+def _require_finished(sources: Sequence[Source]) -> list[Source]:
+    """Keep the finished ones. Raises NoRunsError if there is none."""
     usable = finished(sources)
     if not usable:
         lines = [f"  {row['run']}: {row['status']}; {row['command']}" for row in gaps(sources)]
@@ -215,18 +216,19 @@ def _hyperparameters(run: RunInfo, source: Source) -> dict[str, Any]:
             "learning_rate": alg["training_args"].get("learning_rate", float("nan")),
             "temperature": float("nan"),
             "ent_coef": float("nan"),
-            **_phase(run),
+            **_sft_amount(run),
         }
     args = alg["args"]
+    phase = {"sft_updates": 0, "sft_labels": 0.0} if source.sft is None else _sft_amount(read_run(source.sft))
     return {
         "learning_rate": args["learning_rate"],
         "temperature": alg["policy"]["args"]["generation_kwargs"]["temperature"],
         "ent_coef": args["ent_coef"],
-        **(_phase(read_run(source.sft)) if source.sft is not None else {"sft_updates": 0, "sft_labels": 0.0}),
+        **phase,
     }
 
 
-def _phase(run: RunInfo) -> dict[str, Any]:
+def _sft_amount(run: RunInfo) -> dict[str, Any]:
     """How much SFT a run of SFT did."""
     share = run.config["datapool"]["frac_train_samples"]
     return {
@@ -235,7 +237,7 @@ def _phase(run: RunInfo) -> dict[str, Any]:
     }
 
 
-def _evaluated(run: RunInfo, split: str, reward: str) -> dict[str, Any]:
+def _read_rewards(run: RunInfo, split: str, reward: str) -> dict[str, Any]:
     """Reward before and after training on a split; {} if it was not evaluated."""
     prefix = run.manifest.get("prefix", "")
     rows = read_rows(run.path / f"{prefix}{split}_split_metrics.jsonl", "epoch")
@@ -247,7 +249,7 @@ def _evaluated(run: RunInfo, split: str, reward: str) -> dict[str, Any]:
             f"{run.path}: {split} was not evaluated before and after training with {reward!r}; "
             f"its metrics: {', '.join(after['metrics'])}"
         )
-    texts = [_texts(run, split, row["epoch"], reward) for row in (before, after)]
+    texts = [_read_text_rewards(run, split, row["epoch"], reward) for row in (before, after)]
     if texts[0] is not None and texts[1] is not None:
         return {
             "start_reward": texts[0].mean(),
@@ -265,7 +267,7 @@ def _evaluated(run: RunInfo, split: str, reward: str) -> dict[str, Any]:
     }
 
 
-def _texts(run: RunInfo, split: str, epoch: float, reward: str) -> np.ndarray | None:
+def _read_text_rewards(run: RunInfo, split: str, epoch: float, reward: str) -> np.ndarray | None:
     """Reward of each text [N] of an evaluation, None where it was not kept (--log_entire_predictions)."""
     prefix = run.manifest.get("prefix", "")
     path = run.path / f"{prefix}epoch_{epoch}_{split}_split_predictions.json"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from figures.figure2_table1 import dead, models_of
+from figures.figure2_table1 import dead, models_by_task
 from figures.study import METHODS
 from figures.tables import percent, signed, with_interval, with_std
 from rft_diagnose.statistics import Difference, Floats, normal_quantile, paired_difference, std_percentile
@@ -19,24 +19,25 @@ DIFFERENCES = {"over_rft": "rft", "over_sft": "sft"}  # of SFT, then RFT, minus 
 
 
 def rewards_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
-    """A row a task and split, by the percentile of Figure 2; means over seeds, NaN where there is no run.
+    """Mean rewards over seeds, a row per task and split; NaN where there is no run.
 
-    Columns: task, split, dead (share of the split's inputs without gradient under the pretrained model), for
-    each of `METHODS` the mean reward and its `_std` over seeds (ddof 1), for each of `DIFFERENCES` the mean
-    difference and its 95% interval `_low`, `_high`, inputs, seeds. The pretrained model's train reward is
-    that of both its samples, as in Figure 2. inputs: see `figures.study`.
+    Tasks come by the percentile of Figure 2. Columns: task, split, dead (share of the split's inputs without
+    gradient under the pretrained model), for each of `METHODS` the mean reward and its `_std` over seeds
+    (ddof 1), for each of `DIFFERENCES` the mean difference and its 95% interval `_low`, `_high`, inputs,
+    seeds. The pretrained model's train reward is that of both its samples, as in Figure 2. inputs: see
+    `figures.study`.
     """
     rows = []
     order: dict[str, float] = {}
     for split in SPLITS:
         seeds: dict[str, list[Mapping[str, pd.DataFrame]]] = {}
-        for task, _, models in models_of(inputs, needed=("pretrained",), split=split):
+        for task, _, models in models_by_task(inputs, needed=("pretrained",), split=split):
             seeds.setdefault(task, []).append(models)
-        for task, of_seeds in seeds.items():
-            first = of_seeds[0]["pretrained"]
+        for task, group in seeds.items():
+            first = group[0]["pretrained"]
             percentile, _ = std_percentile(first["mean"].to_numpy(), first["std"].to_numpy())
             order.setdefault(task, percentile)
-            rows.append({"task": task, "split": split} | _row(of_seeds))
+            rows.append({"task": task, "split": split} | _row(group))
     values = [f"{method}{end}" for method in METHODS for end in ("", "_std")]
     differences = [f"{name}{end}" for name in DIFFERENCES for end in ("", "_low", "_high")]
     columns = ["task", "split", "dead", *values, *differences, "inputs", "seeds"]
@@ -46,7 +47,7 @@ def rewards_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
 
 
 def rewards_shown(numbers: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
-    """`rewards_numbers` as text; labels: task -> how it is called."""
+    """Write `rewards_numbers` as text; labels: task -> how it is called."""
     rows = numbers.to_dict("records")
 
     def models(method: str) -> list[str]:
@@ -71,14 +72,14 @@ def rewards_shown(numbers: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFr
 
 
 def _row(seeds: Sequence[Mapping[str, pd.DataFrame]]) -> dict[str, Any]:
-    """seeds: of each its models' rows by input."""
+    """The numbers of a task and split. seeds: each one's models, with their rows by input."""
     starts = [models["pretrained"] for models in seeds]
     row: dict[str, Any] = {"dead": np.mean([dead(start["mean"], start["std"]).mean() for start in starts])}
     for method in METHODS:
-        found = [_means(models, method).mean() for models in seeds if method in models]
-        row[method] = np.mean(found) if found else math.nan
+        means = [_means(models, method).mean() for models in seeds if method in models]
+        row[method] = np.mean(means) if means else math.nan
         # The pretrained model's statistics are the same runs for every seed.
-        row[f"{method}_std"] = np.std(found, ddof=1) if len(set(found)) > 1 else math.nan
+        row[f"{method}_std"] = np.std(means, ddof=1) if len(set(means)) > 1 else math.nan
     for name, other in DIFFERENCES.items():
         both = [models for models in seeds if {"sft_rft", other} <= models.keys()]
         difference = _difference([_means(models, "sft_rft") - _means(models, other) for models in both])
@@ -87,25 +88,25 @@ def _row(seeds: Sequence[Mapping[str, pd.DataFrame]]) -> dict[str, Any]:
 
 
 def _means(models: Mapping[str, pd.DataFrame], method: str) -> Floats:
-    """Mean rewards of the inputs [N]; of the pretrained model those of both its samples, if there are two."""
-    own = models[method]["mean"].to_numpy(dtype=np.float64)
+    """Mean rewards of the inputs [N]; the pretrained model's are over both its samples, if there are two."""
+    rewards = models[method]["mean"].to_numpy(dtype=np.float64)
     if method != "pretrained" or "second" not in models:
-        return own
-    return (own + models["second"]["mean"].to_numpy(dtype=np.float64)) / 2
+        return rewards
+    return (rewards + models["second"]["mean"].to_numpy(dtype=np.float64)) / 2
 
 
 def _difference(seeds: Sequence[Floats]) -> Difference:
-    """Mean difference with its 95% interval: Student's over seeds, of one seed normal over its inputs.
+    """Mean difference with its 95% interval: Student's over seeds; with one seed, normal over its inputs.
 
-    seeds: of each the inputs' differences [N].
+    seeds: the inputs' differences [N] of each.
     """
     if not seeds:
         return Difference(math.nan, math.nan, math.nan, math.nan, 0)
-    found = paired_difference([values.mean() for values in seeds], np.zeros(len(seeds)))
-    if found.pairs > 1:
-        return found
+    difference = paired_difference([values.mean() for values in seeds], np.zeros(len(seeds)))
+    if difference.pairs > 1:
+        return difference
     (values,) = seeds
     half = (
         normal_quantile() * float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else math.nan
     )
-    return Difference(found.mean, math.nan, found.mean - half, found.mean + half, 1)
+    return Difference(difference.mean, math.nan, difference.mean - half, difference.mean + half, 1)

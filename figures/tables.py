@@ -28,42 +28,42 @@ _LATEX = {
 
 
 def number(value: float) -> str:
-    """Three decimals; "-" for NaN."""
+    """Write three decimals; "-" for NaN."""
     return NONE if np.isnan(value) else f"{value:.3f}"
 
 
 def short(value: float) -> str:
-    """Two decimals; "-" for NaN."""
+    """Write two decimals; "-" for NaN."""
     return NONE if np.isnan(value) else f"{value:.2f}"
 
 
 def signed(value: float) -> str:
-    """A correlation: sign and two decimals; "-" for NaN."""
+    """Write a correlation: sign and two decimals; "-" for NaN."""
     return NONE if np.isnan(value) else f"{value:+.2f}"
 
 
 def percent(value: float) -> str:
-    """A share; "-" for NaN."""
+    """Write a share; "-" for NaN."""
     return NONE if np.isnan(value) else f"{value:.0%}"
 
 
 def setting(value: float) -> str:
-    """A hyperparameter; "-" for NaN."""
+    """Write a hyperparameter; "-" for NaN."""
     return NONE if np.isnan(value) else f"{value:g}"
 
 
 def with_interval(value: float, low: float, high: float, shown: Callable[[float], str] = number) -> str:
-    """A value and its interval, if that is defined."""
+    """Write a value and its interval, if that is defined."""
     return shown(value) + ("" if np.isnan(low) else f" [{shown(low)}, {shown(high)}]")
 
 
 def with_std(value: float, std: float, shown: Callable[[float], str] = number) -> str:
-    """A mean and the std over seeds, if there are several."""
+    """Write a mean and the std over seeds, if there are several."""
     return shown(value) + ("" if np.isnan(std) else f" ± {number(std)}")
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table of text in Markdown."""
+    """Write a table of text in Markdown."""
     rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
     return "".join(
         f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows
@@ -71,7 +71,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def latex(table: pd.DataFrame, caption: str, label: str) -> str:
-    r"""A table of text in LaTeX, with \usepackage{booktabs}."""
+    r"""Write a table of text in LaTeX, with \usepackage{booktabs}."""
     rows = [list(table.columns), *table.to_numpy().tolist()]
     lines = [" & ".join(latex_text(cell) for cell in row) + r" \\" for row in rows]
     return "\n".join(
@@ -94,7 +94,7 @@ def latex(table: pd.DataFrame, caption: str, label: str) -> str:
 
 
 def latex_text(text: Any) -> str:
-    """Text with what LaTeX would take for its own made harmless."""
+    """Escape what LaTeX would take for its own."""
     escaped = "".join(_LATEX.get(character, character) for character in str(text))
     return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)  # a minus, where a hyphen would be set
 

@@ -73,10 +73,10 @@ BOUNDS = (LINEAR, FISHER, KL, POWER)
 
 
 def theory_figure(bounds_table: pd.DataFrame, rates_table: pd.DataFrame) -> Figure:
-    """Three panels, all against reward std: the gradient norm, its share of each bound, the time to V = 0.
+    """Draw the gradient norm, its share of each bound, and the time to V = 0, each against reward std.
 
-    bounds_table: a row a model with a positive std, with reward (its kind), length, gamma, std, grad_norm,
-    power_bound, linear_bound, fisher_bound, kl_std, kl_grad_norm, kl_bound; rates_table: a row a method
+    bounds_table: a row per model with a positive std, with reward (its kind), length, gamma, std, grad_norm,
+    power_bound, linear_bound, fisher_bound, kl_std, kl_grad_norm, kl_bound; rates_table: a row per method
     (RFT, SFT) and initial std, with method, std, time. What is drawn is `plotted_numbers`.
     """
     numbers = plotted_numbers(bounds_table, rates_table)
@@ -124,7 +124,7 @@ def fitted_slopes(rates_table: pd.DataFrame) -> dict[str, float]:
 
 
 def _fit(method: str, rows: pd.DataFrame) -> tuple[float, np.ndarray]:
-    """Slope of a method's law, and the times that it gives at the stds of `rows`."""
+    """Fit a method's law: its slope, and the times that it gives at the stds of `rows`."""
     log_std, time = np.log(rows["std"].to_numpy()), rows["time"].to_numpy()
     if method == "RFT":
         slope, start = np.polyfit(log_std, np.log(time), 1)

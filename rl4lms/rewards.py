@@ -24,7 +24,7 @@ from pydantic import Field
 
 from common.config import Config, Problem
 from common.errors import UserError
-from common.registry import Arguments, Entry, Registry, after_first, arguments_of
+from common.registry import Arguments, Entry, Registry, arguments_after_first, settable_arguments
 from rl4lms.metrics import METRICS
 from rl4lms.metrics import args as metric_args
 from rl4lms.metrics.args import (
@@ -274,8 +274,8 @@ def _is_plain(signature: inspect.Signature) -> bool:
 def _arguments(signature: inspect.Signature) -> Arguments:
     """What a config may set: of the plain form all but what each call brings; any of it may be a column."""
     if not _is_plain(signature):
-        return after_first(signature)
-    others = arguments_of([p for name, p in signature.parameters.items() if name not in _BROUGHT])
+        return arguments_after_first(signature)
+    others = settable_arguments([p for name, p in signature.parameters.items() if name not in _BROUGHT])
     return Arguments(others.parameters, required=set(), open=others.open)
 
 

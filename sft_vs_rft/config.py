@@ -225,7 +225,8 @@ class ExperimentConfig(Config):
             "early_stop_restore_best_weights",
             "needs early_stop",
         )
-        names = tracked_metrics(self)[0 if self.is_train_metric else 1]
+        train_metrics, test_metrics = tracked_metrics(self)
+        names = train_metrics if self.is_train_metric else test_metrics
         kind = "train" if self.is_train_metric else "test"
         require(
             self.score_metric_name in names,
@@ -263,14 +264,14 @@ def tracked_metrics(config: ExperimentConfig) -> tuple[list[str], list[str]]:
 
 
 def _data_problems(config: ExperimentConfig) -> list[Problem]:
-    found = {
+    messages = {
         "data_dir": check_data_source(config.dataset, config.data_dir),
         "tokenizer_path": check_tokenizer_source(config.tokenizer_path),
         "use_tensorboard" if config.use_tensorboard else "use_wandb": check_trackers(
             config.use_tensorboard, config.use_wandb
         ),
     }
-    return [Problem(name, message) for name, message in found.items() if message]
+    return [Problem(name, message) for name, message in messages.items() if message]
 
 
 def _npz_holds_modified(config: ExperimentConfig) -> bool:
@@ -320,9 +321,9 @@ PLAN_NAMES = {
 
 def find_pretraining(config: ExperimentConfig) -> Path | None:
     """Checkpoint of the newest finished pretraining run in `outputs_dir`: same data, model, seeds, K."""
-    wanted = _fields(config.model_dump(), (*DATA_FIELDS, *MODEL_FIELDS))
+    required = _fields(config.model_dump(), (*DATA_FIELDS, *MODEL_FIELDS))
     if config.init_rnd_seed < 0:  # The start weights replace the initial ones, whatever their seed.
-        del wanted["init_rnd_seed"]
+        del required["init_rnd_seed"]
     for run in reversed(find_runs(Path(config.outputs_dir))):
         is_pretraining = (
             run.config.get("use_multiple_labels_per_sample") and run.manifest.get("status") == "finished"
@@ -331,7 +332,7 @@ def find_pretraining(config: ExperimentConfig) -> Path | None:
         if (
             is_pretraining
             and checkpoint
-            and _fields(run.config, wanted) == wanted
+            and _fields(run.config, required) == required
             and (run.path / checkpoint).is_file()
         ):
             return run.path / checkpoint
@@ -345,10 +346,10 @@ def start_checkpoint(path: Path) -> Path:
     """
     if path.is_file():
         return path
-    found = checkpoints_in(path / "checkpoints") or sorted(path.glob("*.pt"))
-    if not found:
+    checkpoints = checkpoints_in(path / "checkpoints") or sorted(path.glob("*.pt"))
+    if not checkpoints:
         raise CheckpointError(f"no checkpoint (*.pt) in {path}")
-    return found[-1]
+    return checkpoints[-1]
 
 
 def mismatches(config: ExperimentConfig, start: Path) -> list[str]:
@@ -360,11 +361,11 @@ def mismatches(config: ExperimentConfig, start: Path) -> list[str]:
         return []
     if not isinstance(pretraining, dict) or not pretraining.get("use_multiple_labels_per_sample"):
         return []
-    wanted = _fields(config.model_dump(), (*DATA_FIELDS, "model_type", "mlp_hidden_layer_sizes"))
+    required = _fields(config.model_dump(), (*DATA_FIELDS, "model_type", "mlp_hidden_layer_sizes"))
     return [
         f"was pretrained with {name} {pretraining.get(name)!r}, this experiment has {value!r}: "
         "inputs and label sets, or the model, would not be those that were pretrained"
-        for name, value in wanted.items()
+        for name, value in required.items()
         if pretraining.get(name) != value
     ]
 

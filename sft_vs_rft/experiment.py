@@ -32,65 +32,6 @@ from sft_vs_rft.train import TrainingInterrupted, TrainResult, predict, train
 
 logger = logging.getLogger(__name__)
 TOLERANCE = 0.2  # of reward and of std, on a reward range of 2
-
-
-def ideal_start(config: ExperimentConfig) -> dict[str, tuple[float, float]]:
-    """Reward mean and std of each group under a model that is uniform over the K labels of an input's set.
-
-    Unmodified ("large"): the right label has probability 1/K. Modified ("small"): it has none.
-    """
-    p, wrong = 1 / config.num_labels_per_sample, config.min_reward
-    large = (p + (1 - p) * wrong, (1 - wrong) * math.sqrt(p * (1 - p)))
-    return {
-        "small": (CUSTOM_WRONG_REWARD if config.reward_type == "labels_with_custom" else wrong, 0.0),
-        "large": large,
-    }
-
-
-def measured_start(
-    config: ExperimentConfig, data: ControlledData, model: nn.Module
-) -> dict[str, tuple[float, float]]:
-    """Mean over each group's train inputs of reward and reward std, before the first step."""
-    probs = predict(config, model, data.train_inputs).exp()
-    wrong = wrong_rewards(data.modified, config.reward_type, config.min_reward)
-    rewards = rewards_of_labels(data.train_labels, wrong, data.num_classes)
-    reward, std = expected_reward(probs, rewards), reward_std(probs, rewards)
-
-    def mean(group: Tensor) -> tuple[float, float]:
-        return reward[group].mean().item(), std[group].mean().item()
-
-    groups = {"small": data.modified, "large": ~data.modified}
-    return {name: mean(group) for name, group in groups.items() if group.any()}
-
-
-def report_start(
-    config: ExperimentConfig, data: ControlledData, model: nn.Module
-) -> dict[str, tuple[float, float]]:
-    """Log start reward and std of both groups beside their ideal values; warn when they are far off."""
-    measured, ideal = measured_start(config, data, model), ideal_start(config)
-    unfit = []
-    for group, (reward, std) in measured.items():
-        ideal_reward, ideal_std = ideal[group]
-        logger.info(
-            "start, %s reward std inputs: reward %.3f (fitted pretrained model: %.3f), std %.3f (%.3f)",
-            group,
-            reward,
-            ideal_reward,
-            std,
-            ideal_std,
-        )
-        if max(abs(reward - ideal_reward), abs(std - ideal_std)) > TOLERANCE:
-            unfit.append(group)
-    if unfit:
-        logger.warning(
-            "the start model is far from a fitted pretrained one on the %s reward std inputs: "
-            "the comparison of RFT and SFT says little from here; pretrain longer, "
-            "or check load_model_from_checkpoint",
-            " and ".join(unfit),
-        )
-    return measured
-
-
 SECONDS_BETWEEN_PLOTS = 120  # drawing takes one or two
 
 
@@ -144,7 +85,9 @@ def run_experiment(
             run.update_manifest(start=report_start(config, data, model))
 
         # 3. Training.
-        result = _train(config, data, model, run, checkpoint, progress, _drawing(config, run, should_stop))
+        result = _train(
+            config, data, model, run, checkpoint, progress, _draw_regularly(config, run, should_stop)
+        )
     except (TrainingInterrupted, KeyboardInterrupt):
         run.update_manifest(status="interrupted")
         raise
@@ -202,7 +145,7 @@ class ChangedDataError(UserError):
 
 
 def fingerprint(data: ControlledData) -> str:
-    """Hash of all that a run reads of its data: inputs, final labels, modified inputs and label sets."""
+    """Hash all that a run reads of its data: inputs, final labels, modified inputs and label sets."""
     digest = hashlib.sha256()
     for inputs in (data.train_inputs, data.test_inputs):
         parts = [inputs] if isinstance(inputs, torch.Tensor) else [inputs.input_ids, inputs.token_type_ids]
@@ -245,12 +188,14 @@ def choose_device(config: ExperimentConfig) -> torch.device:
 
 
 def num_threads(config: ExperimentConfig, share: int) -> int:
-    """One torch thread for an MLP (two on busy cores: up to 28 times slower), else its share of cores."""
+    """Give an MLP one torch thread (two on busy cores: up to 28 times slower), others a share of cores."""
     return 1 if config.model_type == "mlp" else max(1, (os.cpu_count() or 1) // share)
 
 
-def _drawing(config: ExperimentConfig, run: RunDir, should_stop: Callable[[], bool]) -> Callable[[], bool]:
-    """The same question, asked after every epoch, which also draws the plots of a long run now and then."""
+def _draw_regularly(
+    config: ExperimentConfig, run: RunDir, should_stop: Callable[[], bool]
+) -> Callable[[], bool]:
+    """Ask the same question, after every epoch, and also draw the plots of a long run now and then."""
     last_drawn = time.monotonic()
 
     def ask() -> bool:
@@ -266,3 +211,63 @@ def _drawing(config: ExperimentConfig, run: RunDir, should_stop: Callable[[], bo
 def _draw(config: ExperimentConfig, run: RunDir) -> None:
     if config.save_metric_plots and (rows := read_metrics(run.path)):
         save_metric_plots(rows, run.path / "plots")
+
+
+# The start
+
+
+def ideal_start(config: ExperimentConfig) -> dict[str, tuple[float, float]]:
+    """Reward mean and std of each group under a model that is uniform over the K labels of an input's set.
+
+    Unmodified ("large"): the right label has probability 1/K. Modified ("small"): it has none.
+    """
+    p, wrong = 1 / config.num_labels_per_sample, config.min_reward
+    large = (p + (1 - p) * wrong, (1 - wrong) * math.sqrt(p * (1 - p)))
+    return {
+        "small": (CUSTOM_WRONG_REWARD if config.reward_type == "labels_with_custom" else wrong, 0.0),
+        "large": large,
+    }
+
+
+def measured_start(
+    config: ExperimentConfig, data: ControlledData, model: nn.Module
+) -> dict[str, tuple[float, float]]:
+    """Mean over each group's train inputs of reward and reward std, before the first step."""
+    probs = predict(config, model, data.train_inputs).exp()
+    wrong = wrong_rewards(data.modified, config.reward_type, config.min_reward)
+    rewards = rewards_of_labels(data.train_labels, wrong, data.num_classes)
+    reward, std = expected_reward(probs, rewards), reward_std(probs, rewards)
+
+    def mean(group: Tensor) -> tuple[float, float]:
+        return reward[group].mean().item(), std[group].mean().item()
+
+    groups = {"small": data.modified, "large": ~data.modified}
+    return {name: mean(group) for name, group in groups.items() if group.any()}
+
+
+def report_start(
+    config: ExperimentConfig, data: ControlledData, model: nn.Module
+) -> dict[str, tuple[float, float]]:
+    """Log start reward and std of both groups beside their ideal values; warn when they are far off."""
+    measured, ideal = measured_start(config, data, model), ideal_start(config)
+    unfit = []
+    for group, (reward, std) in measured.items():
+        ideal_reward, ideal_std = ideal[group]
+        logger.info(
+            "start, %s reward std inputs: reward %.3f (fitted pretrained model: %.3f), std %.3f (%.3f)",
+            group,
+            reward,
+            ideal_reward,
+            std,
+            ideal_std,
+        )
+        if max(abs(reward - ideal_reward), abs(std - ideal_std)) > TOLERANCE:
+            unfit.append(group)
+    if unfit:
+        logger.warning(
+            "the start model is far from a fitted pretrained one on the %s reward std inputs: "
+            "the comparison of RFT and SFT says little from here; pretrain longer, "
+            "or check load_model_from_checkpoint",
+            " and ".join(unfit),
+        )
+    return measured

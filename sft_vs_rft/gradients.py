@@ -29,9 +29,9 @@ Gradients = list[Tensor]
 class Targets:
     """What the loss needs to know of B inputs, beside the inputs.
 
-    labels [B] int64; rewards [B, C]: of every label; ref_logprobs [B, C] or None: of the KL's reference;
-    uniforms [B] or None: in [0, 1), which label `reinforce` samples (drawn per input, so that the sample
-    does not depend on grouping).
+    labels [B] int64; rewards [B, C]: every label's; ref_logprobs [B, C] or None: the KL's reference's;
+    uniforms [B] or None: in [0, 1), decide which label `reinforce` samples (drawn per input, so that the
+    sample does not depend on grouping).
     """
 
     labels: Tensor
@@ -40,8 +40,12 @@ class Targets:
     uniforms: Tensor | None = None
 
     def __getitem__(self, index: Tensor | slice) -> Targets:
-        columns = (self.labels, self.rewards, self.ref_logprobs, self.uniforms)
-        return Targets(*(None if column is None else column[index] for column in columns))  # type: ignore[arg-type]
+        return Targets(
+            labels=self.labels[index],
+            rewards=self.rewards[index],
+            ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[index],
+            uniforms=None if self.uniforms is None else self.uniforms[index],
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def batch_gradient(
 ) -> BatchGradient:
     """Gradient of the mean loss over the batch, and of the mean over each group.
 
-    inputs, targets: of the batch, its `num_small` inputs of the small group first (see `small_first`).
+    inputs, targets: the batch, with its `num_small` inputs of the small group first (see `small_first`).
     Without batch norm each group has its own forward and backward, and the batch's gradient is the
     size-weighted mean of the groups' (1.1 times a plain step). With batch norm one forward serves both
     groups, so that each is seen under the batch statistics of the actual step, and the running
@@ -127,7 +131,7 @@ def batch_gradient(
                 params, forward, inputs[s], targets[s], config, label_sets
             )
             parts.append(part)
-        values = parts[0] if len(parts) == 1 else PerInput(*(torch.cat(p) for p in _fields(parts)))
+        values = _concatenate(parts)
 
     groups = {name: (slices[name], gradients[name]) for name in slices}
     weights = [(s.stop - s.start) / size for s in slices.values()]
@@ -157,7 +161,8 @@ def _accumulated_gradient(
         parts.append((index, part))
     assert gradient is not None
     order = torch.cat([index for index, _ in parts]).argsort()
-    return gradient, PerInput(*(torch.cat(p)[order] for p in _fields([part for _, part in parts])))
+    values = _concatenate([part for _, part in parts])
+    return gradient, PerInput(values.logprobs[order], values.objective[order], values.kl[order])
 
 
 def tracked_values(
@@ -227,8 +232,14 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(list(tensors))).norm()
 
 
-def _fields(parts: list[PerInput]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    return [p.logprobs for p in parts], [p.objective for p in parts], [p.kl for p in parts]
+def _concatenate(parts: list[PerInput]) -> PerInput:
+    if len(parts) == 1:
+        return parts[0]
+    return PerInput(
+        logprobs=torch.cat([part.logprobs for part in parts]),
+        objective=torch.cat([part.objective for part in parts]),
+        kl=torch.cat([part.kl for part in parts]),
+    )
 
 
 def _weighted_sum(gradients: list[Gradients], weights: list[float]) -> Gradients:

@@ -72,7 +72,7 @@ class ResNet18(nn.Module):
 
 
 def mlp(num_features: int, hidden: Sequence[int], num_classes: int) -> nn.Sequential:
-    """Flatten, then linear layers `layer{i}` with ReLU between them."""
+    """Build a flatten layer, then linear layers `layer{i}` with ReLU between them."""
     widths = [num_features, *hidden, num_classes]
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for i in range(len(widths) - 1):
@@ -111,15 +111,15 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], source: str) -> Non
 
     Raises ModelError naming the first weights that are missing, unknown or of another shape.
     """
-    own = model.state_dict()
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    expected = model.state_dict()
+    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     wrong = [
-        f"{name} is {list(state[name].shape)}, must be {list(own[name].shape)}"
-        for name in sorted(own.keys() & state.keys())
-        if state[name].shape != own[name].shape
+        f"{name} is {list(state[name].shape)}, must be {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & state.keys())
+        if state[name].shape != expected[name].shape
     ]
     problems = [f"{name} is missing" for name in missing] + [f"{name} is unknown" for name in unknown] + wrong
     if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise ModelError(f"{source} does not hold this model's weights: {'; '.join(problems[:3])}{more}")
+        rest = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise ModelError(f"{source} does not hold this model's weights: {'; '.join(problems[:3])}{rest}")
     model.load_state_dict(state)

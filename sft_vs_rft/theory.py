@@ -92,8 +92,8 @@ def draw_rewards(
 ) -> Tensor:
     """Rewards [N, Y] in [-1, 1], of one of the kinds `REWARDS`.
 
-    uniform; +1 or -1, both occurring; +1 for one output alone; the mean of a value per token; a constant
-    plus little.
+    They are uniform; +1 or -1, both occurring; +1 for one output alone; the mean of a value per token; a
+    constant plus little.
     """
     shape = (num_models, num_tokens**length)
     if kind == "one right":
@@ -114,7 +114,7 @@ def draw_rewards(
 def campaign(seed: int, num_models: int) -> list[dict[str, Any]]:
     """Enumerate `num_models` random models of all kinds and shapes, each with and without a KL penalty.
 
-    Returns one row a model: kind, reward, num_tokens, length, gamma, std, grad_norm and its bounds
+    Returns one row per model: kind, reward, num_tokens, length, gamma, std, grad_norm and its bounds
     power_bound (Theorem 1), linear_bound, fisher_bound; with the penalty: kl_coeff, kl_std, kl_grad_norm
     and its power bound kl_bound.
     """
@@ -201,7 +201,7 @@ def logits_velocity(method: str, logits: np.ndarray) -> np.ndarray:
 
 
 def integrate_time(method: str, std: float, num_labels: int = 5) -> float:
-    """`time_to_zero_reward` by integrating the flow of all logits, with no use of the symmetry."""
+    """Compute `time_to_zero_reward` by integrating the flow of all logits, with no use of the symmetry."""
     p = right_label_probability(std)
     start = np.log(np.array([p] + [(1 - p) / (num_labels - 1)] * (num_labels - 1)))
 
@@ -222,7 +222,7 @@ def integrate_time(method: str, std: float, num_labels: int = 5) -> float:
 
 
 def rates(stds: Sequence[float]) -> list[dict[str, Any]]:
-    """One row a method and initial reward std: method, std, time (integrated), exact_time (closed form)."""
+    """One row per method and initial reward std: method, std, time (integrated), exact_time (closed form)."""
     return [
         {
             "method": method,
@@ -234,6 +234,8 @@ def rates(stds: Sequence[float]) -> list[dict[str, Any]]:
         for std in stds
     ]
 
+
+# The models
 
 HIDDEN = 3  # units of the `network` kind
 
@@ -266,7 +268,7 @@ MODELS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 
 
 def num_params(kind: str, num_tokens: int, length: int) -> int:
-    """D of a kind of model."""
+    """Count the parameters D of a kind of model."""
     num_prefixes, num_features = prefix_features(num_tokens, length).shape
     return {
         "tabular": num_prefixes * num_tokens,
@@ -284,8 +286,8 @@ def enumerate_outputs(num_tokens: int, length: int) -> tuple[Tensor, Tensor]:
     outputs = torch.arange(num_tokens**length)[:, None]
     place = num_tokens ** torch.arange(length - 1, -1, -1)
     lengths = torch.arange(length)
-    first_of_length = (num_tokens**lengths - 1) // (num_tokens - 1)
-    return first_of_length + outputs // (place * num_tokens), outputs // place % num_tokens
+    first_prefix = (num_tokens**lengths - 1) // (num_tokens - 1)
+    return first_prefix + outputs // (place * num_tokens), outputs // place % num_tokens
 
 
 def prefix_features(num_tokens: int, length: int) -> Tensor:
@@ -319,11 +321,11 @@ def enumerate_models(kind: str, params: Tensor, num_tokens: int, length: int) ->
     """Enumerate N models of one kind. params: [N, D] float64."""
     features = prefix_features(num_tokens, length)
 
-    def logits_of(flat: Tensor) -> Tensor:
+    def compute_logits(flat: Tensor) -> Tensor:
         return MODELS[kind](flat, features, num_tokens)
 
-    logits = torch.func.vmap(logits_of)(params)  # [N, P, K]
-    jacobian = torch.func.vmap(torch.func.jacrev(logits_of))(params)  # [N, P, K, D]
+    logits = torch.func.vmap(compute_logits)(params)  # [N, P, K]
+    jacobian = torch.func.vmap(torch.func.jacrev(compute_logits))(params)  # [N, P, K, D]
     gamma = torch.linalg.eigvalsh(jacobian @ jacobian.mT)[..., -1].amax(-1).sqrt()
 
     # e_y - p, with 1 - p_y as the sum of the others: as a difference it is lost when p_y is near 1.

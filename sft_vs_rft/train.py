@@ -1,4 +1,4 @@
-"""Training of a controlled experiment by expected or sampled REINFORCE, or supervised (Section 4.2)."""
+"""Trains a controlled experiment by expected or sampled REINFORCE, or supervised (Section 4.2)."""
 
 from __future__ import annotations
 
@@ -30,86 +30,6 @@ from sft_vs_rft.gradients import (
     tracked_values,
 )
 from sft_vs_rft.objectives import cross_entropy, rewards_of_labels, wrong_rewards
-
-
-@dataclass
-class ScoreMonitor:
-    """Follows one metric over the validations and decides when to stop (fields: see ExperimentConfig)."""
-
-    _STATE: ClassVar = ("history", "best_epoch", "since_best", "stopped", "best_weights")
-
-    metric: str
-    is_train: bool
-    largest: bool
-    early_stop: bool
-    min_delta: float
-    patience: int
-    cooldown: int
-    keep_weights: bool
-    history: dict[int, float] = field(default_factory=dict)  # epoch -> score, one per validation
-    best_epoch: int | None = None
-    since_best: int = 0  # validations
-    stopped: bool = False
-    best_weights: dict[str, Tensor] | None = None
-
-    @classmethod
-    def of(cls, config: ExperimentConfig) -> ScoreMonitor:
-        return cls(
-            config.score_metric_name,
-            config.is_train_metric,
-            config.score_largest,
-            config.early_stop,
-            config.early_stop_min_delta,
-            config.early_stop_patience,
-            config.early_stop_cooldown,
-            config.early_stop_restore_best_weights,
-        )
-
-    def update(self, epoch: int, row: dict[str, Any], model: nn.Module) -> bool:
-        """Take in a validation; True when the run should stop after it.
-
-        A score counts as an improvement when it beats the best by more than `min_delta`. The run stops
-        at the first validation, after `cooldown` ones, that makes more than `patience` without one.
-        """
-        score = row["train" if self.is_train else "val"][self.metric]
-        self.history[epoch] = score
-        if self.best_epoch is None or self._gain(score, self.history[self.best_epoch]) > self.min_delta:
-            self.best_epoch, self.since_best = epoch, 0
-            if self.keep_weights:
-                self.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
-        else:
-            self.since_best += 1
-        self.stopped = (
-            self.early_stop and len(self.history) > self.cooldown and self.since_best > self.patience
-        )
-        return self.stopped
-
-    def restore_best(self, model: nn.Module) -> None:
-        """Give `model` the weights of the best validation, if the config asks for it."""
-        if self.best_weights is not None:
-            model.load_state_dict(self.best_weights)
-
-    def score(self, best: bool) -> float:
-        """The score of the last validation, or of the best."""
-        scores = list(self.history.values())
-        return (max(scores) if self.largest else min(scores)) if best else scores[-1]
-
-    def rank(self, epoch: int) -> float:
-        """Sort key of an epoch's score, the best last; an epoch without a validation comes first."""
-        if epoch not in self.history:
-            return float("-inf")
-        return self.history[epoch] if self.largest else -self.history[epoch]
-
-    def _gain(self, score: float, than: float) -> float:
-        return score - than if self.largest else than - score
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._STATE}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in self._STATE:
-            setattr(self, name, state[name])
-
 
 BatchOrder = Callable[[int], Iterable[Any]]
 Row = dict[str, Any]
@@ -186,7 +106,7 @@ def train(
     """
     # 1. What is fixed for the run: the KL's reference, the rewards, the order of the data.
     config = resolve_seeds(config)
-    state = TrainState(model, build_optimizer(config, model), ScoreMonitor.of(config))
+    state = TrainState(model, build_optimizer(config, model), ScoreMonitor.from_config(config))
     if config.kl_regularization_coeff and not config.kl_reg_ref_unif:
         state.reference = {name: value.clone() for name, value in model.state_dict().items()}
     if resume_from is not None:
@@ -248,11 +168,8 @@ def train(
         if last:
             state.monitor.restore_best(model)
         stop = should_stop() and not last
-        if (
-            run is not None
-            and config.save_checkpoints
-            and (last or stop or (validated and _is_due(config, epoch)))
-        ):
+        due = last or stop or (validated and _is_due(config, epoch))
+        if run is not None and config.save_checkpoints and due:
             save_checkpoint(run, state, config)
         if stop:
             raise TrainingInterrupted(epoch)
@@ -277,7 +194,7 @@ def build_optimizer(config: ExperimentConfig, model: nn.Module) -> torch.optim.O
 
 
 def shuffled_batches(num_inputs: int, batch_size: int, seed: int) -> BatchOrder:
-    """A fresh permutation each epoch, from (seed, epoch) alone: resuming needs no generator state."""
+    """Draw a fresh permutation each epoch, from (seed, epoch) alone: resuming needs no generator state."""
 
     def batches(epoch: int) -> Sequence[Tensor]:
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
@@ -365,19 +282,95 @@ def prune_checkpoints(run: RunDir, state: TrainState, config: ExperimentConfig) 
     if config.num_checkpoints < 0 or not run.checkpoints():
         return
     newest = run.checkpoints()[-1]
-    kept = run.checkpoints()
+    ranked = run.checkpoints()
     if config.save_checkpoints_by_score:
-        kept = sorted(kept, key=lambda path: state.monitor.rank(int(path.stem.rsplit("_", 1)[1])))
-    run.delete_checkpoints(keep=[*kept[-config.num_checkpoints :], newest])
+        ranked = sorted(ranked, key=lambda path: state.monitor.rank(int(path.stem.rsplit("_", 1)[1])))
+    run.delete_checkpoints(keep=[*ranked[-config.num_checkpoints :], newest])
+
+
+@dataclass
+class ScoreMonitor:
+    """Follows one metric over the validations and decides when to stop (fields: see ExperimentConfig)."""
+
+    _STATE: ClassVar = ("history", "best_epoch", "since_best", "stopped", "best_weights")
+
+    metric: str
+    is_train: bool
+    largest: bool
+    early_stop: bool
+    min_delta: float
+    patience: int
+    cooldown: int
+    keep_weights: bool
+    history: dict[int, float] = field(default_factory=dict)  # epoch -> score, one per validation
+    best_epoch: int | None = None
+    since_best: int = 0  # validations
+    stopped: bool = False
+    best_weights: dict[str, Tensor] | None = None
+
+    @classmethod
+    def from_config(cls, config: ExperimentConfig) -> ScoreMonitor:
+        return cls(
+            metric=config.score_metric_name,
+            is_train=config.is_train_metric,
+            largest=config.score_largest,
+            early_stop=config.early_stop,
+            min_delta=config.early_stop_min_delta,
+            patience=config.early_stop_patience,
+            cooldown=config.early_stop_cooldown,
+            keep_weights=config.early_stop_restore_best_weights,
+        )
+
+    def update(self, epoch: int, row: dict[str, Any], model: nn.Module) -> bool:
+        """Take in a validation; True when the run should stop after it.
+
+        A score counts as an improvement when it beats the best by more than `min_delta`. The run stops
+        at the first validation, after `cooldown` ones, that makes more than `patience` without one.
+        """
+        score = row["train" if self.is_train else "val"][self.metric]
+        self.history[epoch] = score
+        if self.best_epoch is None or self._gain(score, self.history[self.best_epoch]) > self.min_delta:
+            self.best_epoch, self.since_best = epoch, 0
+            if self.keep_weights:
+                self.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
+        else:
+            self.since_best += 1
+        self.stopped = (
+            self.early_stop and len(self.history) > self.cooldown and self.since_best > self.patience
+        )
+        return self.stopped
+
+    def restore_best(self, model: nn.Module) -> None:
+        """Give `model` the weights of the best validation, if the config asks for it."""
+        if self.best_weights is not None:
+            model.load_state_dict(self.best_weights)
+
+    def score(self, best: bool) -> float:
+        """The score of the last validation, or of the best."""
+        scores = list(self.history.values())
+        return (max(scores) if self.largest else min(scores)) if best else scores[-1]
+
+    def rank(self, epoch: int) -> float:
+        """Sort key of an epoch's score, the best last; an epoch without a validation comes first."""
+        if epoch not in self.history:
+            return float("-inf")
+        return self.history[epoch] if self.largest else -self.history[epoch]
+
+    def _gain(self, score: float, than: float) -> float:
+        return score - than if self.largest else than - score
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._STATE}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self._STATE:
+            setattr(self, name, state[name])
 
 
 class EpochMeter:
     """Sums up an epoch's batches; values stay on the device until the epoch's end (one transfer an epoch)."""
 
-    WEIGHTED = (
-        "train loss",
-        "train accuracy",
-    )  # by batch size; all others: unweighted over batches that have them
+    WEIGHTED = ("train loss", "train accuracy")  # by batch size; others: unweighted, where batches have them
 
     def __init__(self) -> None:
         self._batches: list[tuple[list[str], Tensor, int]] = []
@@ -390,14 +383,14 @@ class EpochMeter:
         return dict(zip(names, values.tolist(), strict=True))
 
     def means(self) -> dict[str, float]:
-        sums: dict[str, list[float]] = {}
+        sums: dict[str, float] = {}
+        weights: dict[str, int] = {}
         for names, values, size in self._batches:
             for name, value in zip(names, values.tolist(), strict=True):
                 weight = size if name in self.WEIGHTED else 1
-                total = sums.setdefault(name, [0.0, 0.0])
-                total[0] += weight * value
-                total[1] += weight
-        return {name: total / weight for name, (total, weight) in sums.items()}
+                sums[name] = sums.get(name, 0.0) + weight * value
+                weights[name] = weights.get(name, 0) + weight
+        return {name: total / weights[name] for name, total in sums.items()}
 
 
 def _is_due(config: ExperimentConfig, epoch: int) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from study_runs import REWARD, extraction, training
 
 from figures.runs import NoRunsError
-from figures.study import INPUTS, RUNS, Source, described, gaps, inputs_table, partial, runs_table
+from figures.study import INPUTS, RUNS, Source, describe_runs, gaps, inputs_table, partial_note, runs_table
 
 REWARDS = [[0.0, 1.0], [0.5, 0.5], [0.25, 0.75]]
 
@@ -68,8 +68,8 @@ def test_unfinished_runs_are_left_out_and_named_with_their_command(tmp_path):
         "command": f"python make.py {cut.path.name}",
     }
     assert [row["status"] for row in missing[1:]] == ["not started", "not started"]
-    assert partial(missing, 4) == "partial: 3 of 4 runs missing"
-    assert partial([], 4) == ""
+    assert partial_note(missing, 4) == "partial: 3 of 4 runs missing"
+    assert partial_note([], 4) == ""
     with pytest.raises(NoRunsError, match=r"none of the runs(.|\n)*q, SFT, seed 0: not started; make it"):
         inputs_table([none])
 
@@ -114,6 +114,6 @@ def test_a_split_that_was_not_evaluated_has_no_row(tmp_path):
 
 def test_what_an_item_comes_from_has_its_config(tmp_path):
     source = training(tmp_path, 0.1, 0.4)
-    (found,) = described([source])
+    (found,) = describe_runs([source])
     assert found["path"] == str(source.path) and found["status"] == "finished"
     assert found["config"]["alg"]["args"]["learning_rate"] == 3e-5
