@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.console import console_silenced, setup_logging
+from common.console import INTERRUPTED_EXIT_CODE, console_silenced, setup_logging
 from common.errors import UserError
 from common.identity import open_or_create
-from common.run_dir import RunDir
+from common.run_dir import MANIFEST, RunDir
 
 logger = logging.getLogger(__name__)
 
@@ -138,9 +138,9 @@ def carry_out(
 ) -> Outcome:
     """Do a job's work in its earlier run directory, or in a new one, with a log file there.
 
-    create: makes the directory, with the job's identity in the manifest. work: leaves its status "finished";
-    raises `interrupted` when it stopped because it was asked to. log_file: its name after the run's prefix,
-    None = no file.
+    create: makes the directory, with the job's identity in the manifest. work: raises `interrupted` when it
+    stopped because it was asked to. log_file: its name after the run's prefix, None = no file. Raises
+    KeyboardInterrupt: the run is to stop at once, and what called this too.
     """
     job = turn.job
     if turn.stop():
@@ -153,28 +153,97 @@ def carry_out(
             log = run.path / f"{run.prefix}{log_file}" if log_file else None
             with setup_logging(turn.console, log), console_silenced(job.silent):
                 logger.info("%s: %s in %s", job.label, "resumed" if is_earlier else "started", run.path)
-                try:
+                with ending(run, None, interrupted, label=f"{job.label} failed: ") as end:
                     work(run)
-                    return Outcome("finished", run.path)
-                except interrupted:
-                    return Outcome("interrupted", run.path)
-                except Exception as error:
-                    expected = isinstance(error, UserError)
-                    logger.error("%s failed: %s", job.label, error, exc_info=not expected)
-                    return Outcome("failed", run.path, f"{type(error).__name__}: {error}")
     except Exception as error:
         return Outcome("failed", error=str(error))
+    if isinstance(end.error, KeyboardInterrupt):
+        raise end.error
+    return Outcome(end.status, run.path, end.reason)
+
+
+@dataclass
+class Ending:
+    """How a run ended, known after the block of `ending`. error: what ended the block before its time."""
+
+    status: Literal["finished", "failed", "interrupted"] = "finished"
+    error: BaseException | None = None
+
+    @property
+    def code(self) -> int:
+        """The exit status of a runner."""
+        return {"finished": 0, "failed": 1, "interrupted": INTERRUPTED_EXIT_CODE}[self.status]
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed, as in the manifest: type and message of the error."""
+        return f"{type(self.error).__name__}: {self.error}" if self.status == "failed" else None
+
+
+# What a resumed training goes on from: its checkpoints, by number, and the model of one that is evaluated.
+CHECKPOINTS_AND_MODEL = ("*checkpoints/[a-z]*[0-9]*", "[!.]*model/config.json")
 
 
 @contextmanager
-def status_of(run: RunDir, interrupted: type[Exception]) -> Iterator[None]:
-    """The status in the manifest, as the block begins and if it does not end well."""
-    run.update_manifest(status="running", error=None)
+def ending(
+    run: RunDir | None,
+    resume_command: str | None,
+    interrupted: type[Exception],
+    *,
+    label: str = "",
+    kept: Sequence[str] = CHECKPOINTS_AND_MODEL,
+) -> Iterator[Ending]:
+    """Write and say how the work in the block ends, which begins as "running"; no error leaves the block.
+
+    Its normal end is "finished"; `interrupted` or Ctrl-C is "interrupted"; all else is "failed", also the
+    SystemExit of a user's function. An error that is no UserError is logged with its traceback. That the
+    manifest cannot be written is logged, and the run goes on to its own end.
+
+    run: None in all processes but the main one: they log only what that one does not see. resume_command:
+    shown when interrupted, and after an error if this try left something that the next one goes on from and
+    that was not there before (`kept`: globs in the run's directory): a try without would come to the same
+    error. None = the caller says how to go on. label: what an error's line begins with.
+    """
+    end = Ending()
+    before = _sizes(run, kept)
+    _record(run, status="running", error=None)
     try:
-        yield
-    except (interrupted, KeyboardInterrupt):
-        run.update_manifest(status="interrupted")
+        yield end
+        if run is not None:
+            run.update_manifest(status="finished")
+    except GeneratorExit:  # the block is part of a generator that was closed
         raise
-    except Exception as error:
-        run.update_manifest(status="failed", error=f"{type(error).__name__}: {error}")
-        raise
+    except (interrupted, KeyboardInterrupt) as error:
+        end.status, end.error = "interrupted", error
+        _record(run, status=end.status)
+        if resume_command is not None:
+            logger.warning("interrupted; to go on: %s", resume_command)
+    except BaseException as error:
+        end.status, end.error = "failed", error
+        _record(run, status=end.status, error=end.reason)
+        is_bug, is_final = not isinstance(error, UserError), isinstance(error, UserError) and error.is_final
+        if run is not None or is_bug:  # what all processes see, one says
+            message = error if isinstance(error, Exception) else end.reason  # "0" alone says nothing
+            logger.error("%s%s", label, message, exc_info=is_bug)
+        if resume_command is not None and not is_final and _sizes(run, kept) - before:
+            logger.error("what was computed is kept; to go on: %s", resume_command)
+
+
+def _record(run: RunDir | None, **fields: str | None) -> None:
+    """Write into the manifest, or log that it cannot be: a full disk is not to hide why the run ended."""
+    if run is None:
+        return
+    try:
+        run.update_manifest(**fields)
+    except OSError as error:
+        path = run.path / MANIFEST
+        logger.error("%s cannot be written, and does not say %r: %s", path, fields["status"], error)
+
+
+def _sizes(run: RunDir | None, kept: Sequence[str]) -> set[tuple[str, int]]:
+    """Names and sizes of what a resumed run goes on from."""
+    sizes = set()
+    for path in [path for glob in kept for path in run.path.glob(glob)] if run is not None else ():
+        with suppress(FileNotFoundError):
+            sizes.add((path.name, path.stat().st_size))
+    return sizes

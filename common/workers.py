@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, cast
 
+import common.process
 from common.console import Progress, StopRequest, is_ours, progress
 from common.jobs import Job, Outcome, Queue, Turn
 from common.plan import PlanSettings
@@ -180,6 +181,7 @@ def _work(
     job: Job, earlier: tuple[Path, ...], fresh: bool, gpu: int | None, share: int, messages: Connection
 ) -> None:
     """Body of a worker process: reports steps done, and at last its Outcome."""
+    common.process.prepare()
     stop = StopRequest()
 
     def request_stop(number: int, frame: FrameType | None) -> None:

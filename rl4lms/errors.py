@@ -11,3 +11,5 @@ class TrainingInterrupted(Exception):
 
 class DivergenceError(UserError):
     """A loss, gradient or KL that no training comes back from; the last checkpoint is from before it."""
+
+    is_final = True

@@ -23,18 +23,14 @@ def count(to: int, seconds: float, turn: Turn) -> Outcome:
 
     def work(run: RunDir) -> None:
         if to < 0:
-            run.update_manifest(status="failed")
             raise ValueError("cannot count below 0")
-        run.update_manifest(status="running")
         step = sum(len(read_metrics(path)) for path in turn.earlier) or 1
         for number in range(len(read_metrics(run.path)), to):
             if turn.stop():
-                run.update_manifest(status="interrupted")
                 raise CountingStopped
             run.append_metrics({"epoch": number, "value": step * (number + 1)})
             turn.report(number + 1)
             time.sleep(seconds)
-        run.update_manifest(status="finished")
 
     return carry_out(turn, create, work, CountingStopped)
 

@@ -15,12 +15,13 @@ from common.config import parse_path, set_value, validate
 from common.console import bars_reported
 from common.files import RunError
 from common.identity import IDENTITY, content_digest, hash_of
-from common.jobs import Job, Outcome, Turn, carry_out, status_of
+from common.jobs import Job, Outcome, Turn, carry_out
 from common.run_dir import RunDir, read_run
 from rl4lms.config import ExtractConfig, SupervisedConfig, TrainConfig, resolved
 from rl4lms.metrics import METRICS
 from rl4lms.plan.schema import Experiment, Plan
-from rl4lms.train import OPTIONS, create_training_run, train_in
+from rl4lms.train import OPTIONS, create_training_run
+from rl4lms.train import train as train_in
 
 IMPORTS = ("rl4lms.extract", "rl4lms.ppo.train", "rl4lms.sft.train", "matplotlib.backends.backend_agg")
 
@@ -107,13 +108,14 @@ def train(experiment: Experiment, plan: Plan, turn: Turn) -> Outcome:
 
     def work(run: RunDir) -> None:
         config = _recorded(run, TrainConfig, experiment.config)
-        with status_of(run, TrainingInterrupted), _resources(run, turn):
-            model = train_in(run, config, turn.stop)
-        run.update_manifest(status="finished", artefacts=[model.name])
-        if not plan.keep_checkpoints:
-            shutil.rmtree(run.checkpoints_path, ignore_errors=True)
+        with _resources(run, turn):
+            train_in(config, run.path, run, should_stop=turn.stop)
 
-    return carry_out(turn, create, work, TrainingInterrupted)
+    outcome = carry_out(turn, create, work, TrainingInterrupted)
+    if outcome.status == "finished" and outcome.run is not None and not plan.keep_checkpoints:
+        prefix = read_run(outcome.run).manifest["prefix"]
+        shutil.rmtree(outcome.run / f"{prefix}checkpoints", ignore_errors=True)
+    return outcome
 
 
 def extract(experiment: Experiment, turn: Turn) -> Outcome:
@@ -131,7 +133,7 @@ def extract(experiment: Experiment, turn: Turn) -> Outcome:
 
     def work(run: RunDir) -> None:
         config = _recorded(run, ExtractConfig, experiment.config)
-        with status_of(run, ExtractionInterrupted), _resources(run, turn):
+        with _resources(run, turn):
             extract_in(config, run, turn.report, turn.stop)
 
     return carry_out(turn, create, work, ExtractionInterrupted)
