@@ -43,7 +43,7 @@ def check_trackers(tensorboard: bool, wandb: bool, asked_by: str = "use_") -> st
     asked_by: what the names of their fields or flags begin with.
     """
     requested = {"tensorboard": tensorboard, "wandb": wandb}
-    missing = [package for package, enabled in requested.items() if enabled and not _is_installed(package)]
+    missing = [package for package, enabled in requested.items() if enabled and not _installed(package)]
     if not missing:
         return None
     if len(missing) == 1:
@@ -152,7 +152,7 @@ def _start_wandb(run: RunDir, settings: WandbSettings) -> Any:
     return started
 
 
-def _is_installed(package: str) -> bool:
+def _installed(package: str) -> bool:
     spec = importlib.util.find_spec(package)
     # A mere folder of that name, such as the ./wandb that W&B leaves behind, has a spec without a file.
     return spec is not None and spec.origin is not None

@@ -249,7 +249,7 @@ def _describe_row(row: dict[Any, Any]) -> str:
 def reward_difference(first: pd.DataFrame, second: pd.DataFrame) -> Difference | None:
     """Reward of `first` minus that of `second`, over their common seeds, with the 95% interval.
 
-    Both: rows of `runs` of one split. With several seeds the interval is Student's over them;
+    Both are rows of `runs` of one split. With several seeds the interval is Student's over them;
     with one it is over inputs alone, and says nothing about other seeds; NaN if the texts were not kept.
     None without a common seed.
     """

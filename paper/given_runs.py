@@ -24,7 +24,7 @@ EXTRACT_RUNNER = "python rl4lms_extract_samples_from_model_runner.py"
 
 
 def draw_extractions(args: argparse.Namespace, items: Sequence[str]) -> int:
-    """Figures 1 and 5 from extraction files, pretrained / RFT / SFT in this order."""
+    """Draw Figures 1 and 5 from extraction files, pretrained / RFT / SFT in this order."""
     if set(items) - set(EXTRACTION_ITEMS) or len(args.runs) > len(PANELS):
         print(
             f"{' and '.join(EXTRACTION_ITEMS)} alone are drawn from extraction files, others from folders of "
@@ -50,9 +50,8 @@ def draw_extractions(args: argparse.Namespace, items: Sequence[str]) -> int:
         runs = [{"panel": panel, "path": str(path)} for panel, path in panels.items()]
         show(save_figure(figure1(table, reward, title), args.output_dir / "runs" / "figure1", table, runs))
     if "figure5" in items:
-        for title, i in zip(
-            ("small std", "large std"), example_inputs(table[table["panel"] == PANELS[0]]), strict=True
-        ):
+        small, large = example_inputs(table[table["panel"] == PANELS[0]])
+        for title, i in (("small std", small), ("large std", large)):
             texts, rewards = first["all_generated_texts"][i], values[i].tolist()
             print(figure5(first["prompts"][i], first["references"][i], texts, rewards, f"{title}, input {i}"))
     return 0
@@ -65,13 +64,13 @@ def draw_given_study(args: argparse.Namespace, items: Sequence[str]) -> int:
     from figures.runs import NoRunsError, runs_in
 
     try:
-        study = study_of(runs_in(args.runs))
+        study = build_study(runs_in(args.runs))
         results = results_of(study)
         folder = args.output_dir / "runs"
-        lacking = 0
+        num_empty = 0
         for name in items:
             item = draw(name, study, results, folder)
-            lacking += not item.stems
+            num_empty += not item.stems
             for stem in item.stems:
                 print(f"{item.name}: {stem}.*")
             if not item.stems:
@@ -81,16 +80,16 @@ def draw_given_study(args: argparse.Namespace, items: Sequence[str]) -> int:
     except NoRunsError as error:
         print(error, file=sys.stderr)
         return 2
-    return 2 if lacking == len(items) else 0
+    return 2 if num_empty == len(items) else 0
 
 
-def study_of(runs: Sequence[RunInfo]) -> Study:
-    """The runs by what they are of, as their configs and manifests say.
+def build_study(runs: Sequence[RunInfo]) -> Study:
+    """Tell what the runs are of from their configs and manifests, and make a study of them.
 
-    Task: the dataset, and of `python_docs` the form. Method: of a training its algorithm and whether it began
-    with the model of a supervised one; of an extraction that of the training whose model it samples, or
-    pretrained. Reward: the metric of the task's extractions, of a task without them the only metric of its
-    trainings. Sample: extractions of the pretrained model's rewards of a split in the order of their seeds.
+    The task is the dataset, with `python_docs` its form. A training's method is its algorithm and whether it
+    began with the model of a supervised one; an extraction's is that of the training whose model it samples,
+    or pretrained. The reward is the metric of the task's extractions, without them the only metric of its
+    trainings. Samples are the pretrained model's extractions of a split in the order of their seeds.
     Raises NoRunsError.
     """
     from figures.items import Study
@@ -104,45 +103,52 @@ def study_of(runs: Sequence[RunInfo]) -> Study:
             "no training and no extraction is among the runs given: they come from rl4lms_plan_runner.py, "
             "rl4lms_train_text_generation.py and rl4lms_extract_samples_from_model_runner.py"
         )
-    rewards = _rewards(trainings, extractions)
+    rewards = _find_rewards(trainings, extractions)
 
-    def source(run: RunInfo, **more: Any) -> Source:
-        task = task_of(run)
-        of_run = {"task": task, "reward": rewards[task], "path": run.path, "command": _again(run)}
-        return Source(**{"seed": run.config["runtime"]["seed"], "method": method_of(run), **of_run, **more})
+    def make_source(run: RunInfo, **overrides: Any) -> Source:
+        task = read_task(run)
+        fields: dict[str, Any] = {
+            "task": task,
+            "seed": run.config["runtime"]["seed"],
+            "method": find_method(run),
+            "reward": rewards[task],
+            "path": run.path,
+            "command": _resume_command(run),
+        }
+        return Source(**fields | overrides)
 
-    trained = [
-        source(run, sft=parent.path if (parent := parent_of(run)) and method_of(run) == "sft_rft" else None)
-        for run in trainings
-    ]
+    trained = []
+    for run in trainings:
+        parent = find_parent(run)
+        phase = parent.path if parent is not None and find_method(run) == "sft_rft" else None
+        trained.append(make_source(run, sft=phase))
     sampled = [
-        source(run, seed=parent.config["runtime"]["seed"], split=split_of(run))
+        make_source(run, seed=parent.config["runtime"]["seed"], split=read_split(run))
         for run in extractions
-        if (parent := parent_of(run)) is not None
+        if (parent := find_parent(run)) is not None
     ]
-    measured = {run.path for run in map(parent_of, extractions) if run is not None}
+    measured = {run.path for run in map(find_parent, extractions) if run is not None}
     seeds: dict[str, set[int]] = {}
     plain: dict[tuple[str, str], list[RunInfo]] = {}
-    for one in [*trained, *sampled]:
-        seeds.setdefault(one.task, set()).add(one.seed)
+    for source in [*trained, *sampled]:
+        seeds.setdefault(source.task, set()).add(source.seed)
     for run in extractions:
-        if parent_of(run) is None:
-            plain.setdefault((task_of(run), split_of(run)), []).append(run)
-    for (task, split), of_split in plain.items():
-        ordered = sorted(of_split, key=lambda run: run.config["runtime"]["seed"])
+        if find_parent(run) is None:
+            plain.setdefault((read_task(run), read_split(run)), []).append(run)
+    for (task, split), split_runs in plain.items():
+        ordered = sorted(split_runs, key=lambda run: run.config["runtime"]["seed"])
         for number, run in enumerate(ordered[:2], start=1):
             # The pretrained model's statistics are the same for every seed of the finetunings.
-            own = source(run, sample=number, split=split)
-            sampled += [replace(own, seed=seed) for seed in sorted(seeds.get(task, {own.seed}))]
-    # RFT's own settings are those whose rewards were measured; of several trainings else the first one's.
+            source = make_source(run, sample=number, split=split)
+            sampled += [replace(source, seed=seed) for seed in sorted(seeds.get(task, {source.seed}))]
+    # RFT's own settings are those whose rewards were measured; otherwise those of the first training.
     base: dict[str, dict[str, float]] = {}
-    for one in sorted(
-        (one for one in finished(trained) if one.method == "rft"), key=lambda one: one.path not in measured
-    ):
-        row = runs_table([one]).iloc[0]
+    rft_sources = [source for source in finished(trained) if source.method == "rft"]
+    for source in sorted(rft_sources, key=lambda source: source.path not in measured):
+        row = runs_table([source]).iloc[0]
         settings = {name: float(row[name]) for name in ("learning_rate", "temperature", "ent_coef")}
-        base.setdefault(one.task, settings)
-    counts = {task: sum(one.task == task for one in trained) for task in rewards}
+        base.setdefault(source.task, settings)
+    counts = {task: sum(source.task == task for source in trained) for task in rewards}
     return Study(
         extractions=sampled,
         trainings=trained,
@@ -152,73 +158,72 @@ def study_of(runs: Sequence[RunInfo]) -> Study:
     )
 
 
-def task_of(run: RunInfo) -> str:
-    """The dataset of a run, of the docstrings what is asked of them."""
+def read_task(run: RunInfo) -> str:
+    """Read a run's dataset; for docstrings, what is asked of them."""
     pool: Mapping[str, Any] = run.config["datapool"]
     form = (pool.get("args") or {}).get("form")
     name = form if pool["id"] == "python_docs" and form else pool["id"]
     return str(name).removesuffix("_seq2seq")  # IMDB's, of supervised finetuning
 
 
-def split_of(run: RunInfo) -> str:
-    """Of the inputs of an extraction; earlier ones were all of train."""
+def read_split(run: RunInfo) -> str:
+    """Read the split of an extraction's inputs; earlier ones were all of train."""
     return str(run.config["datapool"].get("split", "train"))
 
 
-def method_of(run: RunInfo) -> str:
-    """pretrained, rft, sft or sft_rft."""
-    parent = parent_of(run)
+def find_method(run: RunInfo) -> str:
+    """Find a run's method: pretrained, rft, sft or sft_rft."""
+    parent = find_parent(run)
     if run.manifest["job"] == "extraction":
-        return "pretrained" if parent is None else method_of(parent)
+        return "pretrained" if parent is None else find_method(parent)
     if run.config["alg"]["id"] == "supervised":
         return "sft"
-    return "sft_rft" if parent is not None and method_of(parent) == "sft" else "rft"
+    return "sft_rft" if parent is not None and find_method(parent) == "sft" else "rft"
 
 
-def parent_of(run: RunInfo) -> RunInfo | None:
-    """The training whose model a run began with; None: a model of its own, or no record of it."""
+def find_parent(run: RunInfo) -> RunInfo | None:
+    """Find the training whose model a run began with; None: a model of its own, or no record of it."""
     alg = run.config["alg"]
     model = alg["policy"]["args"] if "policy" in alg else alg
     path = Path(run.manifest.get("parent_run") or Path(model["model_name"]).expanduser().parent)
-    for candidate in (
-        path,
-        run.path.parent / path.name,
-    ):  # as it was called then; beside it, if all were moved
+    # As it was called then; beside it, if all were moved.
+    for candidate in (path, run.path.parent / path.name):
         try:
-            found = read_run(candidate)
+            parent = read_run(candidate)
         except RunError:
             continue
-        if found.manifest.get("job") == "training":
-            return found
+        if parent.manifest.get("job") == "training":
+            return parent
     return None
 
 
-def _rewards(trainings: Sequence[RunInfo], extractions: Sequence[RunInfo]) -> dict[str, str]:
-    """The result key of each task's reward."""
+def _find_rewards(trainings: Sequence[RunInfo], extractions: Sequence[RunInfo]) -> dict[str, str]:
+    """Find the result key of each task's reward."""
     from figures.runs import NoRunsError, load_extraction
     from figures.study import extraction_file
 
-    found: dict[str, str] = {}
+    rewards: dict[str, str] = {}
     for run in extractions:
-        if run.manifest.get("status") == "finished" and task_of(run) not in found:
-            found[task_of(run)] = next(iter(load_extraction(extraction_file(run.path))["all_metric_values"]))
+        if run.manifest.get("status") == "finished" and read_task(run) not in rewards:
+            extraction = load_extraction(extraction_file(run.path))
+            rewards[read_task(run)] = next(iter(extraction["all_metric_values"]))
     for run in trainings:
-        task = task_of(run)
-        metrics = _metric_keys(run) if task not in found else []
+        task = read_task(run)
+        metrics = _metric_keys(run) if task not in rewards else []
         if len(metrics) == 1:
-            found[task] = metrics[0]
+            rewards[task] = metrics[0]
         elif metrics:
             raise NoRunsError(
                 f"{run.path}: {task} has no finished extraction among the runs given and its trainings have "
                 f"several metrics ({', '.join(metrics)}): give an extraction, whose metric is the reward"
             )
-    if lost := {task_of(run) for run in [*trainings, *extractions]} - found.keys():
-        raise NoRunsError(f"no run of {', '.join(sorted(lost))} has a reward yet: none was evaluated")
-    return found
+    if unrewarded := {read_task(run) for run in [*trainings, *extractions]} - rewards.keys():
+        raise NoRunsError(f"no run of {', '.join(sorted(unrewarded))} has a reward yet: none was evaluated")
+    return rewards
 
 
 def _metric_keys(run: RunInfo) -> list[str]:
-    """Of a training, as far as it was evaluated."""
+    """List the result keys of a training, as far as it was evaluated."""
     for split in ("train", "val", "test"):
         rows = read_rows(run.path / f"{run.manifest.get('prefix', '')}{split}_split_metrics.jsonl", "epoch")
         if rows:
@@ -226,8 +231,8 @@ def _metric_keys(run: RunInfo) -> list[str]:
     return []
 
 
-def _again(run: RunInfo) -> str:
-    """What goes on with a run."""
+def _resume_command(run: RunInfo) -> str:
+    """The command that goes on with a run."""
     if run.manifest.get("job") == "extraction":
         return f"python rl4lms_extract_samples_from_model_runner.py --resume {run.path}"
     return f"python rl4lms_train_text_generation.py --resume {run.path}"

@@ -1,4 +1,4 @@
-"""What runs cost: of the paper's scale in floating-point operations and GPU hours, of a stage in minutes.
+"""What runs cost: at the paper's scale in floating-point operations and GPU hours, a stage in minutes.
 
 A forward pass takes 2 operations per weight and token, a backward pass twice as many; attention itself, at
 these lengths a few per cent more, is left out. Prompts and texts are taken at their longest: an upper bound.
@@ -57,8 +57,8 @@ def pass_cost(size: ModelSize, prompt: float, text: float, head_tokens: float) -
 def on_policy_cost(config: TrainConfig, size: ModelSize) -> Cost:
     """The cost of PPO, NLPO or A2C, without evaluations.
 
-    Rollouts: the text is sampled once, and scored by policy, reference and value model (NLPO: the mask model
-    goes along). Updates: policy and value model pass forward and backward over a minibatch's sequences.
+    In rollouts the text is sampled once, and scored by policy, reference and value model (with NLPO the mask
+    model too). In updates policy and value model pass forward and backward over a minibatch's sequences.
     """
     alg, env, sizes = config.alg, config.env, config.sizes
     assert not isinstance(alg, SupervisedConfig) and env is not None and sizes is not None
@@ -147,14 +147,14 @@ def experiment_cost(experiment: Experiment) -> float:
 
 
 def hours_lines(plans: Sequence[str]) -> list[str]:
-    """A line for each plan file: what is left of it and what that costs; and one on what it rests on.
+    """Write a line for each plan file: what is left of it and what that costs; and one on what it rests on.
 
     Raises ConfigError.
     """
-    return [*map(_row_of_plan, plans), BASIS]
+    return [*map(_plan_line, plans), BASIS]
 
 
-def _row_of_plan(path: str) -> str:
+def _plan_line(path: str) -> str:
     loaded = load_plan(path)
     finished = finished_runs(Path(loaded.plan.output_path))
     left = [
@@ -168,7 +168,7 @@ def _row_of_plan(path: str) -> str:
 
 @dataclass(frozen=True)
 class Stage:
-    """A row. runs: that are not finished; minutes: of these, on two cores without a GPU; NaN: no estimate."""
+    """A row. runs: those not finished; minutes: theirs, on two cores without a GPU; NaN: no estimate."""
 
     name: str
     runs: int
@@ -177,7 +177,7 @@ class Stage:
 
 
 def table_of(stages: Sequence[Stage]) -> list[str]:
-    """The rows as text, and their sum."""
+    """Write the rows as text, and their sum."""
     whole = sum(stage.minutes for stage in stages if not math.isnan(stage.minutes))
     total = Stage("in all", sum(stage.runs for stage in stages), whole, "without what is finished")
     width = max(len(stage.name) for stage in [*stages, total])

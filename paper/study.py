@@ -1,8 +1,8 @@
 """The study of text generation tasks: one file that expands to the plans of the paper's Sections 4.1 and 5.
 
-A task is a dataset with its reward. Of each: reward statistics of the pretrained model in two independent
+A task is a dataset with its reward. Each has reward statistics of the pretrained model in two independent
 samples, RFT at each learning rate that is tried, SFT, RFT after it, and the statistics after each on train
-and test; of one task also the sweeps of Section 5.1 and the short SFT phases of Section 5.2. What is run is
+and test; one task also has the sweeps of Section 5.1 and the short SFT phases of Section 5.2. What is run is
 an ordinary plan file, written beside the runs. Imports nothing heavy.
 """
 
@@ -54,7 +54,7 @@ class TaskConfig(Config):
 
 
 class SweepConfig(Config):
-    """Of one task: settings raised one at a time (Table 2), and short SFT phases (Figure 4)."""
+    """Sweeps of one task: settings raised one at a time (Table 2), and short SFT phases (Figure 4)."""
 
     task: str
     learning_rates: list[float] = Field(description="RFT, instead of the chosen one")
@@ -92,7 +92,7 @@ class StudyConfig(Config):
 class StudyRun:
     """What an experiment of the study is of.
 
-    configuration: its name in the plan; sample, split: of an extraction, 2 for the pretrained model's second.
+    configuration: its name in the plan; sample, split: an extraction's, 2 for the pretrained model's second.
     """
 
     configuration: str
@@ -109,7 +109,7 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
 
 
 def of_tasks(study: StudyConfig, names: Iterable[str]) -> StudyConfig:
-    """The part of a study that is about these tasks; without its sweeps if their task is none of them."""
+    """Keep the part of a study about these tasks, without its sweeps if their task is none of them."""
     tasks = {name: study.tasks[name] for name in names}
     sweep = study.sweep if study.sweep is not None and study.sweep.task in tasks else None
     return study.model_copy(update={"tasks": tasks, "sweep": sweep})
@@ -120,22 +120,22 @@ def models_needed(study: StudyConfig) -> dict[Path, PretrainConfig]:
 
     Raises ConfigError.
     """
-    named: set[str] = set()
+    names: set[str] = set()
     for task in study.tasks.values():
-        named |= set(_strings([task.reward.model_dump(), task.metric.model_dump(), task.model]))
+        names |= set(_strings([task.reward.model_dump(), task.metric.model_dump(), task.model]))
         if task.model is None:
-            named |= set(_strings(read_source(_files(study, task).extraction).data))
+            names |= set(_strings(read_source(_files(study, task).extraction).data))
     made = [load_pretrain_config(path) for path in study.models]
     folders = {Path(study.models_path) / config.name: config for config in made}
-    return {folder: config for folder, config in folders.items() if folder.as_posix() in named}
+    return {folder: config for folder, config in folders.items() if folder.as_posix() in names}
 
 
 def selection(study: StudyConfig) -> tuple[list[Fields], list[StudyRun]]:
-    """Configurations of the first plan, and what they are: RFT at every learning rate, on the first seed."""
+    """Make the first plan's configurations, and say what they are: RFT at every learning rate, first seed."""
     configurations, runs = [], []
     for name, task in study.tasks.items():
         for rate in study.rft_learning_rates:
-            run = StudyRun(f"{name}-rft-{_named(rate)}", name, "rft", "training")
+            run = StudyRun(f"{name}-rft-{_name_number(rate)}", name, "rft", "training")
             fields = _rft(study, task) | _start(task, ON_POLICY_MODEL) | {"alg.args.learning_rate": rate}
             configurations.append(_configuration(run, _files(study, task).rft, fields, repetitions=1))
             runs.append(run)
@@ -143,11 +143,11 @@ def selection(study: StudyConfig) -> tuple[list[Fields], list[StudyRun]]:
 
 
 def comparison(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields], list[StudyRun]]:
-    """Configurations of Figures 1, 2, 5 and Table 1: both finetunings of every task, and all statistics."""
+    """Make those of Figures 1, 2, 5 and Table 1: both finetunings of every task, and all statistics."""
     configurations, runs = [], []
 
-    def add(run: StudyRun, path: str, fields: Fields, **more: Any) -> None:
-        configurations.append(_configuration(run, path, fields, **more))
+    def add(run: StudyRun, path: str, fields: Fields, **options: Any) -> None:
+        configurations.append(_configuration(run, path, fields, **options))
         runs.append(run)
 
     for name, task in study.tasks.items():
@@ -166,9 +166,9 @@ def comparison(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fie
 
 
 def after_sft(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields], list[StudyRun]]:
-    """Configurations of the table of rewards, over those of `comparison`, from which they start.
+    """Make the configurations of the table of rewards, which start from those of `comparison`.
 
-    RFT after the full SFT, its statistics on train inputs, and those of all models on test inputs.
+    These are RFT after the full SFT, its statistics on train inputs, and those of all models on test inputs.
     """
     configurations, runs = [], []
     measured: list[tuple[Method, Split]] = [("sft_rft", "train"), *((method, "test") for method in METHODS)]
@@ -182,16 +182,16 @@ def after_sft(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fiel
             model = f"{name}-{method.replace('_', '-')}"
             run = StudyRun(f"{model}-{split}-rewards", name, method, "extraction", split=split)
             fields = extraction | {"datapool.split": split}
-            more: dict[str, Any] = {"model_from": model}
+            options: dict[str, Any] = {"model_from": model}
             if method == "pretrained":
-                fields, more = fields | _start(task, MODEL), {"repetitions": 1}
-            configurations.append(_configuration(run, files.extraction, fields, **more))
+                fields, options = fields | _start(task, MODEL), {"repetitions": 1}
+            configurations.append(_configuration(run, files.extraction, fields, **options))
             runs.append(run)
     return configurations, runs
 
 
 def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields], list[StudyRun]]:
-    """Configurations of Table 2 and Figure 4, of one task and one seed."""
+    """Make the configurations of Table 2 and Figure 4, for one task and one seed."""
     configurations: list[Fields] = []
     runs: list[StudyRun] = []
     if study.sweep is None:
@@ -205,7 +205,9 @@ def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields]
     }
     for field, values in raised.items():
         for value in values:
-            run = StudyRun(f"{name}-rft-{field.rpartition('.')[2]}-{_named(value)}", name, "rft", "training")
+            run = StudyRun(
+                f"{name}-rft-{field.rpartition('.')[2]}-{_name_number(value)}", name, "rft", "training"
+            )
             fields = rft | _start(task, ON_POLICY_MODEL) | {field: value}
             configurations.append(_configuration(run, files.rft, fields, repetitions=1))
             runs.append(run)
@@ -215,7 +217,9 @@ def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields]
             if labels < 1:  # else the same run as the comparison's, if all steps are taken
                 phase["datapool.frac_train_samples"] = labels
                 phase["datapool.train_samples_rnd_seed"] = "{runtime.seed}"
-            sft = StudyRun(f"{name}-sft-{_named(labels)}-{_named(share)}", name, "sft", "training")
+            sft = StudyRun(
+                f"{name}-sft-{_name_number(labels)}-{_name_number(share)}", name, "sft", "training"
+            )
             configurations.append(_configuration(sft, files.sft, _sft(study, task) | phase, repetitions=1))
             then = StudyRun(f"{sft.configuration}-rft", name, "sft_rft", "training")
             start = {"model_from": sft.configuration, "repetitions": 1}
@@ -238,19 +242,19 @@ def plan_of(study: StudyConfig, configurations: Sequence[Fields], seeds: int, jo
 
 
 def train_reward(run: Path, key: str) -> float:
-    """The reward on the train inputs at the end of a training."""
+    """Read the reward on the train inputs at the end of a training."""
     prefix = read_run(run).manifest.get("prefix", "")
     rows = read_rows(run / f"{prefix}train_split_metrics.jsonl", "epoch")
     return float(max(rows, key=lambda row: row["epoch"])["metrics"][key])
 
 
-def _named(value: float) -> str:
-    """A number as part of a configuration's name."""
+def _name_number(value: float) -> str:
+    """Write a number as part of a configuration's name."""
     return f"{value:g}".replace(".", "_")
 
 
-def _configuration(run: StudyRun, path: str, fields: Fields, **more: Any) -> Fields:
-    return {"name": run.configuration, "config_path": path, "base_config": fields, **more}
+def _configuration(run: StudyRun, path: str, fields: Fields, **options: Any) -> Fields:
+    return {"name": run.configuration, "config_path": path, "base_config": fields, **options}
 
 
 def _files(study: StudyConfig, task: TaskConfig) -> ConfigFiles:
@@ -258,7 +262,7 @@ def _files(study: StudyConfig, task: TaskConfig) -> ConfigFiles:
 
 
 def _strings(data: Any) -> Iterator[str]:
-    """Every text in nested mappings and lists."""
+    """Yield every string in nested mappings and lists."""
     if isinstance(data, str):
         yield data
     elif isinstance(data, Mapping | list):

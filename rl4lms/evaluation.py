@@ -42,7 +42,7 @@ class EvaluationError(UserError):
 class Evaluator:
     """Evaluates a model on the splits of one training run; every process of the world calls it.
 
-    samples, decodings: of each split; run, tracker: of the main process, None elsewhere.
+    samples, decodings: each split's; run, tracker: the main process's, None elsewhere.
     The texts of a split depend on model and seed alone: equal models have equal rows at all epochs.
     """
 
@@ -111,7 +111,7 @@ class Evaluator:
                     path.unlink()
 
     def _generate(self, model: PreTrainedModel, split: Split) -> list[str]:
-        """A text for each sample of the split, on all processes."""
+        """Generate a text for each sample of the split, on all processes."""
         prompts = [sample.prompt_or_input_text for sample in self.samples[split]]
         decoding = self.decodings[split]
         if split not in self._batches:  # the same at every evaluation, and said once
@@ -144,12 +144,12 @@ class Evaluator:
         texts: Sequence[str],
         epoch: Epoch,
     ) -> dict[str, float]:
-        """Corpus values of all metrics; the predictions are written before the first is computed."""
+        """Compute the corpus values of all metrics, after the predictions are written."""
         batch = make_text_batch(samples, texts, model, split)
         self._write_predictions(samples, batch, epoch, {})
         scores: dict[str, Score] = {}
         for name, metric in self.metrics.items():
-            scores |= scores_of(name, metric, batch)
+            scores |= compute_scores(name, metric, batch)
         self._write_predictions(samples, batch, epoch, scores)
         return {key: float(score.corpus) for key, score in scores.items()}
 
@@ -182,14 +182,14 @@ class Evaluator:
 
 
 def predictions_path(run: RunDir, split: str, epoch: Epoch) -> Path:
-    """Where the texts of an evaluation are."""
+    """The file of an evaluation's texts."""
     return run.path / f"{run.prefix}epoch_{epoch}_{split}_split_predictions.json"
 
 
 def evaluation_inputs(samples: Sequence[Sample], split: Split, most: int | None) -> list[Sample]:
-    """At most so many samples, spread over the split: one drawn from each of as many equal parts.
+    """Choose at most so many samples, spread over the split: one drawn from each of as many equal parts.
 
-    The same in every run with this dataset, whatever its seed, so that runs are compared on the same inputs.
+    They are the same in every run with this dataset, whatever its seed, so that runs are compared on them.
     """
     if most is None or most >= len(samples):
         return list(samples)
@@ -198,15 +198,15 @@ def evaluation_inputs(samples: Sequence[Sample], split: Split, most: int | None)
     return [samples[int(generator.integers(first, after))] for first, after in pairwise(bounds)]
 
 
-def scores_of(name: str, metric: Metric, batch: TextBatch) -> dict[str, Score]:
-    """A metric of a batch. Raises EvaluationError: it raised (the first text it fails on), or is none."""
+def compute_scores(name: str, metric: Metric, batch: TextBatch) -> dict[str, Score]:
+    """Compute a metric of a batch. Raises EvaluationError: it raised (on which text first), or is none."""
     try:
         returned: Any = metric(batch)
     except RequirementError:
         raise
     except Exception as error:
         index = find_failing_text(metric, batch)
-        where = f"{len(batch):,} texts together" if index is None else _described(batch, index)
+        where = f"{len(batch):,} texts together" if index is None else _describe_text(batch, index)
         raise EvaluationError(
             f"metric {name!r} raised {type(error).__name__} on {batch.split} for {where}: {error}"
         ) from error
@@ -227,5 +227,5 @@ def scores_of(name: str, metric: Metric, batch: TextBatch) -> dict[str, Score]:
     return dict(returned)
 
 
-def _described(batch: TextBatch, index: int) -> str:
+def _describe_text(batch: TextBatch, index: int) -> str:
     return f"text {index} ({batch.generated[index]!r:.80} after prompt {batch.prompts[index]!r:.80})"

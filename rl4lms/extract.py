@@ -44,7 +44,7 @@ class ExtractionInterrupted(Exception):
 
 @dataclass(frozen=True)
 class Extraction:
-    """The result: N inputs, G texts each. rewards: [N, G] of the first metric, whose name is `reward`."""
+    """The result: N inputs, G texts each. rewards: [N, G], the first metric's, whose name is `reward`."""
 
     reward: str
     rewards: Tensor
@@ -67,8 +67,8 @@ def extract(
 
     # 1. Inputs and metrics, before the model: what is missing shows now.
     metrics = unique_metrics(config.evaluation.metrics)
-    if lacking := missing_components(config):
-        raise RequirementError("\n".join(f"{problem.path}: {problem.message}" for problem in lacking))
+    if missing := missing_components(config):
+        raise RequirementError("\n".join(f"{problem.path}: {problem.message}" for problem in missing))
     built = {metric.id: build_metric(metric.id, metric.args) for metric in metrics}
     samples, indices = choose_inputs(config, run)
     logger.info("%d %s inputs of %s", len(samples), config.datapool.split, config.datapool.id)
@@ -107,9 +107,9 @@ def extract(
         if should_stop():
             raise ExtractionInterrupted
         with autocast(device, config.runtime.dtype):
-            of_batch = generate_batch(model, tokenizer, prompts, decoding, batch)
-        log.append({"batch": batch.id, "inputs": list(batch.indices), "texts": of_batch})
-        texts.update(zip(batch.indices, of_batch, strict=True))
+            batch_texts = generate_batch(model, tokenizer, prompts, decoding, batch)
+        log.append({"batch": batch.id, "inputs": list(batch.indices), "texts": batch_texts})
+        texts.update(zip(batch.indices, batch_texts, strict=True))
         progress(len(texts) * each, len(prompts) * each)
     log.sync()
 
@@ -144,7 +144,7 @@ def remove_half_written(run: Path) -> None:
 
 
 def choose_inputs(config: ExtractConfig, run: RunDir) -> tuple[list[Sample], list[int]]:
-    """The inputs of the run and their positions in the dataset's split: chosen once, then as recorded.
+    """Choose the inputs of the run, by their positions in the dataset's split: once, then as recorded.
 
     Raises ExtractionError: the data is not what the run, or the extraction it takes its inputs from, saw.
     """
@@ -152,7 +152,7 @@ def choose_inputs(config: ExtractConfig, run: RunDir) -> tuple[list[Sample], lis
     pool = load_datapool(config.datapool.id, split, config.datapool.args)
     indices = run.manifest.get(INDICES)
     if indices is None and config.datapool.used_indices_from is not None:
-        indices = indices_of(config.datapool.used_indices_from, pool, split)
+        indices = read_indices(config.datapool.used_indices_from, pool, split)
     if indices is None:
         indices = subsample_indices(len(pool), n=config.datapool.train_samples, seed=config.datapool.seed)
     if max(indices) >= len(pool):
@@ -167,8 +167,8 @@ def choose_inputs(config: ExtractConfig, run: RunDir) -> tuple[list[Sample], lis
     return samples, indices
 
 
-def indices_of(path: str, pool: Sequence[Sample], split: Split) -> list[int]:
-    """The inputs of an earlier extraction, if they are inputs of this pool too. Raises ExtractionError."""
+def read_indices(path: str, pool: Sequence[Sample], split: Split) -> list[int]:
+    """Read an earlier extraction's inputs, if they are inputs of this pool too. Raises ExtractionError."""
     try:
         earlier = torch.load(path, weights_only=True)
         indices, prompts = [int(i) for i in earlier["used_train_indices"]], earlier["prompts"]
@@ -194,7 +194,7 @@ def score(
     run: RunDir,
     should_stop: Callable[[], bool],
 ) -> dict[str, Tensor]:
-    """Value of every metric for every text: result key -> [N, G] float32.
+    """Compute every metric for every text: result key -> [N, G] float32.
 
     Raises ExtractionError naming the metric and the input whose text it fails on.
     """
@@ -227,8 +227,8 @@ def score_inputs(
     for number, (name, metric) in enumerate(metrics.items()):
         for key, text_values in score_texts(name, metric, batch, owners).items():
             bad = next((i for i, value in enumerate(text_values) if not math.isfinite(value)), None)
-            if number == 0 and bad is not None:  # of the others NaN may mean "undefined for this text"
-                place = _place(batch, owners, bad)
+            if number == 0 and bad is not None:  # in the others NaN may mean "undefined for this text"
+                place = _describe_text(batch, owners, bad)
                 raise ExtractionError(f"metric {name!r}: {key} is {text_values[bad]} for {place}")
             values[key] = text_values
     sizes = [len(generated) for generated in texts]
@@ -273,14 +273,14 @@ def _score_each_alone(
     except RequirementError:
         raise
     except Exception as error:
-        place = _place(batch, owners, len(scores))
+        place = _describe_text(batch, owners, len(scores))
         raise ExtractionError(
             f"metric {name!r} raised {type(error).__name__} for {place}: {error}"
         ) from error
     return scores
 
 
-def _place(batch: TextBatch, owners: Sequence[Sample], i: int) -> str:
+def _describe_text(batch: TextBatch, owners: Sequence[Sample], i: int) -> str:
     return f"a text of input {owners[i].id!r}: {batch.generated[i]!r:.100}"
 
 

@@ -14,7 +14,7 @@ from rft_diagnose.diagnose import Diagnosis
 from rft_diagnose.groups import Floats
 from rft_diagnose.tables import targets
 from rl4lms.config import ExtractConfig
-from rl4lms.input_gradients import Aim, log_ratios, measure_gradients
+from rl4lms.input_gradients import GradientTarget, log_ratios, measure_gradients
 from rl4lms.model.generation import Decoding, encode_prompts, prompt_limit
 from rl4lms.model.load import choose_device, load_model, load_tokenizer
 from rl4lms.model.policy import Sequences
@@ -55,7 +55,7 @@ def text_log_ratios(
         batch_size=1,
     )
     limit = prompt_limit(model, tokenizer, decoding)
-    found = []
+    ratios = []
     for number, (prompt, texts) in enumerate(
         zip(content["prompts"], content["all_generated_texts"], strict=True)
     ):
@@ -74,14 +74,14 @@ def text_log_ratios(
         sequences = Sequences(
             ids.expand(each, -1), mask.expand(each, -1), responses.to(ids.device), real.to(ids.device)
         )
-        found.append(log_ratios(model, frozen, sequences, settings))
+        ratios.append(log_ratios(model, frozen, sequences, settings))
         progress(number + 1)
-    return np.concatenate(found)
+    return np.concatenate(ratios)
 
 
 def extraction_gradients(
     path: Path,
-    found: dict[str, Diagnosis],
+    diagnoses: dict[str, Diagnosis],
     rewards: Sequence[str],
     weights: Sequence[float] | None,
     kl_coef: float | None,
@@ -96,12 +96,12 @@ def extraction_gradients(
     content, config = read_extraction(path)
     inputs = len(content["ids"])
     chosen = np.sort(np.random.default_rng(config.runtime.seed).permutation(inputs)[:number])
-    aims = []
+    chosen_targets = []
     for target in targets(rewards or [next(iter(content["all_metric_values"]))], weights, kl_coef):
-        if target.name in found:
-            diagnosis = found[target.name]
+        if target.name in diagnoses:
+            diagnosis = diagnoses[target.name]
             stds = np.full(inputs, np.nan)
             stds[diagnosis.labels.astype(int)] = diagnosis.inputs.std
-            aims.append(Aim(target, stds[chosen], diagnosis.scale.width / 2))
+            chosen_targets.append(GradientTarget(target, stds[chosen], diagnosis.scale.width / 2))
     positions = [content["used_train_indices"][i] for i in chosen]
-    return measure_gradients(config, positions, aims, reference, progress)
+    return measure_gradients(config, positions, chosen_targets, reference, progress)

@@ -50,22 +50,17 @@ def jacobian_norm(
 ) -> float:
     """Largest singular value of d (logits / temperature) / d weights, [V, D], by power iteration.
 
-    At response token `place` of the one sequence. Never above the true value but for rounding.
+    The logits are those at response token `place` of the one sequence. The estimate is never above the true
+    value but for rounding.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     device = sequences.response_ids.device
     zero, column = torch.tensor([0], device=device), torch.tensor([place], device=device)
     with sdpa_kernel(SDPBackend.MATH):  # the others cannot be differentiated twice
         logits = token_logits(model, sequences, zero, column)[0] / temperature
-        weights = [
-            weight
-            for weight, found in zip(
-                weights,
-                torch.autograd.grad(logits.sum(), weights, retain_graph=True, allow_unused=True),
-                strict=True,
-            )
-            if found is not None
-        ]
+        gradients = torch.autograd.grad(logits.sum(), weights, retain_graph=True, allow_unused=True)
+        pairs = zip(weights, gradients, strict=True)
+        weights = [weight for weight, gradient in pairs if gradient is not None]
         # J^T u is linear in u: its derivative, times v, is J v.
         dual = torch.zeros_like(logits, requires_grad=True)
         back = torch.autograd.grad(logits, weights, dual, create_graph=True)
@@ -90,13 +85,13 @@ _PLAIN = ("num_beams", "min_length", "no_repeat_ngram_size", "repetition_penalty
 
 
 @dataclass(frozen=True)
-class Aim:
-    """A reward whose gradients are wanted. stds: of the inputs, by other generations, [inputs].
+class GradientTarget:
+    """A reward whose gradients are measured. stds: the inputs', by other generations, [inputs].
 
     half_range: the reward lies within so much of some number.
     """
 
-    target: Target
+    reward: Target
     stds: Floats
     half_range: float
 
@@ -104,15 +99,15 @@ class Aim:
 def measure_gradients(
     config: ExtractConfig,
     positions: Sequence[int],
-    aims: Sequence[Aim],
+    targets: Sequence[GradientTarget],
     reference: str | None = None,
     progress: Callable[[int], None] = lambda inputs: None,
 ) -> list[dict[str, Any]]:
-    """Fresh generations of some inputs, and what they say of each one's gradient.
+    """Generate anew for some inputs, and estimate each one's gradient.
 
-    positions: of the inputs in the train split. The stds of the aims are by other generations (of the
-    extraction), so that ordering by them does not use the same chance. reference: hub name or folder of the
-    model that a KL penalty is to. A row an input and aim:
+    positions: the inputs', in the train split. The stds of the targets are by other generations (the
+    extraction's), so that ordering by them does not use the same chance. reference: hub name or folder of the
+    model that a KL penalty is to. Returns a row per input and target:
     reward (name), input, generations, std (as given), fresh_std (ddof 1), squared (unbiased estimate of
     ||grad V||^2, may be negative), norm (its root, 0 if negative), and the bounds on it with fresh_std:
     bound (root of the Fisher information's largest eigenvalue, by the same generations), linear_bound and
@@ -153,22 +148,22 @@ def measure_gradients(
         ids, mask = generate_ids(model, prompt_ids, prompt_mask, settings, uniforms)
         texts = [decode(tokenizer, row[keep].tolist()) for row, keep in zip(ids, mask, strict=True)]
         scores = score_inputs(metrics, [sample], [texts], model, config.datapool.split)
-        columns = {name: np.array(of_inputs[0], dtype=float) for name, of_inputs in scores.items()}
+        columns = {name: np.array(values[0], dtype=float) for name, values in scores.items()}
         sequences = Sequences(prompt_ids.expand(each, -1), prompt_mask.expand(each, -1), ids, mask)
         penalty = np.zeros(each) if frozen is None else log_ratios(model, frozen, sequences, settings)
         gram = score_products(model, sequences, settings)
         gamma = largest_jacobian(model, sequences, settings.temperature, generator)
-        for aim in aims:
-            rewards = aim.target.values(columns) - (aim.target.kl_coef or 0.0) * penalty
+        for target in targets:
+            rewards = target.reward.values(columns) - (target.reward.kl_coef or 0.0) * penalty
             known = ~np.isnan(rewards)
             if known.sum() < FEWEST_GENERATIONS:
                 continue
-            found = of_input(rewards[known], gram[np.ix_(known, known)])
-            fresh = found["fresh_std"]
-            half_range = max(aim.half_range, float(np.ptp(rewards[known])) / 2)
+            estimates = estimate_gradient(rewards[known], gram[np.ix_(known, known)])
+            fresh = estimates["fresh_std"]
+            half_range = max(target.half_range, float(np.ptp(rewards[known])) / 2)
             rows.append(
-                {"reward": aim.target.name, "input": str(sample.id), "std": float(aim.stds[number])}
-                | found
+                {"reward": target.reward.name, "input": str(sample.id), "std": float(target.stds[number])}
+                | estimates
                 | {
                     "gamma": gamma,
                     "linear_bound": linear_bound(fresh, settings.max_new_tokens, gamma),
@@ -179,8 +174,8 @@ def measure_gradients(
     return rows
 
 
-def of_input(rewards: Floats, gram: NDArray[np.float64]) -> dict[str, Any]:
-    """What rewards [G] and products of scores [G, G] say: see measure_gradients."""
+def estimate_gradient(rewards: Floats, gram: NDArray[np.float64]) -> dict[str, Any]:
+    """Estimate an input's gradient from rewards [G] and products of scores [G, G]: see measure_gradients."""
     squared, fresh = squared_gradient(rewards, gram), float(rewards.std(ddof=1))
     largest = max(0.0, float(np.linalg.eigvalsh(gram)[-1]))
     return {
@@ -197,9 +192,9 @@ def log_ratios(
     model: PreTrainedModel, reference: PreTrainedModel, sequences: Sequences, settings: GenerationSettings
 ) -> Floats:
     """log pi - log pi_ref of each response, as PPO penalises it: without top_k and top_p, [G]."""
-    of_policy, _ = PolicyModel(model).taken_logprobs(sequences, settings.temperature)
-    of_reference, _ = PolicyModel(reference).taken_logprobs(sequences)
-    ratios: Floats = (of_policy - of_reference).double().sum(1).cpu().numpy()
+    policy_logprobs, _ = PolicyModel(model).taken_logprobs(sequences, settings.temperature)
+    reference_logprobs, _ = PolicyModel(reference).taken_logprobs(sequences)
+    ratios: Floats = (policy_logprobs - reference_logprobs).double().sum(1).cpu().numpy()
     return ratios
 
 
@@ -212,8 +207,8 @@ def largest_jacobian(
     directions = torch.Generator().manual_seed(int(generator.integers(2**31)))
     norms = [0.0]
     for row, column in places[chosen]:
-        one = sequences.select(torch.tensor([row], device=sequences.response_ids.device))
-        norms.append(jacobian_norm(model, one, int(column), temperature, directions))
+        sequence = sequences.select(torch.tensor([row], device=sequences.response_ids.device))
+        norms.append(jacobian_norm(model, sequence, int(column), temperature, directions))
     return max(norms)
 
 
@@ -241,13 +236,13 @@ def score_products(
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     scores = []
     for row in range(len(sequences.response_ids)):
-        one = sequences.select(torch.tensor([row], device=sequences.response_ids.device))
-        rows, columns = one.response_mask.nonzero(as_tuple=True)
-        logits = token_logits(model, one, rows, columns)
+        sequence = sequences.select(torch.tensor([row], device=sequences.response_ids.device))
+        rows, columns = sequence.response_mask.nonzero(as_tuple=True)
+        logits = token_logits(model, sequence, rows, columns)
         logprobs = sampled_logprobs(logits, settings.temperature, settings.top_k, settings.top_p)
-        total = logprobs.gather(1, one.response_ids[rows, columns][:, None]).sum()
-        found = torch.autograd.grad(total, parameters, allow_unused=True)
-        scores.append(torch.cat([g.flatten() for g in found if g is not None]))
+        total = logprobs.gather(1, sequence.response_ids[rows, columns][:, None]).sum()
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        scores.append(torch.cat([g.flatten() for g in gradients if g is not None]))
     stacked = torch.stack(scores)
     return (stacked @ stacked.T).double().cpu().numpy()
 
@@ -284,16 +279,16 @@ def gradient_shares(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         last = [max(1, round(part * len(ordered))) - 1 for part in LOWEST]
         return np.asarray(ordered[last] / ordered[-1])
 
-    found = shares(np.arange(len(rows)))
+    estimates = shares(np.arange(len(rows)))
     low, high = bootstrap_interval(shares, len(rows))
     return [
-        {"lowest": part, "share": _known(found[i]), "low": _known(low[i]), "high": _known(high[i])}
+        {"lowest": part, "share": _known(estimates[i]), "low": _known(low[i]), "high": _known(high[i])}
         for i, part in enumerate(LOWEST)
     ]
 
 
 def summarise_gradients(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The gradients' part of summary.json, of one reward."""
+    """The gradients' part of summary.json for one reward."""
     std, norm = np.array([row["std"] for row in rows]), np.array([row["norm"] for row in rows])
     return {
         "inputs": len(rows),
@@ -305,15 +300,17 @@ def summarise_gradients(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summarise_all(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The gradients of what is optimised, the first reward of the rows, and by name those of the others."""
+    """Summarise the gradients of what is optimised, the first reward of the rows, and by name the others'."""
     by_reward: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if not math.isnan(row["std"]):
             by_reward.setdefault(row["reward"], []).append(row)
     if not by_reward:
         return None
-    (name, main), *others = ((name, summarise_gradients(own)) for name, own in by_reward.items())
-    return {"reward": name, **main, "others": dict(others)}
+    summaries = {name: summarise_gradients(reward_rows) for name, reward_rows in by_reward.items()}
+    first = next(iter(summaries))
+    main = summaries.pop(first)
+    return {"reward": first, **main, "others": summaries}
 
 
 def bound_ratios(rows: Sequence[dict[str, Any]], bound: str) -> dict[str, float | None]:

@@ -41,32 +41,36 @@ def wordnet_problem() -> str | None:
 
 def nltk_folders() -> list[Path]:
     """Where NLTK looks for data (`nltk.data.path`, without the seconds that importing it takes)."""
-    named = [Path(folder) for folder in os.environ.get("NLTK_DATA", "").split(os.pathsep) if folder]
+    folders = os.environ.get("NLTK_DATA", "").split(os.pathsep)
+    from_environment = [Path(folder) for folder in folders if folder]
     prefix = Path(sys.prefix)
-    own = [Path.home() / "nltk_data", *(prefix / sub / "nltk_data" for sub in ("", "share", "lib"))]
+    personal = [Path.home() / "nltk_data", *(prefix / sub / "nltk_data" for sub in ("", "share", "lib"))]
     shared = [
         Path(top) / "nltk_data" for top in ("/usr/share", "/usr/local/share", "/usr/lib", "/usr/local/lib")
     ]
-    return [*named, *own, *shared]
+    return [*from_environment, *personal, *shared]
 
 
 def model_problem(name: str) -> str | None:
     """None if an encoder and its tokenizer are in this folder or the hub's cache, or on the hub."""
     wrong = check_model_source(name) or check_tokenizer_source(name, encoder=True)
-    return wrong or _not_to_be_had(name, _is_encoder)
+    return wrong or _unavailable(name, _is_encoder)
 
 
 def tokenizer_problem(name: str) -> str | None:
     """None if a language model's tokenizer is in this folder or the hub's cache, or on the hub."""
-    return check_tokenizer_source(name) or _not_to_be_had(name, has_tokenizer)
+    return check_tokenizer_source(name) or _unavailable(name, has_tokenizer)
 
 
 def _is_encoder(has: Callable[[str], bool]) -> bool:
     return has("config.json") and has_weights(has) and has_tokenizer(has, encoder=True)
 
 
-def _not_to_be_had(name: str, complete: Callable[[Callable[[str], bool]], bool]) -> str | None:
-    """complete: whether a place that has some files can do without the hub."""
+def _unavailable(name: str, complete: Callable[[Callable[[str], bool]], bool]) -> str | None:
+    """Why neither this machine nor the hub has the model; None if one does.
+
+    complete: whether a place that has some files can do without the hub.
+    """
     if Path(name).expanduser().is_dir():
         return None
     from huggingface_hub import try_to_load_from_cache

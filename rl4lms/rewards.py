@@ -39,6 +39,12 @@ from rl4lms.metrics.args import (
 from rl4lms.requirements import RequirementError
 from rl4lms.text import TextBatch, find_failing_text
 
+__all__ = ["REWARDS", "Reward", "RewardError", "TextBatch", "build_reward", "checked"]
+
+Reward = Callable[[TextBatch], list[float]]
+
+_BROUGHT = ("prompts", "completions")  # what each call brings to a function of the plain form
+
 
 class ShapedArgs(Config):
     shaping_fn: Literal["common_gen_repeat_penalty"] | None = Field(
@@ -92,70 +98,70 @@ _DATE = re.compile(
 
 def rouge_l_max(batch: TextBatch, **metric_args: Any) -> list[float]:
     """ROUGE-L max (NarrativeQA)."""
-    return _per_text("rouge_l_max", batch, **metric_args)
+    return _score_texts("rouge_l_max", batch, **metric_args)
 
 
 def meteor(batch: TextBatch, *, shaping_fn: str | None, **metric_args: Any) -> list[float]:
     """METEOR (CommonGen, CNN/DailyMail, DailyDialog)."""
-    return _shaped(_per_text("meteor", batch, **metric_args), batch, shaping_fn)
+    return _shape_rewards(_score_texts("meteor", batch, **metric_args), batch, shaping_fn)
 
 
 def sacre_bleu(batch: TextBatch, *, shaping_fn: str | None, tokenize: str) -> list[float]:
     """SacreBLEU / 100 of each text (ToTTo, IWSLT)."""
-    return _shaped(_per_text("sacre_bleu", batch, tokenize=tokenize), batch, shaping_fn)
+    return _shape_rewards(_score_texts("sacre_bleu", batch, tokenize=tokenize), batch, shaping_fn)
 
 
 def learned_reward(batch: TextBatch, **metric_args: Any) -> list[float]:
     """Probability of a class under a classifier (IMDB)."""
-    return _per_text("learned_reward", batch, **metric_args)
+    return _score_texts("learned_reward", batch, **metric_args)
 
 
 def rouge(batch: TextBatch, *, rouge_type: str, shaping_fn: str | None, use_single_ref: bool) -> list[float]:
     """One of the four values of rouge-score."""
-    values = _per_text("rouge", batch, f"lexical/rouge_{rouge_type}", use_single_ref=use_single_ref)
-    return _shaped(values, batch, shaping_fn)
+    values = _score_texts("rouge", batch, f"lexical/rouge_{rouge_type}", use_single_ref=use_single_ref)
+    return _shape_rewards(values, batch, shaping_fn)
 
 
 def rouge_combined(batch: TextBatch, *, shaping_fn: str | None, use_single_ref: bool) -> list[float]:
     """Mean of rouge1, rouge2 and rougeLsum."""
     scores = METRICS.function("rouge")(batch, use_single_ref=use_single_ref)
     columns = [scores[f"lexical/rouge_{kind}"].per_sample for kind in ("rouge1", "rouge2", "rougeLsum")]
-    return _shaped([sum(row) / len(row) for row in zip(*columns, strict=True)], batch, shaping_fn)
+    return _shape_rewards([sum(row) / len(row) for row in zip(*columns, strict=True)], batch, shaping_fn)
 
 
 def bleu(batch: TextBatch, *, shaping_fn: str | None) -> list[float]:
     """BLEU-4 of each text, without smoothing."""
-    return _shaped(_per_text("bleu", batch), batch, shaping_fn)
+    return _shape_rewards(_score_texts("bleu", batch), batch, shaping_fn)
 
 
 def chrf(batch: TextBatch, *, shaping_fn: str | None) -> list[float]:
     """chrF / 100 of each text."""
-    return _shaped(_per_text("chrf", batch), batch, shaping_fn)
+    return _shape_rewards(_score_texts("chrf", batch), batch, shaping_fn)
 
 
 def ter(batch: TextBatch, *, shaping_fn: str | None) -> list[float]:
     """1 - TER: the fewer edits the better, negative for more edits than words."""
-    return _shaped([1 - value for value in _per_text("ter", batch)], batch, shaping_fn)
+    return _shape_rewards([1 - value for value in _score_texts("ter", batch)], batch, shaping_fn)
 
 
 def bert_score(batch: TextBatch, **metric_args: Any) -> list[float]:
     """BERTScore F1."""
-    return _per_text("bert_score", batch, **metric_args)
+    return _score_texts("bert_score", batch, **metric_args)
 
 
 def parent(batch: TextBatch) -> list[float]:
     """PARENT F of a text about a ToTTo table."""
-    return _per_text("parent_totto", batch, "table_to_text/parent_overall_f_score")
+    return _score_texts("parent_totto", batch, "table_to_text/parent_overall_f_score")
 
 
 def intent_accuracy(
     batch: TextBatch, *, intent_coeff: float, auto_coeff: float, wordnet: bool, **metric_args: Any
 ) -> list[float]:
     """intent_coeff x (1 for the reference's intent, else 0) + auto_coeff x METEOR."""
-    values = [intent_coeff * hit for hit in _per_text("intent_accuracy", batch, **metric_args)]
+    values = [intent_coeff * hit for hit in _score_texts("intent_accuracy", batch, **metric_args)]
     if not auto_coeff:
         return values
-    overlap = _per_text("meteor", batch, wordnet=wordnet, as_released=False)
+    overlap = _score_texts("meteor", batch, wordnet=wordnet, as_released=False)
     return [value + auto_coeff * other for value, other in zip(values, overlap, strict=True)]
 
 
@@ -181,28 +187,21 @@ def sentences_with_dates(batch: TextBatch) -> list[float]:
     return values
 
 
-def _per_text(metric: str, batch: TextBatch, key: str | None = None, **metric_args: Any) -> list[float]:
-    """The per-text values of a built-in metric: of the result of that key, or the only one."""
+def _score_texts(metric: str, batch: TextBatch, key: str | None = None, **metric_args: Any) -> list[float]:
+    """Score each text by a built-in metric: the result of that key, or the only one."""
     scores = METRICS.function(metric)(batch, **metric_args)
     (score,) = [scores[key]] if key else scores.values()
     return score.per_sample
 
 
-def _shaped(values: list[float], batch: TextBatch, shaping_fn: str | None) -> list[float]:
-    """Values less 1 where a text repeats its CommonGen prompt, if that is asked for."""
+def _shape_rewards(values: list[float], batch: TextBatch, shaping_fn: str | None) -> list[float]:
+    """Subtract 1 where a text repeats its CommonGen prompt, if that is asked for."""
     if shaping_fn is None:
         return values
     from rl4lms.metrics.meteor import repeats_prompt  # imports NLTK
 
     repeats = repeats_prompt(batch, COMMON_GEN_PREFIX)
     return [value - repeat for value, repeat in zip(values, repeats, strict=True)]
-
-
-__all__ = ["REWARDS", "Reward", "RewardError", "TextBatch", "build_reward", "checked"]
-
-Reward = Callable[[TextBatch], list[float]]
-
-_BROUGHT = ("prompts", "completions")  # what each call brings to a function of the plain form
 
 
 class RewardError(UserError):
@@ -216,7 +215,7 @@ class RewardError(UserError):
 def build_reward(id: str, args: Mapping[str, Any] | None = None) -> Reward:
     """A reward by its id and arguments, `checked`. Raises ConfigError with all that is wrong with them."""
     function = REWARDS.build(id, args or {})
-    return checked(_from_plain(function) if _is_plain(inspect.signature(function)) else function, id)
+    return checked(_wrap_plain(function) if _is_plain(inspect.signature(function)) else function, id)
 
 
 def checked(reward: Reward, name: str | None = None) -> Reward:
@@ -233,14 +232,14 @@ def checked(reward: Reward, name: str | None = None) -> Reward:
             raise
         except Exception as error:
             index = find_failing_text(reward, batch)
-            where = f"{len(batch)} texts together" if index is None else _described(batch, index)
+            where = f"{len(batch)} texts together" if index is None else _describe_text(batch, index)
             raise RewardError(
                 f"{called} raised {type(error).__name__} for {where}: {error}", index
             ) from error
         values = returned.tolist() if hasattr(returned, "tolist") else returned  # a tensor, an array
         if not isinstance(values, Sequence) or isinstance(values, str):
             raise RewardError(
-                f"{called} returned {_shown(returned)}; expected a list with one number per text"
+                f"{called} returned {_shorten(returned)}; expected a list with one number per text"
             )
         if len(values) != len(batch):
             raise RewardError(
@@ -248,20 +247,20 @@ def checked(reward: Reward, name: str | None = None) -> Reward:
             )
         for i, value in enumerate(values):
             if not isinstance(value, Real) or not math.isfinite(value):
+                where = _describe_text(batch, i)
                 raise RewardError(
-                    f"{called} returned {_shown(value)} for {_described(batch, i)}; expected a finite number",
-                    i,
+                    f"{called} returned {_shorten(value)} for {where}; expected a finite number", i
                 )
         return [float(value) for value in values]
 
     return wrapper
 
 
-def _described(batch: TextBatch, index: int) -> str:
-    return f"text {index} ({_shown(batch.generated[index])} after prompt {_shown(batch.prompts[index])})"
+def _describe_text(batch: TextBatch, index: int) -> str:
+    return f"text {index} ({_shorten(batch.generated[index])} after prompt {_shorten(batch.prompts[index])})"
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
     return short.repr(value)
@@ -272,19 +271,19 @@ def _is_plain(signature: inspect.Signature) -> bool:
 
 
 def _arguments(signature: inspect.Signature) -> Arguments:
-    """What a config may set: of the plain form all but what each call brings; any of it may be a column."""
+    """What a config may set: in the plain form all but what each call brings; any of it may be a column."""
     if not _is_plain(signature):
         return arguments_after_first(signature)
     others = settable_arguments([p for name, p in signature.parameters.items() if name not in _BROUGHT])
     return Arguments(others.parameters, required=set(), open=others.open)
 
 
-def _from_plain(function: Callable[..., Any]) -> Reward:
-    """The reward of a function of the plain form: it gets the columns that it names, or all (`**columns`)."""
+def _wrap_plain(function: Callable[..., Any]) -> Reward:
+    """Wrap a function of the plain form, which gets the columns that it names, or all (`**columns`)."""
     parameters = inspect.signature(function).parameters.values()
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     set_by_config = getattr(function, "keywords", {})
-    named = {p.name for p in parameters} - set_by_config.keys()
+    column_names = {p.name for p in parameters} - set_by_config.keys()
     required = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
 
     @wraps(function)
@@ -300,7 +299,7 @@ def _from_plain(function: Callable[..., Any]) -> Reward:
             **{
                 key: column
                 for key, column in columns.items()
-                if key in named or (takes_all and key not in set_by_config)
+                if key in column_names or (takes_all and key not in set_by_config)
             }
         )
 

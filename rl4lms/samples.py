@@ -34,7 +34,7 @@ class Sample:
 def subsample(
     samples: Sequence[Sample], n: int | None = None, frac: float | None = None, seed: int | None = None
 ) -> list[Sample]:
-    """The samples at `subsample_indices`."""
+    """Take the samples at `subsample_indices`."""
     return [samples[i] for i in subsample_indices(len(samples), n, frac, seed)]
 
 
@@ -43,10 +43,11 @@ def subsample_indices(
 ) -> list[int]:
     """The first n, or floor(frac * total), of `numpy.random.RandomState(seed).permutation(total)`.
 
-    n, frac: give at most one; without both (None or -1): all, in their order. seed: None or -1 = unseeded.
-    Raises ValueError: both given, or a fraction that is not in (0, 1] or leaves nothing.
+    n, frac: give at most one; without both (None or -1) all are taken, in their order. seed: None or -1 =
+    unseeded. Raises ValueError: both given, or a fraction that is not in (0, 1] or leaves nothing.
     """
-    n, frac = (None if value in (None, -1) else value for value in (n, frac))  # type: ignore[assignment]
+    n = None if n == -1 else n
+    frac = None if frac == -1 else frac
     if n is None and frac is None:
         return list(range(total))
     if n is not None and frac is not None:

@@ -39,7 +39,7 @@ def expected_reward(probs: Tensor, rewards: Tensor) -> Tensor:
 def reward_std(probs: Tensor, rewards: Tensor) -> Tensor:
     """STD of r(x, y) under y ~ p(.|x), the quantity of Theorem 1. probs, rewards: [B, C]. Returns [B].
 
-    From the centred rewards: E[r^2] - V^2 cancels when the std is small, the case of interest.
+    It comes from the centred rewards: E[r^2] - V^2 cancels when the std is small, the case of interest.
     """
     centred = rewards - expected_reward(probs, rewards)[:, None]
     return (probs * centred.square()).sum(-1).sqrt()

@@ -37,6 +37,9 @@ FLOORS = [
     {"extraction_diagnosis", "plan"},
 ]
 OURS = RUNNERS | MAY_IMPORT.keys() | {"benchmarks", "tests"}
+# Names that say nothing of a value, and the folders that do without them.
+EMPTY_NAMES = {"found", "of", "own"}
+WITHOUT_EMPTY_NAMES = ("figures", "paper/small_models", "rl4lms/config", "rl4lms/metrics")
 HEAVY = {"torch", "transformers", "datasets", "sklearn", "scipy", "nltk", "pandas", "matplotlib"}
 
 
@@ -124,6 +127,32 @@ def test_no_module_is_imported_by_what_it_imports():
     # What is left is in a circle, or imports one.
     used = {other for others in needs.values() for other in others}
     assert sorted(needs.keys() & used) == []
+
+
+def bound_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Names of variables, loop targets and arguments, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+
+
+def test_bound_names_are_those_of_variables_loops_and_arguments():
+    code = "a = b\nfor c in d: pass\ndef e(f, *g, h=1): return lambda i: [j for j in k]\nif (m := n): o.p = q"
+    assert {name for name, _ in bound_names(ast.parse(code))} == set("acfghijm")
+
+
+@pytest.mark.parametrize("folder", WITHOUT_EMPTY_NAMES)
+def test_names_say_what_their_values_are(folder):
+    paths = sources(folder)
+    assert paths
+    assert [
+        f"{path.relative_to(REPO)} line {line}: {name}"
+        for path in paths
+        for name, line in bound_names(ast.parse(path.read_text()))
+        if name in EMPTY_NAMES
+    ] == []
 
 
 def light_modules() -> list[str]:

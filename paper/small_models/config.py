@@ -45,10 +45,10 @@ class PretrainDataConfig(Config):
 
     def check(self) -> list[Problem]:
         problems = PythonDocsArgs(packages=self.packages).check()
-        named = [package for packages in self.classes.values() for package in packages]
-        for package in sorted({package for package in named if named.count(package) > 1}):
+        class_packages = [package for packages in self.classes.values() for package in packages]
+        for package in sorted({package for package in class_packages if class_packages.count(package) > 1}):
             problems.append(Problem("classes", f"package {package!r} is named more than once"))
-        for package in sorted(set(named) - set(self.packages)):
+        for package in sorted(set(class_packages) - set(self.packages)):
             problems.append(Problem("classes", f"package {package!r} is none of data.packages"))
         return problems
 

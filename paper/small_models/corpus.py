@@ -1,4 +1,4 @@
-"""What is pretrained on: texts and pairs of the pretraining half, and batches drawn from them by number.
+"""What models are pretrained on: texts and pairs of the pretraining half, and batches drawn by number.
 
 A batch follows from the seed and its number alone, so that a resumed run needs no state of the data.
 """
@@ -41,7 +41,7 @@ IGNORED = -100  # label of padding
 class Corpus:
     """texts: distinct paragraphs; pairs: task made of docstrings -> (input, target) pairs.
 
-    Of a classifier: pairs: class -> (paragraph, nothing), and no other texts.
+    A classifier's pairs are class -> (paragraph, nothing), and it has no other texts.
     """
 
     texts: list[str]
@@ -52,7 +52,7 @@ class Corpus:
         return self.texts + [part for pairs in self.pairs.values() for pair in pairs for part in pair if part]
 
     def digest(self) -> str:
-        """SHA-256 of all of it, hexadecimal."""
+        """Hash all of it: SHA-256, hexadecimal."""
         return hashlib.sha256(json.dumps([self.texts, self.pairs]).encode()).hexdigest()
 
 
@@ -64,19 +64,23 @@ class Batch(NamedTuple):
     labels: Tensor
 
     def tokens(self) -> int:
-        """Real tokens of inputs and targets."""
+        """Count the real tokens of inputs and targets."""
         inputs = 0 if self.mask is None else int(self.mask.sum())
         return inputs + int((self.labels != IGNORED).sum())
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(None if tensor is None else tensor.to(device) for tensor in self))  # type: ignore[arg-type]
+        return Batch(
+            ids=None if self.ids is None else self.ids.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
+            labels=self.labels.to(device),
+        )
 
 
 def training_corpus(config: PretrainConfig) -> Corpus:
     """The pretraining half; none of it contains a sentence of a task. Raises DataError."""
     packages = config.data.packages
     if config.model_type == "classifier":
-        return _of_classes(config, pretraining_text(packages), "pretraining")
+        return _class_corpus(config, pretraining_text(packages), "pretraining")
     pairs: dict[str, list[Example]] = {
         form: _pairs(pretraining_samples(form, packages)) for form in _forms(config)
     }
@@ -89,7 +93,7 @@ def held_out_corpus(config: PretrainConfig) -> Corpus:
         # Later paragraphs of a docstring may be those of another one, which is in the other half.
         known = text_with_origins("pretraining", config.data.packages)
         texts = [text for text in text_with_origins("val", config.data.packages) if text not in known]
-        return _of_classes(config, texts, "val")
+        return _class_corpus(config, texts, "val")
 
     def samples(form: FormName) -> list[Sample]:
         return load_datapool("python_docs", "val", {"form": form, "packages": config.data.packages})
@@ -99,7 +103,7 @@ def held_out_corpus(config: PretrainConfig) -> Corpus:
 
 
 def draw(config: PretrainConfig, corpus: Corpus, number: int, rng: Random) -> list[tuple[str, Example]]:
-    """`number` examples with the names of their tasks, which are the classes of a classifier."""
+    """Draw `number` examples with the names of their tasks, which are the classes of a classifier."""
     if config.model_type == "causal":
         return [(NEXT_TOKEN, ("", rng.choice(corpus.texts))) for _ in range(number)]
     if config.model_type == "classifier":
@@ -113,22 +117,22 @@ def draw(config: PretrainConfig, corpus: Corpus, number: int, rng: Random) -> li
 def batches(
     config: PretrainConfig, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, first: int
 ) -> Iterator[Batch]:
-    """The run's batches from number `first` (from 0) on, without end."""
+    """Yield the run's batches from number `first` (from 0) on, without end."""
     number, size = first, config.alg.batch_size
     while True:
         group, place = divmod(number, CHUNK**2)
         rng = Random(derive_seed(config.runtime.seed, "pretraining", "batches", group))
         examples = [example for _, example in draw(config, corpus, CHUNK**2 * size, rng)]
         rows = encode(examples, tokenizer, config)
-        parts = by_length(rows, size)
+        parts = group_by_length(rows, size)
         rng.shuffle(parts)
         for part in parts[place:]:
             yield collate([rows[i] for i in part])
             number += 1
 
 
-def by_length(rows: Sequence[tuple[Sequence[int], Sequence[int]]], size: int) -> list[list[int]]:
-    """Positions of rows (input, target) in batches of `size` in which both lengths are similar."""
+def group_by_length(rows: Sequence[tuple[Sequence[int], Sequence[int]]], size: int) -> list[list[int]]:
+    """Group positions of rows (input, target) into batches of `size` in which both lengths are similar."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
     chunks = [order[start : start + CHUNK * size] for start in range(0, len(order), CHUNK * size)]
     order = [i for chunk in chunks for i in sorted(chunk, key=lambda i: len(rows[i][0]))]
@@ -138,9 +142,10 @@ def by_length(rows: Sequence[tuple[Sequence[int], Sequence[int]]], size: int) ->
 def encode(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, config: PretrainConfig
 ) -> list[tuple[list[int], list[int]]]:
-    """Token ids of inputs and targets, cut to `data.max_length`.
+    """Encode inputs and targets as token ids, cut to `data.max_length`.
 
-    Causal: no ids of inputs; a text ends with the end token. Classifier: the target is the number of a class.
+    Causal models have no ids of inputs, and a text ends with the end token; a classifier's target is the
+    number of a class.
     """
     longest = config.data.max_length
     targets = [target for _, target in examples]
@@ -156,31 +161,31 @@ def encode(
 
 
 def collate(rows: Sequence[tuple[list[int], list[int]]]) -> Batch:
-    """Rows of token ids as padded tensors."""
-    labels = _padded([row for _, row in rows], IGNORED)
+    """Pad rows of token ids into tensors."""
+    labels = _pad([row for _, row in rows], IGNORED)
     if not rows[0][0]:
         return Batch(None, None, labels)
-    ids = _padded([row for row, _ in rows], IGNORED)
+    ids = _pad([row for row, _ in rows], IGNORED)
     mask = ids != IGNORED
     return Batch(ids.where(mask, 0), mask, labels)
 
 
-def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     padded = torch.full((len(rows), max(map(len, rows))), value)
     for i, row in enumerate(rows):
         padded[i, : len(row)] = torch.tensor(row)
     return padded
 
 
-def _of_classes(config: PretrainConfig, texts: Iterable[str], part: Part) -> Corpus:
-    """The texts that are of packages of one class alone. Raises DataError: none of a class."""
+def _class_corpus(config: PretrainConfig, texts: Iterable[str], part: Part) -> Corpus:
+    """Keep the texts of packages of one class alone. Raises DataError: a class has none."""
     origins = text_with_origins(part, config.data.packages)
     pairs: dict[str, list[Example]] = {
         label: [(text, "") for text in _long_enough(texts) if origins[text] <= set(packages)]
         for label, packages in config.data.classes.items()
     }
-    for label, found in pairs.items():
-        if not found:
+    for label, examples in pairs.items():
+        if not examples:
             raise DataError(f"data.classes.{label}: its packages have no texts of their own ({part})")
     return Corpus([], pairs)
 

@@ -37,7 +37,7 @@ SAMPLES, SAMPLE_TOKENS = 2, 40  # of each task
 def evaluate(
     config: PretrainConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: Corpus
 ) -> dict[str, float]:
-    """Loss per token (nats) of held-out examples, and of each task loss and share of tokens foreseen.
+    """Loss per token (nats) of held-out examples, and each task's loss and accuracy of tokens.
 
     The examples are the same each time, with the mixture of training.
     """
@@ -45,50 +45,52 @@ def evaluate(
     examples = held_out_examples(config, held_out)
     rows = encode([example for _, example in examples], tokenizer, config)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
+    # Task -> summed loss, right tokens, tokens.
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(3, dtype=torch.float64))
     for start in range(0, len(order), config.alg.batch_size):
         part = order[start : start + config.alg.batch_size]
         batch = collate([rows[i] for i in part]).to(model.device)
         with autocast(model.device, config.runtime.dtype):
-            logits, labels, rows_of = target_logits(model, batch)
+            logits, labels, positions = target_logits(model, batch)
         losses = cross_entropy(logits.float(), labels, reduction="none")
         right = logits.argmax(-1) == labels
         values = torch.stack([losses, right, torch.ones_like(losses)], dim=-1).double().cpu()
-        of_examples = torch.zeros(len(part), 3, dtype=torch.float64).index_add_(0, rows_of.cpu(), values)
-        for i, of_example in zip(part, of_examples, strict=True):
-            sums[examples[i][0]] += of_example
-    total = torch.stack(list(sums.values())).sum(0)
-    result = {"loss": (total[0] / total[2]).item()}
-    for task, of_task in sorted(sums.items()):
-        result[f"{task} loss"] = (of_task[0] / of_task[2]).item()
-        result[f"{task} accuracy"] = (of_task[1] / of_task[2]).item()
+        example_sums = torch.zeros(len(part), 3, dtype=torch.float64).index_add_(0, positions.cpu(), values)
+        for i, example_sum in zip(part, example_sums, strict=True):
+            task, _ = examples[i]
+            sums[task] += example_sum
+    loss, _, tokens = torch.stack(list(sums.values())).sum(0)
+    result = {"loss": (loss / tokens).item()}
+    for task, (loss, right, tokens) in sorted(sums.items()):
+        result[f"{task} loss"] = (loss / tokens).item()
+        result[f"{task} accuracy"] = (right / tokens).item()
     return result
 
 
 def held_out_examples(config: PretrainConfig, held_out: Corpus) -> list[tuple[str, Example]]:
-    """The examples to evaluate on, with their tasks: the same for the same seed."""
+    """Draw the examples to evaluate on, with their tasks: the same for the same seed."""
     rng = Random(derive_seed(config.runtime.seed, "pretraining", "held-out"))
     return draw(config, held_out, EXAMPLES[config.model_type], rng)
 
 
 def describe(row: dict[str, Any]) -> str:
-    """A row of the log in words."""
-    of_tasks = [f"{name} {value:.2f}" for name, value in row["val"].items() if name.endswith("accuracy")]
+    """Write a row of the log in words."""
+    accuracies = [f"{name} {value:.2f}" for name, value in row["val"].items() if name.endswith("accuracy")]
     return (
         f"loss {row['train']['loss']:.3f}, held-out {row['val']['loss']:.3f} "
-        f"({', '.join(of_tasks)}), {row['train']['tokens/s']:,.0f} tokens/s"
+        f"({', '.join(accuracies)}), {row['train']['tokens/s']:,.0f} tokens/s"
     )
 
 
 def sample_texts(
     config: PretrainConfig, folder: Path, held_out: Corpus, device: torch.device
 ) -> Iterator[str]:
-    """Lines that show what a saved model writes (its likeliest text) for held-out inputs of each task.
+    """Show in lines what a saved model writes (its likeliest text) for held-out inputs of each task.
 
-    Of a classifier: how likely it finds the right class of held-out texts of each.
+    A classifier's lines show how likely it finds the right class of held-out texts of each class.
     """
     if config.model_type == "classifier":
-        yield from _judged(config, folder, held_out, device)
+        yield from _judge_texts(config, folder, held_out, device)
         return
     model = load_model(str(folder), config.model_type, torch.float32, device)
     tokenizer = load_tokenizer(str(folder))
@@ -98,25 +100,27 @@ def sample_texts(
         truncation_side="right",
         batch_size=SAMPLES,
     )
-    of_tasks: dict[str, list[Example]] = defaultdict(list)
+    by_task: dict[str, list[Example]] = defaultdict(list)
     for task, example in held_out_examples(config, held_out):
-        of_tasks[task].append(example if example[0] else _halves(example[1]))
-    for task, examples in sorted(of_tasks.items()):
+        by_task[task].append(example if example[0] else _split_in_halves(example[1]))
+    for task, examples in sorted(by_task.items()):
         shown = examples[:SAMPLES]
         texts = generate(model, tokenizer, [source for source, _ in shown], decoding)
         for (source, target), (text,) in zip(shown, texts, strict=True):
             yield f"{task}: {source!r} -> {text!r} (expected: {target!r})"
 
 
-def _judged(config: PretrainConfig, folder: Path, held_out: Corpus, device: torch.device) -> Iterator[str]:
-    of_classes: dict[str, list[str]] = defaultdict(list)
+def _judge_texts(
+    config: PretrainConfig, folder: Path, held_out: Corpus, device: torch.device
+) -> Iterator[str]:
+    by_class: dict[str, list[str]] = defaultdict(list)
     for label, (text, _) in held_out_examples(config, held_out):
-        of_classes[label].append(text)
+        by_class[label].append(text)
     for number, label in enumerate(config.data.classes):
-        texts = of_classes[label][: 2 * SAMPLES]
-        nothing: list[Any] = [[] for _ in texts]
+        texts = by_class[label][: 2 * SAMPLES]
+        empty: list[Any] = [[] for _ in texts]
         scores = learned_reward(
-            TextBatch([""] * len(texts), texts, nothing, nothing),
+            TextBatch([""] * len(texts), texts, empty, empty),
             model_name=str(folder),
             label_ix=number,
             batch_size=len(texts),
@@ -128,7 +132,7 @@ def _judged(config: PretrainConfig, folder: Path, held_out: Corpus, device: torc
             yield f"{label}, found so with probability {value:.2f}: {text!r}"
 
 
-def _halves(text: str) -> Example:
+def _split_in_halves(text: str) -> Example:
     words = text.split()
     return " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])
 
@@ -141,7 +145,7 @@ def save_loss_plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> No
 
 
 def loss_figure(rows: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Two panels over updates: train and held-out loss; each task's share of held-out targets foreseen.
+    """Draw two panels over updates: train and held-out loss; each task's accuracy on held-out targets.
 
     rows: [{"step": s, "train": {"loss": l}, "val": {"loss": l, "<task> accuracy": a, ...}}], `val` optional.
     """
@@ -159,7 +163,7 @@ def loss_figure(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     for name, marker in zip(names, "os^vD*xP" * 2, strict=False):
         values = [row["val"][name] for row in evaluated]
         accuracies.plot(steps, values, marker=marker, markersize=4, label=name.removesuffix(" accuracy"))
-    accuracies.set(title="Held-out", xlabel="updates", ylabel="share foreseen", ylim=(0, 1))
+    accuracies.set(title="Held-out", xlabel="updates", ylabel="accuracy", ylim=(0, 1))
     for axes in (losses, accuracies):
         axes.grid(alpha=0.3)
         if axes.lines:

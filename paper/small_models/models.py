@@ -23,7 +23,7 @@ from rl4lms.model.load import autocast
 
 
 def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A T5, GPT-2 or BERT of the config's sizes, its weights drawn from the seed."""
+    """Build a T5, GPT-2 or BERT of the config's sizes, its weights drawn from the seed."""
     sizes, vocabulary = config.model, len(tokenizer)
     with isolated_rng(derive_seed(config.runtime.seed, "pretraining", "weights")):
         if config.model_type == "seq2seq":
@@ -78,7 +78,7 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> P
 def target_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Logits [N, V] at the N positions of a batch that a token belongs to; that token [N]; its row [N].
 
-    Of a classifier: logits [B, C], the classes [B]. The model's own forward pass would compute logits of
+    A classifier gives logits [B, C] and the classes [B]. The model's own forward pass would compute logits of
     padding too, a third of all, at the largest layer.
     """
     if isinstance(model, BertForSequenceClassification):
@@ -101,7 +101,7 @@ def target_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor,
 
 
 def mean_loss(model: PreTrainedModel, batch: Batch, dtype: str) -> Tensor:
-    """Cross entropy in nats, mean over the target tokens of a batch."""
+    """Compute the cross entropy in nats, mean over the target tokens of a batch."""
     with autocast(batch.labels.device, dtype):
         logits, labels, _ = target_logits(model, batch)
         return cross_entropy(logits, labels)

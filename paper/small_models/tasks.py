@@ -23,41 +23,45 @@ def sentinel(number: int) -> str:
 
 
 def span_corruption(text: str, rng: Random) -> Example:
-    """Spans of words are left out, 15% of the words; the target is what was (Raffel et al. 2020, Figure 2).
+    """Leave out spans of words, 15% of the words; the target is what was (Raffel et al. 2020, Figure 2).
 
     A sentinel stands for each span, and before it in the target; one more ends the target. Unlike there, a
-    text may also begin with a span: of a text with one span it would always be the end.
+    text may also begin with a span: else a text with one span would always lose its end.
     """
     words = text.split()
     noise = max(1, round(NOISE * len(words)))
     spans = min(max(1, round(noise / MEAN_SPAN)), len(words) - noise + 1, SENTINELS - 1)
-    kept = _parts(len(words) - noise + 2, spans + 1, rng)
-    kept[0], kept[-1] = kept[0] - 1, kept[-1] - 1
-    source, target, at = words[: kept[0]], [], kept[0]
-    for number, (lost, after) in enumerate(zip(_parts(noise, spans, rng), kept[1:], strict=True)):
-        source += [sentinel(number), *words[at + lost : at + lost + after]]
-        target += [sentinel(number), *words[at : at + lost]]
-        at += lost + after
+    # Numbers of words between the spans, of which those before the first and after the last may be 0.
+    between = _split_number(len(words) - noise + 2, spans + 1, rng)
+    between[0] -= 1
+    between[-1] -= 1
+    start = between[0]
+    source, target = words[:start], []
+    for number, (length, after) in enumerate(zip(_split_number(noise, spans, rng), between[1:], strict=True)):
+        end = start + length
+        source += [sentinel(number), *words[end : end + after]]
+        target += [sentinel(number), *words[start:end]]
+        start = end + after
     return " ".join(source), " ".join([*target, sentinel(spans)])
 
 
 def prefix_continuation(text: str, rng: Random) -> Example:
-    """The text up to a place between two words, and the rest."""
+    """Cut the text at a place between two words: what is before it, and the rest."""
     words = text.split()
     cut = rng.randint(1, len(words) - 1)
     return " ".join(words[:cut]), " ".join(words[cut:])
 
 
 def denoising(text: str, rng: Random) -> Example:
-    """The text without one word in five, after a prefix; the target is the whole text."""
+    """Drop one word in five, after a prefix; the target is the whole text."""
     words = text.split()
     dropped = set(rng.sample(range(len(words)), max(1, round(DROPPED * len(words)))))
-    kept = [word for i, word in enumerate(words) if i not in dropped]
-    return DENOISING_PREFIX + " ".join(kept), text
+    remaining = [word for i, word in enumerate(words) if i not in dropped]
+    return DENOISING_PREFIX + " ".join(remaining), text
 
 
 def passage(text: str, rng: Random) -> str:
-    """Words in a row, from any place of the text on, also from the middle of a sentence."""
+    """Take words in a row, from any place of the text on, also from the middle of a sentence."""
     words = text.split()
     number = min(rng.randint(*PASSAGE_WORDS), len(words))
     start = rng.randint(0, len(words) - number)
@@ -71,7 +75,7 @@ TEXT_TASKS: dict[TextTask, Callable[[str, Random], Example]] = {
 }
 
 
-def _parts(total: int, parts: int, rng: Random) -> list[int]:
-    """`total` as a sum of whole numbers above 0, every such sum as likely."""
+def _split_number(total: int, parts: int, rng: Random) -> list[int]:
+    """Split `total` into a sum of whole numbers above 0, every such sum as likely."""
     cuts = sorted(rng.sample(range(1, total), parts - 1))
     return [end - start for start, end in pairwise([0, *cuts, total])]

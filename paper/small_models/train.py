@@ -1,4 +1,4 @@
-"""Training of a small model on docstrings, from nothing to a folder that every job can load."""
+"""Trains a small model on docstrings, from nothing to a folder that every job can load."""
 
 from __future__ import annotations
 

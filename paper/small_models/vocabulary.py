@@ -23,7 +23,7 @@ _MAX_CHARACTERS = 200  # kinds of; rarer ones are unknown
 def build_tokenizer(
     kind: ModelType, texts: Sequence[str], size: int, max_length: int
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer of a T5 ("seq2seq"), GPT-2 ("causal") or classifier, made of these texts.
+    """Build the tokenizer of a T5 ("seq2seq"), GPT-2 ("causal") or classifier, made of these texts.
 
     size: tokens at most.
     """
@@ -59,8 +59,8 @@ def unigram_tokenizer(
     """Lower-cased Unigram as T5's: ids 0, 1, 2 are <pad>, </s>, <unk>, the last ones sentinels.
 
     classifier: a text begins with <s> (id 3), where BERT has its summary; no sentinels.
-    Not by UnigramTrainer, which breaks ties of pieces in the order of a hash table: its vocabulary differs
-    from process to process.
+    UnigramTrainer is not used: it breaks ties of pieces in the order of a hash table, so that its vocabulary
+    differs from process to process.
     """
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -96,8 +96,8 @@ def unigram_tokenizer(
 def unigram_scores(words: Counter[str], size: int) -> list[tuple[str, float]]:
     """Pieces and their log-probabilities, likeliest first, of a Unigram model of words that occur so often.
 
-    As Kudo (2018): more pieces than wanted, of which those stay that the model of all uses most. Counts are
-    of the likeliest segmentation of each word, not expected ones; the pieces to begin with are BPE's.
+    As in Kudo (2018) there are first more pieces than wanted, of which those stay that the model of all uses
+    most. Counts are of each word's likeliest segmentation, not expected ones; the first pieces are BPE's.
     """
     candidates = Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(
@@ -107,18 +107,18 @@ def unigram_scores(words: Counter[str], size: int) -> list[tuple[str, float]]:
     pieces = sorted(candidates.get_vocab())
     characters = [piece for piece in pieces if len(piece) == 1]
     counts = _piece_counts(candidates, words)
-    for wanted in (round(_SECOND * size), size):
+    for target_size in (round(_SECOND * size), size):
         counts = _piece_counts(Tokenizer(_unigram(pieces, counts)), words)
         longer = sorted(
             (piece for piece in pieces if len(piece) > 1), key=lambda piece: (-counts[piece], piece)
         )
-        pieces = sorted(characters + longer[: max(0, wanted - len(characters))])
+        pieces = sorted(characters + longer[: max(0, target_size - len(characters))])
     counts = _piece_counts(Tokenizer(_unigram(pieces, counts)), words)
     return _scores(pieces, counts)
 
 
 def _piece_counts(tokenizer: Tokenizer, words: Counter[str]) -> Counter[str]:
-    """How often each piece occurs in the segmented words."""
+    """Count how often each piece occurs in the segmented words."""
     counts: Counter[str] = Counter()
     distinct = list(words)
     for word, encoding in zip(distinct, tokenizer.encode_batch(distinct), strict=True):

@@ -135,7 +135,7 @@ class OnPolicyConfig(Config):
 
     @property
     def clip_range(self) -> float | None:
-        """Of the probability ratio; None = the plain policy gradient."""
+        """How far the probability ratio may move from 1; None = the plain policy gradient."""
         return self.args.clip_range if isinstance(self.args, PpoArgs) else None
 
 

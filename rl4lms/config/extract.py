@@ -44,12 +44,12 @@ class ExtractDatapoolConfig(Config):
 
     @property
     def train_samples(self) -> int | None:
-        """Number of inputs, None for all."""
+        """The number of inputs, None for all."""
         return minus_one_as_none(self.num_train_samples)
 
     @property
     def seed(self) -> int | None:
-        """Seed of the choice of inputs, None for unseeded."""
+        """The seed of the choice of inputs, None for unseeded."""
         return minus_one_as_none(self.train_samples_rnd_seed)
 
     def check(self) -> list[Problem]:
@@ -109,7 +109,7 @@ class ExtractConfig(Config):
 
     @property
     def generations(self) -> int | None:
-        """Number of texts; None if it depends on the size of the dataset."""
+        """The number of texts; None if it depends on the size of the dataset."""
         samples = self.datapool.train_samples
         return None if samples is None else samples * self.evaluation.num_samples_per_input
 

@@ -23,7 +23,7 @@ _POSITIONS = {"gpt2": 1024, "lvwerra/gpt2-imdb": 1024}
 def prompt_limit(model_name: str, kind: Kind, max_length: int | None, new_tokens: int) -> int | None:
     """Tokens that rl4lms.model.generation cuts a prompt to which is followed by up to so many new ones.
 
-    Below 1: none fits. Where the positions of the model are not limited or not known: `max_length`.
+    Below 1 no prompt fits. It is `max_length` where the model's positions are not limited or not known.
     """
     positions = max_positions(model_name)
     if positions is None:
@@ -36,10 +36,11 @@ def max_positions(model_name: str) -> int | None:
     """The most tokens that a model attends to; None if that is not limited (T5), or only its files tell."""
     try:
         config = json.loads((Path(model_name) / "config.json").read_text(encoding="utf-8"))
-        found = config.get("n_positions" if config.get("model_type") == "gpt2" else "max_position_embeddings")
+        field = "n_positions" if config.get("model_type") == "gpt2" else "max_position_embeddings"
+        positions = config.get(field)
     except (OSError, ValueError, AttributeError):  # a hub name, or a folder that is reported elsewhere
         return _POSITIONS.get(model_name)
-    return found if isinstance(found, int) else None
+    return positions if isinstance(positions, int) else None
 
 
 _PLACEHOLDER = re.compile(r"<.*>")
@@ -69,8 +70,8 @@ def placeholder_problem(model_name: str, datapool: str) -> str | None:
     """
     if not is_placeholder(model_name):
         return None
-    named = _CONFIG_FILE.search(model_name)
-    config = named[0] if named else SUPERVISED_CONFIGS.get(datapool, "<config of supervised finetuning>")
+    match = _CONFIG_FILE.search(model_name)
+    config = match[0] if match else SUPERVISED_CONFIGS.get(datapool, "<config of supervised finetuning>")
     return (
         f"still the placeholder {model_name!r}; replace it by the model that this makes: {_TRAINER} {config}"
     )
@@ -80,7 +81,7 @@ def placeholder_problem(model_name: str, datapool: str) -> str | None:
 class OnPolicySizes:
     """How many tokens PPO or NLPO collects, and how many updates it makes of them.
 
-    tokens: of an iteration. batch_size: tokens of a minibatch; made of whole sequences it has about as many.
+    tokens: an iteration's. batch_size: tokens of a minibatch; made of whole sequences it has about as many.
     """
 
     tokens: int
@@ -91,21 +92,21 @@ class OnPolicySizes:
 
     @property
     def minibatches(self) -> int:
-        """Minibatches of an epoch; a short last one counts."""
+        """Counts the minibatches of an epoch; a short last one counts."""
         return -(-self.tokens // self.batch_size)
 
     @property
     def last_minibatch(self) -> int:
-        """Tokens of the last minibatch of an epoch."""
+        """Counts the tokens of the last minibatch of an epoch."""
         return self.tokens - (self.minibatches - 1) * self.batch_size
 
     @property
     def updates(self) -> int:
-        """Optimiser steps of an iteration."""
+        """Counts the optimiser steps of an iteration."""
         return self.minibatches * self.epochs
 
     def lines(self) -> list[str]:
-        """What will happen, for the user."""
+        """Tell the user what will happen."""
         about = "about " if self.minibatch_unit == "sequence" else ""
         short = f" (the last: {self.last_minibatch:,})" if self.last_minibatch < self.batch_size else ""
         minibatches = f"{self.minibatches:,} minibatches of {about}{self.batch_size:,}{short}"
@@ -186,7 +187,7 @@ def unique_metrics(metrics: Sequence[MetricConfig]) -> list[MetricConfig]:
 
 
 def repeated_metrics(metrics: Sequence[MetricConfig], field: str) -> list[Problem]:
-    """Metrics listed again with other arguments: the results would go by the same name."""
+    """Report metrics listed again with other arguments: the results would go by the same name."""
     first = {metric.id: metric for metric in unique_metrics(metrics)}
     message = "{!r} is listed again with other args: its results would overwrite the first's"
     return [
@@ -256,5 +257,5 @@ def padding_notices(tokenizer: TokenizerConfig) -> list[str]:
 
 
 def minus_one_as_none(value: int) -> int | None:
-    """-1, the files' word for "all" or "unseeded", as None."""
+    """Turn -1, the files' word for "all" or "unseeded", into None."""
     return None if value == -1 else value

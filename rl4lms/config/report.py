@@ -1,11 +1,9 @@
-"""Loading the configs of the two jobs, what they need on this machine, and what `--check` prints."""
+"""Loads the configs of the two jobs, says what they need on this machine, and what `--check` prints."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ def load_train_config(path: str | Path, overrides: Iterable[str] = ()) -> TrainC
 def missing_components(config: ExtractConfig | TrainConfig) -> list[Problem]:
     """What dataset, reward and metrics need and this machine lacks, each with the command that gets it.
 
-    Not part of `--check`: it may ask the hub.
+    It is not part of `--check`, since it may ask the hub.
     """
     return [
         Problem(path_text((*place, *parse_path(problem.path))), problem.message)
@@ -52,7 +50,10 @@ def resolved(config: ExtractConfig | TrainConfig) -> dict[str, Any]:
     """The config with all defaults, those of dataset, reward and metrics too; it loads as the same run."""
     data = config.model_dump()
     for place, registry, name, args in _components(config):
-        reduce(getitem, place, data)["args"] = resolved_args(registry, name, args)  # type: ignore[arg-type]
+        block: Any = data
+        for key in place:
+            block = block[key]
+        block["args"] = resolved_args(registry, name, args)
     if isinstance(config, TrainConfig) and isinstance(config.alg, SupervisedConfig):
         data["alg"]["training_args"] = config.alg.trainer_arguments()
         for name in ON_POLICY_ONLY:
@@ -61,16 +62,16 @@ def resolved(config: ExtractConfig | TrainConfig) -> dict[str, Any]:
 
 
 def _components(config: ExtractConfig | TrainConfig) -> Iterator[tuple[Keys, Registry, str, Args]]:
-    """Dataset, reward and metrics that a run uses, with their place in its config."""
+    """Yield dataset, reward and metrics that a run uses, with their place in its config."""
     yield ("datapool",), DATAPOOLS, config.datapool.id, config.datapool.args
     if isinstance(config, ExtractConfig):
-        at, metrics = "evaluation", config.evaluation.metrics
+        block, metrics = "evaluation", config.evaluation.metrics
     else:
-        at, metrics = "train_evaluation", config.train_evaluation.metrics
+        block, metrics = "train_evaluation", config.train_evaluation.metrics
         if config.reward_fn is not None and not isinstance(config.alg, SupervisedConfig):
             yield ("reward_fn",), REWARDS, config.reward_fn.id, config.reward_fn.args
     for number, metric in enumerate(metrics):
-        yield (at, "metrics", number), METRICS, metric.id, metric.args
+        yield (block, "metrics", number), METRICS, metric.id, metric.args
 
 
 def check_report(config: ExtractConfig | TrainConfig) -> str:
@@ -117,9 +118,9 @@ def training_sizes(config: TrainConfig) -> list[str]:
 
 def _supervised_length(alg: SupervisedConfig) -> str:
     """How long supervised finetuning goes on, by the Trainer's own defaults where nothing is given."""
-    given = alg.trainer_arguments()
-    batch = given.get("per_device_train_batch_size", 8) * given.get("gradient_accumulation_steps", 1)
-    steps, epochs = given.get("max_steps", -1), given.get("num_train_epochs", 3)
+    arguments = alg.trainer_arguments()
+    batch = arguments.get("per_device_train_batch_size", 8) * arguments.get("gradient_accumulation_steps", 1)
+    steps, epochs = arguments.get("max_steps", -1), arguments.get("num_train_epochs", 3)
     return (
         f"{steps:,} updates of {batch:,} texts each"
         if steps > 0

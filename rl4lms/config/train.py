@@ -53,7 +53,7 @@ class TrainConfig(Config):
 
     @property
     def sizes(self) -> OnPolicySizes | None:
-        """Derived sizes of PPO and NLPO, None for supervised finetuning."""
+        """The derived sizes of PPO and NLPO, None for supervised finetuning."""
         if (
             isinstance(self.alg, SupervisedConfig)
             or self.env is None
@@ -123,7 +123,7 @@ class TrainConfig(Config):
         return problems
 
     def _longest_text(self) -> int:
-        """New tokens of the longest text that may be generated."""
+        """Counts the new tokens of the longest text that may be generated."""
         evaluation = self.train_evaluation.generation_kwargs
         return max(
             settings.max_new_tokens for settings in (self.alg.generation_kwargs, evaluation) if settings
@@ -137,12 +137,12 @@ class TrainConfig(Config):
         return notices + self._on_policy_notices(self.alg)
 
     def _supervised_notices(self, alg: SupervisedConfig) -> list[str]:
-        given = [name for name in ("reward_fn", "env") if getattr(self, name) is not None]
+        ignored = [name for name in ("reward_fn", "env") if getattr(self, name) is not None]
         evaluation = self.train_evaluation
-        given += [
+        ignored += [
             f"train_evaluation.{name}" for name in ON_POLICY_ONLY if name in evaluation.model_fields_set
         ]
-        notices = [f"no effect on supervised finetuning: {', '.join(given)}"] if given else []
+        notices = [f"no effect on supervised finetuning: {', '.join(ignored)}"] if ignored else []
         notices += [f"alg.training_args.{notice}" for notice in translate_training_args(alg.training_args)[1]]
         if alg.add_eos and alg.model_type == "seq2seq":
             notices.append(
@@ -168,13 +168,13 @@ class TrainConfig(Config):
         return notices
 
     def _fields_without_effect(self, alg: OnPolicyConfig) -> list[str]:
-        given = {
+        fields = {
             "env.args.context_start_token": self.env is not None
             and self.env.args.context_start_token is not None,
             "alg.args.verbose": alg.args.verbose,
             "alg.policy.args.apply_model_parallel": alg.policy.args.apply_model_parallel,
         }
-        return [name for name, value in given.items() if value]
+        return [name for name, value in fields.items() if value]
 
 
 def _rollout_notices(env: EnvArgs, alg: OnPolicyConfig, tokenizer: TokenizerConfig) -> list[str]:

@@ -39,12 +39,12 @@ class TrainDatapoolConfig(Config):
 
     @property
     def train_fraction(self) -> float | None:
-        """Share of the train samples, None for all."""
+        """The share of the train samples, None for all."""
         return None if self.frac_train_samples == -1 else self.frac_train_samples
 
     @property
     def seed(self) -> int | None:
-        """Seed of the choice of train samples, None for unseeded."""
+        """The seed of the choice of train samples, None for unseeded."""
         return minus_one_as_none(self.train_samples_rnd_seed)
 
     def check(self) -> list[Problem]:

@@ -36,7 +36,7 @@ DATAPOOLS = Registry(
 
 
 def load_datapool(id: str, split: Split, args: Mapping[str, Any] | None = None) -> list[Sample]:
-    """The samples of a split of a datapool: a built-in's id, or `package.module:function` of the user's own.
+    """Load a split's samples of a datapool: a built-in's id, or `package.module:function` of the user's own.
 
     Raises ConfigError: unknown id, wrong arguments; DataError: data missing, or not what it must be;
     ValueError: no such split.

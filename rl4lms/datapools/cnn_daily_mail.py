@@ -46,20 +46,20 @@ def load(
     max_size: int | None,
     data_path: str | None,
 ) -> list[Sample]:
-    """One sample for each of the first `max_size` articles. Raises DataError."""
+    """Load one sample for each of the first `max_size` articles. Raises DataError."""
 
     def sample(number: int, row: Row) -> Sample:
-        prompt = prompt_prefix + truncated(row["article"], truncate_article) + prompt_suffix
+        prompt = prompt_prefix + truncate(row["article"], truncate_article) + prompt_suffix
         return Sample(f"{split}_{number}", prompt, [row["highlights"]])
 
     rows = islice(read_rows(CNN_DAILY_MAIL, split, data_path), max_size)
     return as_samples(CNN_DAILY_MAIL, rows, sample)
 
 
-def truncated(text: str, num_tokens: int | None) -> str:
-    """The first word tokens of a text, joined by spaces; the text itself for None.
+def truncate(text: str, num_tokens: int | None) -> str:
+    """Keep the first word tokens of a text, joined by spaces; all of the text, as it is, for None.
 
-    NLTK's word tokenizer on the whole text: splitting into sentences first would need a download, and only
+    NLTK's word tokenizer sees the whole text: splitting into sentences first would need a download, and only
     separates full stops inside the text from the words before them.
     """
     if num_tokens is None:

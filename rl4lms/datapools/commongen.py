@@ -39,7 +39,7 @@ def load(
     concept_end_token: str,
     data_path: str | None,
 ) -> list[Sample]:
-    """One sample a row, also where train repeats its concepts. Raises DataError."""
+    """Load one sample per row, also where train repeats its concepts. Raises DataError."""
 
     def sample(number: int, row: Row) -> Sample:
         concepts = list(row["concepts"])

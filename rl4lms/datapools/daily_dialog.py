@@ -26,7 +26,7 @@ class DailyDialogArgs(DatasetArgs):
 
 
 def load(split: Split, *, context_size: int, data_path: str | None) -> list[Sample]:
-    """A sample for every utterance with at least `context_size` before it in its dialogue. Raises DataError.
+    """Load a sample per utterance with at least `context_size` before it in its dialogue. Raises DataError.
 
     An id is the number of the utterance among all of the split.
     """

@@ -43,20 +43,20 @@ class ImdbSeq2SeqArgs(DatasetArgs):
 
 
 def load(split: Split, *, seed: int, only_positive_samples: bool, data_path: str | None) -> list[Sample]:
-    """Prompt: first half of the words; reference: the whole review. Raises DataError."""
+    """Load reviews: the prompt is the first half of the words, the reference all. Raises DataError."""
     return [
         Sample(f"{split}_{i}", halves(row["text"])[0], [row["text"]])
-        for i, row in _shuffled(split, seed, data_path)
+        for i, row in _shuffle_reviews(split, seed, data_path)
         if split != "train" or not only_positive_samples or row["label"] == POSITIVE
     ]
 
 
 def load_seq2seq(split: Split, *, seed: int, positive_ratio: float, data_path: str | None) -> list[Sample]:
-    """Prompt and reference: the two halves; of train only the first positive reviews. Raises DataError.
+    """Load reviews: prompt and reference are the two halves; train has the first positive. Raises DataError.
 
-    The same shuffle as `load`: supervised finetuning sees none of what the others validate on.
+    The shuffle is that of `load`: supervised finetuning sees none of what the others validate on.
     """
-    rows = _shuffled(split, seed, data_path)
+    rows = _shuffle_reviews(split, seed, data_path)
     if split == "train":
         positive = [(i, row) for i, row in rows if row["label"] == POSITIVE]
         rows = positive[: math.floor(positive_ratio * len(positive) + 1e-9)]
@@ -64,7 +64,7 @@ def load_seq2seq(split: Split, *, seed: int, positive_ratio: float, data_path: s
 
 
 def halves(text: str) -> tuple[str, str]:
-    """The words of a text, split at single spaces, up to the middle and from there on."""
+    """Split the words of a text, apart at single spaces, at the middle."""
     words = text.split(" ")
     middle = len(words) // 2
     return " ".join(words[:middle]), " ".join(words[middle:])
@@ -75,8 +75,8 @@ def _pair(text: str) -> tuple[str, list[str]]:
     return first, [second]
 
 
-def _shuffled(split: Split, seed: int, data_path: str | None) -> list[tuple[int, Row]]:
-    """The reviews of a split, numbered in the order that `datasets.Dataset.shuffle(seed)` gives them."""
+def _shuffle_reviews(split: Split, seed: int, data_path: str | None) -> list[tuple[int, Row]]:
+    """Shuffle a split's reviews, numbered in the order that `datasets.Dataset.shuffle(seed)` gives them."""
     import numpy as np
 
     rows = list(read_rows(IMDB, "test" if split == "test" else "train", data_path))

@@ -30,7 +30,7 @@ class Iwslt2017Args(DatasetArgs):
 
 
 def load(split: Split, *, prompt_prefix: str, prompt_suffix: str, data_path: str | None) -> list[Sample]:
-    """One sample a row. Raises DataError."""
+    """Load one sample per row. Raises DataError."""
 
     def sample(number: int, row: Row) -> Sample:
         english, german = row["translation"]["en"], row["translation"]["de"]

@@ -40,18 +40,18 @@ def load(
     id_field: str,
     split_field: str,
 ) -> list[Sample]:
-    """A sample for each line; fields that are neither prompt, references, id nor split are its meta_data.
+    """Read a sample per line; fields that are neither prompt, references, id nor split are its meta_data.
 
     Raises DataError that names the line.
     """
     fields = (prompt_field, references_field, id_field, split_field)
     places: dict[str | int, str] = {}
     samples = []
-    for number, (where, row) in enumerate(_rows(split, Path(data_path).expanduser(), split_field)):
+    for number, (where, row) in enumerate(_read_rows(split, Path(data_path).expanduser(), split_field)):
         sample = Sample(
-            _id(row, id_field, where, f"{split}_{number}"),
-            _text(row, prompt_field, where),
-            _references(row, references_field, where),
+            _read_id(row, id_field, where, f"{split}_{number}"),
+            _read_prompt(row, prompt_field, where),
+            _read_references(row, references_field, where),
             {name: value for name, value in row.items() if name not in fields},
         )
         if sample.id in places:
@@ -61,8 +61,8 @@ def load(
     return samples
 
 
-def _rows(split: Split, path: Path, split_field: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a split: a file of its own in a folder, or those that name it, or all if none names any."""
+def _read_rows(split: Split, path: Path, split_field: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a split's rows: its own file's in a folder, or those that name it, or all if none names any."""
     if path.is_dir():
         names = [f"{name}.jsonl" for name in SPLIT_NAMES[split]]
         path = next((path / name for name in names if (path / name).is_file()), path)
@@ -76,8 +76,8 @@ def _rows(split: Split, path: Path, split_field: str) -> Iterator[tuple[str, dic
             rows = list(json_lines(lines, str(path)))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    named = [row.get(split_field) for _, row in rows]
-    if not any(named):
+    row_splits = [row.get(split_field) for _, row in rows]
+    if not any(row_splits):
         if split != "train":
             logger.warning(
                 "%s is one file without a field %r: its rows serve as split %r too", path, split_field, split
@@ -85,39 +85,39 @@ def _rows(split: Split, path: Path, split_field: str) -> Iterator[tuple[str, dic
         yield from rows
         return
     known = {name for names in SPLIT_NAMES.values() for name in names}
-    for (where, row), name in zip(rows, named, strict=True):
+    for (where, row), name in zip(rows, row_splits, strict=True):
         if name not in known:
             raise DataError(f"{where}: {split_field!r} must be one of train, val, test, is {name!r}")
         if name in SPLIT_NAMES[split]:
             yield where, row
 
 
-def _id(row: dict[str, Any], name: str, where: str, default: str) -> str | int:
+def _read_id(row: dict[str, Any], name: str, where: str, default: str) -> str | int:
     value = row.get(name, default)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise DataError(f"{where}: {name!r} must be a string or a whole number, is {value!r:.60}")
     return value
 
 
-def _text(row: dict[str, Any], name: str, where: str) -> str:
-    value = _value(row, name, "prompt_field", where)
+def _read_prompt(row: dict[str, Any], name: str, where: str) -> str:
+    value = _read_value(row, name, "prompt_field", where)
     if not isinstance(value, str):
         raise DataError(f"{where}: {name!r} must be a string, is {value!r:.60}")
     return value
 
 
-def _references(row: dict[str, Any], name: str, where: str) -> list[str]:
-    value = _value(row, name, "references_field", where)
+def _read_references(row: dict[str, Any], name: str, where: str) -> list[str]:
+    value = _read_value(row, name, "references_field", where)
     references = [value] if isinstance(value, str) else value
     if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
         raise DataError(f"{where}: {name!r} must be a string or a list of strings, is {value!r:.60}")
     return references
 
 
-def _value(row: dict[str, Any], name: str, argument: str, where: str) -> Any:
+def _read_value(row: dict[str, Any], name: str, argument: str, where: str) -> Any:
     if name not in row:
-        meant = closest(name, row)
-        hint = f"did you mean {meant!r}? " if meant else ""
+        suggestion = closest(name, row)
+        hint = f"did you mean {suggestion!r}? " if suggestion else ""
         raise DataError(
             f"{where}: no {name!r}; {hint}there are: {', '.join(row) or 'none'}; "
             f"say which it is with --set datapool.args.{argument}=NAME"

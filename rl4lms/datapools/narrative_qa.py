@@ -28,7 +28,7 @@ SHA256: dict[Split, str] = {
 
 
 def load(split: Split, *, data_path: str | None) -> list[Sample]:
-    """One sample for each distinct input, in the file's order, with all its answers. Raises DataError."""
+    """Load one sample per distinct input, in the file's order, with all its answers. Raises DataError."""
     if data_path is None:
         file = download(NARRATIVE_QA, URL + NARRATIVE_QA.originals[split][0], SHA256[split])
     else:
@@ -40,7 +40,7 @@ def load(split: Split, *, data_path: str | None) -> list[Sample]:
 
 
 def read_tsv(file: Path) -> Iterator[tuple[str, str]]:
-    """Input and answer of each row: tabs between, CSV quoting, no header. Raises DataError with the line."""
+    """Read rows of input and answer: tabs between, CSV quoting, no header. Raises DataError with the line."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
         with file.open(encoding="utf-8", newline="") as stream:

@@ -1,4 +1,4 @@
-"""Tasks that need no download: docstrings of the standard library and of the packages this project needs.
+"""Tasks that need no download, made of the docstrings of the standard library and of this project's packages.
 
 Everything hangs on a record's first sentence (case, punctuation and space aside). By its hash it belongs to
 the half for pretraining or to the half for tasks, and there to train, val or test; the hash also gives the
@@ -92,7 +92,7 @@ class PythonDocsArgs(Config):
 
 @dataclass(frozen=True)
 class Form:
-    """A task. pairs: input without prefix, references and meta_data of the records with one first sentence.
+    """A task. pairs: yields input without prefix, references and meta_data for records that share a sentence.
 
     distinct_references: whether a reference that is repeated is a repeated sample (a sentence), or may well
     be right twice (a name).
@@ -244,12 +244,12 @@ def load(
     prompt_suffix: str,
     reference_prefix: str,
 ) -> list[Sample]:
-    """The first samples of a split; no prompt and no sentence asked for is also in another split.
+    """Load the first samples of a split; no prompt and no sentence asked for is also in another split.
 
     Raises DataError: a package is not installed.
     """
     samples = [
-        _with_affixes(sample, FORMS[form], prompt_prefix, prompt_suffix, reference_prefix)
+        _add_affixes(sample, FORMS[form], prompt_prefix, prompt_suffix, reference_prefix)
         for sample in _task_samples(form, tuple(packages))[split]
     ]
     size = {"train": num_train, "val": num_val, "test": num_test}[split]
@@ -267,7 +267,7 @@ def pretraining_text(packages: Sequence[str] = DEFAULT_PACKAGES) -> list[str]:
 def text_with_origins(part: Part, packages: Sequence[str] = DEFAULT_PACKAGES) -> dict[str, set[str]]:
     """Distinct paragraphs of a part, in hash order, with the packages whose docstrings have them."""
     origins: dict[str, set[str]] = {}
-    for _, records in _by_part(tuple(packages))[part]:
+    for _, records in _sentences_by_part(tuple(packages))[part]:
         for record in records:
             top = record.module.partition(".")[0]
             for text in paragraphs(record.docstring):
@@ -283,15 +283,16 @@ def pretraining_samples(
 ) -> list[Sample]:
     """Samples of a form made of the pretraining half, none of which contains a sentence of a task."""
     sentences = _task_sentences(tuple(packages))
+    groups = _sentences_by_part(tuple(packages))["pretraining"]
     return [
-        _with_affixes(sample, FORMS[form], prompt_prefix, prompt_suffix)
-        for sample in _distinct(form, "pretraining", _by_part(tuple(packages))["pretraining"], set())
+        _add_affixes(sample, FORMS[form], prompt_prefix, prompt_suffix)
+        for sample in _make_samples(form, "pretraining", groups, set())
         if not any(_contains(text, sentences) for text in (sample.prompt_or_input_text, *sample.references))
     ]
 
 
 @lru_cache(maxsize=2)
-def _by_part(packages: tuple[str, ...]) -> dict[Part, list[tuple[str, list[DocRecord]]]]:
+def _sentences_by_part(packages: tuple[str, ...]) -> dict[Part, list[tuple[str, list[DocRecord]]]]:
     """The first sentences of each part, as first written, with all their records, in hash order."""
     try:
         records = harvest(packages)
@@ -310,32 +311,33 @@ def _by_part(packages: tuple[str, ...]) -> dict[Part, list[tuple[str, list[DocRe
 def _task_samples(form: FormName, packages: tuple[str, ...]) -> dict[Split, list[Sample]]:
     """All samples of a form, prompts without prefix; none repeats a prompt, or a sentence asked for."""
     seen: set[str] = set()
-    parts = _by_part(packages)
-    return {split: _distinct(form, split, parts[split], seen) for split in _SPLITS}
+    parts = _sentences_by_part(packages)
+    return {split: _make_samples(form, split, parts[split], seen) for split in _SPLITS}
 
 
-def _distinct(
+def _make_samples(
     form: FormName, part: Part, groups: Iterable[tuple[str, list[DocRecord]]], seen: set[str]
 ) -> list[Sample]:
-    """The samples of a part by the hash of their prompts; they repeat nothing `seen`, which grows by them."""
-    found: list[tuple[float, Pair]] = []
+    """Make a part's samples, by their prompts' hash; they repeat nothing `seen`, which grows by them."""
+    pairs: list[tuple[float, Pair]] = []
     for sentence, records in groups:
         if not is_plain(sentence):
             continue
         for pair in FORMS[form].pairs(sentence, records):
             prompt, references, _ = pair
-            keys = {_key(text) for text in (prompt, *(references if FORMS[form].distinct_references else ()))}
+            answers = references if FORMS[form].distinct_references else []
+            keys = {_key(text) for text in [prompt, *answers]}
             if "" not in keys and not keys & seen:
                 seen |= keys
-                found.append((_fraction(_key(prompt)), pair))
-    found.sort(key=itemgetter(0))
-    return [Sample(f"{part}_{number}", *pair) for number, (_, pair) in enumerate(found)]
+                pairs.append((_fraction(_key(prompt)), pair))
+    pairs.sort(key=itemgetter(0))
+    return [Sample(f"{part}_{number}", *pair) for number, (_, pair) in enumerate(pairs)]
 
 
 @lru_cache(maxsize=2)
 def _task_sentences(packages: tuple[str, ...]) -> dict[tuple[str, ...], list[tuple[str, ...]]]:
     """Every sentence that a task shows or asks for, as words, by its first words."""
-    parts = _by_part(packages)
+    parts = _sentences_by_part(packages)
     texts = {sentence for split in _SPLITS for sentence, _ in parts[split]}
     for form in FORMS:
         for samples in _task_samples(form, packages).values():
@@ -356,7 +358,7 @@ def _contains(text: str, sentences: dict[tuple[str, ...], list[tuple[str, ...]]]
     )
 
 
-def _with_affixes(
+def _add_affixes(
     sample: Sample, form: Form, prefix: str | None, suffix: str, reference_prefix: str = ""
 ) -> Sample:
     prompt = (form.prefix if prefix is None else prefix) + sample.prompt_or_input_text + suffix
@@ -373,7 +375,7 @@ def _words(text: str) -> list[str]:
 
 
 def _fraction(key: str) -> float:
-    """A number in [0, 1) that the hash of a text gives."""
+    """Hash a text to a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
 
 

@@ -57,14 +57,14 @@ class TottoArgs(DatasetArgs):
 def load(
     split: Split, *, representation: Literal["subtable", "fulltable"], data_path: str | None
 ) -> list[Sample]:
-    """Prompt: the table without its titles, directly followed by the table with them. Raises DataError.
+    """Load tables: the prompt is the table without its titles, directly followed by that with them.
 
-    References: the final sentences; of test, where they are secret, one empty string.
+    References are the final sentences; in test, where they are secret, one empty string. Raises DataError.
     """
 
     def sample(number: int, row: Row) -> Sample:
         raw = raw_table(row, number)
-        text = linearized(raw, representation)
+        text = linearize(raw, representation)
         references = [annotation["final_sentence"] for annotation in raw["sentence_annotations"]]
         if split == "test":
             references = [""]
@@ -77,7 +77,7 @@ def load(
 
 
 def raw_table(row: Row, number: int) -> dict[str, Any]:
-    """A row in the form of the original release, whichever form it came in, with its number as `id`."""
+    """Bring a row into the form of the original release, whichever it came in, with its number as `id`."""
     annotations = row.get("sentence_annotations") or []
     if isinstance(annotations, dict):  # the hub's form of a list of mappings
         names, columns = annotations.keys(), annotations.values()
@@ -89,15 +89,15 @@ def raw_table(row: Row, number: int) -> dict[str, Any]:
 
 
 def titles(raw: dict[str, Any]) -> str:
-    """Page and section title, each followed by a space; "" for one that is empty."""
+    """Write page and section title, each followed by a space; "" for one that is empty."""
     page, section = raw["table_page_title"], raw["table_section_title"]
     return (f"<page_title> {page} </page_title> " if page else "") + (
         f"<section_title> {section} </section_title> " if section else ""
     )
 
 
-def linearized(raw: dict[str, Any], representation: Literal["subtable", "fulltable"]) -> str:
-    """The table without its titles: the highlighted cells only, or all rows with the cells highlighted.
+def linearize(raw: dict[str, Any], representation: Literal["subtable", "fulltable"]) -> str:
+    """Write the table without its titles: the highlighted cells only, or all rows with the cells highlighted.
 
     Raises IndexError: a highlighted cell that the table does not have.
     """

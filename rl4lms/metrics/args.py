@@ -24,8 +24,8 @@ _ENCODERS = {
 _MULTILINGUAL_ENCODER = ("bert-base-multilingual-cased", 9)
 
 
-def encoder_of(language: str) -> tuple[str, int]:
-    """The model and the number of its layers that BERTScore uses for a language ("en", "de")."""
+def choose_encoder(language: str) -> tuple[str, int]:
+    """Choose the model, and the number of its layers, that BERTScore uses for a language ("en", "de")."""
     return _ENCODERS.get(language, _MULTILINGUAL_ENCODER)
 
 
@@ -125,7 +125,7 @@ def classifier_missing(args: ClassifierArgs | IntentArgs) -> list[Problem]:
 
 
 def encoder_missing(args: BertScoreArgs) -> list[Problem]:
-    problem = model_problem(args.model_name or encoder_of(args.language)[0])
+    problem = model_problem(args.model_name or choose_encoder(args.language)[0])
     return [Problem("model_name" if args.model_name else "language", problem)] if problem else []
 
 

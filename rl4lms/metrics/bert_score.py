@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rl4lms.metrics.args import encoder_of
+from rl4lms.metrics.args import choose_encoder
 from rl4lms.metrics.models import load_encoder, run_by_length, token_rows
 from rl4lms.text import Score, TextBatch, averaged
 
@@ -33,10 +33,10 @@ def bert_score(
 
     model_name, num_layers: the encoder and how many of its layers; None: those for the language.
     """
-    default_name, default_layers = encoder_of(language)
+    default_name, default_layers = choose_encoder(language)
     model, tokenizer = load_encoder(model_name or default_name, num_layers or default_layers, device)
 
-    def embedded(texts: list[str]) -> list[_Embedded]:
+    def embed(texts: list[str]) -> list[_Embedded]:
         # With a space before it byte-level BPE reads a first word as any other; the rest ignore the space.
         spaced = [f" {stripped}" if (stripped := text.strip()) else "" for text in texts]
         rows = token_rows(spaced, model, tokenizer)
@@ -52,7 +52,7 @@ def bert_score(
         part = batch.select(range(start, min(start + batch_size, len(batch))))
         references = part.reference_sets()
         texts = list(dict.fromkeys([*part.generated, *(text for group in references for text in group)]))
-        known = dict(zip(texts, embedded(texts), strict=True))
+        known = dict(zip(texts, embed(texts), strict=True))
         values += [
             max(_f1(known[text], known[reference]) for reference in group)
             for text, group in zip(part.generated, references, strict=True)

@@ -15,9 +15,10 @@ _PUNCTUATION = frozenset(string.punctuation)
 
 
 def diversity(batch: TextBatch, *, window_size: int) -> dict[str, Score]:
-    """Lengths, n-gram counts, distinct-n, entropies in bits, mean segmental type-token ratio.
+    """Compute lengths, n-gram counts, distinct-n, entropies in bits, mean segmental type-token ratio.
 
-    Each with all tokens and without punctuation marks ("nopunct"). Of lower-case words, n-grams within texts.
+    Each is computed with all tokens and without punctuation marks ("nopunct"), on lower-case words;
+    n-grams stay within a text.
     """
     everything = [[word.lower() for word in words(text)] for text in batch.generated]
     wordy = [[word for word in tokens if word not in _PUNCTUATION] for tokens in everything]

@@ -28,7 +28,7 @@ def learned_reward(
 ) -> dict[str, Score]:
     """The probability of class `label_ix`; what is too long for the classifier loses its beginning.
 
-    include_prompt_for_eval: of prompt and text together, as they follow each other, else of the text alone.
+    include_prompt_for_eval: classify prompt and text as they follow each other, else the text alone.
     """
     prompts = batch.prompts if include_prompt_for_eval else [""] * len(batch)
     texts = [prompt + text for prompt, text in zip(prompts, batch.generated, strict=True)]
@@ -50,8 +50,8 @@ def intent_accuracy(batch: TextBatch, *, model_name: str, batch_size: int, devic
         _last_utterance(prompt) + text for prompt, text in zip(batch.prompts, batch.generated, strict=True)
     ]
     predicted = _class_logits(texts, model_name, batch_size, device).argmax(dim=1).tolist()
-    wanted = [intent - 1 for intent in _intents(batch)]
-    return {"intent/accuracy": averaged([float(p == w) for p, w in zip(predicted, wanted, strict=True)])}
+    expected = [intent - 1 for intent in _intents(batch)]
+    return {"intent/accuracy": averaged([float(p == w) for p, w in zip(predicted, expected, strict=True)])}
 
 
 def _intents(batch: TextBatch) -> list[int]:
@@ -69,7 +69,7 @@ def _last_utterance(prompt: str) -> str:
 
 
 def _class_logits(texts: list[str], model_name: str, batch_size: int, device: str) -> Tensor:
-    """[N, C]. Raises RequirementError if the classifier cannot be had."""
+    """Classify texts: logits [N, C]. Raises RequirementError if the classifier cannot be had."""
     model, tokenizer = load_classifier(model_name, device)
     rows = token_rows(texts, model, tokenizer)
     logits = run_by_length(rows, model, tokenizer, batch_size, lambda padded: model(**padded).logits)
@@ -82,7 +82,7 @@ def causal_perplexity(
     """Perplexity of the model `batch.model` on all references as one text; none on the train split.
 
     Windows of the model's length move on by `stride` tokens, and only their last `stride` tokens count.
-    use_text_from_meta_data: of the texts meta["reference"] instead.
+    use_text_from_meta_data: take the texts meta["reference"] instead.
     """
     if batch.split == "train":
         return {}

@@ -17,7 +17,7 @@ NO_WORDNET = "_no_wordnet"  # end of the result key of METEOR without synonyms: 
 
 
 def meteor(batch: TextBatch, *, wordnet: bool, as_released: bool) -> dict[str, Score]:
-    """The value against the best reference.
+    """Score each text against its best reference.
 
     wordnet: match synonyms too, after equal words and equal stems; False has a result key of its own.
     as_released: against the printed list of references ("['a cat']"), the numbers of the paper.
@@ -28,7 +28,7 @@ def meteor(batch: TextBatch, *, wordnet: bool, as_released: bool) -> dict[str, S
 def meteor_common_gen_repeat_penalty(
     batch: TextBatch, *, wordnet: bool, as_released: bool, prefix: str
 ) -> dict[str, Score]:
-    """METEOR, less 1 for a text that repeats its prompt (`repeats_prompt`)."""
+    """Score as METEOR does, less 1 for a text that repeats its prompt (`repeats_prompt`)."""
     values = _values(batch, wordnet, as_released)
     penalised = [value - hit for value, hit in zip(values, repeats_prompt(batch, prefix), strict=True)]
     key = f"lexical/meteor_common_gen_repeat_penalty{'' if wordnet else NO_WORDNET}"

@@ -63,7 +63,7 @@ def bleu(batch: TextBatch) -> dict[str, Score]:
 
 def _bleu(overlaps: list[_Overlap]) -> float:
     """BLEU (Papineni et al. 2002) of texts taken together; 0 where an order has no match."""
-    matched, total, length, reference_length = _pooled(overlaps)
+    matched, total, length, reference_length = _pool(overlaps)
     if not all(matched) or not reference_length:
         return 0.0
     precision = sum(math.log(m / t) for m, t in zip(matched, total, strict=True)) / _MAX_ORDER
@@ -77,7 +77,7 @@ def sacre_bleu(batch: TextBatch, *, tokenize: str) -> dict[str, Score]:
     The values are sacrebleu's, which counts the references anew for every text.
     """
     overlaps = _overlaps(batch, tokenize, _closest)
-    corpus = _mean_of_groups(batch, lambda group: _sacre_bleu([overlaps[i] for i in group]))
+    corpus = _average_groups(batch, lambda group: _sacre_bleu([overlaps[i] for i in group]))
     return {"lexical/sacrebleu": Score([_sacre_bleu([overlap]) for overlap in overlaps], corpus)}
 
 
@@ -88,14 +88,14 @@ def _closest(length: int, references: Sequence[int]) -> int:
 
 def _sacre_bleu(overlaps: list[_Overlap]) -> float:
     """SacreBLEU / 100 of texts taken together."""
-    matched, total, length, reference_length = _pooled(overlaps)
+    matched, total, length, reference_length = _pool(overlaps)
     if not matched[0]:
         return 0.0
     score = BLEU.compute_bleu(list(matched), list(total), length, reference_length, smooth_method="exp")
     return score.score / 100
 
 
-def _pooled(overlaps: list[_Overlap]) -> _Overlap:
+def _pool(overlaps: list[_Overlap]) -> _Overlap:
     if len(overlaps) == 1:
         return overlaps[0]
     matched = [sum(overlap.matched[i] for overlap in overlaps) for i in range(_MAX_ORDER)]
@@ -108,16 +108,16 @@ def _pooled(overlaps: list[_Overlap]) -> _Overlap:
 def _overlaps(
     batch: TextBatch, tokenize: str, reference_length: Callable[[int, Sequence[int]], int]
 ) -> list[_Overlap]:
-    """Of each text; reference_length: the one that counts, given the lengths of text and references."""
-    found = []
+    """Count each text's overlap; reference_length: chooses the length that counts from all references'."""
+    overlaps = []
     for text, references in zip(batch.generated, batch.reference_sets(), strict=True):
         tokens = _tokens(text, tokenize)
         counts, lengths = _reference_ngrams(tuple(references), tokenize)
         length = len(tokens)
         total = tuple(max(0, length - n) for n in range(_MAX_ORDER))
-        found.append(_Overlap(_matched(tokens, counts), total, length, reference_length(length, lengths)))
+        overlaps.append(_Overlap(_matched(tokens, counts), total, length, reference_length(length, lengths)))
     _forget_texts(tokenize)
-    return found
+    return overlaps
 
 
 @lru_cache(maxsize=100)  # an input's texts follow one another, and long references have many n-grams
@@ -128,7 +128,7 @@ def _reference_ngrams(references: tuple[str, ...], tokenize: str) -> tuple[Count
 
 
 def _ngrams(tokens: list[str]) -> Counter[Ngram]:
-    """Of all orders."""
+    """Count the n-grams of all orders."""
     tails = [tokens[i:] for i in range(_MAX_ORDER)]
     return Counter(chain.from_iterable(zip(*tails[:n], strict=False) for n in range(1, _MAX_ORDER + 1)))
 
@@ -181,12 +181,14 @@ def ter(batch: TextBatch) -> dict[str, Score]:
         for text, references in zip(batch.generated, batch.reference_sets(), strict=True)
     ]
 
-    def pooled(group: Sequence[int]) -> float:
+    def score_group(group: Sequence[int]) -> float:
         edits = sum(scores[i].num_edits for i in group)
         length = sum(scores[i].ref_length for i in group)
         return edits / length if length else float(edits > 0)
 
-    return {"lexical/ter": Score([score.score / 100 for score in scores], _mean_of_groups(batch, pooled))}
+    return {
+        "lexical/ter": Score([score.score / 100 for score in scores], _average_groups(batch, score_group))
+    }
 
 
 @cache
@@ -199,12 +201,12 @@ def chrf(batch: TextBatch) -> dict[str, Score]:
     metric = _chrf()
     references = batch.reference_sets()
 
-    def pooled(group: Sequence[int]) -> float:
+    def score_group(group: Sequence[int]) -> float:
         streams = [list(stream) for stream in zip(*(references[i] for i in group), strict=True)]
         return metric.corpus_score([batch.generated[i] for i in group], streams).score / 100
 
-    per_sample = [pooled([i]) for i in range(len(batch))]
-    corpus = per_sample[0] if len(batch) == 1 else _mean_of_groups(batch, pooled)
+    per_sample = [score_group([i]) for i in range(len(batch))]
+    corpus = per_sample[0] if len(batch) == 1 else _average_groups(batch, score_group)
     return {"lexical/chrf": Score(per_sample, corpus)}
 
 
@@ -213,7 +215,7 @@ def _chrf() -> CHRF:
     return CHRF()
 
 
-def _mean_of_groups(batch: TextBatch, score: Callable[[Sequence[int]], float]) -> float:
+def _average_groups(batch: TextBatch, score: Callable[[Sequence[int]], float]) -> float:
     """Mean over groups of texts with equally many references, weighted by their sizes; NaN for no text.
 
     sacrebleu takes corpora with one number of references only.

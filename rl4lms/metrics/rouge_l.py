@@ -45,7 +45,7 @@ def rouge_l_max(
     length_limit: int,
     length_limit_type: LimitType,
 ) -> dict[str, Score]:
-    """The highest F over a text's references. alpha: weight of precision in F.
+    """Score the highest F over a text's references. alpha: weight of precision in F.
 
     length_limit: words, or characters (py-rouge calls them bytes), of text and reference that count; 0: all.
     """
@@ -53,7 +53,7 @@ def rouge_l_max(
     values = []
     for text, references in zip(batch.generated, batch.reference_sets(), strict=True):
         generated = _sentences(text, limit, length_limit_type, stemming)
-        against = [_prepared(reference, limit, length_limit_type, stemming) for reference in references]
+        against = [_prepare(reference, limit, length_limit_type, stemming) for reference in references]
         values.append(max(_f_score(generated, *prepared, alpha, weight_factor) for prepared in against))
     return {"lexical/rouge_l_max": averaged(values)}
 
@@ -81,7 +81,7 @@ def _f_score(
 
 
 @lru_cache(maxsize=1_000)  # references come again with each further text of their input
-def _prepared(
+def _prepare(
     reference: str, limit: int | None, limit_type: LimitType, stemming: bool
 ) -> tuple[list[Sentence], dict[str, int]]:
     sentences = _sentences(reference, limit, limit_type, stemming)
@@ -100,29 +100,29 @@ def _sentences(text: str, limit: int | None, limit_type: LimitType, stemming: bo
 
 
 def _first_words(lines: list[str], limit: int) -> list[str]:
-    kept: list[str] = []
+    beginning: list[str] = []
     for line in lines:
         words = line.split()
-        kept.append(" ".join(words[:limit]))
+        beginning.append(" ".join(words[:limit]))
         limit -= len(words)
         if limit <= 0:
             break
-    return kept
+    return beginning
 
 
 def _first_characters(lines: list[str], limit: int) -> list[str]:
-    kept: list[str] = []
+    beginning: list[str] = []
     for line in lines:
-        kept.append(line.strip()[:limit])
+        beginning.append(line.strip()[:limit])
         limit -= len(line.strip())
         if limit <= 0:
             break
-    return kept
+    return beginning
 
 
 @lru_cache(maxsize=20_000)
 def _stems(word: str, stemming: bool) -> Sentence:
-    """What a word counts as: one stem, two of a contraction. Words of up to three characters stay."""
+    """Stem a word: one stem, two for a contraction. Words of up to three characters stay."""
     # The mark hides "cannot" from py-rouge's tokeniser, but not from its stemmer, which can see longer words.
     marked = word.replace("cannot", "_cannot_")
     parts: Sentence = _CONTRACTIONS.get(marked, (marked,))
@@ -146,7 +146,7 @@ def _stemming() -> tuple[dict[str, str], PorterStemmer]:
 
 
 def _positions(words: Sentence) -> dict[str, int]:
-    """For each word the places where it stands, as bits."""
+    """Find the places where each word stands, as bits."""
     positions: dict[str, int] = {}
     for place, word in enumerate(words):
         positions[word] = positions.get(word, 0) | 1 << place

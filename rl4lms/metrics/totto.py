@@ -1,7 +1,7 @@
 """PARENT (Dhingra et al. 2019) and BLEU of sentences about ToTTo tables.
 
-Of all tables, of those whose header and title a training table has too ("overlap"), and of the others. The
-value of a subset without a table is NaN.
+They are computed on all tables, on those whose header and title a training table has too ("overlap"), and on
+the others. The value of a subset without a table is NaN.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ class Parent(NamedTuple):
 
 
 def parent_totto(batch: TextBatch) -> dict[str, Score]:
-    """PARENT of each text against its best reference; the corpus value is the mean."""
+    """Score PARENT of each text against its best reference; the corpus value is the mean."""
     values = [
         best_parent(text, references, table)
-        for text, references, table in zip(batch.generated, batch.references, tables_of(batch), strict=True)
+        for text, references, table in zip(batch.generated, batch.references, read_tables(batch), strict=True)
     ]
     scores = {}
     for subset, inside in _subsets(batch).items():
         name = f"table_to_text/parent_{subset}"
-        for key, column in (("/precision", 1), ("/recall", 2), ("_f_score", 0)):
+        for key, part in (("/precision", "precision"), ("/recall", "recall"), ("_f_score", "f_score")):
+            part_values = [getattr(value, part) for value in values]
             per_sample = [
-                value[column] if member else math.nan for value, member in zip(values, inside, strict=True)
+                value if member else math.nan for value, member in zip(part_values, inside, strict=True)
             ]
             members = [value for value, member in zip(per_sample, inside, strict=True) if member]
             scores[name + key] = Score(per_sample, fmean(members) if members else math.nan)
@@ -53,7 +54,7 @@ def parent_totto(batch: TextBatch) -> dict[str, Score]:
 
 
 def bleu_totto(batch: TextBatch) -> dict[str, Score]:
-    """SacreBLEU / 100 against all references of a table."""
+    """Score SacreBLEU / 100 against all references of a table."""
     metric = BLEU()
 
     def value(indices: Sequence[int]) -> float:
@@ -75,8 +76,8 @@ def bleu_totto(batch: TextBatch) -> dict[str, Score]:
     return scores
 
 
-def tables_of(batch: TextBatch) -> list[dict[str, Any]]:
-    """The tables the texts are about. Raises ValueError for a text without one."""
+def read_tables(batch: TextBatch) -> list[dict[str, Any]]:
+    """Read the tables the texts are about. Raises ValueError for a text without one."""
     for i, meta in enumerate(batch.meta):
         if "raw_table" not in meta:
             raise ValueError(
@@ -87,34 +88,35 @@ def tables_of(batch: TextBatch) -> list[dict[str, Any]]:
 
 
 def _subsets(batch: TextBatch) -> dict[str, list[bool]]:
-    overlap = [bool(table["overlap_subset"]) for table in tables_of(batch)]
+    overlap = [bool(table["overlap_subset"]) for table in read_tables(batch)]
     return {"overall": [True] * len(batch), "overlap": overlap, "non_overlap": [not x for x in overlap]}
 
 
 def best_parent(text: str, references: list[str], table: dict[str, Any]) -> Parent:
-    """PARENT against the best reference: precision by the whole table, recall by its highlighted cells."""
+    """Score against the best reference: precision by the whole table, recall by its highlighted cells."""
     cells = [cell["value"] for row in table["table"] for cell in row]
     highlighted = [table["table"][row][column]["value"] for row, column in table["highlighted_cells"]]
     titles = [table["table_page_title"], table["table_section_title"]]
-    known = _tokenized([*cells, *titles, table.get("table_section_text", "")])
-    wanted = _tokenized([*highlighted, *titles])
+    known = _tokenize([*cells, *titles, table.get("table_section_text", "")])
+    required = _tokenize([*highlighted, *titles])
     filled = references[:_REFERENCES] + [""] * (_REFERENCES - len(references))
-    return max(parent(tokens(text), tokens(reference), known, wanted) for reference in filled)
+    return max(parent(tokens(text), tokens(reference), known, required) for reference in filled)
 
 
-def _tokenized(values: list[str]) -> list[Tokens]:
-    return [found for value in values if (found := tokens(value))]
+def _tokenize(values: list[str]) -> list[Tokens]:
+    token_lists = [tokens(value) for value in values]
+    return [value_tokens for value_tokens in token_lists if value_tokens]
 
 
 def tokens(text: str) -> Tokens:
-    """Lower-case words and marks, as for PARENT."""
+    """Split into lower-case words and marks, as for PARENT."""
     return _TOKEN.findall(text.lower())
 
 
-def parent(text: Tokens, reference: Tokens, known: list[Tokens], wanted: list[Tokens]) -> Parent:
-    """PARENT of a text against one reference (the paper's section 3); 0 for an empty text.
+def parent(text: Tokens, reference: Tokens, known: list[Tokens], required: list[Tokens]) -> Parent:
+    """Score PARENT of a text against one reference (the paper's section 3); 0 for an empty text.
 
-    known: values of the table that back an n-gram up. wanted: the values that the text should mention.
+    known: values of the table that back an n-gram up. required: the values that the text should mention.
     """
     if not text:
         return Parent(0.0, 0.0, 0.0)
@@ -137,8 +139,8 @@ def parent(text: Tokens, reference: Tokens, known: list[Tokens], wanted: list[To
 
     precision = _geometric_mean(precisions)
     # The more of the table a reference holds, the more it alone decides what has to be said.
-    weight = _mentioned(wanted, reference)
-    recall = _geometric_mean(recalls) ** weight * (_mentioned(wanted, text) or _SMOOTHING) ** (1 - weight)
+    weight = _mentioned(required, reference)
+    recall = _geometric_mean(recalls) ** weight * (_mentioned(required, text) or _SMOOTHING) ** (1 - weight)
     return Parent(2 * precision * recall / (precision + recall + 1e-8), precision, recall)
 
 

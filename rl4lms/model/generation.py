@@ -1,4 +1,4 @@
-"""Texts of language models: the one way in which extraction, evaluation and rollouts generate.
+"""Texts of language models: extraction, evaluation and rollouts all generate them here.
 
 A text depends on the seed, the settings, the prompt and the prompt's position among the prompts, and not on
 the other prompts that it was generated with: padding is masked, and every text has random numbers of its own.
@@ -60,20 +60,20 @@ def generate(
     decoding: Decoding,
     progress: Callable[[int], None] = lambda texts: None,
 ) -> list[list[str]]:
-    """`num_samples` texts for each prompt, without the prompt. progress(texts made), after every batch."""
+    """Generate `num_samples` texts for each prompt, without it. progress(texts made), after every batch."""
     texts: list[list[str]] = [[] for _ in prompts]
     for batch in plan_batches(model, tokenizer, prompts, decoding):
-        of_batch = generate_batch(model, tokenizer, prompts, decoding, batch)
-        for index, of_prompt in zip(batch.indices, of_batch, strict=True):
-            texts[index] = of_prompt
-        progress(len(of_batch) * decoding.num_samples)
+        batch_texts = generate_batch(model, tokenizer, prompts, decoding, batch)
+        for index, prompt_texts in zip(batch.indices, batch_texts, strict=True):
+            texts[index] = prompt_texts
+        progress(len(batch_texts) * decoding.num_samples)
     return texts
 
 
 def plan_batches(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding
 ) -> list[Batch]:
-    """The batches of the prompts, similar lengths together; ids count from 0, the same at every call.
+    """Put the prompts into batches, similar lengths together; ids count from 0, the same at every call.
 
     The longest come first, so that memory that does not suffice shows at once. Raises GenerationError.
     """
@@ -87,7 +87,7 @@ def plan_batches(
         side = decoding.truncation_side
         logger.info("%s of %s prompts are cut to %s tokens on the %s", too_long, len(prompts), limit, side)
     order = sorted(range(len(prompts)), key=lambda i: -min(lengths[i], limit))
-    size = max(1, decoding.batch_size // _draws(decoding.settings, decoding.num_samples))
+    size = max(1, decoding.batch_size // _count_draws(decoding.settings, decoding.num_samples))
     return [
         Batch(n, tuple(order[first : first + size])) for n, first in enumerate(range(0, len(order), size))
     ]
@@ -100,8 +100,8 @@ def generate_batch(
     decoding: Decoding,
     batch: Batch,
 ) -> list[list[str]]:
-    """The texts of a batch's prompts, in the order of its indices. Raises GenerationError."""
-    settings, draws = decoding.settings, _draws(decoding.settings, decoding.num_samples)
+    """Generate the texts of a batch's prompts, in the order of its indices. Raises GenerationError."""
+    settings, draws = decoding.settings, _count_draws(decoding.settings, decoding.num_samples)
     ids, mask = encode_prompts(
         model,
         tokenizer,
@@ -110,22 +110,22 @@ def generate_batch(
         decoding.truncation_side,
     )
     shape = (draws, settings.max_new_tokens)
-    uniforms = torch.stack([_uniforms(shape, decoding.seed, i) for i in batch.indices])
+    uniforms = torch.stack([_draw_uniforms(shape, decoding.seed, i) for i in batch.indices])
     texts: list[list[str]] = [[] for _ in batch.indices]
     with isolated_rng(derive_seed(decoding.seed, "generation", "beams", batch.id)):
         for first in range(0, draws, decoding.batch_size):
             part = uniforms[:, first : first + decoding.batch_size]
-            for of_prompt, more in zip(
-                texts, _texts(model, tokenizer, settings, ids, mask, part), strict=True
-            ):
-                of_prompt += more
-    return [of_prompt * (decoding.num_samples // draws) for of_prompt in texts]
+            part_texts = _generate_texts(model, tokenizer, settings, ids, mask, part)
+            for prompt_texts, new_texts in zip(texts, part_texts, strict=True):
+                prompt_texts += new_texts
+    repeats = decoding.num_samples // draws
+    return [prompt_texts * repeats for prompt_texts in texts]
 
 
 def prompt_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> int:
     """The most tokens of a prompt, special ones included.
 
-    Of a causal model, prompt and text share the positions: where both at their longest exceed them, the
+    Prompt and text of a causal model share its positions: where both at their longest exceed them, the
     prompt gets `max_new_tokens` less (as in the released code). Raises GenerationError if nothing is left.
     """
     positions, new = max_positions(model), decoding.settings.max_new_tokens
@@ -174,7 +174,7 @@ def encode_prompts(
     return ids.to(model.device), mask.to(model.device)
 
 
-def _texts(
+def _generate_texts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     settings: GenerationSettings,
@@ -182,7 +182,7 @@ def _texts(
     mask: Tensor,
     uniforms: Tensor,
 ) -> list[list[str]]:
-    """The texts of prompts [B, P] for random numbers [B, G, T], in halves where the GPU's memory is short."""
+    """Generate from prompts [B, P] and random numbers [B, G, T], in halves where GPU memory is short."""
     prompts, per_prompt, _ = uniforms.shape
     try:
         responses, real = generate_ids(model, ids, mask, settings, uniforms)
@@ -200,11 +200,12 @@ def _texts(
     torch.cuda.empty_cache()
     if prompts > 1:
         half = prompts // 2
-        return _texts(model, tokenizer, settings, ids[:half], mask[:half], uniforms[:half]) + _texts(
-            model, tokenizer, settings, ids[half:], mask[half:], uniforms[half:]
-        )
-    parts = uniforms.split((per_prompt + 1) // 2, dim=1)
-    return [[text for part in parts for text in _texts(model, tokenizer, settings, ids, mask, part)[0]]]
+        first = _generate_texts(model, tokenizer, settings, ids[:half], mask[:half], uniforms[:half])
+        return first + _generate_texts(model, tokenizer, settings, ids[half:], mask[half:], uniforms[half:])
+    texts = []
+    for part in uniforms.split((per_prompt + 1) // 2, dim=1):
+        texts += _generate_texts(model, tokenizer, settings, ids, mask, part)[0]
+    return [texts]
 
 
 @cache
@@ -213,21 +214,21 @@ def _say_memory_is_short() -> None:
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of token ids without special tokens, tidied as in the paper's runs.
+    """Turn token ids into text without special tokens, tidied as in the paper's runs.
 
     The paper's library took the space out of " .", " ,", " n't" and the like, also of GPT-2's texts; today's
-    does it for no byte-level tokenizer. Metrics and rewards are of texts as they were then.
+    does it for no byte-level tokenizer. Metrics and rewards see texts as they were then.
     """
     text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return tokenizer.clean_up_tokenization(text)
 
 
-def _draws(settings: GenerationSettings, num_samples: int) -> int:
-    """How many texts of a prompt differ: without sampling one stands for all."""
+def _count_draws(settings: GenerationSettings, num_samples: int) -> int:
+    """Count the texts of a prompt that differ: without sampling one stands for all."""
     return num_samples if settings.do_sample else 1
 
 
-def _uniforms(shape: tuple[int, int], seed: int, index: int) -> Tensor:
-    """Random numbers in [0, 1) of the texts [G, T] of one prompt; of fewer texts, the first of them."""
+def _draw_uniforms(shape: tuple[int, int], seed: int, index: int) -> Tensor:
+    """Draw numbers in [0, 1) for the texts [G, T] of one prompt; fewer texts get the first of them."""
     generator = np.random.default_rng(derive_seed(seed, "generation", index))
     return torch.from_numpy(generator.random(shape, dtype=np.float32))

@@ -79,7 +79,7 @@ class GenerationSettings(Config):
             return handler(data)
         except ValidationError as error:
             raise ValidationError.from_exception_data(
-                cls.__name__, [_with_reason(details) for details in error.errors(include_url=False)]
+                cls.__name__, [_explain_refusal(details) for details in error.errors(include_url=False)]
             ) from None
 
     def check(self) -> list[Problem]:
@@ -98,7 +98,7 @@ class GenerationSettings(Config):
         return problems
 
 
-def _with_reason(details: Any) -> InitErrorDetails:
+def _explain_refusal(details: Any) -> InitErrorDetails:
     kind, location, context = details["type"], details["loc"], details.get("ctx", {})
     if kind == "extra_forbidden" and location[0] in REFUSED:
         kind, context = "value_error", {"error": ValueError(REFUSED[location[0]])}

@@ -83,7 +83,7 @@ def load_model(name: str, kind: Kind, dtype: torch.dtype, device: torch.device |
 
 
 def _fuse_gelu(model: PreTrainedModel) -> None:
-    """GPT-2's activation (and T5 v1.1's) as one operation in place of eight: the same function."""
+    """Make GPT-2's activation (and T5 v1.1's) one operation in place of eight: the same function."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
@@ -131,7 +131,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
-    """The precision of forward passes in the block; "float32": that of the weights."""
+    """Set the precision of forward passes in the block; "float32" keeps that of the weights."""
     if dtype == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, dtype))

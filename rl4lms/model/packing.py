@@ -1,4 +1,4 @@
-"""Several texts in one row of a forward pass: less padding than with a text a row, the same numbers.
+"""Puts several texts into one row of a forward pass: less padding than with a text per row, the same numbers.
 
 Masks that are added to the attention scores keep the texts of a row apart.
 """
@@ -47,7 +47,7 @@ class Layout:
 
 
 def arrange(*lengths: Tensor) -> list[Layout]:
-    """Layouts of S texts that have a segment in each, in the same row. lengths: [S] of each, 1 or more.
+    """Arrange S texts that have a segment in each, in the same row. lengths: [S] of each, 1 or more.
 
     The rows of a layout are about equally full: a text, the longest first, goes to where it adds least.
     """

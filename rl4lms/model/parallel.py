@@ -25,7 +25,10 @@ class WorldError(UserError):
 
 
 class World:
-    """rank: this process's number, from 0; size: how many there are. `World()` is one process alone."""
+    """The processes of a run, as each knows them; `World()` is one process alone.
+
+    rank: this process's number, from 0; size: how many there are.
+    """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
@@ -36,34 +39,34 @@ class World:
         return self.rank == 0
 
     def share(self, items: list[T]) -> list[T]:
-        """This process's part of what all processes know: every `size`-th item."""
+        """Take this process's part of what all processes know: every `size`-th item."""
         return items[self.rank :: self.size]
 
     def gather(self, part: list[T]) -> list[T]:
-        """The items of which every process gives its `share`, in their order, on all processes."""
+        """Collect on all processes, in their order, the items of which each gives its `share`."""
         if self.size == 1:
             return part
         parts: list[Any] = [None] * self.size
         dist.all_gather_object(parts, part)
         items: list[Any] = [None] * sum(map(len, parts))
-        for rank, items_of_rank in enumerate(parts):
-            items[rank :: self.size] = items_of_rank
+        for rank, rank_items in enumerate(parts):
+            items[rank :: self.size] = rank_items
         return items
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over the processes; all are sent as one."""
-        found = list(tensors)
-        if self.size == 1 or not found:
+        listed = list(tensors)
+        if self.size == 1 or not listed:
             return
-        flat = torch.cat([tensor.reshape(-1) for tensor in found])
+        flat = torch.cat([tensor.reshape(-1) for tensor in listed])
         dist.all_reduce(flat)
         first = 0
-        for tensor in found:
+        for tensor in listed:
             tensor.copy_(flat[first : first + tensor.numel()].view_as(tensor))
             first += tensor.numel()
 
     def same(self, value: T) -> T:
-        """The main process's value, on all."""
+        """Give all processes the main one's value."""
         if self.size == 1:
             return value
         box: list[Any] = [value]
@@ -77,21 +80,21 @@ class World:
 
 
 def join_world(device: str) -> World:
-    """The world that this process was started in (environment of `torchrun`), joined through accelerate.
+    """Join the world that this process was started in (environment of `torchrun`) through accelerate.
 
     device: as in the config. Raises WorldError: fewer processes came together than were asked for, which
     `accelerate launch --cpu` does without a word.
     """
-    asked = int(os.environ.get("WORLD_SIZE", os.environ.get("ACCELERATE_NUM_PROCESSES", "1")))
-    if asked == 1:
+    expected = int(os.environ.get("WORLD_SIZE", os.environ.get("ACCELERATE_NUM_PROCESSES", "1")))
+    if expected == 1:
         return World()
     from accelerate import PartialState
 
     # The others wait while the main process computes metrics, or reads data: for hours, if it must be.
     state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=timedelta(hours=12))
-    if state.num_processes != asked:
+    if state.num_processes != expected:
         raise WorldError(
-            f"{asked} processes were asked for, {state.num_processes} came together: start with "
-            f"torchrun --nproc_per_node {asked}"
+            f"{expected} processes were asked for, {state.num_processes} came together: start with "
+            f"torchrun --nproc_per_node {expected}"
         )
     return World(state.process_index, state.num_processes)

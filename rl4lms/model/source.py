@@ -43,11 +43,11 @@ class ModelSourceError(UserError):
 def check_model_source(name: str, kind: Kind | None = None) -> str | None:
     """What is wrong with the model that `name` (hub name or folder) points to, None if nothing is known.
 
-    Of a folder: files and, with `kind`, whether it is of that kind. Of a hub name: its form only.
+    It looks at a folder's files and, with `kind`, at the kind of the model; of a hub name only at the form.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        return _not_a_folder(name)
+        return _check_hub_name(name)
     if not (folder / "config.json").is_file():
         inside = sorted(file.parent for file in folder.glob("*/config.json"))
         hint = f"did you mean {str(inside[-1])!r}?" if inside else _MODEL_FILES
@@ -73,7 +73,7 @@ def check_tokenizer_source(name: str, *, encoder: bool = False) -> str | None:
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        return _not_a_folder(name)
+        return _check_hub_name(name)
     if has_tokenizer(lambda file: (folder / file).is_file(), encoder=encoder):
         return None
     other = "copy it from" if encoder else "set tokenizer.model_name to"
@@ -94,7 +94,7 @@ def has_tokenizer(has: Callable[[str], bool], *, encoder: bool = False) -> bool:
 
 
 def wrong_kind(name: str, model_type: str, kind: Kind) -> str:
-    """Message for a model of the other kind than `kind`."""
+    """Say that a model is of the other kind than `kind`."""
     words = {"causal": "a decoder-only", "seq2seq": "an encoder-decoder"}
     actual: Kind = "seq2seq" if kind == "causal" else "causal"
     return (
@@ -112,7 +112,7 @@ def link_problem(link: Path) -> str | None:
     )
 
 
-def _not_a_folder(name: str) -> str | None:
+def _check_hub_name(name: str) -> str | None:
     path = Path(name).expanduser()
     if path.exists():
         return f"{name!r} is a file; name the model's folder: {_MODEL_FILES}"

@@ -10,7 +10,7 @@ import reproduce_paper
 from common.run_dir import read_run
 from figures import style
 from figures.runs import NoRunsError, runs_in
-from paper.given_runs import study_of
+from paper.given_runs import build_study
 
 COMPARED = ("task", "seed", "method", "reward", "path", "sample", "split", "sft")
 
@@ -48,7 +48,7 @@ def facts(sources):
 
 def test_what_runs_are_of_is_read_from_their_folders(given):
     base, trained, sampled = given
-    study = study_of(runs_in([base]))
+    study = build_study(runs_in([base]))
     assert facts(study.trainings) == facts(trained)
     assert facts(study.extractions) == facts(sampled)
     assert study.swept == "question"
@@ -59,7 +59,7 @@ def test_what_runs_are_of_is_read_from_their_folders(given):
 def test_runs_that_were_moved_find_each_other(given, tmp_path):
     base, trained, _ = given
     moved = base.rename(tmp_path / "elsewhere")
-    methods = sorted(source.method for source in study_of(runs_in([moved])).trainings)
+    methods = sorted(source.method for source in build_study(runs_in([moved])).trainings)
     assert methods == sorted(source.method for source in trained)
 
 
@@ -91,9 +91,9 @@ def test_what_cannot_be_drawn(tmp_path, capsys):
     with pytest.raises(
         NoRunsError, match=r"several metrics .*: give an extraction, whose metric is the reward"
     ):
-        study_of([read_run(lone.path)])
+        build_study([read_run(lone.path)])
     with pytest.raises(NoRunsError, match="no training and no extraction"):
-        study_of([])
+        build_study([])
     assert reproduce_paper.main(["--runs", str(tmp_path), "--only", "figure1", "figure3"]) == 2
     assert "not both" in capsys.readouterr().err
     assert reproduce_paper.main(["--runs", str(tmp_path / "no"), "--only", "figure1"]) == 2

@@ -9,7 +9,7 @@ from pretraining_setting import PACKAGES, config_of
 
 from paper.small_models import corpus as corpus_module
 from paper.small_models.config import SENTINELS, PretrainConfig, load_pretrain_config
-from paper.small_models.corpus import IGNORED, batches, by_length, held_out_corpus, training_corpus
+from paper.small_models.corpus import IGNORED, batches, group_by_length, held_out_corpus, training_corpus
 from paper.small_models.models import build_model, mean_loss
 from paper.small_models.tasks import DENOISING_PREFIX, PASSAGE_WORDS, TEXT_TASKS, passage, sentinel
 from paper.small_models.vocabulary import build_tokenizer, unigram_scores
@@ -168,7 +168,7 @@ def test_batches_follow_from_their_number(tmp_path, texts):
 def test_by_length_takes_every_row_once():
     rng = Random(0)
     rows = [(range(rng.randint(1, 50)), range(rng.randint(1, 50))) for _ in range(64 * 4)]
-    parts = by_length(rows, 4)
+    parts = group_by_length(rows, 4)
     assert [len(part) for part in parts] == [4] * 64
     assert sorted(i for part in parts for i in part) == list(range(256))
 

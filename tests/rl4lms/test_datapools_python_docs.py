@@ -136,14 +136,14 @@ def test_no_prompt_and_no_sentence_asked_for_is_in_two_splits(form: FormName) ->
         references = [padded(text) for sample in everything for text in sample.references]
         assert len(set(references)) == len(references)
     # Whatever the form, the first sentences of a split are its own.
-    parts = python_docs._by_part(tuple(PACKAGES))
+    parts = python_docs._sentences_by_part(tuple(PACKAGES))
     keys = [padded(sentence) for part in parts.values() for sentence, _ in part]
     assert len(set(keys)) == len(keys)
 
 
 def test_the_same_samples_every_time_and_fewer_are_the_first_ones(caplog: pytest.LogCaptureFixture) -> None:
     everything = load("summary", "train")
-    python_docs._by_part.cache_clear()
+    python_docs._sentences_by_part.cache_clear()
     python_docs._task_samples.cache_clear()
     again = load("summary", "train")
     assert again == everything and again[0] is not everything[0]
@@ -159,7 +159,7 @@ def test_another_package_moves_no_sentence_to_another_part() -> None:
     few, more = (
         {
             padded(sentence): part
-            for part, groups in python_docs._by_part(packages).items()
+            for part, groups in python_docs._sentences_by_part(packages).items()
             for sentence, _ in groups
         }
         for packages in (("json", "http"), ("argparse", "http", "json"))

@@ -69,13 +69,13 @@ def test_spans_decide_which_headers_are_above() -> None:
         "<col_header> row </col_header> </cell>",
         "</table>",
     ]
-    assert totto.linearized(raw, "subtable") == " ".join(expected)
+    assert totto.linearize(raw, "subtable") == " ".join(expected)
 
 
 def test_no_highlighted_cells_is_an_empty_table() -> None:
     raw = {"table": [[cell("a")]], "highlighted_cells": []}
-    assert totto.linearized(raw, "subtable") == "<table> </table>"
-    assert totto.linearized(raw, "fulltable") == "<table> <row> <cell> a </cell> </row> </table>"
+    assert totto.linearize(raw, "subtable") == "<table> </table>"
+    assert totto.linearize(raw, "fulltable") == "<table> <row> <cell> a </cell> </row> </table>"
 
 
 def test_the_test_split_has_one_empty_reference(tmp_path: Path) -> None:

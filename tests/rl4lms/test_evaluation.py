@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from training_runs import config_of, new_run, ppo_config, rows_of, save_data, setup_of, supervised_config
 
-from rl4lms.evaluation import EvaluationError, evaluation_inputs, scores_of
+from rl4lms.evaluation import EvaluationError, compute_scores, evaluation_inputs
 from rl4lms.metrics import TextBatch, build_metric
 from rl4lms.model.generation import generate
 from rl4lms.model.load import load_model
@@ -204,7 +204,7 @@ def test_of_many_texts_the_first_failing_one_is_found_in_few_calls():
         return {}
 
     with pytest.raises(EvaluationError, match=r"for text 137 \('137' after prompt 'p'\): bad"):
-        scores_of("own", metric, batch)
+        compute_scores("own", metric, batch)
     assert len(calls) < 25 and sum(calls) < 4 * 300
 
 

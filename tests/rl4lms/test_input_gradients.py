@@ -11,11 +11,11 @@ from transformers import AutoTokenizer
 from rft_diagnose import DiagnosisError
 from rl4lms.input_gradients import (
     check_settings,
+    estimate_gradient,
     gradient_shares,
     jacobian_norm,
     linear_bound,
     log_ratios,
-    of_input,
     power_bound,
     score_products,
     squared_gradient,
@@ -204,9 +204,9 @@ def test_a_penalty_moves_the_gradient_as_a_reward_does():
     """squared_gradient of r - c k is that of the penalised reward, and 0 where they cancel."""
     scores = np.random.default_rng(0).normal(size=(6, 9))
     penalty = np.random.default_rng(1).normal(size=6)
-    assert of_input(penalty - penalty, scores @ scores.T)["norm"] == 0
-    found = of_input(2 * penalty, scores @ scores.T)
-    assert found["squared"] == pytest.approx(4 * of_input(penalty, scores @ scores.T)["squared"])
+    assert estimate_gradient(penalty - penalty, scores @ scores.T)["norm"] == 0
+    found = estimate_gradient(2 * penalty, scores @ scores.T)
+    assert found["squared"] == pytest.approx(4 * estimate_gradient(penalty, scores @ scores.T)["squared"])
     assert found["norm"] <= found["bound"] and found["generations"] == 6
 
 
