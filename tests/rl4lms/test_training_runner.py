@@ -146,9 +146,9 @@ def test_ctrl_c_checkpoints_and_the_resumed_run_equals_an_uninterrupted_one(file
 
     assert main(flags(files, tmp_path / "whole", "--experiment_name", "mine")) == 0
 
-    import rl4lms.sft.train as sft
+    from rl4lms.sft.callback import RunCallback
 
-    original = sft._Watch.on_step_end
+    original = RunCallback.on_step_end
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 1:
@@ -156,7 +156,7 @@ def test_ctrl_c_checkpoints_and_the_resumed_run_equals_an_uninterrupted_one(file
         return original(self, args, state, control, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sft._Watch, "on_step_end", on_step_end)
+        patch.setattr(RunCallback, "on_step_end", on_step_end)
         code = main(flags(files, tmp_path / "cut", "--experiment_name", "mine", "--log_entire_predictions"))
     assert code == 130
     (run,) = find_runs(tmp_path / "cut")
