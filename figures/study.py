@@ -18,6 +18,7 @@ import pandas as pd
 from common.files import read_rows
 from common.run_dir import RunError, RunInfo, read_run
 from figures.runs import NoRunsError, load_extraction
+from rft_diagnose.statistics import input_statistics
 
 METHODS = {"pretrained": "pretrained", "rft": "RFT", "sft": "SFT", "sft_rft": "SFT + RFT"}
 INPUTS = {
@@ -138,13 +139,14 @@ def inputs_table(sources: Sequence[Source]) -> pd.DataFrame:
         assert source.path is not None
         path = extraction_file(source.path)
         extraction = load_extraction(path)
-        of = (source.task, source.seed, source.split)
-        one, prompts = first.setdefault(of, (path, extraction["prompts"]))
+        key = (source.task, source.seed, source.split)
+        earliest, prompts = first.setdefault(key, (path, extraction["prompts"]))
         if extraction["prompts"] != prompts:
             raise NoRunsError(
-                f"{path} is not of the inputs of {one}: extract with --set datapool.used_indices_from={one}"
+                f"{path} is not of the inputs of {earliest}: "
+                f"extract with --set datapool.used_indices_from={earliest}"
             )
-        rewards = _rewards(extraction, source.reward, path)
+        mean, std = input_statistics(_rewards(extraction, source.reward, path))
         tables.append(
             pd.DataFrame(
                 {
@@ -153,10 +155,10 @@ def inputs_table(sources: Sequence[Source]) -> pd.DataFrame:
                     "method": source.method,
                     "sample": source.sample,
                     "split": source.split,
-                    "input": range(len(rewards)),
+                    "input": range(len(mean)),
                     "id": extraction["ids"],
-                    "mean": rewards.mean(1),
-                    "std": rewards.std(1),
+                    "mean": mean,
+                    "std": std,
                     "run": source.path.name,
                 }
             )
