@@ -22,14 +22,7 @@ from figures.criteria import (
     TASK_HAS_DEAD,
     Criterion,
 )
-from figures.figure2_table1 import (
-    GIVEN_MEAN,
-    dead,
-    figure2_numbers,
-    models_by_task,
-    rank_correlations,
-    table1,
-)
+from figures.figure2_table1 import GIVEN_MEAN, figure2_numbers, models_by_task, rank_correlations, table1
 from figures.figure4_table2 import (
     add_steps,
     figure4_numbers,
@@ -40,7 +33,7 @@ from figures.figure4_table2 import (
 from figures.study import INPUTS, RUNS
 from figures.table_rewards import rewards_numbers
 from figures.tables import with_interval
-from rft_diagnose.statistics import LOW_MEAN
+from rft_diagnose.statistics import LOW_MEAN, dead
 
 HOLDS = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
 Outcome = Literal["holds", "fails", "not tested"]

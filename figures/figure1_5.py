@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from figures.runs import extraction_table
 from figures.study import METHODS
-from figures.style import BLUE, GREY, ORANGE, house_style, save_figure
-from rft_diagnose.statistics import std_percentile
+from figures.style import save_figure
+from rft_diagnose.statistics import input_statistics, std_percentile
+from rft_diagnose.style import BLUE, GREY, ORANGE, house_style
 
 COLORMAP = "viridis"  # its lightness rises with the value: readable in black and white
 MAX_MARKERS_AS_VECTORS = 2_000
@@ -149,7 +150,8 @@ def figure5(
 ) -> str:
     """Write one example input as text: prompt, references, generations with their rewards."""
     values = np.asarray(rewards, dtype=float)
-    lines = [f"{title}: reward mean {values.mean():.3f}, std {values.std():.3f}"]
+    mean, std = input_statistics(values)
+    lines = [f"{title}: reward mean {mean:.3f}, std {std:.3f}"]
     lines += textwrap.wrap(
         f"prompt: {prompt}", 100, initial_indent="  ", subsequent_indent="    ", max_lines=8
     )
@@ -177,7 +179,8 @@ def figure5_numbers(extraction: dict[str, Any], reward: str) -> pd.DataFrame:
     reward.
     """
     values = extraction["all_metric_values"][reward].double().numpy()
-    table = pd.DataFrame({"mean": values.mean(1), "std": values.std(1)})
+    mean, std = input_statistics(values)
+    table = pd.DataFrame({"mean": mean, "std": std})
     parts = []
     for kind, i in zip(KINDS, example_inputs(table), strict=True):
         references = extraction["references"][i]
@@ -209,10 +212,8 @@ def figure5_panel(numbers: pd.DataFrame, title: str | None = None) -> Figure:
         figure = Figure(figsize=(10, 0.14 * height + 0.8), layout="constrained")
         grid = figure.subplots(1, 2)
         for axes, kind, block in zip(grid, KINDS, blocks, strict=True):
-            rewards = numbers[numbers["kind"] == kind]["reward"]
-            axes.set_title(
-                f"{kind} reward std: {rewards.std(ddof=0):.3f}, mean {rewards.mean():.3f}", loc="left"
-            )
+            mean, std = input_statistics(numbers[numbers["kind"] == kind]["reward"].to_numpy())
+            axes.set_title(f"{kind} reward std: {std:.3f}, mean {mean:.3f}", loc="left")
             _draw(axes, block, height, highest, ORANGE if kind == "small" else BLUE)
         if title:
             figure.suptitle(title)

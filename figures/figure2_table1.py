@@ -9,19 +9,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, house_style
 from figures.tables import percent, short, signed, with_interval
 from rft_diagnose.statistics import (
-    LOW_MEAN,
-    SMALL_STD,
     Floats,
     bootstrap_interval,
+    dead,
     partial_spearman,
     pearson,
     rank_interval,
     spearman,
     std_percentile,
 )
+from rft_diagnose.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, house_style
 
 NEEDED = ("pretrained", "rft", "sft")
 PANELS = {
@@ -39,11 +38,6 @@ TITLES = {
 GIVEN_MEAN = "difference, given the pretrain mean"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")  # 11 and 7: pairs repeat after 77 tasks
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY, GREY)
-
-
-def dead(mean: pd.Series, std: pd.Series) -> pd.Series:
-    """Inputs that carry no gradient though their reward is low: std below 0.01 and mean below 0.1."""
-    return (std < SMALL_STD) & (mean < LOW_MEAN)
 
 
 def models_by_task(

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import METHOD_COLORS, METHOD_MARKERS, house_style
+from figures.style import METHOD_COLORS, METHOD_MARKERS
+from rft_diagnose.style import house_style
 
 ROWS = {"reward": "train reward", "reward_std": "reward std", "grad_norm": "gradient norm"}
 DASHES = {"small": "solid", "large": (0, (4, 2))}

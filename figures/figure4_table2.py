@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, house_style
 from figures.tables import percent, setting, with_interval, with_std
 from rft_diagnose.statistics import Difference, normal_quantile, paired_difference
+from rft_diagnose.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, house_style
 
 SWEPT = {"learning_rate": "learning rate", "temperature": "temperature", "ent_coef": "entropy coefficient"}
 SHOWN_SPLITS = {"train": "train", "test": "test"}

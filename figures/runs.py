@@ -10,6 +10,7 @@ import pandas as pd
 
 from common.errors import UserError
 from common.run_dir import RunInfo, find_runs, read_metrics, read_run
+from rft_diagnose.statistics import input_statistics
 
 METHODS = {"expected_reinforce": "RFT", "reinforce": "RFT (sampled)", "supervised": "SFT"}
 GROUPS = {"small": " small reward std", "large": " large reward std"}
@@ -119,14 +120,15 @@ def extraction_table(panels: dict[str, Path]) -> pd.DataFrame:
                 "--set datapool.used_indices_from=FIRST.pt"
             )
         rewards = next(iter(extraction["all_metric_values"].values())).double().numpy()
+        mean, std = input_statistics(rewards)
         tables.append(
             pd.DataFrame(
                 {
                     "panel": panel,
-                    "input": range(len(rewards)),
+                    "input": range(len(mean)),
                     "id": extraction["ids"],
-                    "mean": rewards.mean(1),
-                    "std": rewards.std(1),
+                    "mean": mean,
+                    "std": std,
                 }
             )
         )

@@ -18,6 +18,7 @@ import pandas as pd
 from common.files import read_rows
 from common.run_dir import RunError, RunInfo, read_run
 from figures.runs import NoRunsError, load_extraction
+from rft_diagnose.statistics import input_statistics
 
 METHODS = {"pretrained": "pretrained", "rft": "RFT", "sft": "SFT", "sft_rft": "SFT + RFT"}
 INPUTS = {
@@ -145,7 +146,7 @@ def inputs_table(sources: Sequence[Source]) -> pd.DataFrame:
                 f"{path} is not of the inputs of {first_path}: extract with "
                 f"--set datapool.used_indices_from={first_path}"
             )
-        rewards = _rewards(extraction, source.reward, path)
+        mean, std = input_statistics(_rewards(extraction, source.reward, path))
         tables.append(
             pd.DataFrame(
                 {
@@ -154,10 +155,10 @@ def inputs_table(sources: Sequence[Source]) -> pd.DataFrame:
                     "method": source.method,
                     "sample": source.sample,
                     "split": source.split,
-                    "input": range(len(rewards)),
+                    "input": range(len(mean)),
                     "id": extraction["ids"],
-                    "mean": rewards.mean(1),
-                    "std": rewards.std(1),
+                    "mean": mean,
+                    "std": std,
                     "run": source.path.name,
                 }
             )

@@ -9,10 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from figures.figure2_table1 import dead, models_by_task
+from figures.figure2_table1 import models_by_task
 from figures.study import METHODS
 from figures.tables import percent, signed, with_interval, with_std
-from rft_diagnose.statistics import Difference, Floats, normal_quantile, paired_difference, std_percentile
+from rft_diagnose.statistics import (
+    Difference,
+    Floats,
+    dead,
+    normal_quantile,
+    paired_difference,
+    std_percentile,
+)
 
 SPLITS = ("train", "test")
 DIFFERENCES = {"over_rft": "rft", "over_sft": "sft"}  # of SFT, then RFT, minus the model of this method

@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import BLACK, BLUE, GREEN, GREY, METHOD_COLORS, METHOD_MARKERS, ORANGE, PURPLE, house_style
+from figures.style import METHOD_COLORS, METHOD_MARKERS
+from rft_diagnose.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, house_style
 
 Series = dict[tuple[str, str], pd.DataFrame]  # (panel, series) -> its rows of `plotted_numbers`
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from common.config import closest
+from rft_diagnose.errors import hint
 from rft_diagnose.groups import inputs_text
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -49,9 +49,7 @@ def parse_condition(text: str) -> Condition:
         raise ConditionError(f"{text!r}: expected NAME < NUMBER (or <=, >, >=), such as 'dead_low > 0.3'")
     name, sign, number = match.groups()
     if name not in NAMES:
-        meant = closest(name, NAMES)
-        hint = f"did you mean {meant!r}? " if meant else ""
-        raise ConditionError(f"{text!r}: unknown name {name!r}; {hint}known: {', '.join(NAMES)}")
+        raise ConditionError(f"{text!r}: unknown name {name!r}; {hint(name, NAMES)}known: {', '.join(NAMES)}")
     return Condition(name, sign, float(number))
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rft_diagnose.groups import ROUNDING, Floats, Groups, Ints, Scale, most_within
 from rft_diagnose.intervals import intervals, two_value_intervals
+from rft_diagnose.statistics import grouped_moments
 
 ERROR_RATE = 0.05
 NO_SIGNAL, SIGNAL = 0.1, 0.5  # shares of an input's groups with spread: at most, at least
@@ -113,9 +114,7 @@ def further_generations(n: Ints, outside: Ints, far_outside: Ints, size: int, tw
 def describe_inputs(groups: Groups, scale: Scale, tolerance: float, size: int, signal: Floats) -> Inputs:
     """Statistics, intervals and classes of the inputs; see Inputs. tolerance: in units of the reward."""
     n = groups.sizes
-    mean = np.add.reduceat(groups.rewards, groups.starts) / n
-    deviations = groups.rewards - np.repeat(mean, n)
-    squares = np.add.reduceat(deviations**2, groups.starts)
+    mean, deviations, squares = grouped_moments(groups.rewards, n, groups.starts)
     squares[squares <= n * (ROUNDING * scale.width) ** 2] = 0.0
     with np.errstate(invalid="ignore", divide="ignore"):
         std = np.where(n > 1, np.sqrt(squares / (n - 1)), np.nan)

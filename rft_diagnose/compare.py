@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rft_diagnose.classes import CLASSES, ERROR_RATE, Strings
-from rft_diagnose.diagnose import Diagnosis, share
-from rft_diagnose.groups import DiagnosisError, Floats, Ints
+from rft_diagnose.diagnose import Diagnosis
+from rft_diagnose.errors import DiagnosisError
+from rft_diagnose.groups import Floats, Ints
+from rft_diagnose.over_inputs import share
 
 LOOKS = ("flat_low", "flat_high", "spread")
 
@@ -68,15 +70,10 @@ def relabelled(diagnosis: Diagnosis, labels: Sequence[str]) -> Diagnosis:
 
 
 def _one_sided(flat: Ints, other: Ints, outside: Ints) -> Floats:
-    """Probability that all `outside` of flat + other generations are among the others', [K]."""
-    from scipy.special import gammaln
+    """Compute the probability that all `outside` of flat + other generations are among the others', [K]."""
+    from scipy.stats import hypergeom
 
-    def log_choose(n: Ints, k: Ints) -> Floats:
-        value: Floats = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-        return value
-
-    total = flat + other
-    return np.exp(log_choose(total - outside, flat) - log_choose(total, flat))
+    return np.asarray(hypergeom.pmf(0, flat + other, outside, flat), dtype=float)
 
 
 def _crossed(before: Strings, after: Strings, names: tuple[str, ...]) -> dict[str, dict[str, int]]:

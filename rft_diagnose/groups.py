@@ -8,16 +8,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rft_diagnose.statistics import NEAR_OPTIMAL_MEAN
+from rft_diagnose.errors import DiagnosisError
+from rft_diagnose.statistics import NEAR_OPTIMAL_MEAN, Floats
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 ROUNDING = 1e-9  # of the reward's range: what differs by less is the same reward, computed in another order
-
-
-class DiagnosisError(Exception):
-    """Rewards that nothing can be said about as they are; the message is for the user."""
 
 
 def inputs_text(count: int) -> str:

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
-from figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, house_style
+from rft_diagnose.results import Table
+from rft_diagnose.style import BLACK, BLUE, CLASS_COLORS, GREEN, GREY, ORANGE, house_style
 
 SIZE = (5.6, 3.6)  # readable at the width of a phone
-CLASS_COLORS = {
-    "uncertain": GREY,
-    "live": GREEN,
-    "dead_high": BLUE,
-    "dead_low": ORANGE,
-}  # drawn in this order
 CLASS_MARKERS = {"uncertain": "D", "live": "o", "dead_high": "^", "dead_low": "v"}
 MAX_MARKERS = 20_000
 
 
 def pictures(
-    inputs: pd.DataFrame, summary: dict[str, Any], gradients: Sequence[dict[str, Any]] = ()
-) -> Iterator[tuple[str, str, str, Figure, pd.DataFrame]]:
-    """File name, title, caption, figure and plotted numbers of each picture that there is something for.
+    inputs: Table, summary: dict[str, Any], gradients: Sequence[Mapping[str, Any]] = ()
+) -> Iterator[tuple[str, str, str, Figure, Table]]:
+    """Draw file name, title, caption, figure and plotted numbers of each picture that there is something for.
 
-    inputs: inputs.csv; summary: that of the diagnosed reward (docs/diagnosis.md); gradients: a row an input.
+    inputs: the columns of inputs.csv; summary: that of the diagnosed reward (docs/diagnosis.md); gradients: a
+    row an input.
     """
     places = inputs_by_place(inputs)
     yield (
@@ -40,7 +36,7 @@ def pictures(
         mean_and_std(places),
         places,
     )
-    signal = pd.DataFrame(summary["signal"])
+    signal = columns_of(summary["signal"])
     yield (
         "signal_by_group_size",
         "Which groups carry signal",
@@ -57,7 +53,7 @@ def pictures(
         counts,
     )
     if len(summary["over_time"]) > 1:
-        steps = pd.DataFrame(summary["over_time"])
+        steps = columns_of(summary["over_time"])
         yield (
             "over_time",
             "Over training",
@@ -67,8 +63,12 @@ def pictures(
             steps,
         )
     if "change" in inputs:
-        changed = inputs.dropna(subset="change").rename(columns={"std": "std_after"})
-        changed = changed[["std_before", "std_after", "change"]]
+        common = np.array([change is not None for change in inputs["change"]])
+        changed = {
+            "std_before": inputs["std_before"][common],
+            "std_after": inputs["std"][common],
+            "change": inputs["change"][common],
+        }
         yield (
             "before_and_after",
             "Woke up, died",
@@ -77,33 +77,67 @@ def pictures(
             changed,
         )
     if gradients:
-        rows = pd.DataFrame(gradients)
+        rows = columns_of(gradients)
+        diagnosed = rows["reward"] == rows["reward"][0]
         yield (
             "gradients",
             "Policy gradients",
             "Norm of the expected policy gradient of some inputs over their reward std in other texts; "
             "0 where noise has made its estimate negative. Below, the estimated bounds, where not 0.",
-            gradient_norms(rows[rows["reward"] == rows["reward"].iloc[0]]),
+            gradient_norms(rows_where(rows, diagnosed)),
             rows,
         )
 
 
-def inputs_by_place(inputs: pd.DataFrame) -> pd.DataFrame:
-    """How many inputs have which mean, std and class: columns mean, std, label, count."""
-    places = inputs[["mean", "std", "label"]].dropna().round({"mean": 6, "std": 6})
-    return places.groupby(["mean", "std", "label"]).size().rename("count").reset_index()
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
+    """Turn rows with the same keys into columns; None among numbers becomes NaN."""
+    columns: dict[str, NDArray[Any]] = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        if any(isinstance(value, str) for value in values):
+            columns[name] = np.array(values, dtype=object)
+        else:
+            columns[name] = np.array(values, dtype=float if None in values else None)
+    return columns
 
 
-def mean_and_std(table: pd.DataFrame) -> Figure:
-    """Reward std over mean, by class. table: `inputs_by_place`; the area of a marker is its count."""
-    shown = table.sample(MAX_MARKERS, random_state=0) if len(table) > MAX_MARKERS else table
-    area = 300 / max(20.0, float(shown["count"].max()))
+def rows_where(table: Table, chosen: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Take the rows that are True in `chosen`, or whose numbers it has."""
+    return {name: column[chosen] for name, column in table.items()}
+
+
+def _shown(table: Table) -> Table:
+    """Take at most MAX_MARKERS rows, by chance."""
+    size = len(next(iter(table.values())))
+    if size <= MAX_MARKERS:
+        return table
+    return rows_where(table, np.random.RandomState(0).choice(size, MAX_MARKERS, replace=False))
+
+
+def inputs_by_place(inputs: Table) -> dict[str, NDArray[Any]]:
+    """Count how many inputs have which mean, std and class: columns mean, std, label, count."""
+    known = ~np.isnan(inputs["std"])
+    mean, std = (np.round(inputs[name][known], 6) + 0.0 for name in ("mean", "std"))  # -0 is 0
+    label = inputs["label"][known].astype(str)
+    order = np.lexsort((label, std, mean))
+    mean, std, label = mean[order], std[order], label[order]
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (mean[1:] != mean[:-1]) | (std[1:] != std[:-1]) | (label[1:] != label[:-1])
+    first = np.flatnonzero(new)
+    count = np.diff(np.append(first, len(order)))
+    return {"mean": mean[first], "std": std[first], "label": label[first], "count": count}
+
+
+def mean_and_std(table: Table) -> Figure:
+    """Draw reward std over mean, by class. table: `inputs_by_place`; the area of a marker is its count."""
+    shown = _shown(table)
+    area = 300 / max(20.0, float(shown["count"].max(initial=0)))
     with house_style():
         figure, axes = _axes()
         handles = []
         for label, color in CLASS_COLORS.items():
-            rows = shown[shown["label"] == label]
-            count = int(table.loc[table["label"] == label, "count"].sum())
+            rows = rows_where(shown, shown["label"] == label)
+            count = int(table["count"][table["label"] == label].sum())
             if count:
                 look: dict[str, Any] = {"color": color, "marker": CLASS_MARKERS[label]}
                 axes.scatter(
@@ -124,15 +158,15 @@ def mean_and_std(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def counts_of_std(inputs: pd.DataFrame) -> pd.DataFrame:
-    """Inputs by their reward std (ddof 0), in 30 equal steps: columns low, high, count."""
-    values = inputs["std_ddof0"].to_numpy()
+def counts_of_std(inputs: Table) -> dict[str, NDArray[Any]]:
+    """Count inputs by their reward std (ddof 0), in 30 equal steps: columns low, high, count."""
+    values = inputs["std_ddof0"]
     counts, edges = np.histogram(values, bins=30, range=(0, float(values.max()) or 1.0))
-    return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "count": counts})
+    return {"low": edges[:-1], "high": edges[1:], "count": counts}
 
 
-def std_histogram(table: pd.DataFrame, percentile: float | None) -> Figure:
-    """table: `counts_of_std`; percentile: the 10th of Figure 2, marked if given."""
+def std_histogram(table: Table, percentile: float | None) -> Figure:
+    """Draw the counts of std. table: `counts_of_std`; percentile: the 10th of Figure 2, marked if given."""
     with house_style():
         figure, axes = _axes()
         axes.bar(table["low"], table["count"], table["high"] - table["low"], align="edge", color=GREEN)
@@ -145,17 +179,15 @@ def std_histogram(table: pd.DataFrame, percentile: float | None) -> Figure:
     return figure
 
 
-def signal_by_group_size(table: pd.DataFrame, planned: int) -> Figure:
-    """Share of a batch with signal over the group size, `planned` marked.
+def signal_by_group_size(table: Table, planned: int) -> Figure:
+    """Draw the share of a batch with signal over the group size, `planned` marked.
 
     table: columns group_size, share (NaN: only bounded), low, high.
     """
     with house_style():
         figure, axes = _axes()
-        places = np.arange(len(table))
-        known = table["share"].notna().to_numpy()
-        low, high = table["low"].to_numpy(), table["high"].to_numpy()
-        share = table["share"].to_numpy(dtype=float)
+        low, high, share = table["low"], table["high"], table["share"]
+        places, known = np.arange(len(share)), ~np.isnan(share)
         axes.errorbar(
             places[known],
             share[known],
@@ -183,8 +215,8 @@ def signal_by_group_size(table: pd.DataFrame, planned: int) -> Figure:
     return figure
 
 
-def over_time(table: pd.DataFrame) -> Figure:
-    """Shares of groups without spread, and the mean reward, over the steps of a training log."""
+def over_time(table: Table) -> Figure:
+    """Draw the shares of groups without spread, and the mean reward, over the steps of a training log."""
     with house_style():
         figure = Figure(figsize=(SIZE[0], 4.6), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True)
@@ -199,7 +231,7 @@ def over_time(table: pd.DataFrame) -> Figure:
         top.set_ylim(0, 1)
         top.set_ylabel("share of groups")
         bottom.plot(
-            step, table["mean"], color=BLACK, marker="." if len(table) < 30 else None, label="mean reward"
+            step, table["mean"], color=BLACK, marker="." if len(step) < 30 else None, label="mean reward"
         )
         bottom.plot(step, table["within_std"], color=GREEN, linestyle="--", label="reward std within inputs")
         bottom.set_ylim(bottom=min(0, float(table["mean"].min())))
@@ -209,8 +241,8 @@ def over_time(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def before_and_after(table: pd.DataFrame) -> Figure:
-    """A marker per input: std after over std before.
+def before_and_after(table: Table) -> Figure:
+    """Draw a marker per input: std after over std before.
 
     table: columns std_before, std_after, change (woke_up, died or "").
     """
@@ -220,16 +252,17 @@ def before_and_after(table: pd.DataFrame) -> Figure:
         "died": {"color": ORANGE, "marker": "v", "label": "died"},
     }
     rng = np.random.default_rng(0)
-    shown = table.sample(MAX_MARKERS, random_state=0) if len(table) > MAX_MARKERS else table
-    top = max(float(table[["std_before", "std_after"]].max().max()), 1e-12)
+    shown = _shown(table)
+    top = max(*(float(np.nanmax(table[name], initial=0)) for name in ("std_before", "std_after")), 1e-12)
     with house_style():
         figure, axes = _axes()
         for change, style in kinds.items():
-            rows = shown[shown["change"] == change]
+            rows = rows_where(shown, shown["change"] == change)
             style["label"] += f" ({int((table['change'] == change).sum()):,})"
             # Many lie at exactly 0, on top of each other: shifted a little, they show how many.
             before, after = (
-                rows[name] + rng.uniform(0, 0.02 * top, len(rows)) for name in ("std_before", "std_after")
+                rows[name] + rng.uniform(0, 0.02 * top, len(rows["change"]))
+                for name in ("std_before", "std_after")
             )
             axes.scatter(before, after, s=14, linewidths=0, alpha=0.7, rasterized=True, **style)
         axes.axline((0, 0), slope=1, color=BLACK, linewidth=0.8)
@@ -239,8 +272,8 @@ def before_and_after(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def gradient_norms(table: pd.DataFrame) -> Figure:
-    """Gradient norm over reward std, and its bounds. table: std, norm and the three bounds."""
+def gradient_norms(table: Table) -> Figure:
+    """Draw the gradient norm over reward std, and its bounds. table: std, norm and the three bounds."""
     kinds: dict[str, dict[str, Any]] = {
         "power_bound": {"color": BLACK, "marker": "^", "label": r"$6 M^{1/3} L \gamma$ std$^{2/3}$"},
         "linear_bound": {"color": ORANGE, "marker": "D", "label": r"$\sqrt{L/2}\, \gamma$ std"},
@@ -254,7 +287,7 @@ def gradient_norms(table: pd.DataFrame) -> Figure:
         top.set_ylim(bottom=0)
         top.set_ylabel("gradient norm")
         for name, style in kinds.items():
-            rows = table[table[name] > 0]
+            rows = rows_where(table, table[name] > 0)
             bottom.scatter(rows["std"], rows[name], s=14, alpha=0.7, linewidths=0, **style)
         if (table["bound"] > 0).any():
             bottom.set_yscale("log")

@@ -1,19 +1,29 @@
-"""Tables of rewards that somebody has: CSV, JSON lines, parquet of any library, an extraction's .pt."""
+"""Tables of rewards that somebody has: rows of any library, or an extraction's .pt."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.config import closest
 from rft_diagnose.diagnose import Diagnosis, diagnose
-from rft_diagnose.groups import DiagnosisError, Floats, Ints
+from rft_diagnose.errors import DiagnosisError, hint, needed_for
+from rft_diagnose.formats import (
+    FORMATS,
+    ROW_FORMATS,
+    Column,
+    Encoded,
+    encode,
+    file_format,
+    numbers,
+    read_columns,
+    values_at,
+)
+from rft_diagnose.groups import Floats, Ints
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +47,11 @@ def targets(names: Sequence[str], weights: Sequence[float] | None, kl_coef: floa
     if len(weights) != len(names):
         raise DiagnosisError(f"{len(weights)} weights for {len(names)} rewards: {', '.join(names)}")
     terms = [name if w == 1 else f"{w:g} {name}" for name, w in zip(names, weights, strict=True)]
-    of_sum = dict(zip(names, weights, strict=True))
-    found = [Target(" + ".join(terms), of_sum)]
+    weight = dict(zip(names, weights, strict=True))
+    results = [Target(" + ".join(terms), weight)]
     if kl_coef is not None:
-        found.insert(0, Target(f"{found[0].name} - {kl_coef:g} KL", of_sum, kl_coef))
-    return found + [Target(name, {name: 1.0}) for name in names if name != found[-1].name]
+        results.insert(0, Target(f"{results[0].name} - {kl_coef:g} KL", weight, kl_coef))
+    return results + [Target(name, {name: 1.0}) for name in names if name != results[-1].name]
 
 
 def diagnose_table(
@@ -59,24 +69,24 @@ def diagnose_table(
     if kl_coef is not None and table.kl is None:
         raise DiagnosisError("a KL coefficient needs the KL of each generation")
     wanted = targets(list(table.rewards), weights, kl_coef)
-    found: dict[str, Diagnosis] = {}
+    results: dict[str, Diagnosis] = {}
     for target in wanted:
-        of_sum = target.weights == wanted[0].weights
+        is_sum = target.weights == wanted[0].weights
         try:
-            found[target.name] = diagnose(
+            results[target.name] = diagnose(
                 target.values(table.rewards),
                 table.codes,
                 steps=table.steps,
-                reward_range=reward_range if of_sum else None,
+                reward_range=reward_range if is_sum else None,
                 kl=None if target.kl_coef is None else table.kl,
                 kl_coef=target.kl_coef or 0.0,
                 **settings,
             )
         except DiagnosisError as error:
-            if not found:
+            if not results:
                 raise
             logger.warning("%s alone: %s", target.name, error)
-    return found
+    return results
 
 
 def weighted_sum(columns: Sequence[Floats], weights: Sequence[float]) -> Floats:
@@ -85,7 +95,6 @@ def weighted_sum(columns: Sequence[Floats], weights: Sequence[float]) -> Floats:
     return np.where(np.isnan(stacked).all(0), np.nan, np.nansum(stacked, 0))
 
 
-SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 OWN_LOG = "*rollout_rewards.jsonl"  # of a training run here, which has other tables beside it
 TRL_COLUMNS = {"step", "prompt", "completion", "advantage"}  # of TRL's logged completions, beside the rewards
 
@@ -131,20 +140,25 @@ def read_rewards(paths: Sequence[Path], columns: Columns) -> RewardTable:
 
 
 def _files(path: Path) -> list[Path]:
+    """The path itself, or the tables in a folder. Raises DiagnosisError: it is none, or has none."""
     if path.is_dir():
-        found = sorted(path.glob(OWN_LOG)) or sorted(f for f in path.iterdir() if f.suffix in SUFFIXES)
-        if not found:
-            raise DiagnosisError(f"{path}: no table in this folder ({', '.join(SUFFIXES)})")
-        return found
+        # JSON of one object and arrays stand beside tables for other reasons: they are read by name alone.
+        files = sorted(path.glob(OWN_LOG)) or sorted(
+            f for f in path.iterdir() if file_format(f) in ROW_FORMATS
+        )
+        if not files:
+            raise DiagnosisError(f"{path}: no table in this folder ({', '.join(ROW_FORMATS)})")
+        return files
     if not path.is_file():
         raise DiagnosisError(f"{path}: no such file")
-    if path.suffix not in (*SUFFIXES, ".pt"):
-        raise DiagnosisError(f"{path}: expected one of {', '.join(SUFFIXES)}, or an extraction's .pt file")
+    if file_format(path) not in (*FORMATS, ".pt"):
+        raise DiagnosisError(f"{path}: expected one of {', '.join(FORMATS)}, or an extraction's .pt file")
     return [path]
 
 
 def _read_extraction(path: Path, columns: Columns) -> RewardTable:
-    import torch
+    with needed_for(f"{path}: an extraction's .pt file"):
+        import torch
 
     try:
         content = torch.load(path, weights_only=True)
@@ -170,124 +184,58 @@ def _read_extraction(path: Path, columns: Columns) -> RewardTable:
 
 
 def _read_tables(files: Sequence[Path], asked: Columns) -> RewardTable:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    parts: list[Any] = []
-    found = asked
-    notes: tuple[str, ...] = ()
-    for file in files:
-        table, found, notes = _read_table(file, asked)
-        parts.append(table.select(_names(found)))
-    try:
-        table = pa.concat_tables(parts, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise DiagnosisError(f"the files' columns do not fit together: {error}") from error
-    if not len(table):
+    parts = [_read_table(file, asked) for file in files]
+    _, chosen, notes = parts[-1]
+    rewards = list(dict.fromkeys(name for _, columns, _ in parts for name in columns.rewards))
+    where = [str(file) for file in files]
+    columns = [part for part, _, _ in parts]
+    prompts = [_texts(part, str(chosen.prompt), file) for part, file in zip(columns, where, strict=True)]
+    codes, labels = _joined(prompts)
+    if not len(codes):
         raise DiagnosisError(f"{files[0]}: no rows")
-    where = str(files[0]) if len(files) == 1 else f"{files[0]} and the others"
-
-    prompts = table.column(str(found.prompt))
-    if prompts.null_count:
-        row = int(np.argmax(prompts.is_null().to_numpy()))
-        raise DiagnosisError(f"{where}: no {found.prompt!r} in row {row + 1:,}")
-    encoded = (
-        prompts if pa.types.is_dictionary(prompts.type) else prompts.dictionary_encode()
-    ).unify_dictionaries()
-    codes = pc.fill_null(pa.chunked_array([chunk.indices for chunk in encoded.chunks]), -1).to_numpy()
-    labels = [str(label) for label in encoded.chunk(0).dictionary.to_pylist()]
+    sizes = [len(part.codes) for part in prompts]
     references = None
-    if found.references:
-        _, first = np.unique(codes, return_index=True)
-        texts = table.column(found.references).take(first).to_pylist()
-        references = [[text] if isinstance(text, str) else list(text or []) for text in texts]
-    steps = _numbers(table.column(found.step), found.step, where) if found.step else None
-    if steps is not None and np.isnan(steps).any():
-        raise DiagnosisError(f"{where}: no {found.step!r} in row {int(np.isnan(steps).argmax()) + 1:,}")
+    if chosen.references:
+        references = [_as_list(value) for value in _first_values(columns, chosen.references, codes, sizes)]
+    steps = None
+    if chosen.step:
+        steps = _numbers(columns, chosen.step, where, sizes)
+        if np.isnan(steps).any():
+            file, row = _place(int(np.isnan(steps).argmax()), where, sizes)
+            raise DiagnosisError(f"{file}: no {chosen.step!r} in row {row:,}")
     return RewardTable(
-        codes=codes.astype(np.int64),
+        codes=codes,
         labels=labels,
-        rewards={name: _numbers(table.column(name), name, where) for name in found.rewards},
-        prompts=labels if found.prompt == "prompt" else None,
+        rewards={name: _numbers(columns, name, where, sizes) for name in rewards},
+        prompts=labels if chosen.prompt == "prompt" else None,
         references=references,
         steps=None if steps is None else steps.astype(np.int64),
-        kl=_numbers(table.column(found.kl), found.kl, where) if found.kl else None,
+        kl=_numbers(columns, chosen.kl, where, sizes) if chosen.kl else None,
         notes=notes,
     )
 
 
-def _read_table(path: Path, asked: Columns) -> tuple[Any, Columns, tuple[str, ...]]:
-    """The needed columns of one file as an Arrow table, their names, and what was chosen unasked."""
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
+def _read_table(path: Path, asked: Columns) -> tuple[dict[str, Column], Columns, tuple[str, ...]]:
+    """The needed columns of one file, their names, and what was chosen unasked."""
+    chosen: Columns = asked
+    notes: tuple[str, ...] = ()
 
-    try:
-        if path.suffix == ".parquet":
-            schema = pa.parquet.read_schema(path)
-            found, notes = choose_columns(schema, asked, path)
-            texts = pa.types.is_string(schema.field(found.prompt).type)
-            # A prompt is stored once and referred to, so that long ones are not copied for each generation.
-            table = pa.parquet.read_table(
-                path, columns=_names(found), read_dictionary=[found.prompt] if texts else None
-            )
-        elif path.suffix == ".csv":
-            parse = pa.csv.ParseOptions(newlines_in_values=True)
-            with pa.csv.open_csv(path, parse_options=parse) as reader:
-                found, notes = choose_columns(reader.schema, asked, path)
-            types = pa.csv.ConvertOptions(
-                include_columns=_names(found), column_types={found.prompt: pa.string()}
-            )
-            table = pa.csv.read_csv(path, parse_options=parse, convert_options=types)
-        else:
-            table = _json_table(path)
-            if not len(table):
-                raise DiagnosisError(f"{path}: no rows")
-            found, notes = choose_columns(table.schema, asked, path)
-    except (pa.ArrowException, OSError) as error:
-        raise DiagnosisError(f"{path} cannot be read: {error}") from error
-    column = table.column(found.prompt)
-    if pa.types.is_nested(column.type):  # a conversation: a list of messages
-        texts = pa.array(
-            [None if v is None else json.dumps(v, ensure_ascii=False) for v in column.to_pylist()]
-        )
-        table = table.set_column(table.schema.get_field_index(found.prompt), found.prompt, texts)
-    return table, found, notes
+    def choose(names: list[str], holds_numbers: Callable[[str], bool]) -> list[str]:
+        nonlocal chosen, notes
+        chosen, notes = choose_columns(names, holds_numbers, asked, path)
+        every = [chosen.prompt, *chosen.rewards, chosen.step, chosen.kl, chosen.references]
+        return list(dict.fromkeys(name for name in every if name is not None))
+
+    return read_columns(path, choose), chosen, notes
 
 
-def _json_table(path: Path) -> Any:
-    """JSON lines as an Arrow table; Python's reader, since Arrow's knows no NaN."""
-    import pyarrow as pa
-
-    from common.hub import DataError
-    from rl4lms.datapools.sources import json_lines
-
-    try:
-        with path.open("rb") as lines:
-            rows = [row for _, row in json_lines(lines, str(path))]
-    except DataError as error:
-        raise DiagnosisError(str(error)) from error
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {}
-    for name in names:
-        values = [row.get(name) for row in rows]
-        try:
-            columns[name] = pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):  # mixed: as text, so that the odd one can be named
-            columns[name] = pa.array(
-                [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
-            )
-    return pa.table(columns)
-
-
-def choose_columns(schema: Any, asked: Columns, path: Path) -> tuple[Columns, tuple[str, ...]]:
+def choose_columns(
+    names: Sequence[str], holds_numbers: Callable[[str], bool], asked: Columns, path: Path
+) -> tuple[Columns, tuple[str, ...]]:
     """The columns to read: those asked for, else by their usual names, and what the reader should know.
 
     Raises DiagnosisError that names what is missing and what there is.
     """
-    import pyarrow as pa
-
-    names = list(schema.names)
     for what, name in [
         ("prompt", asked.prompt),
         *(("reward", name) for name in asked.rewards),
@@ -297,74 +245,93 @@ def choose_columns(schema: Any, asked: Columns, path: Path) -> tuple[Columns, tu
     ]:
         if name is not None and name not in names:
             raise DiagnosisError(f"{path}: {_unknown(what, name, names)}")
-    found, notes = asked, []
-    if found.prompt is None:
+    chosen, notes = asked, []
+    if chosen.prompt is None:
         prompt = next((name for name in ("prompt_id", "prompt") if name in names), None)
         if prompt is None:
             raise DiagnosisError(
                 f"{path}: which column names the input? give it with --prompt; there are: {', '.join(names)}"
             )
-        found = replace(found, prompt=prompt)
-    if not found.rewards:
+        chosen = replace(chosen, prompt=prompt)
+    if not chosen.rewards:
         rewards = ["reward"] if "reward" in names else []
         if names and set(names) >= TRL_COLUMNS:
-            rewards = [
-                field.name
-                for field in schema
-                if field.name not in TRL_COLUMNS
-                and (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
-            ]
+            rewards = [name for name in names if name not in TRL_COLUMNS and holds_numbers(name)]
             notes.append(f"recognised as completions logged by TRL, with the rewards {', '.join(rewards)}")
         if not rewards:
             raise DiagnosisError(
                 f"{path}: which column is the reward? give it with --reward; there are: {', '.join(names)}"
             )
-        found = replace(found, rewards=tuple(rewards))
-    if found.step is None:
-        found = replace(found, step=next((name for name in ("step", "global_step") if name in names), None))
-    return found, tuple(notes)
-
-
-def _names(columns: Columns) -> list[str]:
-    every = [columns.prompt, *columns.rewards, columns.step, columns.kl, columns.references]
-    return list(dict.fromkeys(name for name in every if name is not None))
+        chosen = replace(chosen, rewards=tuple(rewards))
+    if chosen.step is None:
+        chosen = replace(chosen, step=next((name for name in ("step", "global_step") if name in names), None))
+    return chosen, tuple(notes)
 
 
 def _unknown(what: str, name: str, names: Iterable[str]) -> str:
-    meant = closest(name, names)
-    hint = f"did you mean {meant!r}? " if meant else ""
-    return f"no column {name!r} (--{what}); {hint}there are: {', '.join(names)}"
+    names = list(names)
+    return f"no column {name!r} (--{what}); {hint(name, names)}there are: {', '.join(names)}"
 
 
-def _numbers(column: Any, name: str, where: str) -> Floats:
-    """A column as numbers, missing ones NaN. Raises DiagnosisError naming the first that is none."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    try:
-        if pa.types.is_nested(column.type):
-            raise DiagnosisError(f"{where}: {name!r} must hold numbers, holds {column.type}")
-        if pa.types.is_boolean(column.type):
-            column = column.cast(pa.int8())
-        numbers: Floats = pc.cast(column, pa.float64()).to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        row, value = next(
-            ((i, v) for i, v in enumerate(column.to_pylist()) if v is not None and not _is_number(v)),
-            (0, column[0].as_py()),
-        )
-        raise DiagnosisError(
-            f"{where}: {name!r} must hold numbers, row {row + 1:,} holds {value!r:.60}"
-        ) from error
-    if np.isinf(numbers).any():
-        raise DiagnosisError(f"{where}: {name!r} is infinite in row {int(np.isinf(numbers).argmax()) + 1:,}")
-    return numbers
+def _texts(part: Mapping[str, Column], name: str, where: str) -> Encoded:
+    """The inputs' names in one file. Raises DiagnosisError: one is missing."""
+    texts = encode(part[name]) if name in part else Encoded(np.full(1, -1), [])
+    if (texts.codes < 0).any():
+        raise DiagnosisError(f"{where}: no {name!r} in row {int((texts.codes < 0).argmax()) + 1:,}")
+    return texts
 
 
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+def _joined(parts: Sequence[Encoded]) -> tuple[Ints, list[str]]:
+    """Codes and texts of all files together; a text has one code."""
+    places: dict[str, int] = {}
+    codes = []
+    for part in parts:
+        known = np.array([places.setdefault(text, len(places)) for text in part.texts], dtype=np.int64)
+        codes.append(known[part.codes])
+    return np.concatenate(codes), list(places)
+
+
+def _numbers(
+    parts: Sequence[Mapping[str, Column]], name: str, where: Sequence[str], sizes: Sequence[int]
+) -> Floats:
+    """A column of all files as numbers [M], NaN where missing. Raises DiagnosisError naming what is none."""
+    columns: list[Floats] = []
+    for part, file, size in zip(parts, where, sizes, strict=True):
+        try:
+            columns.append(numbers(part[name], name, file) if name in part else np.full(size, np.nan))
+        except DiagnosisError as error:
+            if columns:
+                raise DiagnosisError(f"the files' columns do not fit together: {error}") from error
+            raise
+    values = np.concatenate(columns)
+    if np.isinf(values).any():
+        file, row = _place(int(np.isinf(values).argmax()), where, sizes)
+        raise DiagnosisError(f"{file}: {name!r} is infinite in row {row:,}")
+    return values
+
+
+def _place(row: int, where: Sequence[str], sizes: Sequence[int]) -> tuple[str, int]:
+    """The file of a row of all files (from 0), and its number there (from 1)."""
+    ends = np.cumsum(sizes)
+    file = int(np.searchsorted(ends, row, side="right"))
+    return where[file], row - int(ends[file]) + sizes[file] + 1
+
+
+def _first_values(
+    parts: Sequence[Mapping[str, Column]], name: str, codes: Ints, sizes: Sequence[int]
+) -> list[Any]:
+    """The value of a column in the first row of each input."""
+    _, first = np.unique(codes, return_index=True)
+    values: list[Any] = [None] * len(first)
+    for part, end, size in zip(parts, np.cumsum(sizes), sizes, strict=True):
+        inside = np.flatnonzero((first >= end - size) & (first < end))
+        for i, value in zip(inside, values_at(part[name], first[inside] - (end - size)), strict=True):
+            values[i] = value
+    return values
+
+
+def _as_list(value: Any) -> list[str]:
+    """The expected texts in a field that holds one or several, or none."""
+    if value is None or value != value:  # NaN is missing, too
+        return []
+    return [str(text) for text in value] if isinstance(value, list) else [str(value)]

@@ -12,7 +12,7 @@
 It asks of TRL only what its documentation promises: reward functions are called with `prompts`, `completions`
 and further keyword arguments, `trainer_state` among them, and return a number or None for each completion.
 Each process sees its own part of a batch, and evaluation calls reward functions too: for numbers over all
-processes, or of training alone, give the logged completions to diagnose_vanishing_gradients.py instead.
+processes, or of training alone, give the logged completions to `rft-diagnose` instead.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class VanishingGradientCallback(TrainerCallback):
         batch["total"] = np.where(missing, np.nan, np.nan_to_num(batch["total"]) + np.nan_to_num(numbers))
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **more: Any
     ) -> Any:
         """Put `vanishing/<name>` into the logs that are shown, and stop if the condition holds."""
         self.batches = [b for b in self.batches if b["step"] > state.global_step - self.last_steps]

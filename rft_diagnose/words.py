@@ -120,12 +120,12 @@ def gradient_rows(gradients: dict[str, Any]) -> list[tuple[str, str]]:
         )
     ]
     for row in gradients["shares"]:
-        found = "undefined: no gradient can be told from 0"
+        text = "undefined: no gradient can be told from 0"
         if row["share"] is not None:
-            found = f"{_percent(row['share'])} of the total squared gradient"
+            text = f"{_percent(row['share'])} of the total squared gradient"
             if row["low"] is not None:
-                found += f" ({_percent(row['low'])} to {_percent(row['high'])})"
-        rows.append((f"lowest {row['lowest']:.0%} by std", found))
+                text += f" ({_percent(row['low'])} to {_percent(row['high'])})"
+        rows.append((f"lowest {row['lowest']:.0%} by std", text))
     for name, what in BOUNDS.items():
         ratio = gradients["bounds"][name]
         if ratio["median"] is not None:
@@ -136,7 +136,7 @@ def gradient_rows(gradients: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _percent(share: float) -> str:
-    """Of a share that noise may have made a little negative: without the sign of a rounded 0."""
+    """Write a share that noise may have made a little negative, without the sign of a rounded 0."""
     return f"{round(share, 3) + 0.0:.1%}"
 
 
@@ -157,7 +157,7 @@ def terminal_lines(findings: Findings) -> list[str]:
         paragraphs.append(change_line(findings.comparison))
     if findings.gradients is not None:
         rows = gradient_rows(findings.gradients)  # of the bounds the report tells more
-        paragraphs += [f"{what}: {found}" for what, found in rows if not what.startswith("bound")]
+        paragraphs += [f"{what}: {number}" for what, number in rows if not what.startswith("bound")]
     paragraphs += [f"note: {note}" for note in findings.notes]
     paragraphs += [f"-> {piece.what}" for piece in findings.advice[:MAX_ADVICE]]
     for text in paragraphs:

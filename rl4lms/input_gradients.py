@@ -19,7 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from common.seeding import derive_seed
-from rft_diagnose.groups import DiagnosisError, Floats, Ints
+from rft_diagnose.errors import DiagnosisError
+from rft_diagnose.groups import Floats, Ints
 from rft_diagnose.statistics import bootstrap_interval, spearman
 from rft_diagnose.tables import Target
 from rl4lms.config import ExtractConfig

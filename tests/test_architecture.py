@@ -16,7 +16,7 @@ REPO = Path(__file__).parents[1]
 RUNNERS = {path.stem for path in REPO.glob("*.py")}
 # Package -> ours that it may import besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
-    "rft_diagnose": {"common"},
+    "rft_diagnose": set(),
     "common": set(),
     "rl4lms": {"common", "rft_diagnose"},
     "sft_vs_rft": {"common", "rft_diagnose"},

@@ -10,7 +10,8 @@ import numpy as np
 from common.files import Row, RowLog
 from rft_diagnose.classes import CLASSES
 from rft_diagnose.diagnose import Diagnosis, diagnose
-from rft_diagnose.groups import DiagnosisError, Floats, Ints
+from rft_diagnose.errors import DiagnosisError
+from rft_diagnose.groups import Floats, Ints
 
 ITERATIONS = 10  # pooled: one alone seldom draws an input twice, and over more of them the policy is another
 NO_SPREAD = ("no_spread_low", "no_spread_high")

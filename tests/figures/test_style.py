@@ -11,16 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from figures.style import (
-    BLUE,
-    GREEN,
-    HOUSE_STYLE,
-    METHOD_COLORS,
-    METHOD_MARKERS,
-    ORANGE,
-    house_style,
-    save_figure,
-)
+from figures.style import METHOD_COLORS, METHOD_MARKERS, save_figure
+from rft_diagnose.style import BLUE, GREEN, HOUSE_STYLE, ORANGE, house_style
 
 TABLE = pd.DataFrame({"epoch": [0, 1, 2], "reward": [0.1, 1 / 3, 1e-17], "method": "RFT"})
 

@@ -16,9 +16,9 @@ from rft_diagnose.classes import (
     rate_with_signal,
     verdicts,
 )
-from rft_diagnose.diagnose import at_least, signal_shares, std_percentile
 from rft_diagnose.groups import group, most_within, spread_probability
 from rft_diagnose.intervals import clopper_pearson, pooled_kurtosis
+from rft_diagnose.over_inputs import at_least, signal_shares, std_percentile
 
 SIZES = (2, 3, 4, 8, 16)
 N_OF_TRIALS = (2, 4, 8, 10, 16, 35, 64, 250)

@@ -1,0 +1,308 @@
+"""`rft-diagnose FILE ...`: which inputs carry no gradient, how sure that is, and what to do."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rft_diagnose.advice import NAMES, Condition, ConditionError, advise, holds, parse_condition, value_of
+from rft_diagnose.compare import Comparison, compare, relabelled
+from rft_diagnose.diagnose import TOLERANCE, Diagnosis
+from rft_diagnose.errors import DiagnosisError, MissingPackageError, needed_for
+from rft_diagnose.results import (
+    Table,
+    atomic_path,
+    input_columns,
+    numbers_csv,
+    supervised_rows,
+    write_inputs,
+    write_json,
+    write_text,
+)
+from rft_diagnose.tables import Columns, RewardTable, diagnose_table, read_rewards
+from rft_diagnose.words import Findings, terminal_lines
+
+if TYPE_CHECKING:
+    from rft_diagnose.report import Picture
+
+logger = logging.getLogger(__name__)
+CONDITION_EXIT_CODE = 3
+SUPERVISED = "dead_low.jsonl"
+REPORT = "report.html"
+MAX_EXAMPLES = 20
+
+Complete = Callable[[Path, RewardTable], RewardTable]  # adds to the rewards of a file what it does not have
+# Gradients of some inputs: from the diagnoses by name a row an input and reward, and their summary.
+Measure = Callable[[dict[str, Diagnosis]], tuple[list[dict[str, Any]], dict[str, Any] | None]]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the flags of a check of tables."""
+    parser = argparse.ArgumentParser(
+        description="Says which inputs reinforcement finetuning will not learn from, how sure that is, and "
+        "what to do. Exit status: 0 done, 2 input that cannot be used, 3 a --fail-if condition holds."
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="rewards: CSV, TSV, JSON, JSON lines, npz or parquet (a row per generation), or a folder",
+    )
+    columns = parser.add_argument_group("columns of the tables")
+    columns.add_argument("--prompt", metavar="NAME", help="the input (prompt_id or prompt, if there is one)")
+    columns.add_argument(
+        "--reward",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="reward (`reward`); of several their sum counts",
+    )
+    columns.add_argument("--weights", nargs="+", type=float, metavar="W", help="of several rewards (1 each)")
+    columns.add_argument(
+        "--step", metavar="NAME", help="training step (step or global_step, if there is one)"
+    )
+    columns.add_argument(
+        "--references", metavar="NAME", help="expected text or texts, for the supervised file"
+    )
+    columns.add_argument(
+        "--kl", metavar="NAME", help="log pi - log pi_ref of each generation, with --kl_coef"
+    )
+    judged = parser.add_argument_group("how they are judged")
+    judged.add_argument("--kl_coef", type=float, metavar="C", help="diagnose reward - C x kl")
+    judged.add_argument(
+        "--range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="worst and best reward ([0, 1] if all lie in it, else theirs)",
+    )
+    judged.add_argument(
+        "--tolerance", type=float, metavar="SHARE", help="of the range: smaller differences are none (0.03)"
+    )
+    judged.add_argument(
+        "--group_size", type=int, metavar="G", help="generations of an input in training (8, or as logged)"
+    )
+    judged.add_argument(
+        "--last_steps", type=int, metavar="N", help="of a log pool the last N steps (each input's last visit)"
+    )
+    judged.add_argument(
+        "--before", nargs="+", type=Path, metavar="FILE", help="rewards of the same inputs before training"
+    )
+    parser.add_argument(
+        "--fail-if",
+        "--fail_if",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help=f"exit status 3 if it holds (repeatable): NAME < NUMBER, or <= > >=, NAME of {', '.join(NAMES)}",
+    )
+    parser.add_argument(
+        "--output_path",
+        type=Path,
+        metavar="DIR",
+        help="of the results (outputs/diagnosis/<name of the input>)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, read, diagnose, write, say; return the exit status."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if not args.inputs:
+        parser.error("give files with rewards")
+    if (args.kl is None) != (args.kl_coef is None):
+        parser.error("--kl_coef goes together with --kl")
+    try:
+        conditions = [parse_condition(text) for text in args.fail_if]
+        with _log_on_console():
+            summary = check(args, args.inputs)
+    except (DiagnosisError, ConditionError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return exit_status(conditions, summary)
+
+
+@contextmanager
+def _log_on_console() -> Iterator[None]:
+    """Send log records of this package to stderr inside the block."""
+    package, handler = logging.getLogger("rft_diagnose"), logging.StreamHandler()
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+
+
+def exit_status(conditions: Sequence[Condition], summary: dict[str, Any]) -> int:
+    """Say which conditions hold; 3 if one does, else 0."""
+    failed = False
+    for condition in conditions:
+        value = value_of(condition.name, summary)
+        if value is None:
+            hint = ""
+            if condition.name.startswith("dead"):
+                hint = f": no input has the {summary['dead_needs']} generations it takes; take no_spread_low"
+            print(f"--fail-if {condition}: {condition.name} is undefined here{hint}", file=sys.stderr)
+        elif holds(condition, summary):
+            print(f"--fail-if {condition}: holds, it is {value:.4g}", file=sys.stderr)
+            failed = True
+    return CONDITION_EXIT_CODE if failed else 0
+
+
+def default_folder(source: Path) -> Path:
+    """Name the folder of the results after what is diagnosed."""
+    return Path("outputs/diagnosis") / (Path(source.stem).stem if source.suffix == ".gz" else source.stem)
+
+
+def read_and_diagnose(
+    args: argparse.Namespace, paths: Sequence[Path], complete: Complete | None
+) -> tuple[RewardTable, dict[str, Diagnosis]]:
+    """Read the rewards in the files and diagnose them, first what is optimised. Raises DiagnosisError."""
+    columns = Columns(args.prompt, tuple(args.reward), args.step, args.kl, args.references)
+    table = read_rewards(paths, columns)
+    if complete is not None:
+        table = complete(paths[0], table)
+    for note in table.notes:
+        logger.info("%s", note)
+    return table, diagnose_table(
+        table,
+        args.weights,
+        args.kl_coef,
+        tuple(args.range) if args.range else None,
+        tolerance=TOLERANCE if args.tolerance is None else args.tolerance,
+        group_size=args.group_size,
+        last_steps=args.last_steps,
+    )
+
+
+def check(
+    args: argparse.Namespace,
+    paths: Sequence[Path],
+    *,
+    judged: Sequence[Path] | None = None,
+    complete: Complete | None = None,
+    measure: Measure | None = None,
+) -> dict[str, Any]:
+    """Diagnose, write everything under --output_path, print one screen; return the summary.
+
+    judged: what the report's title names, if not the files themselves. Raises DiagnosisError.
+    """
+    judged = judged or paths
+    folder = args.output_path or default_folder(judged[0])
+    table, diagnoses = read_and_diagnose(args, paths, complete)
+    (name, diagnosis), *rest = diagnoses.items()
+    summary, others = diagnosis.summary, {other: part.summary for other, part in rest}
+    before: Diagnosis | None = None
+    comparison: Comparison | None = None
+    if args.before:
+        earlier, diagnoses_before = read_and_diagnose(args, args.before, complete)
+        before = relabelled(next(iter(diagnoses_before.values())), earlier.labels)
+        comparison = compare(before, relabelled(diagnosis, table.labels))
+    gradients, gradient_summary = measure(diagnoses) if measure is not None else ([], None)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = input_columns(table, diagnosis, dict(rest), before, comparison)
+    write_inputs(columns, folder / "inputs.csv")
+    supervised = supervised_rows(table, diagnosis)
+    (folder / SUPERVISED).unlink(missing_ok=True)  # of an earlier check, which may have had some
+    if supervised:
+        write_text(folder / SUPERVISED, "\n".join(supervised) + "\n")
+    findings = Findings(
+        name=name,
+        summary=summary,
+        others=others,
+        comparison=comparison.summary if comparison else None,
+        gradients=gradient_summary,
+        advice=advise(summary, others, SUPERVISED if supervised else None),
+        notes=[*table.notes, *diagnosis.caveats],
+    )
+    made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command()}
+    sources = {"inputs": [str(path) for path in paths]}
+    write_json(folder / "summary.json", {**made, **sources, **findings.content()})
+    title = f"Vanishing gradients: {', '.join(path.name for path in judged)}"
+    reported = write_report(folder, title, findings, columns, gradients, paths)
+    print("\n".join(terminal_lines(findings)))
+    extra = f", {SUPERVISED}" if supervised else ""
+    if reported:
+        print(f"report: {folder / REPORT}; also inputs.csv, summary.json, pictures{extra}")
+    else:
+        print(f"results in {folder}: inputs.csv, summary.json{extra}")
+    return summary
+
+
+def _command() -> str:
+    program, *arguments = sys.argv
+    called = ["python", program] if program.endswith(".py") else [Path(program).name]
+    return shlex.join([*called, *arguments])
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    findings: Findings,
+    columns: Table,
+    gradients: Sequence[dict[str, Any]],
+    paths: Sequence[Path],
+) -> bool:
+    """Write pictures and page; return whether the packages that they need are there, and say if not."""
+    (folder / REPORT).unlink(missing_ok=True)
+    try:
+        with needed_for("the report with its pictures", "report"):
+            import jinja2  # noqa: F401
+            import matplotlib  # noqa: F401
+    except MissingPackageError as error:
+        logger.warning("%s", error)
+        return False
+    from rft_diagnose.report import render
+
+    page = render(title, findings, draw(folder, findings, columns, gradients, paths), examples_of(columns))
+    write_text(folder / REPORT, page)
+    return True
+
+
+def draw(
+    folder: Path,
+    findings: Findings,
+    columns: Table,
+    gradients: Sequence[dict[str, Any]],
+    paths: Sequence[Path],
+) -> list[Picture]:
+    """Write the pictures, with their numbers and origin, and return them for the page."""
+    from rft_diagnose.pictures import pictures
+    from rft_diagnose.report import Picture, embed
+    from rft_diagnose.style import render_figure
+
+    runs = [{"path": str(path)} for path in paths]
+    drawn = []
+    for stem, title, caption, figure, numbers in pictures(columns, findings.summary, gradients):
+        png, pdf = render_figure(figure)
+        for suffix, data in (("png", png), ("pdf", pdf)):
+            with atomic_path(folder / f"{stem}.{suffix}") as temporary:
+                temporary.write_bytes(data)
+        write_text(folder / f"{stem}.csv", numbers_csv(numbers))
+        write_json(folder / f"{stem}.json", {"figure": stem, "runs": runs})
+        drawn.append(Picture(title, embed(png), caption))
+    return drawn
+
+
+def examples_of(columns: Table) -> list[dict[str, Any]]:
+    """Choose some inputs without spread at a low reward, dead ones first: rows of inputs.csv."""
+    flat = [i for i, looks in enumerate(columns["looks"]) if looks == "flat_low"]
+    chosen = sorted(flat, key=lambda i: str(columns["label"][i]))[:MAX_EXAMPLES]
+    return [{name: column[i] for name, column in columns.items()} for i in chosen]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""What a diagnosis leaves on disk beside its page: rows per input, and the inputs to finetune on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rft_diagnose.compare import Comparison
+from rft_diagnose.diagnose import Diagnosis
+from rft_diagnose.tables import RewardTable
+
+Table = Mapping[str, NDArray[Any]]  # columns of one length
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, to be written in the block; it then becomes `path` at once."""
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically, in UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` to `path` atomically, as indented JSON."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def input_columns(
+    table: RewardTable,
+    diagnosis: Diagnosis,
+    others: dict[str, Diagnosis],
+    before: Diagnosis | None,
+    comparison: Comparison | None,
+) -> dict[str, NDArray[Any]]:
+    """Make inputs.csv's columns: label, prompt where it is not the label, and statistics, one row an input.
+
+    Of the other rewards mean, std and class; of the inputs before, where there are some, too. What is missing
+    is NaN among numbers and None among texts.
+    """
+    labels = diagnosis.labels.astype(np.int64)
+    columns: dict[str, NDArray[Any]] = {"input": _texts([table.labels[i] for i in labels])}
+    if table.prompts is not None and table.prompts is not table.labels:
+        columns["prompt"] = _texts([table.prompts[i] for i in labels])
+    columns |= diagnosis.inputs.columns()
+    for name, other in others.items():
+        _, here, there = np.intersect1d(labels, other.labels, assume_unique=True, return_indices=True)
+        for key in ("mean", "std", "label"):
+            columns[f"{name}: {key}"] = _placed(getattr(other.inputs, key)[there], here, len(labels))
+    if before is not None and comparison is not None:
+        for key in ("mean", "std", "label"):
+            values = getattr(before.inputs, key)[comparison.before]
+            columns[f"{key}_before"] = _placed(values, comparison.after, len(labels))
+        columns["change"] = _placed(comparison.change, comparison.after, len(labels))
+    return columns
+
+
+def _texts(values: Sequence[str]) -> NDArray[Any]:
+    """Make an array that refers to texts: of fixed width it would take the room of the longest for each."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def _placed(values: NDArray[Any], places: NDArray[Any], size: int) -> NDArray[Any]:
+    """Put values at places of a column that is missing elsewhere."""
+    texts = values.dtype.kind in "UO"
+    column = np.full(size, None, dtype=object) if texts else np.full(size, np.nan)
+    column[places] = values
+    return column
+
+
+def write_inputs(columns: Table, path: Path) -> None:
+    """Write inputs.csv atomically: texts in quotes, whole numbers without a point, missing values empty.
+
+    The bytes are those of Arrow's writer, which wrote this file before, so that files can be compared.
+    """
+    texts = [_cells(column) for column in columns.values()]
+    lines = [",".join(map(_quoted, columns)), *map(",".join, zip(*texts, strict=True))]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _cells(column: NDArray[Any]) -> list[str]:
+    """Write a column's values, each different one once."""
+    if column.dtype.kind == "O":
+        return ["" if value is None else _quoted(value) for value in column]
+    values, places = np.unique(column, return_inverse=True)
+    writers: dict[str, Callable[[Any], str]] = {"f": shortest, "U": _quoted}
+    write = writers.get(column.dtype.kind, str)
+    cells = [write(value) for value in values.tolist()]
+    return [cells[place] for place in places.ravel()]
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def shortest(value: float) -> str:
+    """Write a number with the fewest digits that read back as it, "" for NaN."""
+    if value != value:
+        return ""
+    text = repr(value)
+    if 1e-4 <= abs(value) < 1e10 or value == 0:
+        return text.removesuffix(".0")
+    number = Decimal(text).normalize()
+    if -6 <= number.adjusted() < 10:
+        return f"{number:f}"
+    sign, digits, _ = number.as_tuple()
+    first, *rest = map(str, digits)
+    point = "." if rest else ""
+    return f"{'-' * sign}{first}{point}{''.join(rest)}e{number.adjusted():+d}"
+
+
+def numbers_csv(columns: Table) -> str:
+    """Write a picture's numbers as CSV, quoted where needed, missing values empty."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    values = [column.tolist() for column in columns.values()]
+    writer.writerows(
+        ["" if value is None or value != value else value for value in row]
+        for row in zip(*values, strict=True)
+    )
+    return buffer.getvalue()
+
+
+def supervised_rows(table: RewardTable, diagnosis: Diagnosis) -> list[str]:
+    """Write the inputs that are dead-low, or look so, as JSON lines for finetuning, dead ones first.
+
+    Without known references their field is missing; without known prompts there is no line.
+    """
+    inputs = diagnosis.inputs
+    chosen = np.flatnonzero((inputs.label == "dead_low") | (inputs.looks == "flat_low"))
+    if table.prompts is None:
+        return []
+    lines = []
+    for i in sorted(chosen, key=lambda i: inputs.label[i] != "dead_low"):
+        place = int(diagnosis.labels[i])
+        row: dict[str, Any] = {"id": table.labels[place], "prompt": table.prompts[place]}
+        if table.references is not None:
+            row["references"] = table.references[place]
+        row |= {"class": str(inputs.label[i]), "reward_mean": float(inputs.mean[i]), "n": int(inputs.n[i])}
+        lines.append(json.dumps(row, ensure_ascii=False))
+    return lines
