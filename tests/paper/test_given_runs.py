@@ -64,7 +64,7 @@ def test_runs_that_were_moved_find_each_other(given, tmp_path):
 
 
 def test_items_are_drawn_from_given_runs(given, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(style, "_rendered", lambda *args: b"")  # takes most of the time
+    monkeypatch.setattr(style, "render_figure", lambda figure: (b"", b""))  # takes most of the time
     base, *_ = given
     items = ["figure1", "figure2", "table1", "table_rewards", "table2", "figure4", "figure5"]
     flags = ["--runs", str(base), "--output_dir", str(tmp_path / "out"), "--only", *items]
@@ -75,7 +75,7 @@ def test_items_are_drawn_from_given_runs(given, tmp_path, monkeypatch, capsys):
 
 
 def test_an_unfinished_run_is_named_with_the_command_that_goes_on(given, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(style, "_rendered", lambda *args: b"")
+    monkeypatch.setattr(style, "render_figure", lambda figure: (b"", b""))
     base, *_ = given
     cut = training(base, 0.1, 0.2, status="interrupted", seed=2)
     flags = ["--runs", str(base), "--output_dir", str(tmp_path / "out"), "--only", "table2"]
