@@ -81,7 +81,7 @@ def jacobian_norm(
 logger = logging.getLogger(__name__)
 FEWEST_GENERATIONS = 4
 PREFIXES = 3  # of an input, whose Jacobians are looked at
-# Fields of the generation settings that would make q another distribution than `sampling_logprobs` says.
+# Fields of the generation settings that would make q another distribution than `sampled_logprobs` says.
 _PLAIN = ("num_beams", "min_length", "no_repeat_ngram_size", "repetition_penalty")
 
 

@@ -335,9 +335,8 @@ class ScoreMonitor:
                 self.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
         else:
             self.since_best += 1
-        self.stopped = (
-            self.early_stop and len(self.history) > self.cooldown and self.since_best > self.patience
-        )
+        impatient = len(self.history) > self.cooldown and self.since_best > self.patience
+        self.stopped = self.early_stop and impatient
         return self.stopped
 
     def restore_best(self, model: nn.Module) -> None:

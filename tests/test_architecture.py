@@ -39,7 +39,17 @@ FLOORS = [
 OURS = RUNNERS | MAY_IMPORT.keys() | {"benchmarks", "tests"}
 # Names that say nothing of a value, and the folders that do without them.
 EMPTY_NAMES = {"found", "of", "own"}
-WITHOUT_EMPTY_NAMES = ("figures", "paper/small_models", "rl4lms/config", "rl4lms/metrics")
+WITHOUT_EMPTY_NAMES = (
+    "figures",
+    "paper/small_models",
+    "rl4lms/config",
+    "rl4lms/datapools",
+    "rl4lms/metrics",
+    "rl4lms/model",
+    "rl4lms/ppo",
+    "rl4lms/sft",
+    "sft_vs_rft/data",
+)
 HEAVY = {"torch", "transformers", "datasets", "sklearn", "scipy", "nltk", "pandas", "matplotlib"}
 
 

@@ -122,10 +122,9 @@ def _altered(words: Sentence, donor: Sentence, grade: int, rng: np.random.Genera
     if not options:
         return ()
     kept, added = options[rng.integers(len(options))]
-    own, other = _drawn(words, kept, rng), _drawn(donor, added, rng)
+    kept_words, added_words = iter(_drawn(words, kept, rng)), iter(_drawn(donor, added, rng))
     places = set(rng.permutation(kept + added)[:kept])
-    own_words, other_words = iter(own), iter(other)
-    return tuple(next(own_words if i in places else other_words) for i in range(kept + added))
+    return tuple(next(kept_words if i in places else added_words) for i in range(kept + added))
 
 
 @cache
