@@ -25,9 +25,7 @@ ROW_FORMATS = (".csv", ".jsonl", ".ndjson", ".parquet", ".tsv")
 FORMATS = (*ROW_FORMATS, ".json", ".npz")
 # How spreadsheets and data frames write a number that is missing.
 MISSING = frozenset(
-    ",None,NULL,null,NA,N/A,n/a,#NA,#N/A,#N/A N/A,NaN,nan,-NaN,-nan,1.#IND,-1.#IND,1.#QNAN,-1.#QNAN".split(
-        ","
-    )
+    ",None,NULL,null,NA,N/A,n/a,#NA,#N/A,NaN,nan,-NaN,-nan,1.#IND,-1.#IND,1.#QNAN,-1.#QNAN".split(",")
 )
 TRUTH = {"true": 1.0, "false": 0.0}
 

@@ -105,7 +105,11 @@ def _cells(column: NDArray[Any]) -> list[str]:
     """Write a column's values, each different one once."""
     if column.dtype.kind == "O":
         return ["" if value is None else _quoted(value) for value in column]
-    values, places = np.unique(column, return_inverse=True)
+    if column.dtype.kind == "f":  # by their bits: -0 is not 0
+        bits, places = np.unique(column.astype(np.float64).view(np.int64), return_inverse=True)
+        values = bits.view(np.float64)
+    else:
+        values, places = np.unique(column, return_inverse=True)
     writers: dict[str, Callable[[Any], str]] = {"f": shortest, "U": _quoted}
     write = writers.get(column.dtype.kind, str)
     cells = [write(value) for value in values.tolist()]

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # The floors of rl4lms, from the ground up: a room imports from its own file or folder and from floors below.
 FLOORS = [
-    {"model", "samples", "errors"},
+    {"model", "samples", "errors", "diagnosis"},
     {"requirements", "text"},
     {"datapools", "metrics"},
     {"rewards"},
@@ -171,7 +171,7 @@ def light_modules() -> list[str]:
     light = {path for path in every if path.parts[0] == "common" or path.parts[1] in ("config", "config.py")}
     paths = [path.with_suffix("") for path in light]
     names = [".".join(path.parts).removesuffix(".__init__") for path in paths]
-    return sorted(RUNNERS) + sorted(names)
+    return [*sorted(RUNNERS), *sorted(names), "rft_diagnose.cli"]
 
 
 def test_what_runners_need_to_start_imports_nothing_heavy():
@@ -214,6 +214,7 @@ def test_help_and_check_take_at_most_six_tenths_of_importing_torch():
         "extraction --check": [extraction, "--config_path", extraction_config, "--check"],
         "training -h": [training, "-h"],
         "diagnosis -h": ["diagnose_vanishing_gradients.py", "-h"],
+        "rft-diagnose -h": ["-m", "rft_diagnose.cli", "-h"],
         "training --check": [training, "--config_path", training_config, "--check"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}

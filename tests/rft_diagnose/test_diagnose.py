@@ -17,7 +17,7 @@ from rft_diagnose.advice import (
     parse_condition,
     value_of,
 )
-from rft_diagnose.compare import compare, relabelled
+from rft_diagnose.compare import _one_sided, compare, relabelled
 from rft_diagnose.tables import RewardTable, diagnose_table, weighted_sum
 from rft_diagnose.words import class_rows, no_spread_line
 
@@ -359,3 +359,14 @@ def test_advice_on_the_group_size_is_right():
         fresh = rng.random((2000, 16)) < rate
         by_size = [(fresh[:, :g].any(1) & ~fresh[:, :g].all(1)).mean() for g in (8, 16)]
         assert (by_size[1] / by_size[0] > 1.5) == (rate == 0.01)
+
+
+def test_the_chance_of_a_change_is_that_of_the_binomials():
+    """C(total - outside, flat) / C(total, flat): all `outside` ones among the others."""
+    flat, other = np.array([5, 40, 2, 150]), np.array([5, 40, 9, 30])
+    outside = np.array([3, 6, 0, 30])
+    expected = [
+        math.comb(int(a + b - k), int(a)) / math.comb(int(a + b), int(a))
+        for a, b, k in zip(flat, other, outside, strict=True)
+    ]
+    assert _one_sided(flat, other, outside) == pytest.approx(expected, rel=1e-12, abs=1e-12)

@@ -3,13 +3,26 @@
 import numpy as np
 import pytest
 
-from rft_diagnose.statistics import describe, input_statistics, summarise
+from rft_diagnose.statistics import dead, describe, grouped_moments, input_statistics, summarise
 
 
 def test_std_divides_by_the_number_of_generations():
     mean, std = input_statistics(np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 3.0]]))
     assert mean.tolist() == [0.5, 0.5, 2.0]
     assert std.tolist() == [0.5, 0.0, 1.0]
+
+
+def test_groups_of_any_sizes_have_the_same_moments():
+    rewards = np.random.default_rng(0).random((4, 6))
+    mean, std = input_statistics(rewards)
+    sizes = np.array([6, 6, 6, 6])
+    grouped, deviations, squares = grouped_moments(rewards.ravel(), sizes, np.cumsum(sizes) - sizes)
+    assert grouped == pytest.approx(mean) and np.sqrt(squares / sizes) == pytest.approx(std)
+    assert deviations.reshape(4, 6).sum(1) == pytest.approx(np.zeros(4))
+
+
+def test_dead_is_a_small_std_at_a_low_mean():
+    assert dead([0.0, 0.0, 0.5, 0.1], [0.0, 0.01, 0.0, 0.005]).tolist() == [True, False, False, False]
 
 
 def test_share_of_small_std_and_low_mean():

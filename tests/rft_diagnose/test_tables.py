@@ -1,5 +1,7 @@
 """Tables of rewards as libraries leave them, and what is said of those that cannot be used."""
 
+import csv
+import gzip
 import json
 import math
 
@@ -25,12 +27,24 @@ def write(path, rows):
         pq.write_table(pa.Table.from_pylist(rows), path)
     elif path.suffix == ".csv":
         pa.csv.write_csv(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".tsv":
+        pa.csv.write_csv(pa.Table.from_pylist(rows), path, pa.csv.WriteOptions(delimiter="\t"))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".npz":
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        columns["reward"] = np.array(columns["reward"], dtype=float)
+        np.savez(path, **columns)
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress(write(path.with_suffix(""), rows).read_bytes()))
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    "suffix", [".csv", ".tsv", ".jsonl", ".json", ".npz", ".parquet", ".csv.gz", ".jsonl.gz", ".json.gz"]
+)
 def test_every_format_gives_the_same_table(tmp_path, suffix):
     path = write(tmp_path / f"rewards{suffix}", ROWS)
     asked = Columns(rewards=("reward", "other"), kl="kl", references="answer")
@@ -40,6 +54,43 @@ def test_every_format_gives_the_same_table(tmp_path, suffix):
     assert table.rewards["other"].tolist() == [0.5, 1, 0.25]
     assert table.steps.tolist() == [1, 1, 2] and table.kl.tolist() == [0.1, 0.2, -0.3]
     assert table.prompts == table.labels and table.references == [["x"], ["y"]]
+
+
+def test_columns_of_json_and_a_matrix_of_rewards(tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps({"prompt": ["a", "b", "a"], "reward": [1, None, 0.5]}))
+    table = read_rewards([tmp_path / "t.json"], Columns())
+    assert table.labels == ["a", "b"] and table.rewards["reward"][[0, 2]].tolist() == [1, 0.5]
+    rewards = np.arange(6.0).reshape(2, 3)
+    np.savez(tmp_path / "m.npz", reward=rewards, answer=["x", "y"])
+    table = read_rewards([tmp_path / "m.npz"], Columns(references="answer"))
+    assert table.codes.tolist() == [0, 0, 0, 1, 1, 1] and table.rewards["reward"].tolist() == [*range(6)]
+    assert table.prompts is None and table.references == [["x"], ["y"]]
+    np.savez(tmp_path / "m.npz", reward=rewards, prompt=["p", "q"])
+    assert read_rewards([tmp_path / "m.npz"], Columns()).labels == ["p", "q"]
+
+
+def test_numbers_are_references_too_and_missing_cells_are_missing_rewards(tmp_path):
+    (tmp_path / "t.csv").write_text("prompt,reward,answer\np,true,4\n\np,NA,4\nNA,0.5,5\n")
+    table = read_rewards([tmp_path / "t.csv"], Columns(references="answer"))
+    assert table.labels == ["p", "NA"] and table.references == [["4"], ["5"]]
+    assert table.rewards["reward"][[0, 2]].tolist() == [1, 0.5] and np.isnan(table.rewards["reward"][1])
+    write(tmp_path / "t.parquet", [{"prompt": "p", "reward": 1, "answer": 4}])
+    assert read_rewards([tmp_path / "t.parquet"], Columns(references="answer")).references == [["4"]]
+
+
+def test_a_folder_is_read_without_the_json_and_arrays_beside_its_tables(tmp_path):
+    write(tmp_path / "1.jsonl", ROWS)
+    write(tmp_path / "2.csv.gz", ROWS)
+    (tmp_path / "2.csv").unlink()
+    (tmp_path / "config.json").write_text("{}")
+    assert len(read_rewards([tmp_path], Columns()).codes) == 6
+
+
+def test_long_texts_of_csv_are_read_and_the_limit_of_others_is_left_alone(tmp_path):
+    limit = csv.field_size_limit()
+    write(tmp_path / "t.csv", [{"prompt": "word " * 100_000, "reward": 1.0}])
+    assert len(read_rewards([tmp_path / "t.csv"], Columns()).labels[0]) == 500_000
+    assert csv.field_size_limit() == limit
 
 
 def test_files_and_folders_are_read_together(tmp_path):
@@ -117,6 +168,12 @@ def test_nan_is_a_missing_reward(tmp_path):
         ("t.csv", "prompt,reward\np,1\n", {"references": "answer"}, "no column 'answer' (--references)"),
         ("t.csv", "prompt,reward\n", {}, "no rows"),
         ("t.csv", "", {}, "cannot be read"),
+        ("t.csv", "prompt,reward\np,1\np,1,2\n", {}, "3 columns where the header has 2 (line 3)"),
+        ("t.csv.gz", "prompt,reward\n", {}, "cannot be read"),
+        ("t.json", "{", {}, "is not JSON"),
+        ("t.json", "3", {}, "expected a list of objects, one a row, or an object of lists"),
+        ("t.json", '{"prompt": [1], "reward": []}', {}, "its lists differ in length"),
+        ("t.npz", "not arrays", {}, "cannot be read"),
         ("t.parquet", "not parquet", {}, "cannot be read"),
         ("t.txt", "prompt,reward\n", {}, "expected one of .csv, .jsonl, .ndjson, .parquet"),
         ("t.jsonl", "", {}, "t.jsonl: no rows"),
@@ -135,6 +192,21 @@ def test_missing_files_and_empty_folders_are_said(tmp_path):
         read_rewards([tmp_path / "nothing.csv"], Columns())
     with pytest.raises(DiagnosisError, match="no table in this folder"):
         read_rewards([tmp_path], Columns())
+
+
+def test_a_wrong_value_is_named_with_its_file_and_row(tmp_path):
+    write(tmp_path / "1.jsonl", [{"prompt": "p", "reward": 1.0}] * 3)
+    write(tmp_path / "2.jsonl", [{"prompt": "p", "reward": 1.0}, {"prompt": "p", "reward": math.inf}])
+    with pytest.raises(DiagnosisError, match=r"2\.jsonl: 'reward' is infinite in row 2"):
+        read_rewards([tmp_path], Columns())
+
+
+def test_arrays_of_other_shapes_are_said(tmp_path):
+    np.savez(tmp_path / "t.npz", reward=np.zeros((2, 3)), prompt=["a", "b", "c", "d"])
+    with pytest.raises(
+        DiagnosisError, match=r"one length, or \[inputs, generations\]: reward \[6\], prompt \[4\]"
+    ):
+        read_rewards([tmp_path / "t.npz"], Columns())
 
 
 def test_tables_that_do_not_fit_together_are_said(tmp_path):
