@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import statistics
 import sys
-import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from common import process
-from common.config import ConfigError, add_config_arguments, describe_fields
+from common.config import add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
+from common.errors import UserError
 from sft_vs_rft.config import ExperimentConfig
-from sft_vs_rft.plan import LoadedPlan, Plan, load_plan, steps_of
-from sft_vs_rft.schedule import Outcome, run_plan
+from sft_vs_rft.plan import Plan, load_plan
+from sft_vs_rft.schedule import run_plan
+from sft_vs_rft.summary import print_check, summary
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("the following arguments are required: --plan_config_path")
     try:
         loaded = load_plan(args.plan_config_path, args.overrides)
-    except ConfigError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
     if args.check:
@@ -83,45 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(outcome.status == "failed" for outcome in outcomes):
         return 1
     return INTERRUPTED_EXIT_CODE if any(outcome.status == "interrupted" for outcome in outcomes) else 0
-
-
-def print_check(loaded: LoadedPlan) -> None:
-    """What the plan would run: resolved configs and derived sizes."""
-    for notice in loaded.notices:
-        print(f"note: {notice}")
-    print(f"{loaded.plan.name}: {len(loaded.experiments)} experiments")
-    for experiment in loaded.experiments:
-        print(f"\n{experiment.label}: {steps_of(experiment.config)}")
-        print(json.dumps(experiment.config.model_dump(), indent=2))
-
-
-def summary(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
-    """Lines that say how each experiment ended, and which configuration was the best."""
-    lines = [f"plan {plan.name}: {len(outcomes)} experiments"]
-    scores: dict[int, list[float]] = {}  # by configuration: several may have one name
-    names: dict[int, str] = {}
-    for outcome in outcomes:
-        result = (
-            f"score {outcome.score:.6g}"
-            if outcome.score is not None
-            else textwrap.shorten(outcome.error or "not run to its end", 120)
-        )
-        where = f" ({outcome.run})" if outcome.run else ""
-        lines.append(f"  {outcome.status:<11} {outcome.experiment.label}: {result}{where}")
-        if outcome.score is not None:
-            configuration = outcome.experiment.index - outcome.experiment.repetition
-            scores.setdefault(configuration, []).append(outcome.score)
-            names[configuration] = outcome.experiment.config.experiment_name
-    if scores:
-        means = {configuration: statistics.fmean(values) for configuration, values in scores.items()}
-        best = (max if plan.largest else min)(means, key=means.__getitem__)
-        values, spread = scores[best], ""
-        if len(values) > 1:
-            spread = f", std {statistics.stdev(values):.3g} over {len(values)}"
-        metric = "/".join(sorted({o.experiment.config.score_metric_name for o in outcomes}))
-        order = "largest" if plan.largest else "smallest"
-        lines.append(f"  best ({order} {metric}): {names[best]}, {means[best]:.6g}{spread}")
-    return lines
 
 
 if __name__ == "__main__":
