@@ -30,7 +30,7 @@ from rl4lms.model.parallel import World
 from rl4lms.run_setup import prepare
 from rl4lms.samples import Sample
 from rl4lms.text import TextBatch
-from rl4lms.train import run_algorithm
+from rl4lms.train import choose_algorithm
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 transformers_logging.disable_progress_bar()
@@ -122,7 +122,7 @@ def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) 
     ):
         setup = prepare(config, run.path, run, World(), prefix=run.prefix, eval_on_train=False)
         try:
-            run_algorithm(replace(setup, should_stop=should_stop))
+            choose_algorithm(config)(replace(setup, should_stop=should_stop))
         except Enough:
             pass
         return read_rows(run.path / f"{run.prefix}training_info.jsonl", "epoch")
