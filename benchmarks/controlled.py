@@ -1,14 +1,11 @@
-"""What an epoch of the controlled experiments costs, against a bare and against a straightforward loop.
+"""What an epoch of the controlled experiments costs, against the floor: the same training as a plain loop.
 
-Three loops train on the same random data and take short turns, so that a busy machine slows all:
-  ours    `sft_vs_rft.train.train` itself: `expected_reinforce`, every tracked value of all inputs and of the
-          two groups, and the epoch's row written to metrics.jsonl;
-  plain   nothing tracked: the same data in memory, one forward, one backward and one step of the same
-          optimiser per batch (text: the same length-sorted micro-batches);
-  loop    the values tracked in the obvious way: a DataLoader over single inputs (images kept as bytes and
-          normalised one by one, text padded to 512 tokens), per batch a forward and backward over each group
-          and over all inputs, norms and metrics read with .item(), torch's default Adam.
-None evaluates on test inputs or writes checkpoints.
+The project is `sft_vs_rft.train.train`: `expected_reinforce` with a tenth of the inputs modified, every
+tracked value of all inputs and of the two groups, and the epoch's row written to metrics.jsonl. The floor
+tracks nothing: the same data in memory, one forward and backward pass and one step of Adam a batch (text: in
+micro-batches of similar lengths). Neither evaluates on test inputs or writes checkpoints. Both take turns in
+one process, in CPU seconds; with --device cuda, seconds. First both train on the same batches and must come
+to the same rewards.
 """
 
 from __future__ import annotations
@@ -16,13 +13,13 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,28 +27,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from common import process
 from common.run_dir import RunDir
 from common.tracking import Tracker
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.data import ControlledData, Inputs, TokenizedPairs
-from sft_vs_rft.gradients import length_sorted, select
 from sft_vs_rft.models import BERT_VOCABULARY, build_model
-from sft_vs_rft.train import TrainingInterrupted, build_optimizer, train
+from sft_vs_rft.train import TrainingInterrupted, train
 
-PADDED_TOKENS = 512
-Epoch = Callable[[], None]
+CHECKED_EPOCHS = 5
+TOLERANCE = 1e-3  # of rewards between -1 and 1: float32 rounding, after Adam's steps
 
 
 @dataclass(frozen=True)
 class Case:
     """One model and the sizes it is measured at.
 
-    image_shape: None = text. loop_inputs: how many of the inputs an epoch of `loop` sees; its time is scaled
-    up in proportion. epochs: of a turn. turns: how many, by default. most_of_plain: target for ours / plain;
-    least_of_loop: target for loop / ours.
+    image_shape: None = text. epochs: of a turn. turns: how many, by default. most: target of the ratio.
     """
 
     model_type: Literal["mlp", "resnet18", "bert-mini"]
@@ -59,84 +52,33 @@ class Case:
     image_shape: tuple[int, int, int] | None
     inputs: int
     batch_size: int
-    loop_inputs: int
     epochs: int
     turns: int
-    most_of_plain: float
-    least_of_loop: float | None
+    most: float
 
 
 CASES = [
-    Case("mlp", "mnist", (1, 28, 28), 1000, 512, 1000, 10, 15, most_of_plain=1.3, least_of_loop=2.5),
-    Case("resnet18", "cifar10", (3, 32, 32), 512, 512, 512, 1, 7, most_of_plain=2.0, least_of_loop=None),
-    Case("bert-mini", "stsb", None, 512, 512, 16, 1, 7, most_of_plain=1.3, least_of_loop=10.0),
+    Case("mlp", "mnist", (1, 28, 28), 1000, 512, 10, 15, most=1.3),
+    Case("resnet18", "cifar10", (3, 32, 32), 512, 512, 1, 7, most=2.0),
+    Case("bert-mini", "stsb", None, 512, 512, 1, 7, most=1.3),
 ]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds an epoch of each loop, turn by turn."""
+    """Seconds an epoch of each side, turn by turn."""
 
-    ours: list[float]
-    plain: list[float]
-    loop: list[float]
-
-
-def measure(case: Case, turns: int, device: torch.device) -> Timing:
-    """`turns` turns of each loop, after an unmeasured one of each."""
-    config, data = make_config(case), make_data(case)
-    on_device = data.to(device)
-    model = build_model(config, data).to(device)
-    plain = plain_epoch(config, on_device, copy.deepcopy(model))
-    loop = loop_epoch(config, data, copy.deepcopy(model), case.loop_inputs, device)
-    timing = Timing([], [], [])
-    started, epochs = 0.0, 0
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    # `train` asks for the order of an epoch's inputs before the epoch, and whether to stop after it: the
-    # others have their turn before the first epoch of a turn of ours.
-    def batch_order(epoch: int) -> Sequence[Tensor]:
-        nonlocal started
-        if epoch % case.epochs == 0:
-            for run_epoch, seconds in ((plain, timing.plain), (loop, timing.loop)):
-                started = now()
-                for _ in range(case.epochs):
-                    run_epoch()
-                seconds.append((now() - started) / case.epochs)
-            started = now()
-        return torch.randperm(case.inputs).split(case.batch_size)
-
-    def should_stop() -> bool:
-        nonlocal epochs
-        epochs += 1
-        if epochs % case.epochs == 0:
-            timing.ours.append((now() - started) / case.epochs)
-        return len(timing.ours) > turns
-
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        RunDir.create(Path(folder), "benchmark", config.model_dump(), {}) as run,
-        Tracker(run) as tracker,
-    ):
-        try:
-            train(config, on_device, model, batch_order, tracker=tracker, should_stop=should_stop)
-        except TrainingInterrupted:
-            pass
-    scale = case.inputs / case.loop_inputs
-    return Timing(timing.ours[1:], timing.plain[1:], [scale * seconds for seconds in timing.loop[1:]])
+    project: list[float]
+    floor: list[float]
 
 
-def make_config(case: Case) -> ExperimentConfig:
-    """A finetuning experiment of the paper, without evaluation, that `measure` stops."""
+def make_config(case: Case, epochs: int) -> ExperimentConfig:
+    """A finetuning experiment of the paper, without evaluation."""
     return ExperimentConfig(
         dataset=case.dataset,
         model_type=case.model_type,
         experiment_name="benchmark",
-        epochs=10**9,
+        epochs=epochs,
         validate_every=10**9,
         epoch_log_interval=-1,
         batch_size=case.batch_size,
@@ -155,8 +97,7 @@ def make_data(case: Case) -> ControlledData:
     modified = torch.arange(case.inputs) % 10 == 0
     inputs: Inputs = random_pairs(case.inputs, generator)
     if case.image_shape is not None:
-        pixels = torch.randint(256, (case.inputs, *case.image_shape), generator=generator)
-        inputs = normalised(pixels.byte())
+        inputs = torch.randn((case.inputs, *case.image_shape), generator=generator)
     test = torch.arange(1)
     return ControlledData(inputs, labels, modified, inputs[test], labels[test], None, num_classes)
 
@@ -170,123 +111,123 @@ def random_pairs(size: int, generator: torch.Generator) -> TokenizedPairs:
     return TokenizedPairs((ids * is_token).int(), (is_second & is_token).int(), lengths)
 
 
-def normalised(pixels: Tensor) -> Tensor:
-    """Bytes as numbers around 0."""
-    return (pixels.float() / 255 - 0.5) / 0.25
+class Floor:
+    """A plain loop over the data: no groups, nothing tracked."""
+
+    def __init__(self, config: ExperimentConfig, data: ControlledData, model: nn.Module) -> None:
+        self.inputs, self.model, self.micro_batch_size = data.train_inputs, model, config.micro_batch_size
+        self.rewards = 2.0 * F.one_hot(data.train_labels, data.num_classes) - 1
+        self.optimizer = torch.optim.Adam(
+            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
+
+    def epoch(self, batches: Iterable[Tensor]) -> list[Tensor]:
+        """A step for each batch of positions; returns the mean expected reward of each, before its step."""
+        self.model.train()
+        means = []
+        for batch in batches:
+            self.optimizer.zero_grad()
+            mean = torch.zeros((), device=self.rewards.device)
+            for index in self._micro_batches(batch):
+                probs = self.model(self.inputs[index]).softmax(-1)
+                part = (probs * self.rewards[index]).sum() / len(batch)
+                (-part).backward()
+                mean += part.detach()
+            self.optimizer.step()
+            means.append(mean)
+        return means
+
+    def _micro_batches(self, batch: Tensor) -> Iterator[Tensor]:
+        if isinstance(self.inputs, Tensor):
+            yield batch
+        else:
+            yield from batch[self.inputs.lengths[batch].argsort()].split(self.micro_batch_size)
 
 
-def rewards_of(labels: Tensor, num_classes: int) -> Tensor:
-    """1 for the label, -1 for the others. labels: [N]. Returns [N, num_classes]."""
-    return 2.0 * F.one_hot(labels, num_classes) - 1
+def check(case: Case, device: torch.device) -> float:
+    """The largest difference of the mean rewards of some epochs. Raises ValueError: above the tolerance."""
+    config, data = make_config(case, CHECKED_EPOCHS), make_data(case).to(device)
+    model = build_model(config, data).to(device)
+    floor = Floor(config, data, copy.deepcopy(model))
+    generator = torch.Generator().manual_seed(0)
+    orders = [
+        torch.randperm(case.inputs, generator=generator).split(case.batch_size) for _ in range(CHECKED_EPOCHS)
+    ]
+    rows = train(config, data, model, lambda epoch: orders[epoch]).rows
+    project = [row["train"]["reward"] for row in rows]
+    plain = [torch.stack(floor.epoch(order)).mean().item() for order in orders]
+    difference = max(abs(a - b) for a, b in zip(project, plain, strict=True))
+    if not difference <= TOLERANCE:
+        raise ValueError(f"{case.model_type}: rewards of the project {project}, of the floor {plain}")
+    return difference
 
 
-def plain_epoch(config: ExperimentConfig, data: ControlledData, model: nn.Module) -> Epoch:
-    """Training without tracking."""
-    optimizer = build_optimizer(config, model)
-    rewards = rewards_of(data.train_labels, data.num_classes)
+def measure(case: Case, turns: int, device: torch.device) -> Timing:
+    """`turns` turns of each side, after one of each that is not counted."""
+    config, data = make_config(case, 10**9), make_data(case).to(device)
+    model = build_model(config, data).to(device)
+    floor = Floor(config, data, copy.deepcopy(model))
+    timing = Timing([], [])
+    started, epochs = 0.0, 0
 
-    def parts(batch: Tensor) -> Iterator[Tensor]:
-        if isinstance(data.train_inputs, Tensor):
-            return iter([batch])
-        return (batch[i] for i in length_sorted(data.train_inputs[batch], config.micro_batch_size))
+    def now() -> float:
+        if device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
-    def epoch() -> None:
-        model.train()
-        for batch in torch.randperm(len(rewards), device=rewards.device).split(config.batch_size):
-            optimizer.zero_grad()
-            for index in parts(batch):
-                probs = model(select(data.train_inputs, index)).softmax(-1)
-                (-(probs * rewards[index]).sum() / len(batch)).backward()
-            optimizer.step()
+    # `train` asks for the order of an epoch's inputs before the epoch, and whether to stop after it: the
+    # floor has its turn before the first epoch of a turn of the project.
+    def batch_order(epoch: int) -> Sequence[Tensor]:
+        nonlocal started
+        if epoch % case.epochs == 0:
+            started = now()
+            for _ in range(case.epochs):
+                floor.epoch(torch.randperm(case.inputs).split(case.batch_size))
+            timing.floor.append((now() - started) / case.epochs)
+            started = now()
+        return torch.randperm(case.inputs).split(case.batch_size)
 
-    return epoch
+    def should_stop() -> bool:
+        nonlocal epochs
+        epochs += 1
+        if epochs % case.epochs == 0:
+            timing.project.append((now() - started) / case.epochs)
+        return len(timing.project) > turns
 
-
-class Items(Dataset[tuple[Tensor, ...]]):
-    """The first `size` items of some columns, `transform` applied to the first column, one item at a time."""
-
-    def __init__(self, size: int, columns: Sequence[Tensor], transform: Callable[[Tensor], Tensor]) -> None:
-        self.size, self.columns, self.transform = size, columns, transform
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        first, *rest = (column[index] for column in self.columns)
-        return self.transform(first), *rest
-
-
-def loop_epoch(
-    config: ExperimentConfig, data: ControlledData, model: nn.Module, size: int, device: torch.device
-) -> Epoch:
-    """Training on `size` inputs that tracks by one pass over each group and one over all inputs."""
-    targets = (data.train_labels, data.modified)
-    if isinstance(data.train_inputs, Tensor):
-        pixels = ((data.train_inputs * 0.25 + 0.5) * 255).round().byte()
-        items = Items(size, (pixels, *targets), normalised)
-    else:
-        pairs = data.train_inputs
-        width = (0, PADDED_TOKENS - pairs.input_ids.shape[1])
-        ids, types = F.pad(pairs.input_ids, width), F.pad(pairs.token_type_ids, width)
-        items = Items(size, (ids, types, pairs.lengths, *targets), lambda tokens: tokens)
-    loader = DataLoader(items, batch_size=config.batch_size, shuffle=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-
-    def pass_over(inputs: list[Tensor], labels: Tensor) -> dict[str, float]:
-        optimizer.zero_grad()
-        logits = model(TokenizedPairs(*inputs) if len(inputs) > 1 else inputs[0])
-        probs, rewards = logits.softmax(-1), rewards_of(labels, data.num_classes)
-        reward = (probs * rewards).sum(-1)
-        (-reward.mean()).backward()
-        std = (probs * (rewards - reward[:, None]).square()).sum(-1).sqrt()
-        grad_norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
-        params_norm = torch.stack([p.detach().norm() for p in model.parameters()]).norm()
-        return {
-            "loss": F.cross_entropy(logits, labels).item(),
-            "accuracy": (logits.argmax(-1) == labels).float().mean().item(),
-            "reward": reward.mean().item(),
-            "reward std": std.mean().item(),
-            "params norm": params_norm.item(),
-            "grad norm": grad_norm.item(),
-            "normalized grad norm": (grad_norm / params_norm).item(),
-        }
-
-    def epoch() -> None:
-        model.train()
-        rows = []
-        for batch in loader:
-            *inputs, labels, modified = (column.to(device) for column in batch)
-            for group in (modified, ~modified):
-                rows.append(pass_over([column[group] for column in inputs], labels[group]))
-            rows.append(pass_over(inputs, labels))
-            optimizer.step()
-
-    return epoch
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        RunDir.create(Path(folder), "benchmark", config.model_dump(), {}) as run,
+        Tracker(run) as tracker,
+    ):
+        try:
+            train(config, data, model, batch_order, tracker=tracker, should_stop=should_stop)
+        except TrainingInterrupted:
+            pass
+    return Timing(timing.project[1:], timing.floor[1:])
 
 
-ROW = "{:<10}{:>7}{:>6}{:>10}{:>10}{:>12}{:>12}  {:<7}{:>10}  {:<7}{:<4}"
-TITLES = "model inputs batch ours plain loop ours/plain target loop/ours target met".split()
+ROW = "{:<10}{:>7}{:>6}{:>10}{:>10}{:>15}{:>12}  {:<8}{:<5}{:>10}"
+TITLES = "model inputs batch project floor project/floor least-most target met difference".split()
 
 
-def report(case: Case, timing: Timing) -> str:
-    """A row of the table: median times, medians of the turns' ratios, targets."""
-    of_plain = statistics.median(a / b for a, b in zip(timing.ours, timing.plain, strict=True))
-    of_loop = statistics.median(a / b for a, b in zip(timing.loop, timing.ours, strict=True))
-    most, least = case.most_of_plain, case.least_of_loop
-    met = of_plain <= most and (least is None or of_loop >= least)
-    times = [f"{1000 * statistics.median(t):,.1f}" for t in (timing.ours, timing.plain, timing.loop)]
-    ratios = [f"{of_plain:.2f}", f"<= {most:g}", f"{of_loop:.1f}", f">= {least:g}" if least else "-"]
-    return ROW.format(case.model_type, case.inputs, case.batch_size, *times, *ratios, "yes" if met else "NO")
+def report(case: Case, timing: Timing, difference: float) -> str:
+    """A row of the table: median times, median of the turns' ratios, target."""
+    ratios = [a / b for a, b in zip(timing.project, timing.floor, strict=True)]
+    times = [f"{1000 * median(t):,.1f}" for t in (timing.project, timing.floor)]
+    shown = [f"{median(ratios):.2f}", f"{min(ratios):.2f}-{max(ratios):.2f}", f"<= {case.most:g}"]
+    met = "yes" if median(ratios) <= case.most else "NO"
+    return ROW.format(case.model_type, case.inputs, case.batch_size, *times, *shown, met, f"{difference:.0e}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure the models asked for and print a row for each; returns the exit status."""
+    """Check and measure the models asked for and print a row for each; returns the exit status."""
     process.prepare()
     names = [case.model_type for case in CASES]
     turns = ", ".join(str(case.turns) for case in CASES)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=names, default=names, help="default: all")
-    parser.add_argument("--repeats", type=int, help=f"measured turns of each loop (default: {turns})")
+    parser.add_argument("--repeats", type=int, help=f"measured turns of each side (default: {turns})")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     args = parser.parse_args(argv)
@@ -294,15 +235,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--threads and --repeats must be at least 1")
     torch.set_num_threads(args.threads)
 
-    print("ms an epoch and ratios: medians over interleaved turns, without evaluation and checkpoints")
+    print("milliseconds an epoch; difference: of the rewards of the same training")
     print(f"{args.device}, torch {torch.__version__}, threads: {args.threads}, cores: {os.cpu_count()}\n")
     print(ROW.format(*TITLES))
     for case in CASES:
         if case.model_type in args.models:
-            timing = measure(case, args.repeats or case.turns, torch.device(args.device))
-            print(report(case, timing), flush=True)
-            if case.loop_inputs < case.inputs:
-                print(f"(loop: measured on {case.loop_inputs} inputs, scaled to {case.inputs})")
+            device = torch.device(args.device)
+            difference = check(case, device)
+            timing = measure(case, args.repeats or case.turns, device)
+            print(report(case, timing, difference), flush=True)
     return 0
 
 

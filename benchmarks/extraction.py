@@ -1,316 +1,271 @@
-"""What extracting texts and rewards costs, against a straightforward re-creation of the old way.
+"""What sampling and scoring texts costs, against the floor: the same as a plain loop.
 
-Random models, real prompts (`python_docs`), 10 texts of 20 tokens for each, `rouge_l_max` and `sacre_bleu`:
-  ours  `rl4lms.extract.extract` itself: data, model, texts on disk batch by batch, scores, result files;
-  old   one `generate` call per generation index, prompts padded to 512 tokens; each text is scored alone, by
-        py-rouge and by a SacreBLEU metric object built for it, as the Hugging Face metrics of then: text and
-        references go through an Arrow file. (Left out: reading and importing the metric's script each time.)
-  bare  scores likewise, but the object that is built for each text is sacrebleu's own.
-They take short turns, so that a busy machine slows all. Without py-rouge a plain quadratic ROUGE-L stands in.
+Random models, real prompts (`python_docs`), 10 texts of at most 20 tokens each, `sacre_bleu` and
+`rouge_l_max`. The project is a whole extraction: texts on disk batch by batch, scores, result files. The
+floor calls `generate` once for every 25 prompts in their order, and scores text by text with one object of
+sacrebleu and one of py-rouge. Both take turns in one process, in CPU seconds of one thread; with --device
+cuda, seconds. First the floor's scores of the project's texts must be the project's. At the end: how much
+more memory ten times as many prompts take.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import multiprocessing
 import os
-import random
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
-from unittest.mock import patch
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-import old_extraction
 import torch
+from sacrebleu.metrics import BLEU
+from setting import (
+    MODELS,
+    RandomModel,
+    checked_config,
+    compare_numbers,
+    load_samples,
+    median_ratio,
+    now,
+    save_model,
+    write_data,
+)
 from text_pairs import import_py_rouge  # type: ignore[import-not-found]
-from tiny_models import save_tiny_gpt2, save_tiny_t5  # type: ignore[import-not-found]
 
 from common import process
-from common.config import validate
 from common.run_dir import RunDir
 from rl4lms.config import ExtractConfig, resolved
-from rl4lms.datapools import load_datapool
-from rl4lms.extract import extract, score
-from rl4lms.metrics import TextBatch, build_metric
+from rl4lms.extract import extract
 from rl4lms.model.load import load_model, load_tokenizer
 from rl4lms.samples import Sample
 
-GENERATIONS, NEW_TOKENS, MAX_LENGTH, HEADS = 10, 20, 512, 4
-TEXTS_AT_A_TIME = 250  # the paper's files: 100 to 256
-MANY_INPUTS = 5000  # the paper's number
-FEW, MANY = 200, 2000  # inputs between which memory is compared
-LEAST_TOTAL, LEAST_SCORING, MOST_SECONDS = 5, 30, 2.0
+GENERATIONS, NEW_TOKENS, MAX_PROMPT, PROMPTS_AT_A_TIME = 10, 20, 512, 25
+FEW, MANY = 200, 2000  # prompts between which memory is compared
+TOLERANCE = 1e-6
 Scorer = Callable[[str, list[str]], float]
 
 
 @dataclass(frozen=True)
-class Case:
-    """A random model. old_prompts: how many the old way reads at a time."""
+class Turn:
+    """Seconds of generation, of scoring, and of all."""
 
-    name: str
-    kind: Literal["causal", "seq2seq"]
-    width: int
-    layers: int
-    old_prompts: int
-
-
-CASES = [
-    Case("t5-tiny", "seq2seq", 64, 2, 100),
-    Case("gpt2-tiny", "causal", 64, 2, 100),
-    Case("t5-medium", "seq2seq", 256, 6, 32),
-    Case("gpt2-medium", "causal", 256, 6, 32),
-]
-
-
-@dataclass(frozen=True)
-class Ours:
-    """An extraction: result file, seconds, and the most memory held (MiB) before scoring and in all."""
-
-    path: Path
     generation: float
     scoring: float
     total: float
-    peak_before_scoring: float
-    peak: float
 
 
-@dataclass(frozen=True)
-class Old:
-    """Seconds a text."""
-
-    generation: float
-    rouge: float
-    sacre_bleu: float
-    bare_sacre_bleu: float
-
-
-def save_model(case: Case, folder: Path, samples: Sequence[Sample]) -> Path:
-    """The case's model with a tokenizer trained on the samples."""
-    texts = [text for sample in samples for text in (sample.prompt_or_input_text, *sample.references)]
-    if case.kind == "causal":
-        gpt2 = {"n_positions": 1024, "n_embd": case.width, "n_layer": case.layers, "n_head": HEADS}
-        return Path(save_tiny_gpt2(folder / case.name, texts, 700, initializer_range=0.1, **gpt2))
-    t5 = {"d_model": case.width, "d_ff": 4 * case.width, "d_kv": case.width // HEADS, "num_heads": HEADS}
-    return Path(save_tiny_t5(folder / case.name, texts, 600, num_layers=case.layers, **t5))
-
-
-def make_config(case: Case, model: Path, samples: Sequence[Sample], inputs: int, seed: int) -> ExtractConfig:
-    """An extraction of so many inputs: the samples, again and again, in a file beside the model."""
-    data = model.with_name(f"inputs_{inputs}.jsonl")
-    chosen = [samples[i % len(samples)] for i in range(inputs)]
-    rows = [{"prompt": sample.prompt_or_input_text, "references": sample.references} for sample in chosen]
-    data.write_text("\n".join(map(json.dumps, rows)))
-    sampling = {"do_sample": True, "top_k": 50, "max_new_tokens": NEW_TOKENS}
-    config, problems = validate(
-        ExtractConfig,
-        {
-            "tokenizer": {"model_name": str(model), "max_length": MAX_LENGTH},
-            "datapool": {"id": "jsonl", "args": {"data_path": str(data)}},
-            "alg": {"model_type": case.kind, "model_name": str(model), "generation_kwargs": sampling},
-            "evaluation": {
-                "eval_batch_size": TEXTS_AT_A_TIME,
-                "num_samples_per_input": GENERATIONS,
-                "metrics": [{"id": "rouge_l_max"}, {"id": "sacre_bleu"}],
-            },
-            "runtime": {"seed": seed, "device": "cpu"},
+def make_config(
+    model: RandomModel, path: Path, samples: Sequence[Sample], seed: int, device: str
+) -> ExtractConfig:
+    """An extraction of texts for the samples."""
+    content = {
+        "tokenizer": {"model_name": str(path), "max_length": MAX_PROMPT},
+        "datapool": write_data(path / f"{len(samples)}.jsonl", samples),
+        "alg": {
+            "model_type": model.kind,
+            "model_name": str(path),
+            "generation_kwargs": {"do_sample": True, "top_k": 50, "max_new_tokens": NEW_TOKENS},
         },
-    )
-    if config is None:
-        raise ValueError(f"the benchmark's config is wrong: {problems}")
-    return config
+        "evaluation": {
+            "eval_batch_size": PROMPTS_AT_A_TIME * GENERATIONS,
+            "num_samples_per_input": GENERATIONS,
+            "metrics": [{"id": "rouge_l_max"}, {"id": "sacre_bleu"}],
+        },
+        "runtime": {"seed": seed, "device": device},
+    }
+    return checked_config(ExtractConfig, content)
 
 
-def run_ours(config: ExtractConfig, folder: Path) -> Ours:
-    """Extract, with a look at the clock before the first and after the last text, and around scoring."""
-    of_texts: list[float] = []
-    of_scoring: list[float] = []
-    peaks: list[float] = []
+def run_project(config: ExtractConfig, folder: Path) -> tuple[Turn, Path]:
+    """An extraction and its result file; generation: from when the model is loaded to the last text."""
+    times: list[float] = []  # the first call is before the first text
+    start = now()
+    with RunDir.create(folder, "run", resolved(config), {}) as run:
+        path = extract(config, run, lambda *_: times.append(now())).path
+    end = now()
+    # What follows the last text is scoring, and the result files.
+    return Turn(times[-1] - times[0], end - times[-1], end - start), path
 
-    def timed_score(*args: Any) -> Any:
-        peaks.append(peak_memory())
-        start = time.perf_counter()
-        values = score(*args)
-        of_scoring.append(time.perf_counter() - start)
-        return values
 
-    start = time.perf_counter()
-    with (
-        RunDir.create(folder, "run", resolved(config), {}) as run,
-        patch("rl4lms.extract.score", timed_score),
-    ):
-        path = extract(config, run, lambda *_: of_texts.append(time.perf_counter())).path
-    total = time.perf_counter() - start
-    return Ours(path, of_texts[-1] - of_texts[0], of_scoring[0], total, peaks[0], peak_memory())
+class Floor:
+    """A model, its tokenizer, and the objects that score."""
+
+    def __init__(self, model: RandomModel, path: Path, samples: Sequence[Sample], device: str) -> None:
+        self.samples, self.is_seq2seq, self.device = samples, model.kind == "seq2seq", device
+        self.model: Any = load_model(str(path), model.kind, torch.float32, device)
+        self.tokenizer = load_tokenizer(str(path), truncation_side="left")
+        self.tokenizer.padding_side = "right" if self.is_seq2seq else "left"
+        bleu = BLEU(tokenize="13a")
+        rouge = import_py_rouge().Rouge(
+            metrics=["rouge-l"],
+            max_n=4,
+            limit_length=True,
+            length_limit=100,
+            length_limit_type="words",
+            apply_avg=True,
+            apply_best=True,
+            alpha=0.5,
+            weight_factor=1.2,
+            stemming=True,
+        )
+        self.scorers: dict[str, Scorer] = {
+            "lexical/sacrebleu": lambda text, refs: (
+                bleu.corpus_score([text], [[reference] for reference in refs]).score / 100
+            ),
+            "lexical/rouge_l_max": lambda text, refs: max(
+                rouge.get_scores([text], [reference])["rouge-l"]["f"] for reference in refs
+            ),
+        }
+
+    def turn(self) -> Turn:
+        """Texts for all samples, then their scores."""
+        start = now()
+        texts: list[str] = []
+        for first in range(0, len(self.samples), PROMPTS_AT_A_TIME):
+            chunk = self.samples[first : first + PROMPTS_AT_A_TIME]
+            texts += self.generate([sample.prompt_or_input_text for sample in chunk])
+        middle = now()
+        owners = [sample for sample in self.samples for _ in range(GENERATIONS)]
+        for scorer in self.scorers.values():
+            for text, sample in zip(texts, owners, strict=True):
+                scorer(text, sample.references)
+        end = now()
+        return Turn(middle - start, end - middle, end - start)
+
+    def generate(self, prompts: list[str]) -> list[str]:
+        """`GENERATIONS` texts of each prompt."""
+        inputs = self.tokenizer(
+            prompts,
+            padding=True,
+            truncation=True,
+            max_length=MAX_PROMPT,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        ).to(self.device)
+        with torch.no_grad():
+            ids = self.model.generate(
+                **inputs,
+                do_sample=True,
+                top_k=50,
+                max_new_tokens=NEW_TOKENS,
+                num_return_sequences=GENERATIONS,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        start = 1 if self.is_seq2seq else inputs.input_ids.shape[1]
+        return list(self.tokenizer.batch_decode(ids[:, start:], skip_special_tokens=True))
+
+    def check(self, result: dict[str, Any]) -> float:
+        """The largest difference of the scores of a result's texts. Raises ValueError: it is too large."""
+        differences = []
+        for key, scorer in self.scorers.items():
+            values = result["all_metric_values"][key].flatten().tolist()
+            scores = [
+                scorer(text, references)
+                for texts, references in zip(result["all_generated_texts"], result["references"], strict=True)
+                for text in texts
+            ]
+            differences.append(compare_numbers(key, values, scores, TOLERANCE))
+        return max(differences)
+
+
+def measure(
+    model: RandomModel, path: Path, samples: Sequence[Sample], device: str, turns: int, folder: Path
+) -> tuple[list[Turn], list[Turn], float]:
+    """The turns of project and floor, after one of each that is not counted, and the scores' difference."""
+    floor = Floor(model, path, samples, device)
+    project_turns, floor_turns, difference = [], [], 0.0
+    for seed in range(turns + 1):
+        turn, file = run_project(make_config(model, path, samples, seed, device), folder)
+        if seed == 0:
+            difference = floor.check(torch.load(file, weights_only=True))
+        project_turns.append(turn)
+        floor_turns.append(floor.turn())
+    return project_turns[1:], floor_turns[1:], difference
 
 
 def peak_memory() -> float:
     """MiB that this process held at most. (getrusage would count its parent's.)"""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[1]) / 1024 if found else math.nan
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(match[1]) / 1024 if match else math.nan
 
 
-def seconds_alone(scorer: Scorer, texts: Sequence[str], samples: Sequence[Sample]) -> float:
-    """Of one text."""
-    start = time.perf_counter()
-    for text, sample in zip(texts, samples, strict=True):
-        scorer(text, sample.references)
-    return (time.perf_counter() - start) / len(texts)
-
-
-def measure(
-    case: Case, samples: Sequence[Sample], inputs: int, repeats: int, folder: Path
-) -> list[tuple[Ours, Old]]:
-    """The turns of a model, after one of ours that warms up the libraries."""
-    path = save_model(case, folder, samples)
-    model, tokenizer = load_model(str(path), case.kind, torch.float32, "cpu"), load_tokenizer(str(path))
-    batch = [samples[i % len(samples)] for i in range(case.old_prompts)]
-    prompts = [sample.prompt_or_input_text for sample in batch]
-    rouge: Scorer = old_extraction.plain_rouge_l
-    if old_extraction.has_py_rouge():
-        rouge = partial(old_extraction.py_rouge_l, import_py_rouge().Rouge)
-    bleu = partial(old_extraction.arrow_sacre_bleu, folder / "metric.arrow")
-    warm_up = run_ours(make_config(case, path, samples, inputs, 0), folder)
-    check_rewards(warm_up, "lexical/sacrebleu", bleu)
-    if old_extraction.has_py_rouge():
-        check_rewards(warm_up, "lexical/rouge_l_max", rouge)
-    turns = []
-    for seed in range(1, repeats + 1):
-        ours = run_ours(make_config(case, path, samples, inputs, seed), folder)
-        start = time.perf_counter()
-        texts = old_extraction.generate(model, tokenizer, prompts, MAX_LENGTH, NEW_TOKENS)
-        generation = (time.perf_counter() - start) / len(prompts)
-        scorers = (rouge, bleu, old_extraction.bare_sacre_bleu)
-        turns.append((ours, Old(generation, *(seconds_alone(scorer, texts, batch) for scorer in scorers))))
-    return turns
-
-
-def check_rewards(ours: Ours, key: str, scorer: Scorer) -> None:
-    """Raises ValueError if a scorer of the old way gives one of the first texts another reward."""
-    content = torch.load(ours.path, weights_only=True)
-    for i, references in enumerate(content["references"][:30]):
-        text, value = content["all_generated_texts"][i][0], content["all_metric_values"][key][i, 0].item()
-        if not math.isclose(value, scorer(text, references), abs_tol=1e-6):
-            raise ValueError(f"{key} of {text!r} is {value}, by the old way {scorer(text, references)}")
-
-
-def score_many(samples: Sequence[Sample]) -> float:
-    """Seconds of `rouge_l_max` of 50,000 texts: sentences in which every second word was replaced."""
-    rng = random.Random(0)
-    words = [word for sample in samples for word in sample.references[0].split()]
-
-    def changed(sentence: str) -> str:
-        return " ".join(word if rng.random() < 0.5 else rng.choice(words) for word in sentence.split())
-
-    references = [changed(samples[i % len(samples)].references[0]) for i in range(MANY_INPUTS)]
-    texts = [changed(reference) for reference in references for _ in range(GENERATIONS)]
-    against = [[reference] for reference in references for _ in range(GENERATIONS)]
-    batch = TextBatch([""] * len(texts), texts, against, [{} for _ in texts])
-    start = time.perf_counter()
-    build_metric("rouge_l_max")(batch)
-    return time.perf_counter() - start
-
-
-def memory_of(config: ExtractConfig, folder: Path) -> tuple[float, float, float]:
-    """MiB: peaks before scoring and in all, and the texts. To be called in a process of its own."""
+def memory_of(config: ExtractConfig, folder: Path) -> tuple[float, float]:
+    """MiB: the most that an extraction held, and its texts. To be called in a process of its own."""
+    process.prepare()
     torch.set_num_threads(1)
-    ours = run_ours(config, folder)
-    content = torch.load(ours.path, weights_only=True)
-    lists = [content["prompts"], *content["references"], *content["all_generated_texts"]]
-    texts = sum(sys.getsizeof(text) for texts in lists for text in texts)
-    return ours.peak_before_scoring, ours.peak, texts / 2**20
+    _, file = run_project(config, folder)
+    peak, result = peak_memory(), torch.load(file, weights_only=True)
+    lists = [result["prompts"], *result["references"], *result["all_generated_texts"]]
+    return peak, sum(sys.getsizeof(text) for texts in lists for text in texts) / 2**20
 
 
-def memory_report(case: Case, samples: Sequence[Sample], folder: Path) -> str:
-    """How much more memory an extraction of ten times as many inputs takes: the same, ten times."""
-    found = []
-    for inputs in (FEW, MANY):
-        config = make_config(case, folder / case.name, samples[:FEW], inputs, 0)
+def memory_report(model: RandomModel, path: Path, samples: Sequence[Sample], folder: Path) -> str:
+    """How much more memory an extraction of the same prompts takes, ten times."""
+    results = []
+    for count in (FEW, MANY):
+        repeated = [samples[i % FEW] for i in range(count)]
+        config = make_config(model, path, repeated, 0, "cpu")
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found.append(pool.apply(memory_of, (config, folder)))
-    before, peak, texts = (many - few for few, many in zip(*found, strict=True))
+            results.append(pool.apply(memory_of, (config, folder)))
+    (few, few_texts), (many, many_texts) = results
     return (
-        f"{case.name}: {found[0][1]:,.0f} MiB with {FEW:,} inputs; with {MANY:,} {before:+.1f} MiB up to the "
-        f"last text, {peak:+.1f} in all, of which the texts themselves {texts:.1f}"
+        f"{model.name}: {few:,.0f} MiB with {FEW:,} prompts, {many - few:+.1f} MiB with {MANY:,}, of which "
+        f"the texts themselves {many_texts - few_texts:.1f}"
     )
 
 
-ROW = "{:<12}{:>7} |{:>7}{:>8}{:>6} |{:>7}{:>8}{:>8}{:>6}{:>6} |{:>7}{:>8}{:>6}{:>5}"
+ROW = "{:<12}|{:>12}{:>10}{:>8} |{:>20}{:>20}{:>20}{:>12}"
 TITLES = (
-    f"{'':19} |{'generation':^21} |{'scoring':^35} |{'all':^26}",
-    ROW.format(*"model inputs ours old o/o ours bare old b/o o/o ours old o/o ok".split()),
+    f"{'':<12}|{'project, ms a text':>30} |{'project / floor, median (least-most)':>60}",
+    ROW.format(*"model generation scoring all generation scoring all difference".split()),
 )
 
 
-def report(case: Case, inputs: int, turns: Sequence[tuple[Ours, Old]]) -> str:
-    """A row of the table: medians of milliseconds a text and of the turns' ratios."""
-    texts = inputs * GENERATIONS
-    columns = [
-        (
-            ours.generation / texts,
-            old.generation,
-            ours.scoring / texts,
-            old.rouge + old.bare_sacre_bleu,
-            old.rouge + old.sacre_bleu,
-            ours.total / texts,
-            old.generation + old.rouge + old.sacre_bleu,
-        )
-        for ours, old in turns
-    ]
-    a, b, c, d, e, f, g = (f"{1000 * median(column):.3f}" for column in zip(*columns, strict=True))
-    generation, bare, scoring, total = (
-        median(row[old] / row[ours] for row in columns) for old, ours in ((1, 0), (3, 2), (4, 2), (6, 5))
-    )
-    ratios = [f"{ratio:.1f}" for ratio in (generation, bare, scoring, total)]
-    met = "yes" if scoring >= LEAST_SCORING and total >= LEAST_TOTAL else "NO"
-    return ROW.format(case.name, inputs, a, b, ratios[0], c, d, e, *ratios[1:3], f, g, ratios[3], met)
+def report(name: str, texts: int, project: Sequence[Turn], floor: Sequence[Turn], difference: float) -> str:
+    """A row of the table."""
+    parts = ("generation", "scoring", "total")
+    columns = {part: [getattr(turn, part) for turn in project] for part in parts}
+    times = [f"{1000 * median(column) / texts:.3f}" for column in columns.values()]
+    ratios = [median_ratio(columns[part], [getattr(turn, part) for turn in floor]) for part in parts]
+    return ROW.format(name, *times, *ratios, f"{difference:.0e}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the models asked for and print a row for each; returns the exit status."""
     process.prepare()
-    names = [case.name for case in CASES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=names, default=names, help="default: all")
-    parser.add_argument("--inputs", type=int, default=200, help="of ours (default: %(default)s)")
+    small = ["t5-tiny", "gpt2-tiny", "t5-medium", "gpt2-medium"]
+    names = list(MODELS)
+    parser.add_argument("--models", nargs="+", choices=names, default=small, help="default: %(default)s")
+    parser.add_argument("--inputs", type=int, default=200, help="prompts (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="measured turns (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.inputs < 1 or args.repeats < 1:
         parser.error("--inputs and --repeats must be at least 1")
     torch.set_num_threads(1)
-    samples = load_datapool("python_docs", "train", {"form": "sentence_from_words", "packages": ["stdlib"]})
-    print(f"torch {torch.__version__}, 1 thread, cores: {os.cpu_count()}")
-    seconds = score_many(samples)
-    met = "yes" if seconds < MOST_SECONDS else "NO"
-    many = MANY_INPUTS * GENERATIONS
-    print(f"rouge_l_max of {many:,} texts, nothing cached: {seconds:.2f} s (< {MOST_SECONDS:g}: {met})\n")
-
-    print(f"milliseconds a text and ratios, medians of {args.repeats} turns; o/o: old/ours, b/o: bare/ours")
-    print(f"ok: all {LEAST_TOTAL} times and scoring {LEAST_SCORING} times faster than old")
-    print(f"old generation: one of the {GENERATIONS} calls, for 100 inputs (medium: 32), given per text")
-    if not old_extraction.has_py_rouge():
-        print("py-rouge is not installed: old and bare use a plain ROUGE-L")
+    samples = load_samples()
+    print(
+        f"{args.device}, torch {torch.__version__}, 1 thread, cores: {os.cpu_count()}, {args.repeats} turns"
+    )
+    print(f"difference: of the scores of the same texts, relative (allowed: {TOLERANCE:.0e})")
     print(*TITLES, sep="\n")
-    with tempfile.TemporaryDirectory() as folder:
-        for case in CASES:
-            if case.name in args.models:
-                turns = measure(case, samples, args.inputs, args.repeats, Path(folder))
-                print(report(case, args.inputs, turns), flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for model in (MODELS[name] for name in args.models):
+            path = save_model(model, folder, samples)
+            chosen = [samples[i % len(samples)] for i in range(args.inputs)]
+            turns = measure(model, path, chosen, args.device, args.repeats, folder)
+            print(report(model.name, args.inputs * GENERATIONS, *turns), flush=True)
         print("\npeak memory")
-        for case in CASES:
-            if case.name in args.models and case.name.endswith("tiny"):
-                print(memory_report(case, samples, Path(folder)), flush=True)
+        for model in (MODELS[name] for name in args.models if name.endswith("tiny")):
+            print(memory_report(model, folder / model.name, samples, folder), flush=True)
     return 0
 
 

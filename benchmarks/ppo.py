@@ -1,250 +1,282 @@
-"""What an iteration of PPO costs, against a straightforward re-creation of the old way.
+"""What an iteration of PPO costs, against the floor: the same iteration as a plain loop.
 
-Random models, real prompts (`python_docs`), 1,280 tokens an iteration in texts of at most 20, minibatches of
-64 tokens, 5 epochs, `rouge_l_max`:
-  token     rollouts and update of the project, minibatches of random tokens (the default);
-  sequence  likewise, with `minibatch_unit: sequence`;
-  old       benchmarks/old_ppo.py: one token after the other in the rollouts, a row per token in the update.
-First token and old must compute the same numbers of the same texts, from log-probabilities to gradients. Then
-each runs in a process of its own, and they take turns. Times are CPU seconds of one thread. Of the old update
-a few of the 100 minibatches are timed, of medium models also a part of its rollouts and one epoch of ours;
-the rest is extrapolated.
-With --device cuda: T5-base and GPT-2 sizes, ours alone, in float32 and bfloat16.
+Random models, real prompts (`python_docs`), texts of at most 20 tokens, minibatches of 64 tokens, 5 epochs,
+and a reward that costs nothing. The project is a whole training run: its log, reward statistics and all. The
+floor is benchmarks/ppo_floor.py. Both take turns in one process, an iteration each:
+  sample  until the reward is called: prompts drawn, texts generated and decoded;
+  learn   the rest: scoring passes, advantages, epochs of minibatches, and the project's log.
+First both make two iterations of greedy texts of the same prompts and must come to the same losses. Times
+are CPU seconds of one thread; with --device cuda, seconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import itertools
 import os
-import subprocess
-import sys
+import random
 import tempfile
-import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import old_extraction
+import ppo_floor
 import torch
-import yaml
-from ppo_check import TOLERANCE, check_same_numbers
-from ppo_device import DEVICE_CASES, DEVICE_TITLES, device_report
-from ppo_sides import (
-    Case,
-    OldSide,
-    OurSide,
-    Turn,
-    config_data,
-    long_samples,
-    make_config,
-    memory,
+from setting import (
+    MODELS,
+    Enough,
+    StepCounter,
+    checked_config,
+    compare_numbers,
+    load_samples,
+    median_ratio,
+    now,
+    reward_calls,
     save_model,
+    train,
     write_data,
 )
 
 from common import process
-from rl4lms.datapools import load_datapool
+from rl4lms.config import TrainConfig
 from rl4lms.samples import Sample
 
+ENVIRONMENTS, BATCH_SIZE, KL_COEFF, LEARNING_RATE = 10, 64, 0.001, 1e-5
+UNITS = ("token", "sequence")
+TOLERANCE = 1e-3  # of the largest of two iterations' losses: float32 rounding, after AdamW's steps
+CHECKED = {"policy_gradient_loss": "policy_loss", "value_loss": "value_loss"}
+CHECKED |= {"entropy_loss": "entropy_loss", "grad_norm": "grad_norm"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model and the sizes of an iteration. n_steps: tokens, per environment. sentences: of a prompt."""
+
+    model: str
+    n_steps: int = 128
+    n_epochs: int = 5
+    prompt_length: int = 64
+    episode_length: int = 20
+    sentences: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """Of an iteration."""
+        return self.n_steps * ENVIRONMENTS
+
+
 CASES = [
-    Case(name="t5-tiny", kind="seq2seq", width=64, layers=2, old_minibatches=20),
-    Case(name="gpt2-tiny", kind="causal", width=64, layers=2, old_minibatches=20),
-    Case(
-        name="t5-tiny-32k", kind="seq2seq", width=64, layers=2, vocabulary=32128, epochs=2, old_minibatches=5
-    ),
-    Case(name="t5-medium", kind="seq2seq", width=256, layers=6, epochs=1, old_tokens=192, old_minibatches=2),
-    Case(name="gpt2-medium", kind="causal", width=256, layers=6, epochs=1, old_tokens=192, old_minibatches=2),
+    Case(model="t5-tiny"),
+    Case(model="gpt2-tiny"),
+    Case(model="t5-tiny-32k"),
+    Case(model="t5-medium", n_steps=32, n_epochs=2),
+    Case(model="gpt2-medium", n_steps=32, n_epochs=2),
 ]
-SIDES = ("token", "sequence", "old")
-LEAST_TOTAL = {"token": 3.0, "sequence": 10.0}
-LEAST_ROLLOUT = {"seq2seq": 6.0, "causal": 2.5}
-MOST_SECONDS = 10.0  # of the start-up
-CHECKED_STEPS = 16  # per environment, when the numbers of the two sides are compared
-CLOCK = """
-import time
-from pathlib import Path
-
-
-def reward(batch, file):
-    if not Path(file).exists():
-        Path(file).write_text(f"{time.time()} {time.process_time()}")
-    return [float(len(text)) for text in batch.generated]
-"""
+# Lengths and n_steps of NarrativeQA and IMDB.
+DEVICE_CASES = [
+    Case(model="t5-base", n_steps=256, prompt_length=512, episode_length=50, sentences=40),
+    Case(model="gpt2", episode_length=48, sentences=5),
+]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A side's turns, and the MiB it held with everything loaded, and at most."""
+class Turn:
+    """Seconds of an iteration's two parts, and the steps of its optimiser."""
 
-    turns: list[Turn]
-    before: float
-    peak: float
+    sample: float
+    learn: float
+    steps: int
 
-
-_side: OurSide | OldSide  # of a process that measures
-
-
-def open_side(name: str, case: Case, model: Path, samples: Sequence[Sample]) -> None:
-    """Load a side in this process."""
-    global _side
-    torch.set_num_threads(1)
-    if name == "old":
-        _side = OldSide(case, model, samples)
-    else:
-        _side = OurSide(make_config(case, model, samples, name), samples)
+    @property
+    def total(self) -> float:
+        return self.sample + self.learn
 
 
-def take_turn() -> Turn:
-    """An iteration of this process's side."""
-    return _side.turn()
+def settings_of(case: Case, unit: str, device: str, dtype: str) -> ppo_floor.Settings:
+    """What the floor is told; the project's config is made of it."""
+    return ppo_floor.Settings(
+        tokens=case.tokens,
+        batch_size=BATCH_SIZE,
+        n_epochs=case.n_epochs,
+        unit="sequence" if unit == "sequence" else "token",
+        prompt_length=case.prompt_length,
+        episode_length=case.episode_length,
+        learning_rate=LEARNING_RATE,
+        kl_coeff=KL_COEFF,
+        device=device,
+        dtype=dtype,
+    )
 
 
-def measure(case: Case, model: Path, samples: Sequence[Sample], repeats: int) -> dict[str, Measured]:
-    """The turns of the three sides, after a first one of ours that warms up the libraries."""
-    spawn = multiprocessing.get_context("spawn")
-    with ExitStack() as stack:
-        pools = {
-            name: stack.enter_context(ProcessPoolExecutor(1, spawn, open_side, (name, case, model, samples)))
-            for name in SIDES
-        }
-        before = {name: pool.submit(memory).result()[0] for name, pool in pools.items()}
-        for name in LEAST_TOTAL:
-            pools[name].submit(take_turn).result()
-        turns: dict[str, list[Turn]] = {name: [] for name in SIDES}
-        for _ in range(repeats):
-            for name, pool in pools.items():
-                turns[name].append(pool.submit(take_turn).result())
-        return {
-            name: Measured(turns[name], before[name], pool.submit(memory).result()[1])
-            for name, pool in pools.items()
-        }
+def make_config(
+    case: Case, settings: ppo_floor.Settings, model: Path, data: dict[str, Any], iterations: int
+) -> TrainConfig:
+    """The project's config for the same job."""
+    sampling = {"do_sample": settings.do_sample, "top_k": settings.top_k}
+    content = {
+        "tokenizer": {"model_name": str(model)},
+        "reward_fn": {"id": "setting:letter_share"},
+        "datapool": data,
+        "env": {
+            "n_envs": ENVIRONMENTS,
+            "args": {
+                "max_prompt_length": settings.prompt_length,
+                "max_episode_length": settings.episode_length,
+            },
+        },
+        "alg": {
+            "id": "ppo",
+            "args": {
+                "n_steps": case.n_steps,
+                "batch_size": settings.batch_size,
+                "n_epochs": settings.n_epochs,
+                "minibatch_unit": settings.unit,
+                "learning_rate": settings.learning_rate,
+                "ent_coef": settings.ent_coef,
+            },
+            "kl_div": {"coeff": settings.kl_coeff},
+            "policy": {
+                "id": f"{MODELS[case.model].kind}_lm_actor_critic_policy",
+                "args": {
+                    "model_name": str(model),
+                    "generation_kwargs": sampling | {"max_new_tokens": settings.episode_length},
+                },
+            },
+        },
+        "train_evaluation": {
+            "eval_batch_size": 100,
+            "n_iters": iterations,
+            "eval_every": iterations,
+            "save_every": iterations,
+            "max_eval_samples": 1,
+            "metrics": [],
+        },
+        "runtime": {"seed": 0, "device": settings.device, "dtype": settings.dtype},
+    }
+    return checked_config(TrainConfig, content)
 
 
-ROW = "{:<12}{:<9}|{:>8}{:>8}{:>8}{:>7} |{:>18}{:>18}{:>18}{:>4} |{:>6}{:>6}"
+def measure(
+    case: Case, settings: ppo_floor.Settings, model: Path, samples: Sequence[Sample], turns: int
+) -> tuple[list[Turn], list[Turn]]:
+    """The turns of project and floor, after one of each that is not counted."""
+    config = make_config(case, settings, model, write_data(model / "data.jsonl", samples), 10**6)
+    floor = ppo_floor.Models(str(model), MODELS[case.model].kind, settings)
+    rng = random.Random(0)
+    prompts = (rng.choice(samples).prompt_or_input_text for _ in itertools.count())
+    project_turns: list[Turn] = []
+    floor_turns: list[Turn] = []
+    started, steps_before = 0.0, 0
+
+    def turn(steps: StepCounter) -> Turn:
+        called, end = reward_calls[-1].time, now()
+        return Turn(called - started, end - called, steps.steps - steps_before)
+
+    # A training asks before each iteration whether to stop: that is when the floor has its turn.
+    def take_turns(steps: StepCounter) -> bool:
+        nonlocal started, steps_before
+        if floor_turns:
+            project_turns.append(turn(steps))
+        if len(project_turns) > turns:
+            raise Enough
+        started, steps_before = now(), steps.steps
+        ppo_floor.iterate(floor, prompts, settings)
+        floor_turns.append(turn(steps))
+        started, steps_before = now(), steps.steps
+        return False
+
+    with StepCounter() as steps:
+        train(config, lambda: take_turns(steps))
+    return project_turns[1:], floor_turns[1:]
+
+
+def check(case: Case, settings: ppo_floor.Settings, model: Path, samples: Sequence[Sample]) -> float:
+    """The largest relative difference of the losses of two iterations on the same greedy texts.
+
+    One minibatch holds all tokens, so that their order does not matter; the second iteration's KL rewards are
+    not 0. Raises ValueError: other texts, or a difference above the tolerance.
+    """
+    same = replace(
+        settings,
+        do_sample=False,
+        batch_size=settings.tokens,
+        n_epochs=2,
+        learning_rate=1e-4,
+        kl_coeff=0.5,
+        ent_coef=0.01,
+    )
+    reward_calls.clear()
+    data = write_data(model / "data.jsonl", samples)
+    rows = train(make_config(case, same, model, data, 2))
+    calls = list(reward_calls)
+    floor = ppo_floor.Models(str(model), MODELS[case.model].kind, same)
+    differences = []
+    for row, call in zip(rows, calls, strict=True):
+        losses = ppo_floor.iterate(floor, iter(call.prompts), same)
+        texts = reward_calls[-1].texts
+        if texts != call.texts[: len(texts)]:
+            raise ValueError(f"{case.model}: project and floor generated different texts")
+        for logged, name in CHECKED.items():
+            what = f"{case.model}: {name}"
+            differences.append(compare_numbers(what, [row[f"ppo/{logged}"]], [losses[name]], TOLERANCE))
+    return max(differences)
+
+
+ROW = "{:<12}{:<9}{:<9}|{:>8}{:>8}{:>8} |{:>20}{:>20}{:>20}{:>8}"
 TITLES = (
-    f"{'':<21}|{'CPU seconds':>24}{'tokens':>7} |{'old / this (least - most)':>54}{'':>4} |{'MiB':>12}",
-    ROW.format(*"model side rollout update all /s rollout update all ok peak rise".split()),
+    f"{'':<30}|{'project, seconds':>24} |{'project / floor, median (least-most)':>60}",
+    ROW.format(*"model unit dtype sample learn tokens/s sample learn all updates".split()),
 )
 
 
-def report(case: Case, measured: dict[str, Measured], judged: bool) -> str:
-    """A row of the table for each side: medians of the turns, and of their ratios to the old way's."""
-    rows = []
-    for name, side in measured.items():
-        seconds = {part: [getattr(turn, part) for turn in side.turns] for part in Turn.PARTS}
-        shown, met = ["", "", ""], ""
-        if name in LEAST_TOTAL:
-            old = {part: [getattr(turn, part) for turn in measured["old"].turns] for part in Turn.PARTS}
-            ratios = {
-                part: [theirs / ours for theirs, ours in zip(old[part], seconds[part], strict=True)]
-                for part in Turn.PARTS
-            }
-            shown = [f"{median(r):.1f} ({min(r):.1f} - {max(r):.1f})" for r in ratios.values()]
-            reached = median(ratios["total"]) >= LEAST_TOTAL[name]
-            reached &= median(ratios["rollout"]) >= LEAST_ROLLOUT[case.kind]
-            met = "" if not judged else "yes" if reached else "NO"
-        middle = {part: median(values) for part, values in seconds.items()}
-        times = [f"{value:.2f}" for value in middle.values()]
-        memories = (f"{side.peak:,.0f}", f"{side.peak - side.before:,.0f}")
-        speed = f"{case.tokens / middle['total']:,.0f}"
-        rows.append(ROW.format(case.name, name, *times, speed, *shown, met, *memories))
-    return "\n".join(rows)
-
-
-def start_up(case: Case, model: Path, samples: Sequence[Sample], folder: Path) -> tuple[float, float]:
-    """Seconds and CPU seconds from the start of the real runner to its first call of the reward.
-
-    Before it: imports, data, models, an evaluation of one text of each split, the first generation.
-    """
-    clock = folder / "clock.txt"
-    clock.unlink(missing_ok=True)
-    content = config_data(case, model, write_data(model, samples), "sequence", 0)
-    content["reward_fn"] = {"id": "clock:reward", "args": {"file": str(clock)}}
-    content["train_evaluation"]["max_eval_samples"] = 1
-    (folder / "clock.py").write_text(CLOCK)
-    (folder / "config.yml").write_text(yaml.safe_dump(content))
-    runner = Path(__file__).resolve().parents[1] / "rl4lms_train_text_generation.py"
-    flags = ["--config_path", "config.yml", "--base_path_to_store_results", "runs"]
-    start = time.time()
-    done = subprocess.run(
-        [sys.executable, str(runner), *flags],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{runner.name} failed:\n{done.stderr}")
-    called, cpu = map(float, clock.read_text().split())
-    return called - start, cpu
+def report(case: Case, settings: ppo_floor.Settings, project: Sequence[Turn], floor: Sequence[Turn]) -> str:
+    """A row of the table."""
+    parts = ("sample", "learn", "total")
+    seconds = {part: median(getattr(turn, part) for turn in project) for part in parts}
+    ratios = [median_ratio([getattr(t, p) for t in project], [getattr(t, p) for t in floor]) for p in parts]
+    updates = "/".join(f"{median(turn.steps for turn in side):g}" for side in (project, floor))
+    times = (f"{seconds['sample']:.2f}", f"{seconds['learn']:.2f}", f"{case.tokens / seconds['total']:,.0f}")
+    return ROW.format(case.model, settings.unit, settings.dtype, *times, *ratios, updates)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure the models asked for and print their rows; returns the exit status."""
+    """Check and measure the models asked for and print their rows; returns the exit status."""
     process.prepare()
-    names = [case.name for case in CASES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=names, default=names, help="default: all")
+    names = [case.model for case in CASES + DEVICE_CASES]
+    parser.add_argument("--models", nargs="+", choices=names, help="default: all that suit the device")
     parser.add_argument("--repeats", type=int, default=3, help="measured turns (default: %(default)s)")
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny models, one turn of few tokens: a smoke test"
-    )
-    parser.add_argument("--device", default="cpu", help="cuda: the sizes of the paper's models, ours alone")
+    parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], help="float32, bfloat16")
     args = parser.parse_args(argv)
     if args.repeats < 1:
         parser.error("--repeats must be at least 1")
-    samples = load_datapool("python_docs", "train", {"form": "sentence_from_words", "packages": ["stdlib"]})
-    with tempfile.TemporaryDirectory() as folder:
-        if args.device == "cpu":
-            cases = [case for case in CASES if case.name in args.models]
-            if args.quick:
-                tiny = [case for case in cases if case.name in ("t5-tiny", "gpt2-tiny")]
-                cases = [replace(case, n_steps=CHECKED_STEPS, old_minibatches=1) for case in tiny]
-            compare(cases, samples, 1 if args.quick else args.repeats, not args.quick, Path(folder))
-        else:
-            print(f"torch {torch.__version__}, {torch.cuda.get_device_name(args.device)}")
-            print(*DEVICE_TITLES, sep="\n")
-            for case in DEVICE_CASES:
-                of_case = long_samples(samples, case.sentences)
-                model = save_model(case, Path(folder), of_case)
-                for row in device_report(case, model, of_case, args.device, args.repeats):
-                    print(row, flush=True)
-    return 0
-
-
-def compare(
-    cases: Sequence[Case], samples: Sequence[Sample], repeats: int, judged: bool, folder: Path
-) -> None:
-    """Check and measure the models on the CPU, and print what was found. judged: with targets."""
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, 1 thread, cores: {os.cpu_count()}, medians of {repeats} turns")
-    if judged:
-        print("ok: all 3 times (sequence: 10 times) faster than old, rollouts 6 times for T5, 2.5 for GPT-2")
-    print("peak: MiB that the process held at most; rise: over what it held with everything loaded")
-    if not old_extraction.has_py_rouge():
-        print("py-rouge is not installed: the old way's reward is a plain ROUGE-L")
+    suited = [case.model for case in (CASES if args.device == "cpu" else DEVICE_CASES)]
+    print(
+        f"{args.device}, torch {torch.__version__}, 1 thread, cores: {os.cpu_count()}, {args.repeats} turns"
+    )
     print(*TITLES, sep="\n")
-    differences: dict[str, float] = {}
-    for case in cases:
-        model = save_model(case, folder, samples)
-        short = replace(case, n_steps=CHECKED_STEPS)
-        found = check_same_numbers(make_config(short, model, samples, "token"), short, samples)
-        differences = {name: max(value, differences.get(name, 0.0)) for name, value in found.items()}
-        print(report(case, measure(case, model, samples, repeats), judged), flush=True)
+    differences = {}
+    for case in CASES + DEVICE_CASES:
+        if case.model not in (args.models or suited):
+            continue
+        samples = load_samples(case.sentences)
+        with tempfile.TemporaryDirectory() as folder:
+            model = save_model(MODELS[case.model], Path(folder), samples)
+            short = replace(case, n_steps=16)
+            differences[case.model] = check(
+                short, settings_of(short, "token", args.device, "float32"), model, samples
+            )
+            for unit, dtype in itertools.product(UNITS, args.dtypes):
+                settings = settings_of(case, unit, args.device, dtype)
+                turns = measure(case, settings, model, samples, args.repeats)
+                print(report(case, settings, *turns), flush=True)
     shown = ", ".join(f"{name} {value:.0e}" for name, value in differences.items())
-    print(f"\nlargest differences between token and old (allowed: {TOLERANCE:.0e}): {shown}")
-    for case in cases:
-        if case.name in ("t5-tiny", "gpt2-tiny"):
-            seconds = [start_up(case, folder / case.name, samples, folder) for _ in range(min(repeats, 3))]
-            met = "yes" if min(seconds)[0] < MOST_SECONDS else "NO"
-            every = ", ".join(f"{wall:.1f} (CPU: {cpu:.1f})" for wall, cpu in seconds)
-            print(f"{case.name}: first rollout after {every} s; < {MOST_SECONDS:g} s: {met}", flush=True)
+    print(f"\nlargest relative differences of the losses of both (allowed: {TOLERANCE:.0e}): {shown}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every file and module that the documents name is there."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -28,16 +29,32 @@ def modules_in(text: str) -> set[str]:
     return set(re.findall(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.[A-Za-z_]\w*)+", text))
 
 
-def is_there(module: str) -> bool:
-    """Whether a dotted name is a module's or that of something in a module or package."""
-    parts = module.split(".")
-    names = [REPO.joinpath(*parts[:length]) for length in (len(parts), len(parts) - 1)]
-    files = [file for name in names for file in (name.with_suffix(".py"), name / "__init__.py")]
-    known = [file for file in files if file.is_file()]
-    if not known:
-        return False
-    whole = known[0] in files[:2]
-    return whole or re.search(rf"\b{parts[-1]}\b", known[0].read_text()) is not None
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module's or that of something that a module or package defines."""
+    *parent, last = name.split(".")
+    if any(file.is_file() for file in files_of([*parent, last])):
+        return True
+    return any(last in top_level_names(file) for file in files_of(parent) if file.is_file())
+
+
+def files_of(parts: list[str]) -> tuple[Path, Path]:
+    """Where a module or package of this dotted name would be."""
+    path = REPO.joinpath(*parts)
+    return path.with_suffix(".py"), path / "__init__.py"
+
+
+def top_level_names(file: Path) -> set[str]:
+    """What a module's functions, classes, variables and imports are called."""
+    names: set[str] = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
 
 
 def test_paths_and_modules_are_found_in_a_text() -> None:
