@@ -1,14 +1,17 @@
-"""Pictures of a run's metrics, drawn as the run goes."""
+"""Curves of a run, drawn as it goes: one drawer for all. Colours and settings are the caller's.
+
+with house_style():
+    save_panels(path, [Panel("Loss", [Curve("train", points)])], "epoch", CURVE_COLORS)
+"""
 
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common.files import atomic_path
 
@@ -17,134 +20,121 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Point = tuple[float, float]
-MAX_POINTS = 250  # of a line; more are drawn as medians and ranges
-
-# How a metric's name says which inputs it is about: the picture is named by the rest.
-_GROUPS = re.compile(
-    r"^(?P<split>train |test |)(?P<family>.+?)(?: value)?(?P<group> small reward std| large reward std|)$"
-)
-# Dark and light, line and marker: lines are told apart without colours too.
-_STYLES: dict[str, dict[str, Any]] = {
-    "all": {"color": "black", "linestyle": "-", "marker": "D"},
-    "test": {"color": "#7f7f7f", "linestyle": "-.", "marker": "^"},
-    "small": {"color": "#e69f00", "linestyle": "--", "marker": "o"},
-    "large": {"color": "#0072b2", "linestyle": ":", "marker": "s"},
-}
+MAX_POINTS = 250  # of a curve; more are drawn as medians and ranges
+_COLUMNS = 3  # panels side by side
+# With the colours, and without them alone, these tell curves apart.
+_DASHES, _MARKERS = ("-", "--", ":", "-."), ("D", "o", "s", "^", "v", "*", "x", "P")
 
 
 @dataclass(frozen=True)
-class _Series:
-    """One line of a picture: values over epochs; `kind` is a key of _STYLES."""
+class Curve:
+    """Points (x, y) of a line; values that are not finite are left out, and counted in the legend.
+
+    look: the number of its colour, dashes and marker; band: half the height of the band around each point.
+    """
 
     label: str
-    kind: str
-    epochs: list[int]
-    values: list[float]
+    points: list[Point]
+    look: int = 0
+    band: list[float] | None = None
 
 
-def save_metric_plots(rows: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
-    """Write the pictures of `metric_figures` into `directory` as PNG, each atomically. Returns the files."""
-    directory.mkdir(parents=True, exist_ok=True)
-    paths: list[Path] = []
-    for family, figure in metric_figures(rows).items():
-        path = directory / f"{_file_stem(family, {p.stem for p in paths})}.png"
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
-        paths.append(path)
-    return paths
+@dataclass(frozen=True)
+class Panel:
+    """Curves with a title; log: on a logarithmic scale, where a value is positive."""
+
+    title: str
+    curves: list[Curve]
+    y_label: str = ""
+    log: bool = False
 
 
-def metric_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
-    """Metrics over the epochs, by what they measure: one figure for those that belong together.
+def save_panels(path: Path, panels: Sequence[Panel], x_label: str, colors: Sequence[str]) -> None:
+    """Writes what `draw_panels` draws as PNG, atomically."""
+    with atomic_path(path) as temporary:
+        draw_panels(panels, x_label, colors).savefig(temporary, format="png", dpi=120)
 
-    rows: [{"epoch": e, "train": {name: value}, "val": {...}}], `val` optional. Names that differ in their
-    group (" small reward std", " large reward std") or in "train" and "test" share a figure. Values that are
-    not finite are left out, and counted in the legend.
-    """
+
+def draw_panels(panels: Sequence[Panel], x_label: str, colors: Sequence[str]) -> Figure:
+    """Draws the panels in a grid."""
     from matplotlib.figure import Figure
 
-    figures = {}
-    for family, series in _families(rows).items():
-        figure = Figure(figsize=(7, 4.2))
-        figure.subplots_adjust(
-            left=0.14, right=0.97, top=0.92, bottom=0.12
-        )  # Half the cost of a computed layout.
-        _draw(figure.add_subplot(), family, series)
-        figures[family] = figure
-    return figures
+    columns = min(_COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    width, height = (7.0, 4.2) if columns == 1 else (4.6 * columns, 3.2 * rows)
+    labelled = any(panel.y_label for panel in panels)
+    figure = Figure(figsize=(width, height))
+    # In inches, by hand: a computed layout of 40 panels would take ten times as long as drawing them.
+    figure.subplots_adjust(
+        left=(0.9 if labelled else 0.75) / width,
+        right=1 - 0.2 / width,
+        bottom=0.55 / height,
+        top=1 - 0.35 / height,
+        wspace=0.3 if labelled else 0.25,
+        hspace=0.4,
+    )
+    for number, panel in enumerate(panels):
+        _draw_panel(figure.add_subplot(rows, columns, number + 1), panel, x_label, colors)
+    return figure
 
 
-def _families(rows: Sequence[dict[str, Any]]) -> dict[str, list[_Series]]:
-    """The lines of each picture."""
-    points: dict[tuple[str, str], tuple[list[int], list[float]]] = {}
-    for row in rows:
-        for split in ("train", "val"):
-            for name, value in row.get(split, {}).items():
-                epochs, values = points.setdefault((split, name), ([], []))
-                epochs.append(row["epoch"])
-                values.append(float(value))
-    families: dict[str, list[_Series]] = {}
-    for (split, name), (epochs, values) in points.items():
-        match = _GROUPS.match(name)
-        family, group = (match["family"], match["group"].split()) if match else (name, [])
-        kind = group[0] if group else "all" if split == "train" else "test"
-        in_both = ("train", name) in points and ("val", name) in points
-        families.setdefault(family, []).append(
-            _Series(f"{name} ({split})" if in_both else name, kind, epochs, values)
-        )
-    order = list(_STYLES)
-    return {name: sorted(series, key=lambda s: order.index(s.kind)) for name, series in families.items()}
-
-
-def _draw(axes: Axes, family: str, series: list[_Series]) -> None:
+def _draw_panel(axes: Axes, panel: Panel, x_label: str, colors: Sequence[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    log = "norm" in family.split() and any(0 < v < math.inf for s in series for v in s.values)
-    longest = 1
-    for number, line in enumerate(series):
-        finite = [(e, v) for e, v in zip(line.epochs, line.values, strict=True) if math.isfinite(v)]
-        lost = len(line.values) - len(finite)
-        label = line.label + (f" ({lost} of {len(line.values)} not finite)" if lost else "")
-        bins = thinned(finite)
-        size = len(bins[0]) if bins else 1
-        longest = max(longest, size)
-        centres = [statistics.fmean(e for e, _ in points) for points in bins]
-        medians = [statistics.median(v for _, v in points) for points in bins]
-        step = max(1, len(bins) // 8)
-        style = _STYLES[line.kind]
-        # Staggered: of lines that coincide, the markers stay visible.
-        marked = (number * step // len(series), step)
-        axes.plot(centres, medians, label=label, linewidth=1.5, markersize=5, markevery=marked, **style)
-        if size > 1:
-            low, high = ([f(v for _, v in points) for points in bins] for f in (min, max))
-            axes.fill_between(centres, low, high, color=style["color"], alpha=0.15, linewidth=0)
-    title = family[:1].upper() + family[1:]
-    note = f" (lines: medians of up to {longest} values, bands: their range)" if longest > 1 else ""
-    axes.set(title=title, xlabel=f"epoch{note}", ylabel=f"{family} (log scale)" if log else family)
+    points = [point for curve in panel.curves for point in curve.points]
+    log = panel.log and any(0 < y < math.inf for _, y in points)
+    size = 1
+    for number, curve in enumerate(panel.curves):
+        # Staggered: of curves that coincide, the markers stay visible.
+        size = max(size, _draw_curve(axes, curve, colors, number / len(panel.curves)))
+    note = f" (lines: medians of up to {size} values, bands: their range)" if size > 1 else ""
+    axes.set(title=panel.title, xlabel=f"{x_label}{note}")
+    if panel.y_label:
+        axes.set_ylabel(f"{panel.y_label} (log scale)" if log else panel.y_label)
     if log:
         axes.set_yscale("log")
-    epochs = [e for line in series for e in line.epochs]
-    if min(epochs) == max(epochs):
-        axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend()
+    places = {x for x, _ in points}
+    if len(places) == 1:
+        axes.set_xlim(min(places) - 1, min(places) + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=all(x == int(x) for x in places)))
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=True, framealpha=0.8, edgecolor="none")  # it may stand on curves
 
 
-def thinned(points: Sequence[Point]) -> list[Sequence[Point]]:
-    """The points of a line in groups of neighbours, at most MAX_POINTS.
+def _draw_curve(axes: Axes, curve: Curve, colors: Sequence[str], offset: float) -> int:
+    """Draws a curve; offset: of its markers, as a share of their distance. Returns values per point drawn."""
+    finite = [(x, y) for x, y in curve.points if math.isfinite(y)]
+    groups = thin(finite)
+    centres = [statistics.fmean(x for x, _ in group) for group in groups]
+    medians = [statistics.median(y for _, y in group) for group in groups]
+    omitted = len(curve.points) - len(finite)
+    count = f"{omitted} of {len(curve.points)} not finite" if omitted else ""
+    label = f"{curve.label} ({count})" if curve.label and count else curve.label or count
+    color, step = colors[curve.look % len(colors)], max(1, len(groups) // 8)
+    axes.plot(
+        centres,
+        medians,
+        label=label or None,
+        color=color,
+        linestyle=_DASHES[curve.look % len(_DASHES)],
+        marker=_MARKERS[curve.look % len(_MARKERS)],
+        markevery=(int(offset * step), step),
+    )
+    size = len(groups[0]) if groups else 1
+    if size > 1:
+        low, high = ([f(y for _, y in group) for group in groups] for f in (min, max))
+        axes.fill_between(centres, low, high, color=color, alpha=0.15, linewidth=0)
+    elif curve.band is not None and not omitted:
+        low = [y - half for (_, y), half in zip(curve.points, curve.band, strict=True)]
+        high = [y + half for (_, y), half in zip(curve.points, curve.band, strict=True)]
+        axes.fill_between(centres, low, high, color=color, alpha=0.15, linewidth=0)
+    return size
 
-    Thousands of noisy points would hide the line's style, and the lines below it.
+
+def thin(points: Sequence[Point]) -> list[Sequence[Point]]:
+    """Groups the points of a curve with their neighbours into at most MAX_POINTS groups.
+
+    Thousands of noisy points would hide the curve's dashes, and the curves below it.
     """
     size = math.ceil(len(points) / MAX_POINTS) or 1
     return [points[first : first + size] for first in range(0, len(points), size)]
-
-
-def _file_stem(family: str, taken: set[str]) -> str:
-    """A file name made of lower-case letters, digits and underscores, unlike those `taken`."""
-    stem = re.sub(r"[^a-z0-9]+", "_", family.lower()).strip("_")[:100] or "metric"
-    name, n = stem, 1
-    while name in taken:
-        n += 1
-        name = f"{stem}_{n}"
-    return name

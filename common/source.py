@@ -54,10 +54,12 @@ class ConfigError(UserError):
         path_width = max(_MIN_PATH_WIDTH, *map(len, paths)) if any(paths) else 0
         lines = [f"{self.file}: {len(places)} problem{'s' if len(places) != 1 else ''}"]
         for place, path, problem in zip(places, paths, self.problems, strict=True):
-            columns = [place.ljust(place_width)] * bool(place_width) + [path.ljust(path_width)] * bool(
-                path_width
-            )
-            lines.append("  " + "  ".join([*columns, problem.message]))
+            line = "  "
+            if place_width:
+                line += place.ljust(place_width) + "  "
+            if path_width:
+                line += path.ljust(path_width) + "  "
+            lines.append(line + problem.message)
         return "\n".join(lines)
 
 
@@ -97,21 +99,21 @@ def parse_path(text: str) -> Keys:
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` was probably meant to be (in whatever case), None if none is near."""
+    """Finds the known name that was probably meant (in whatever case); None if none is near."""
     folded = {candidate.casefold(): candidate for candidate in known}
     near = difflib.get_close_matches(name.casefold(), folded, n=1)
     return folded[near[0]] if near else None
 
 
 def unknown_key(name: str, known: Iterable[str]) -> str:
-    """Message for a key that is no field."""
+    """Says that a key is no field, and which one was probably meant."""
     known = list(known)
     meant = closest(name, known)
     return f"unknown key; did you mean {meant!r}?" if meant else f"unknown key; known: {_listed(known)}"
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Message for a name that is not registered; `what` says of which kind it is ("reward", "value")."""
+    """Says that a name is not registered; `what` says of which kind it is ("reward", "value")."""
     known = list(known)
     meant = closest(name, known)
     return (
@@ -294,7 +296,7 @@ def _read_yaml(text: str, lines: dict[Keys, Line], problems: list[Located]) -> A
 def _from_node(
     loader: _Loader, node: yaml.Node, keys: Keys, lines: dict[Keys, Line], problems: list[Located]
 ) -> Any:
-    """The value of a node; an aliased one is built anew: no two places of the data share an object."""
+    """Builds the value of a node; an aliased one anew: no two places of the data share an object."""
     if node.tag == _MAP and isinstance(node, yaml.MappingNode):
         pairs = _pairs(loader, node, keys, problems)
         lines.update({(*keys, key): line for key, (line, _) in pairs.items()})
@@ -310,8 +312,8 @@ def _from_node(
 def _pairs(
     loader: _Loader, node: yaml.MappingNode, keys: Keys, problems: list[Located]
 ) -> dict[str, tuple[int, yaml.Node]]:
-    """Key -> (its line, its value's node); keys of `<<` merges give way to the mapping's own."""
-    own: dict[str, tuple[int, yaml.Node]] = {}
+    """Lists key -> (its line, its value's node); keys of `<<` merges give way to the mapping's own."""
+    pairs: dict[str, tuple[int, yaml.Node]] = {}
     merged: dict[str, tuple[int, yaml.Node]] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
@@ -322,17 +324,17 @@ def _pairs(
                 if not isinstance(part, yaml.MappingNode):
                     raise yaml.MarkedYAMLError(problem="'<<' needs a mapping", problem_mark=key.start_mark)
                 merged = _pairs(loader, part, keys, problems) | merged
-        elif key.value in own:
+        elif key.value in pairs:
             if id(key) not in loader.repeated:
-                problems.append(_duplicate((*keys, key.value), line, own[key.value][0]))
+                problems.append(_duplicate((*keys, key.value), line, pairs[key.value][0]))
             loader.repeated.add(id(key))
         else:
-            own[key.value] = line, value
-    return merged | own
+            pairs[key.value] = line, value
+    return merged | pairs
 
 
 def parse_value(text: str, problems: list[Located]) -> Any:
-    """A YAML scalar or flow collection; the text itself where it is neither, or would be cut or nested."""
+    """Reads a YAML scalar or flow collection; gives back other text, and what would be cut or nested."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -349,7 +351,7 @@ def parse_value(text: str, problems: list[Located]) -> Any:
 def locate(
     problems: Iterable[Problem], source: Source, origin: Mapping[Keys, Keys] | None = None
 ) -> list[Located]:
-    """Problems at their places in the source: the line of the path or of its nearest ancestor, else line 1.
+    """Puts problems at their places: the line of the path or of its nearest ancestor in the source, else 1.
 
     origin: for a dict put together from several places of the file, where its parts came from, as
     {path in the dict: path in the file}; the longest matching beginning counts, `()` is the dict itself.
@@ -371,6 +373,6 @@ def _longest(keys: Keys, origin: Mapping[Keys, Keys]) -> Keys:
 
 def raise_problems(source: Source, problems: Iterable[Located]) -> None:
     """Raises ConfigError with the source's own problems and these, if there are any."""
-    found = [*source.problems, *problems]
-    if found:
-        raise ConfigError(source.path, found)
+    all_problems = [*source.problems, *problems]
+    if all_problems:
+        raise ConfigError(source.path, all_problems)

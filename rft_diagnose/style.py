@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 BLACK, GREY = "#000000", "#999999"
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY = "#56B4E9"
+CURVE_COLORS = (BLACK, ORANGE, BLUE, GREEN, PURPLE, SKY, GREY)
 CLASS_COLORS = {"uncertain": GREY, "live": GREEN, "dead_high": BLUE, "dead_low": ORANGE}  # as they are drawn
 
 PNG_DPI = 150

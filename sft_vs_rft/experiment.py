@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.plots import save_metric_plots
 from common.run_dir import RunDir, load_checkpoint, read_metrics
 from common.tracking import Tracker, WandbSettings
 from sft_vs_rft.config import ExperimentConfig, start_checkpoint
@@ -28,6 +27,7 @@ from sft_vs_rft.objectives import (
     rewards_of_labels,
     wrong_rewards,
 )
+from sft_vs_rft.plots import save_metric_plots
 from sft_vs_rft.train import TrainResult, predict, train
 
 logger = logging.getLogger(__name__)

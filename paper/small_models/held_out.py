@@ -6,28 +6,25 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from common.files import atomic_path
+from common.plots import Curve, Panel, save_panels
 from common.seeding import derive_seed
 from paper.small_models.config import PretrainConfig
 from paper.small_models.corpus import Corpus, collate, draw, encode
 from paper.small_models.models import target_logits
 from paper.small_models.tasks import Example
+from rft_diagnose.style import CURVE_COLORS, house_style
 from rl4lms.metrics.learned import learned_reward
 from rl4lms.model.generation import Decoding, generate
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.load import autocast, load_model, load_tokenizer
 from rl4lms.text import TextBatch
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 EXAMPLES = {"seq2seq": 512, "causal": 512, "classifier": 4096}
 SAMPLES, SAMPLE_TOKENS = 2, 40  # of each task
@@ -138,34 +135,22 @@ def _split_in_halves(text: str) -> Example:
 
 
 def save_loss_plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Write `loss_figure` as PNG, atomically."""
-    path.parent.mkdir(exist_ok=True)
-    with atomic_path(path) as temporary:
-        loss_figure(rows, title).savefig(temporary, format="png", dpi=120)
-
-
-def loss_figure(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     """Draw two panels over updates: train and held-out loss; each task's accuracy on held-out targets.
 
     rows: [{"step": s, "train": {"loss": l}, "val": {"loss": l, "<task> accuracy": a, ...}}], `val` optional.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    losses, accuracies = figure.subplots(1, 2)
     evaluated = [row for row in rows if "val" in row]
-    steps = [row["step"] for row in evaluated]
-    losses.plot([row["step"] for row in rows], [row["train"]["loss"] for row in rows], color="#0072b2",
-                linewidth=1, label="train")  # fmt: skip
-    losses.plot(steps, [row["val"]["loss"] for row in evaluated], "k--o", markersize=3, label="held-out")
-    losses.set(title=title, xlabel="updates", ylabel="loss (nats)")
+    losses = [Curve("train", [(row["step"], row["train"]["loss"]) for row in rows])]
+    if evaluated:
+        losses.append(Curve("held-out", [(row["step"], row["val"]["loss"]) for row in evaluated], look=1))
+    panels = [Panel(title, losses, y_label="loss (nats)")]
     names = [name for name in (evaluated[0]["val"] if evaluated else ()) if name.endswith(" accuracy")]
-    for name, marker in zip(names, "os^vD*xP" * 2, strict=False):
-        values = [row["val"][name] for row in evaluated]
-        accuracies.plot(steps, values, marker=marker, markersize=4, label=name.removesuffix(" accuracy"))
-    accuracies.set(title="Held-out", xlabel="updates", ylabel="accuracy", ylim=(0, 1))
-    for axes in (losses, accuracies):
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
-    return figure
+    tasks = [
+        Curve(name.removesuffix(" accuracy"), [(row["step"], row["val"][name]) for row in evaluated], look)
+        for look, name in enumerate(names)
+    ]
+    if tasks:
+        panels.append(Panel("Held-out", tasks, y_label="accuracy"))
+    path.parent.mkdir(exist_ok=True)
+    with house_style():
+        save_panels(path, panels, "updates", CURVE_COLORS)

@@ -1,145 +1,94 @@
-"""Pictures of metrics."""
+"""The drawer of curves: what it draws of which points, and how it looks in numbers."""
 
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
+import matplotlib
 import matplotlib.image
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
-from common import plots
-from common.plots import metric_figures, save_metric_plots
-
-SMALL, LARGE = " small reward std", " large reward std"
+from common.plots import MAX_POINTS, Curve, Panel, draw_panels, save_panels
+from rft_diagnose.style import BLACK, CURVE_COLORS, ORANGE, house_style
 
 
-def rows(num: int) -> list[dict[str, Any]]:
-    """Rows as of a finetuning run, with a validation every second epoch."""
-    found = []
-    for epoch in range(num):
-        x = 1 / (epoch + 1)
-        train = {"train loss": x, "train accuracy": 1 - x, "params_norm": 20 + x, "reg objective value": -x}
-        for group, scale in (("", 1), (SMALL, 0.01), (LARGE, 1.1)):
-            train |= {f"grad norm{group}": scale * x, f"reward{group}": 1 - 2 * scale * x}
-        for group in (SMALL, LARGE):
-            train |= {f"train accuracy{group}": x / 2, f"reg objective{group}": -x}
-        row: dict[str, Any] = {"epoch": epoch, "train": train}
-        found.append(row | ({"val": {"test loss": 2 * x, "test accuracy": 1 - x}} if epoch % 2 else {}))
-    return found
-
-
-def only_axes(figure: Figure) -> Any:
-    (axes,) = figure.axes
+def draw(panel: Panel, x_label: str = "epoch") -> Axes:
+    (axes,) = draw_panels([panel], x_label, CURVE_COLORS).axes
     return axes
 
 
-def test_what_belongs_together_shares_a_picture() -> None:
-    labels = {
-        family: [line.get_label() for line in only_axes(figure).lines]
-        for family, figure in metric_figures(rows(4)).items()
-    }
-    assert labels == {
-        "loss": ["train loss", "test loss"],
-        "accuracy": ["train accuracy", "test accuracy", f"train accuracy{SMALL}", f"train accuracy{LARGE}"],
-        "params_norm": ["params_norm"],
-        "reg objective": ["reg objective value", f"reg objective{SMALL}", f"reg objective{LARGE}"],
-        "grad norm": ["grad norm", f"grad norm{SMALL}", f"grad norm{LARGE}"],
-        "reward": ["reward", f"reward{SMALL}", f"reward{LARGE}"],
-    }
+def test_band_line_and_scale() -> None:
+    curve = Curve("", [(1.0, 0.2), (2.0, 0.4)], band=[0.1, 0.05])
+    axes = draw(Panel("reward", [curve], y_label="points"), "iteration")
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("iteration", "points", "reward")
+    assert axes.get_legend() is None
+    assert axes.lines[0].get_xydata().tolist() == [[1.0, 0.2], [2.0, 0.4]]
+    (band,) = axes.collections
+    corners = {tuple(round(v, 6) for v in corner) for corner in band.get_paths()[0].vertices.tolist()}
+    assert {(1.0, 0.1), (1.0, 0.3), (2.0, 0.35), (2.0, 0.45)} <= corners
+    assert axes.get_yscale() == "linear"
+    axes = draw(Panel("gradient norm", [curve], y_label="norm", log=True))
+    assert axes.get_yscale() == "log" and axes.get_ylabel() == "norm (log scale)"
 
 
-def test_lines_hold_the_numbers_of_the_rows() -> None:
-    axes = only_axes(metric_figures(rows(6))["loss"])
-    train, test = axes.lines
-    assert list(train.get_xdata()) == [0, 1, 2, 3, 4, 5]
-    assert list(train.get_ydata()) == [1 / (e + 1) for e in range(6)]
-    assert list(test.get_xdata()) == [1, 3, 5]
-    assert list(test.get_ydata()) == [2 / (e + 1) for e in (1, 3, 5)]
+def test_curves_are_told_apart_with_and_without_colours() -> None:
+    curves = [Curve(str(look), [(0.0, 0.0), (1.0, 1.0)], look) for look in range(28)]
+    lines = draw(Panel("many", curves)).lines
+    assert [line.get_color() for line in lines[:2]] == [BLACK, ORANGE]
+    looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines]
+    assert len(set(looks)) == 28
+    assert len({look[1:] for look in looks[:8]}) == 8
 
 
-def test_pictures_are_labelled_and_readable_without_colours() -> None:
-    for family, figure in metric_figures(rows(5)).items():
-        axes = only_axes(figure)
-        assert axes.get_title().lower() == family
-        assert axes.get_xlabel() == "epoch"
-        log = family == "grad norm"
-        assert axes.get_yscale() == ("log" if log else "linear")
-        assert axes.get_ylabel() == (f"{family} (log scale)" if log else family)
-        assert len(axes.get_legend().get_texts()) == len(axes.lines)
-        for get in ("get_linestyle", "get_marker"):
-            assert len({getattr(line, get)() for line in axes.lines}) == len(axes.lines)
-
-
-def test_a_name_of_both_splits_is_told_apart() -> None:
-    figures = metric_figures([{"epoch": 0, "train": {"rouge": 0.1}, "val": {"rouge": 0.2}}])
-    assert [line.get_label() for line in only_axes(figures["rouge"]).lines] == [
-        "rouge (train)",
-        "rouge (val)",
-    ]
+@pytest.mark.parametrize("label", ["val", ""])
+def test_what_is_not_finite_is_left_out_and_counted(label: str) -> None:
+    points = [(1.0, 0.5), (2.0, math.nan), (3.0, math.inf), (4.0, 0.7)]
+    axes = draw(Panel("loss", [Curve(label, points, band=[0.1] * 4)]))
+    assert axes.lines[0].get_xydata().tolist() == [[1.0, 0.5], [4.0, 0.7]]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["val (2 of 4 not finite)" if label else "2 of 4 not finite"]
+    assert not axes.collections  # no band between points that are not neighbours
+    assert draw(Panel("norm", [Curve("", [(1.0, math.inf)])], log=True)).get_yscale() == "linear"
 
 
 def test_long_runs_are_drawn_as_medians_and_ranges() -> None:
-    long = [{"epoch": e, "train": {"reward": float(e % 4)}} for e in range(4 * plots.MAX_POINTS)]
-    axes = only_axes(metric_figures(long)["reward"])
+    points = [(float(e), float(e % 4)) for e in range(4 * MAX_POINTS)]
+    axes = draw(Panel("reward", [Curve("", points)]))
     (line,), (band,) = axes.lines, axes.collections
-    assert list(line.get_xdata())[:2] == [1.5, 5.5]
+    assert list(line.get_xdata())[:2] == [1.5, 5.5] and len(line.get_xdata()) == MAX_POINTS
     assert set(line.get_ydata()) == {1.5}
-    assert band.get_datalim(axes.transData).get_points().tolist() == [
-        [1.5, 0],
-        [4 * plots.MAX_POINTS - 2.5, 3],
-    ]
+    corners = [[1.5, 0], [4 * MAX_POINTS - 2.5, 3]]
+    assert band.get_datalim(axes.transData).get_points().tolist() == corners
     assert axes.get_xlabel() == "epoch (lines: medians of up to 4 values, bands: their range)"
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_values_that_are_not_finite_are_counted_not_drawn(tmp_path: Path, bad: float) -> None:
-    values = [1.0, bad, 0.5, bad]
-    diverged = [{"epoch": e, "train": {"grad norm": v, "reward": bad}} for e, v in enumerate(values)]
-    figures = metric_figures(diverged)
-    (line,) = only_axes(figures["grad norm"]).lines
-    assert list(line.get_ydata()) == [1.0, 0.5]
-    assert line.get_label() == "grad norm (2 of 4 not finite)"
-    (line,) = only_axes(figures["reward"]).lines
-    assert line.get_label() == "reward (4 of 4 not finite)"
-    assert len(save_metric_plots(diverged, tmp_path)) == 2
+@pytest.mark.parametrize("places", [[7.0], [0.0, 1.0, 2.0], [0.25, 0.5]])
+def test_ticks_are_whole_numbers_where_the_places_are(places: list[float]) -> None:
+    axes = draw(Panel("loss", [Curve("", [(x, 1.0) for x in places])]))
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert len(ticks) >= 2
+    assert all(tick == int(tick) for tick in ticks) == all(x == int(x) for x in places)
 
 
-@pytest.mark.parametrize("values", [[0.0], [-1.0, 0.0], [0.0, 1.0], [1e-38, 1e38], [2.0, 2.0]])
-@pytest.mark.filterwarnings("error")
-def test_odd_values_draw_without_a_warning(tmp_path: Path, values: list[float]) -> None:
-    odd = [{"epoch": e + 7, "train": {"grad norm": v, "reward": v}} for e, v in enumerate(values)]
-    for path in save_metric_plots(odd, tmp_path):
-        assert matplotlib.image.imread(path).shape == (504, 840, 4)
+def test_many_panels_form_a_grid() -> None:
+    panels = [Panel(f"metric {i}", [Curve("val", [(0.0, 1.0), (1.0, 2.0)])]) for i in range(7)]
+    figure = draw_panels(panels, "epoch", CURVE_COLORS)
+    places = [axes.get_subplotspec().get_geometry()[:2] for axes in figure.axes]  # type: ignore[union-attr]
+    assert places == [(3, 3)] * 7
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
 
 
-def test_files_are_whole_pictures_under_safe_names(tmp_path: Path) -> None:
-    names = ["KL/reg: mean", "KL reg mean", "..", "é", "x" * 300]
-    paths = save_metric_plots([{"epoch": 3, "train": dict.fromkeys(names, 1.0)}], tmp_path / "plots")
-    assert [p.name for p in paths] == [
-        "kl_reg_mean.png",
-        "kl_reg_mean_2.png",
-        "metric.png",
-        "metric_2.png",
-        "x" * 100 + ".png",
-    ]
-    assert sorted((tmp_path / "plots").iterdir()) == sorted(paths)
-    for path in paths:
-        picture = matplotlib.image.imread(path)
-        assert picture[..., :3].min() < 0.1 < 0.9 < picture[..., :3].max()
-    before = [path.read_bytes() for path in paths]
-    assert save_metric_plots([{"epoch": 3, "train": dict.fromkeys(names, 1.0)}], tmp_path / "plots") == paths
-    assert [path.read_bytes() for path in paths] == before
-
-
-def test_no_rows_no_pictures(tmp_path: Path) -> None:
-    assert save_metric_plots([], tmp_path) == []
-
-
-def test_nothing_global_is_touched(tmp_path: Path) -> None:
+def test_a_picture_is_in_the_house_style_and_nothing_global_is_touched(tmp_path: Path) -> None:
     pyplot = sys.modules.get("matplotlib.pyplot")
-    open_figures = pyplot.get_fignums() if pyplot else []
-    save_metric_plots(rows(2), tmp_path)
+    before = dict(matplotlib.rcParams)
+    panel = Panel("loss", [Curve("train", [(0.0, 1.0), (1.0, 2.0)])])
+    with house_style():
+        assert not draw(panel).spines["top"].get_visible()
+        save_panels(tmp_path / "loss.png", [panel], "epoch", CURVE_COLORS)
+    assert matplotlib.image.imread(tmp_path / "loss.png").shape == (504, 840, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
+    assert dict(matplotlib.rcParams) == before
     assert sys.modules.get("matplotlib.pyplot") is pyplot
-    assert pyplot is None or pyplot.get_fignums() == open_figures

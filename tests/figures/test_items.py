@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from study_runs import REWARD, extraction, training
 
-from figures import figure2_table1, style
+from figures import figure2_table1
 from figures.claims import evaluate
 from figures.items import DRAWN, Study, draw, results_of, saved_item
 from figures.report import render
 from figures.study import METHODS, Source
+from rft_diagnose import style
 
 BASE = {"learning_rate": 3e-5, "temperature": 1.0, "ent_coef": 0.0}
 TASKS = ("hard_question", "question", "other")

@@ -8,9 +8,9 @@ from study_runs import REWARD, extraction, training
 
 import reproduce_paper
 from common.run_dir import read_run
-from figures import style
 from figures.runs import NoRunsError, runs_in
 from paper.given_runs import build_study
+from rft_diagnose import style
 
 COMPARED = ("task", "seed", "method", "reward", "path", "sample", "split", "sft")
 
