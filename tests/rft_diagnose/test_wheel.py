@@ -204,8 +204,8 @@ def test_installed_it_diagnoses_as_the_clone_does(wheel, rewards, tmp_path, pyth
         for name, value in ours.items():
             if name in ("input", "label", "looks") or not value:
                 assert theirs[name] == value
-            else:  # other versions of scipy may round otherwise
-                assert float(theirs[name]) == pytest.approx(float(value), rel=1e-9, abs=1e-12)
+            else:  # scipy 1.11 inverts distributions to nine digits
+                assert float(theirs[name]) == pytest.approx(float(value), rel=1e-7, abs=1e-9)
 
 
 @pytest.mark.network
