@@ -1,23 +1,20 @@
 """The pre-flight check: which inputs carry no gradient, how sure that is, and what to do.
 
-It is `rft-diagnose` (rft_diagnose/cli.py) and, with the models of this repository: rewards of texts that are
-sampled now, the KL to a reference, policy gradients.
+It is `rft-diagnose` (rft_diagnose/cli.py), and what takes a model: texts sampled now, KL, policy gradients.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import process
 from common.arguments import resume_command
 from common.config import add_config_arguments, describe_fields
-from common.console import progress, setup_logging
+from common.console import setup_logging
 from common.errors import UserError
 from common.run_dir import RunDir
 from rft_diagnose import cli
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
     from rft_diagnose import Diagnosis
     from rft_diagnose.tables import RewardTable
 
-logger = logging.getLogger(__name__)
 EXTRACT_RUNNER = "rl4lms_extract_samples_from_model_runner.py"
 
 
@@ -122,44 +118,31 @@ def sample(args: argparse.Namespace) -> Path | int:
     return result if isinstance(result, int) else result.path
 
 
-def with_kl(args: argparse.Namespace, path: Path, table: RewardTable) -> RewardTable:
-    """An extraction's rewards with the KL of each text to --reference. Raises DiagnosisError, ConfigError."""
+def check_is_extraction(path: Path, otherwise: str) -> None:
+    """Raises DiagnosisError: the path is not of an extraction's file."""
     if path.suffix != ".pt":
-        raise DiagnosisError(
-            f"{path}: --reference is for a config or an extraction's .pt; of a table, give --kl"
-        )
-    from rl4lms.extraction_diagnosis import text_log_ratios
-    from rl4lms.model.source import check_model_source
+        raise DiagnosisError(f"{path}: {otherwise}")
 
-    if problem := check_model_source(args.reference):
-        raise DiagnosisError(f"--reference: {problem}")
-    with progress(len(table.labels), "KL", unit="input") as bar:
-        kl = text_log_ratios(path, args.reference, bar.move_to)
-    note = f"KL to {args.reference} of texts that were split into tokens anew"
-    return replace(table, kl=kl, notes=(*table.notes, note))
+
+def with_kl(args: argparse.Namespace, path: Path, table: RewardTable) -> RewardTable:
+    """Add the KL of each text to --reference to an extraction's rewards."""
+    check_is_extraction(path, "--reference is for a config or an extraction's .pt; of a table, give --kl")
+    from rl4lms.extraction_diagnosis import add_kl
+
+    return add_kl(path, table, args.reference)
 
 
 def measure(
     args: argparse.Namespace, diagnoses: dict[str, Diagnosis]
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Gradients of some inputs of an extraction, for each diagnosed reward, and their summary.
-
-    Raises DiagnosisError.
-    """
+    """Estimate gradients of some inputs of an extraction; returns them and their summary."""
     path = args.inputs[0]
-    if path.suffix != ".pt":
-        raise DiagnosisError(
-            f"{path}: --gradients needs the model: give --config_path, or an extraction's .pt"
-        )
-    from rl4lms.extraction_diagnosis import extraction_gradients
-    from rl4lms.input_gradients import summarise_all
+    check_is_extraction(path, "--gradients needs the model: give --config_path, or an extraction's .pt")
+    from rl4lms.extraction_diagnosis import measure_extraction
 
-    number = min(args.gradients, len(next(iter(diagnoses.values())).labels))
-    with progress(number, "gradients", unit="input") as bar:
-        rows = extraction_gradients(
-            path, diagnoses, args.reward, args.weights, args.kl_coef, args.reference, number, bar.move_to
-        )
-    return rows, summarise_all(rows)
+    return measure_extraction(
+        path, diagnoses, args.reward, args.weights, args.kl_coef, args.reference, args.gradients
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ import numpy as np
 import torch
 
 from common.config import ConfigError, Located, validate
+from common.console import progress
 from rft_diagnose.diagnose import Diagnosis
+from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.groups import Floats
-from rft_diagnose.tables import targets
+from rft_diagnose.tables import RewardTable, targets
 from rl4lms.config import ExtractConfig
-from rl4lms.input_gradients import GradientTarget, log_ratios, measure_gradients
+from rl4lms.input_gradients import GradientTarget, log_ratios, measure_gradients, summarise_all
 from rl4lms.model.generation import Decoding, encode_prompts, prompt_limit
 from rl4lms.model.load import choose_device, load_model, load_tokenizer
 from rl4lms.model.policy import Sequences
+from rl4lms.model.source import check_model_source
 
 
 def read_extraction(path: Path) -> tuple[dict[str, Any], ExtractConfig]:
@@ -30,7 +34,7 @@ def read_extraction(path: Path) -> tuple[dict[str, Any], ExtractConfig]:
 
 
 def text_log_ratios(
-    path: Path, reference: str, progress: Callable[[int], None] = lambda inputs: None
+    path: Path, reference: str, report: Callable[[int], None] = lambda inputs: None
 ) -> Floats:
     """log pi - log pi_ref of an extraction's N x G texts, [N * G]; reference: hub name or folder of pi_ref.
 
@@ -75,11 +79,24 @@ def text_log_ratios(
             ids.expand(each, -1), mask.expand(each, -1), responses.to(ids.device), real.to(ids.device)
         )
         ratios.append(log_ratios(model, frozen, sequences, settings))
-        progress(number + 1)
+        report(number + 1)
     return np.concatenate(ratios)
 
 
-def extraction_gradients(
+def add_kl(path: Path, table: RewardTable, reference: str) -> RewardTable:
+    """Add the KL of each text to the model `reference` to an extraction's rewards; shows a bar.
+
+    Raises DiagnosisError: no such model; ConfigError.
+    """
+    if problem := check_model_source(reference):
+        raise DiagnosisError(f"--reference: {problem}")
+    with progress(len(table.labels), "KL", unit="input") as bar:
+        kl = text_log_ratios(path, reference, bar.move_to)
+    note = f"KL to {reference} of texts that were split into tokens anew"
+    return replace(table, kl=kl, notes=(*table.notes, note))
+
+
+def measure_extraction(
     path: Path,
     diagnoses: dict[str, Diagnosis],
     rewards: Sequence[str],
@@ -87,14 +104,15 @@ def extraction_gradients(
     kl_coef: float | None,
     reference: str | None,
     number: int,
-    progress: Callable[[int], None] = lambda inputs: None,
-) -> list[dict[str, Any]]:
-    """`measure_gradients` of `number` random inputs of an extraction, for each reward in its diagnoses.
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """`measure_gradients` of `number` random inputs of an extraction, and their summary; shows a bar.
 
-    rewards: what was asked for, none = the first metric; weights, kl_coef: see `targets`.
+    A row for each of the inputs and each reward in the diagnoses. rewards: what was asked for, none = the
+    first metric; weights, kl_coef: see `targets`.
     """
     content, config = read_extraction(path)
     inputs = len(content["ids"])
+    number = min(number, len(next(iter(diagnoses.values())).labels))
     chosen = np.sort(np.random.default_rng(config.runtime.seed).permutation(inputs)[:number])
     chosen_targets = []
     for target in targets(rewards or [next(iter(content["all_metric_values"]))], weights, kl_coef):
@@ -104,4 +122,6 @@ def extraction_gradients(
             stds[diagnosis.labels.astype(int)] = diagnosis.inputs.std
             chosen_targets.append(GradientTarget(target, stds[chosen], diagnosis.scale.width / 2))
     positions = [content["used_train_indices"][i] for i in chosen]
-    return measure_gradients(config, positions, chosen_targets, reference, progress)
+    with progress(number, "gradients", unit="input") as bar:
+        rows = measure_gradients(config, positions, chosen_targets, reference, bar.move_to)
+    return rows, summarise_all(rows)
