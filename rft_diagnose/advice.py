@@ -54,12 +54,12 @@ def parse_condition(text: str) -> Condition:
 
 
 def dead_can_be_told(summary: dict[str, Any]) -> bool:
-    """Whether any input has the generations that a dead verdict takes; else the dead are not known."""
+    """Tell whether any input has the generations that a dead verdict takes; else the dead are not known."""
     return bool(summary["generations_per_input"]["max"] >= summary["dead_needs"])
 
 
 def value_of(name: str, summary: dict[str, Any]) -> float | None:
-    """The number that a name stands for in a diagnosis' summary; None: undefined there.
+    """Look up the number that a name stands for in a diagnosis' summary; None: undefined there.
 
     signal_<size> is the lower bound where there are too few generations for an estimate.
     """
@@ -80,7 +80,7 @@ def value_of(name: str, summary: dict[str, Any]) -> float | None:
 
 
 def holds(condition: Condition, summary: dict[str, Any]) -> bool:
-    """Whether the condition is met; what is undefined meets none."""
+    """Tell whether the condition is met; what is undefined meets none."""
     value = value_of(condition.name, summary)
     return value is not None and OPERATORS[condition.sign](value, condition.number)
 
@@ -102,7 +102,7 @@ class Advice(NamedTuple):
 def advise(
     summary: dict[str, Any], parts: dict[str, dict[str, Any]], supervised_file: str | None
 ) -> list[Advice]:
-    """Advice for a diagnosis; parts: those of the rewards in it; supervised_file: of the dead-low inputs."""
+    """Give advice for a diagnosis; parts: those of its rewards; supervised_file: of the dead-low inputs."""
     pieces = [
         _supervised(summary, supervised_file),
         _masked(summary, parts),
@@ -131,7 +131,7 @@ def _supervised(summary: dict[str, Any], file: str | None) -> Advice | None:
 
 
 def _masked(summary: dict[str, Any], parts: dict[str, dict[str, Any]]) -> Advice | None:
-    """Of a reward without spread on far more inputs than the sum it goes into, less the penalty."""
+    """Warn of a reward without spread on far more inputs than the sum it goes into, less the penalty."""
     low = {name: part["no_spread_low"]["share"] for name, part in parts.items()}
     if not low:
         return None
@@ -207,6 +207,6 @@ def _batch_std(summary: dict[str, Any]) -> Advice | None:
 
 
 def share_text(row: dict[str, Any]) -> str:
-    """A share with its interval; only the interval where there is no estimate."""
+    """Write a share with its interval; only the interval where there is no estimate."""
     interval = f"{row['low']:.0%} to {row['high']:.0%}"
     return interval if row["share"] is None else f"{row['share']:.0%} ({interval})"

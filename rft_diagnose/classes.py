@@ -49,12 +49,12 @@ class Inputs:
     more: Ints
 
     def columns(self) -> dict[str, NDArray[np.generic]]:
-        """The fields by name."""
+        """Give the fields by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def rate_with_signal(share: float, size: int) -> float:
-    """The pass rate p <= 1/2 at which a group of `size` has spread with probability `share`.
+    """Find the pass rate p <= 1/2 at which a group of `size` has spread with probability `share`.
 
     G equal rewards happen with probability p^G + (1 - p)^G.
     """
@@ -64,7 +64,7 @@ def rate_with_signal(share: float, size: int) -> float:
 
 
 def verdicts(n: Ints, outside: Ints, far_outside: Ints, size: int, two_values: bool) -> Strings:
-    """ "dead", "live" or "uncertain" for groups of `size`, each wrong with probability ERROR_RATE at most.
+    """Call inputs dead, live or uncertain for groups of `size`; each is wrong in ERROR_RATE of cases at most.
 
     n: generations; outside, far_outside: those outside the best window of one and of two tolerances.
     Wrong is "dead" where at least half of the groups have spread, "live" where at most a tenth has.
@@ -89,13 +89,13 @@ def verdicts(n: Ints, outside: Ints, far_outside: Ints, size: int, two_values: b
 
 
 def dead_needs(size: int, two_values: bool) -> int:
-    """The fewest generations that, all alike, make an input dead for groups of `size`."""
+    """Find the fewest generations that, all alike, make an input dead for groups of `size`."""
     none = np.zeros(1, dtype=np.int64)
     return 1 + int(further_generations(none + 1, none, none, size, two_values)[0])
 
 
 def further_generations(n: Ints, outside: Ints, far_outside: Ints, size: int, two_values: bool) -> Ints:
-    """Generations until `verdicts` settle, if further ones fall outside as often as those so far.
+    """Count generations until `verdicts` settle, if further ones fall outside as often as those so far.
 
     Exact up to 256, within 5% beyond; -1 if not within LARGEST_LOOK_AHEAD.
     """
@@ -112,7 +112,7 @@ def further_generations(n: Ints, outside: Ints, far_outside: Ints, size: int, tw
 
 
 def describe_inputs(groups: Groups, scale: Scale, tolerance: float, size: int, signal: Floats) -> Inputs:
-    """Statistics, intervals and classes of the inputs; see Inputs. tolerance: in units of the reward."""
+    """Compute statistics, intervals and classes of inputs, see Inputs. tolerance: in units of reward."""
     n = groups.sizes
     mean, deviations, squares = grouped_moments(groups.rewards, n, groups.starts)
     squares[squares <= n * (ROUNDING * scale.width) ** 2] = 0.0

@@ -65,7 +65,7 @@ def compare(before: Diagnosis, after: Diagnosis) -> Comparison:
 
 
 def relabelled(diagnosis: Diagnosis, labels: Sequence[str]) -> Diagnosis:
-    """The diagnosis with names for its inputs, which it has by their numbers."""
+    """Give the diagnosis with names for its inputs, which it has by their numbers."""
     return replace(diagnosis, labels=np.array(labels, dtype=object)[diagnosis.labels])
 
 

@@ -65,7 +65,7 @@ def diagnose(
     group_size: int | None = None,
     last_steps: int | None = None,
 ) -> Diagnosis:
-    """Which inputs carry no gradient.
+    """Find out which inputs carry no gradient.
 
     rewards: [N, G], or [M] with `inputs` [M], the input (any label) that each is of; NaN = missing, left out.
     steps: [M], the training step of each; an input is then judged by its last visit, or by its visits of the
@@ -156,7 +156,7 @@ def diagnose(
 
 
 def _by_input(rewards: ArrayLike, inputs: ArrayLike | None) -> tuple[Floats, Ints, NDArray[np.generic]]:
-    """Rewards [M], the number of each one's input, and the inputs' labels."""
+    """Read rewards [M], the number of each one's input, and the inputs' labels."""
     values = _floats(rewards, "rewards")
     if values.size == 0:
         raise DiagnosisError("there are no rewards")
@@ -194,14 +194,14 @@ def _whole_numbers(steps: ArrayLike, length: int) -> Ints:
 
 
 def _usual_size(codes: Ints, steps: Ints) -> int | None:
-    """The most frequent number of generations of an input at a step, None if that is one."""
+    """Find the most frequent number of generations of an input at a step, None if that is one."""
     number = np.unique(steps, return_inverse=True)[1] * (int(codes.max()) + 1) + codes
     size = int(np.bincount(np.unique(number, return_counts=True)[1]).argmax())
     return size if size > 1 else None
 
 
 def _latest(codes: Ints, steps: Ints, last_steps: int | None) -> NDArray[np.bool_]:
-    """Which rewards are of their input's last visit, or of the last steps."""
+    """Tell which rewards are of their input's last visit, or of the last steps."""
     if last_steps is not None:
         distinct = np.unique(steps)
         return steps >= distinct[-min(last_steps, len(distinct))]
@@ -211,7 +211,7 @@ def _latest(codes: Ints, steps: Ints, last_steps: int | None) -> NDArray[np.bool
 
 
 def _settling(table: Inputs) -> dict[str, int]:
-    """How many further generations would settle the uncertain inputs, if these go on as they are."""
+    """Count how many further generations would settle the uncertain inputs, if these go on as they are."""
     open_cases, flat = table.label == "uncertain", np.char.startswith(table.looks, "flat")
     return {
         "inputs": int((open_cases & (table.more > 0)).sum()),
@@ -227,7 +227,7 @@ def _mean(values: Floats) -> float | None:
 
 
 def _caveats(table: Inputs, scale: Scale, values: Floats, missing: int, needs: int) -> list[str]:
-    """What a reader must know before using the numbers."""
+    """Say what a reader must know before using the numbers."""
     caveats: list[str] = []
     short = int((table.n < needs).sum())
     if 0 < short < len(table.n):

@@ -45,7 +45,7 @@ Choose = Callable[[list[str], Callable[[str], bool]], list[str]]
 
 
 def file_format(path: Path) -> str:
-    """The suffix that tells a file's format, without .gz."""
+    """Find the suffix that tells a file's format, without .gz."""
     suffix = path.suffix
     if suffix == ".gz" and Path(path.stem).suffix not in (".npz", ".parquet"):
         return Path(path.stem).suffix
@@ -53,7 +53,7 @@ def file_format(path: Path) -> str:
 
 
 def read_columns(path: Path, choose: Choose) -> dict[str, Column]:
-    """Name -> column of a file, those that are chosen.
+    """Read the chosen columns of a file: name -> column.
 
     choose: from all names, and a function that says whether a column holds numbers, those that are wanted.
     Raises DiagnosisError: the file cannot be read, or has no rows; whatever `choose` raises.
@@ -75,7 +75,7 @@ def read_columns(path: Path, choose: Choose) -> dict[str, Column]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[str]]:
-    """A text file, gzipped or not. Raises DiagnosisError if it cannot be read."""
+    """Open a text file, gzipped or not. Raises DiagnosisError if it cannot be read."""
     try:
         if path.suffix == ".gz":
             with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
@@ -112,7 +112,7 @@ def _read_separated(path: Path, delimiter: str, choose: Choose) -> dict[str, Col
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects in JSON lines. Raises DiagnosisError that names the line."""
+    """Read the objects in JSON lines. Raises DiagnosisError that names the line."""
     with _opened(path) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -129,7 +129,7 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _json_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON file: a list of objects, or an object of equally long lists."""
+    """Read the rows of a JSON file: a list of objects, or an object of equally long lists."""
     with _opened(path) as file:
         try:
             content = json.load(file)
@@ -145,7 +145,7 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_npz(path: Path, choose: Choose) -> dict[str, Column]:
-    """Arrays of M numbers or texts; or of [N, G], beside which an array of N has one value for each row."""
+    """Read arrays of M numbers or texts; or of [N, G], beside which arrays of N have a value a row."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -213,7 +213,7 @@ def _arrow_column(column: Any) -> Column:
 
 
 def encode(column: Column) -> Encoded:
-    """The column's values as texts, each stored once; a conversation (a list of messages) as its JSON."""
+    """Store the column's values as texts, each once; a conversation (a list of messages) as its JSON."""
     if isinstance(column, Encoded):
         return column
     places: dict[str, int] = {}
@@ -225,14 +225,14 @@ def encode(column: Column) -> Encoded:
 
 
 def values_at(column: Column, rows: Ints) -> list[Any]:
-    """The column's values in some rows, None = missing."""
+    """Look up the column's values in some rows, None = missing."""
     if isinstance(column, Encoded):
         return [None if code < 0 else column.texts[code] for code in column.codes[rows]]
     return [column[row] for row in rows]
 
 
 def numbers(column: Column, name: str, where: str) -> Floats:
-    """A column as numbers, missing ones NaN, true and false as 1 and 0.
+    """Read a column as numbers, missing ones NaN, true and false as 1 and 0.
 
     Raises DiagnosisError naming the first value that is no number.
     """
@@ -262,7 +262,7 @@ def _no_number(value: Any, name: str, where: str, row: int) -> DiagnosisError:
 
 
 def _number(value: Any) -> float | None:
-    """The number that a value stands for, NaN for a missing one, None if it is none."""
+    """Read the number that a value stands for, NaN for a missing one, None if it is none."""
     if value is None or (isinstance(value, str) and value.strip() in MISSING):
         return float("nan")
     if isinstance(value, str) and value.strip().lower() in TRUTH:
@@ -285,6 +285,6 @@ def _are_numbers(values: Iterable[Any]) -> bool:
 
 
 def _reads_as_numbers(texts: Iterable[str]) -> bool:
-    """Whether a CSV column holds numbers, truth values not counted."""
+    """Tell whether a CSV column holds numbers, truth values not counted."""
     known = [text for text in texts if text not in MISSING]
     return bool(known) and not any(text.lower() in TRUTH or _number(text) is None for text in known)

@@ -17,7 +17,7 @@ ROUNDING = 1e-9  # of the reward's range: what differs by less is the same rewar
 
 
 def inputs_text(count: int) -> str:
-    """A number of inputs in words."""
+    """Write a number of inputs in words."""
     return f"{count:,} input{'' if count == 1 else 's'}"
 
 
@@ -44,14 +44,14 @@ class Groups:
 
 
 def group(codes: Ints, rewards: Floats) -> Groups:
-    """The rewards [M] by input; codes: [M], the number of each one's input, 0 to N - 1, each occurring."""
+    """Sort the rewards [M] by input; codes: [M], the number of each one's input, all of 0 to N - 1."""
     order = np.lexsort((rewards, codes))
     sizes = np.bincount(codes)
     return Groups(rewards[order], sizes, np.cumsum(sizes) - sizes)
 
 
 def later_within(groups: Groups, width: float) -> Ints:
-    """For each reward, how many later ones of its input lie at most `width` above it, [M]."""
+    """Count for each reward the later ones of its input that lie at most `width` above it, [M]."""
     low, high = groups.rewards.min(), groups.rewards.max()
     unit = max(high - low, width, 1e-300)
     # One ascending array for all inputs: each has its own stretch of the line, wider than any width.
@@ -61,14 +61,14 @@ def later_within(groups: Groups, width: float) -> Ints:
 
 
 def most_within(groups: Groups, width: float) -> Ints:
-    """The most generations of each input whose rewards lie within `width` of each other, [N]."""
+    """Count the most generations of each input with rewards within `width` of each other, [N]."""
     return np.maximum.reduceat(later_within(groups, width) + 1, groups.starts)
 
 
 def spread_probability(groups: Groups, width: float, size: int) -> Floats:
-    """Probability that the rewards of `size` generations of an input differ by more than `width`, [N].
+    """Estimate how often rewards of `size` generations of an input differ by more than width, [N].
 
-    The share of all subsets of its generations that do: unbiased, whatever the reward's distribution. For
+    This is the share of its subsets of generations that do: unbiased, whatever the reward's distribution. For
     rewards with two values, k of n high, it is 1 - (C(k, size) + C(n - k, size)) / C(n, size).
     NaN for inputs with fewer generations.
     """
@@ -111,7 +111,7 @@ class Scale:
 
 
 def find_scale(rewards: Floats, given: tuple[float, float] | None) -> Scale:
-    """The range that rewards [M] are judged in: the given one, [0, 1] if they lie in it, else theirs.
+    """Choose the range to judge rewards [M] in: the given one, [0, 1] if they lie in it, else theirs.
 
     Raises DiagnosisError: the given one is none, or too small; or all rewards are one number outside [0, 1].
     """

@@ -10,7 +10,7 @@ from rft_diagnose.statistics import CONFIDENCE
 
 
 def clopper_pearson(count: Floats | Ints, n: Ints, tail: float) -> tuple[Floats, Floats]:
-    """Exact bounds on a probability, each wrong with probability `tail` at most; count of n trials.
+    """Bound a probability exactly, each bound wrong with probability `tail` at most; count of n trials.
 
     With fractional counts, a sum of n numbers in [0, 1], it is conservative.
     """
@@ -54,7 +54,7 @@ def intervals(
     deviations: Floats,
     flat: NDArray[np.bool_],
 ) -> dict[str, Floats]:
-    """Student's t for the mean, chi-square with degrees of freedom by the pooled kurtosis for the std.
+    """Compute Student's t for means, chi-square with degrees of freedom by pooled kurtosis for stds.
 
     Rewards without spread: what n generations did not show may still have probability 1 - 0.05^(1/(n-1)).
     """
@@ -93,7 +93,7 @@ def intervals(
 
 
 def pooled_kurtosis(groups: Groups, deviations: Floats) -> float:
-    """Kurtosis of the rewards around their input's mean, over all inputs, at least the normal's 3.
+    """Estimate the kurtosis of rewards around their input's mean, over all inputs, at least 3 (normal).
 
     From unbiased estimates of each input's fourth cumulant and squared variance (k-statistics), which a
     handful of generations alone could not give. deviations: [M], from the mean.

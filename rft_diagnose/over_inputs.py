@@ -20,14 +20,14 @@ SHORT_GROUPS = 0.05  # share of the inputs that may be left out for having too f
 
 
 def share(chosen: NDArray[np.bool_]) -> dict[str, Any]:
-    """How many of the inputs are chosen, their share, and its exact 95% interval over inputs."""
+    """Count the chosen inputs; give their share, and its exact 95% interval over inputs."""
     count, total = int(chosen.sum()), len(chosen)
     low, high = clopper_pearson(np.array(count), np.array(total), (1 - CONFIDENCE) / 2)
     return {"count": count, "share": count / total, "low": float(low), "high": float(high)}
 
 
 def at_least(flat: NDArray[np.bool_], n: Ints, size: int) -> float:
-    """Lower 95% bound on the share of the inputs that are not live, though it is not known which these are.
+    """Bound (95%) from below the share of inputs that are not live, though not known which these are.
 
     flat: [N], shows no spread, where it counts; n: [N]. A live input shows none with probability
     (1 - SIGNAL)^(n / size) at most (Finner's inequality), or if n < size, with 1 - SIGNAL times the chance
@@ -44,7 +44,7 @@ def at_least(flat: NDArray[np.bool_], n: Ints, size: int) -> float:
 
 
 def std_percentile(inputs: Inputs, scale: Scale) -> dict[str, Any]:
-    """10th percentile of the std (ddof 0) over inputs with a mean of at most 0.9 of the range (Figure 2).
+    """Compute the 10th percentile of the std (ddof 0) over inputs with means up to 0.9 of the range.
 
     The interval is that of the bootstrap over inputs with infinitely many resamples: the rank that a
     resample's percentile has among the values is a binomial number's.
@@ -67,7 +67,7 @@ def std_percentile(inputs: Inputs, scale: Scale) -> dict[str, Any]:
 
 
 def variances(inputs: Inputs, groups: Groups, scale: Scale) -> dict[str, Any]:
-    """Std within inputs, between their expected rewards, and of all rewards; the share that is within.
+    """Split the variance: std within inputs, between them and of all rewards; the share within.
 
     One-way random effects, by the method of moments: E r = mean of the input + what its generations vary.
     Rounding counts as 0.
@@ -95,12 +95,12 @@ def variances(inputs: Inputs, groups: Groups, scale: Scale) -> dict[str, Any]:
 
 
 def common_size(n: Ints) -> int:
-    """The group size that all but a twentieth of the inputs have generations for."""
+    """Find the group size that all but a twentieth of the inputs have generations for."""
     return int(np.percentile(n, 100 * SHORT_GROUPS, method="lower"))
 
 
 def signal_shares(groups: Groups, width: float, sizes: Sequence[int] = GROUP_SIZES) -> list[dict[str, Any]]:
-    """Expected share of a batch's inputs whose group of each size has spread, with 95% intervals.
+    """Estimate the share of a batch whose group of each size has spread, with 95% intervals.
 
     Up to the number of generations, unbiased. Beyond it `share` is None and the interval holds whatever the
     generations leave possible: with f(m) the probability that m generations show no spread, averaged over
@@ -143,7 +143,7 @@ def _row(size: int, share: float | None, low: float, high: float) -> dict[str, A
 
 
 def over_time(codes: Ints, steps: Ints, rewards: Floats, scale: Scale, width: float) -> list[dict[str, Any]]:
-    """For each step (or stretch of steps, at most 60): groups, how many show no spread and where, rewards.
+    """Summarise each step (or stretch of steps, at most 60): groups, those without spread, rewards.
 
     A group is the generations of one input at one step. codes, steps, rewards: [M].
     """

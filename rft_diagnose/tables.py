@@ -37,12 +37,12 @@ class Target:
     kl_coef: float | None = None
 
     def values(self, columns: Mapping[str, Floats]) -> Floats:
-        """The weighted sum [M]; a column that is missing adds nothing, all missing give NaN."""
+        """Add up the columns [M] by weight; a column that is missing adds nothing, all missing give NaN."""
         return weighted_sum([columns[name] for name in self.weights], list(self.weights.values()))
 
 
 def targets(names: Sequence[str], weights: Sequence[float] | None, kl_coef: float | None) -> list[Target]:
-    """First what is optimised, then the sum without penalty, then each reward. Raises DiagnosisError."""
+    """List what is optimised, then the sum without penalty, then each reward. Raises DiagnosisError."""
     weights = weights or [1.0] * len(names)
     if len(weights) != len(names):
         raise DiagnosisError(f"{len(weights)} weights for {len(names)} rewards: {', '.join(names)}")
@@ -61,7 +61,7 @@ def diagnose_table(
     reward_range: tuple[float, float] | None = None,
     **settings: Any,
 ) -> dict[str, Diagnosis]:
-    """Name -> diagnosis of each of the `targets`, in their order.
+    """Diagnose each of the `targets`: name -> diagnosis, in their order.
 
     weights: of the rewards (1 each); reward_range: of their sum; settings: the others of `diagnose`. A part
     that cannot be diagnosed alone is left out with a warning. Raises DiagnosisError.
@@ -90,7 +90,7 @@ def diagnose_table(
 
 
 def weighted_sum(columns: Sequence[Floats], weights: Sequence[float]) -> Floats:
-    """The weighted sum of rewards [M] each; one that is missing adds nothing, all missing give NaN."""
+    """Add up rewards [M] each by weight; one that is missing adds nothing, all missing give NaN."""
     stacked = np.stack(columns) * np.array(weights)[:, None]
     return np.where(np.isnan(stacked).all(0), np.nan, np.nansum(stacked, 0))
 
@@ -129,7 +129,7 @@ class RewardTable:
 
 
 def read_rewards(paths: Sequence[Path], columns: Columns) -> RewardTable:
-    """The rewards in the files, or in all tables of a folder. Raises DiagnosisError: they cannot be used."""
+    """Read the rewards in files, or in all tables of a folder. Raises DiagnosisError: they cannot be used."""
     files = [file for path in paths for file in _files(path)]
     extractions = [file for file in files if file.suffix == ".pt"]
     if not extractions:
@@ -140,7 +140,7 @@ def read_rewards(paths: Sequence[Path], columns: Columns) -> RewardTable:
 
 
 def _files(path: Path) -> list[Path]:
-    """The path itself, or the tables in a folder. Raises DiagnosisError: it is none, or has none."""
+    """List the tables in a folder, or the path itself. Raises DiagnosisError: there is none."""
     if path.is_dir():
         # JSON of one object and arrays stand beside tables for other reasons: they are read by name alone.
         files = sorted(path.glob(OWN_LOG)) or sorted(
@@ -216,7 +216,7 @@ def _read_tables(files: Sequence[Path], asked: Columns) -> RewardTable:
 
 
 def _read_table(path: Path, asked: Columns) -> tuple[dict[str, Column], Columns, tuple[str, ...]]:
-    """The needed columns of one file, their names, and what was chosen unasked."""
+    """Read the needed columns of one file; give their names, and what was chosen unasked."""
     chosen: Columns = asked
     notes: tuple[str, ...] = ()
 
@@ -232,7 +232,7 @@ def _read_table(path: Path, asked: Columns) -> tuple[dict[str, Column], Columns,
 def choose_columns(
     names: Sequence[str], holds_numbers: Callable[[str], bool], asked: Columns, path: Path
 ) -> tuple[Columns, tuple[str, ...]]:
-    """The columns to read: those asked for, else by their usual names, and what the reader should know.
+    """Choose columns: those asked for, else by their usual names; say what the reader should know.
 
     Raises DiagnosisError that names what is missing and what there is.
     """
@@ -274,7 +274,7 @@ def _unknown(what: str, name: str, names: Iterable[str]) -> str:
 
 
 def _texts(part: Mapping[str, Column], name: str, where: str) -> Encoded:
-    """The inputs' names in one file. Raises DiagnosisError: one is missing."""
+    """Read the inputs' names in one file. Raises DiagnosisError: one is missing."""
     texts = encode(part[name]) if name in part else Encoded(np.full(1, -1), [])
     if (texts.codes < 0).any():
         raise DiagnosisError(f"{where}: no {name!r} in row {int((texts.codes < 0).argmax()) + 1:,}")
@@ -282,7 +282,7 @@ def _texts(part: Mapping[str, Column], name: str, where: str) -> Encoded:
 
 
 def _joined(parts: Sequence[Encoded]) -> tuple[Ints, list[str]]:
-    """Codes and texts of all files together; a text has one code."""
+    """Join codes and texts of all files; a text has one code."""
     places: dict[str, int] = {}
     codes = []
     for part in parts:
@@ -294,7 +294,7 @@ def _joined(parts: Sequence[Encoded]) -> tuple[Ints, list[str]]:
 def _numbers(
     parts: Sequence[Mapping[str, Column]], name: str, where: Sequence[str], sizes: Sequence[int]
 ) -> Floats:
-    """A column of all files as numbers [M], NaN where missing. Raises DiagnosisError naming what is none."""
+    """Read a column of all files as numbers [M], NaN: missing. Raises DiagnosisError naming what is none."""
     columns: list[Floats] = []
     for part, file, size in zip(parts, where, sizes, strict=True):
         try:
@@ -311,7 +311,7 @@ def _numbers(
 
 
 def _place(row: int, where: Sequence[str], sizes: Sequence[int]) -> tuple[str, int]:
-    """The file of a row of all files (from 0), and its number there (from 1)."""
+    """Find the file of a row of all files (from 0), and its number there (from 1)."""
     ends = np.cumsum(sizes)
     file = int(np.searchsorted(ends, row, side="right"))
     return where[file], row - int(ends[file]) + sizes[file] + 1
@@ -320,7 +320,7 @@ def _place(row: int, where: Sequence[str], sizes: Sequence[int]) -> tuple[str, i
 def _first_values(
     parts: Sequence[Mapping[str, Column]], name: str, codes: Ints, sizes: Sequence[int]
 ) -> list[Any]:
-    """The value of a column in the first row of each input."""
+    """Look up the value of a column in the first row of each input."""
     _, first = np.unique(codes, return_index=True)
     values: list[Any] = [None] * len(first)
     for part, end, size in zip(parts, np.cumsum(sizes), sizes, strict=True):
@@ -331,7 +331,7 @@ def _first_values(
 
 
 def _as_list(value: Any) -> list[str]:
-    """The expected texts in a field that holds one or several, or none."""
+    """List the expected texts in a field that holds one or several, or none."""
     if value is None or value != value:  # NaN is missing, too
         return []
     return [str(text) for text in value] if isinstance(value, list) else [str(value)]

@@ -61,7 +61,7 @@ class VanishingGradientCallback(TrainerCallback):
         self.batches: list[dict[str, Any]] = []
 
     def watch(self, reward: RewardFunction, weight: float = 1.0) -> RewardFunction:
-        """The reward function, unchanged for the trainer; weight: its entry in `reward_weights`."""
+        """Wrap the reward function, unchanged for the trainer; weight: its entry in `reward_weights`."""
 
         @functools.wraps(reward)
         def watched(*, prompts: list[Any], **arguments: Any) -> list[float | None]:

@@ -26,7 +26,7 @@ MAX_ADVICE = 3  # on the screen; the report has all
 
 
 def headline(name: str, summary: dict[str, Any]) -> str:
-    """What was diagnosed."""
+    """Say what was diagnosed."""
     each = summary["generations_per_input"]
     number = (
         f"{each['min']:g} each"
@@ -37,7 +37,7 @@ def headline(name: str, summary: dict[str, Any]) -> str:
 
 
 def no_spread_line(summary: dict[str, Any]) -> str:
-    """How many inputs showed no spread, and what it would take to call them dead, if they have it not."""
+    """Say how many inputs showed no spread, and what it would take to call them dead, if they lack it."""
     flat, needs = summary["no_spread"], summary["dead_needs"]
     text = (
         f"No spread in the rewards of {flat['count']:,} inputs ({flat['share']:.1%}, {flat['low']:.1%} to "
@@ -54,7 +54,7 @@ def no_spread_line(summary: dict[str, Any]) -> str:
 
 
 def class_rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Class, share, interval and meaning, for each class; of one that cannot be told, what is possible."""
+    """Write class, share, interval and meaning of each class; of one that cannot be told, the possible."""
     rows = []
     for name, row in summary["classes"].items():
         share, interval = f"{row['share']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}"
@@ -68,7 +68,7 @@ def class_rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def number_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """The numbers over inputs, each with what it is."""
+    """Write the numbers over inputs, each with what it is."""
     percentile, variance = summary["std_percentile"], summary["variance"]
     rows = [
         ("mean reward", f"{summary['mean']:.4g} on a range of {_range(summary)}"),
@@ -100,7 +100,7 @@ def _range(summary: dict[str, Any]) -> str:
 
 
 def change_line(comparison: dict[str, Any]) -> str:
-    """What woke up and what died between two diagnoses."""
+    """Say what woke up and what died between two diagnoses."""
     woke, died = comparison["woke_up"], comparison["died"]
     return (
         f"{inputs_text(comparison['inputs'])} before and after: {woke['count']:,} woke up "
@@ -110,7 +110,7 @@ def change_line(comparison: dict[str, Any]) -> str:
 
 
 def gradient_rows(gradients: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the gradients of some inputs say, each number with what it is."""
+    """Write what the gradients of some inputs say, each number with what it is."""
     correlation = gradients["rank_correlation"]
     rows = [
         (
@@ -141,7 +141,7 @@ def _percent(share: float) -> str:
 
 
 def terminal_lines(findings: Findings) -> list[str]:
-    """The summary of one screen."""
+    """Write the summary of one screen."""
     summary = findings.summary
     lines = [
         headline(findings.name, summary),
@@ -181,7 +181,7 @@ class Findings:
     notes: Sequence[str]
 
     def content(self) -> dict[str, Any]:
-        """What summary.json holds of it."""
+        """Give what summary.json holds of it."""
         return {
             "schema_version": SCHEMA_VERSION,
             "diagnosed": self.name,
