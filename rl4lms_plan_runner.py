@@ -13,6 +13,7 @@ from common.config import ConfigError, Located, add_config_arguments, describe_f
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.files import atomic_write_text
 from common.jobs import Outcome
+from common.plan_jobs import exit_code, outcome_lines
 from common.schedule import run_jobs
 from rl4lms.config import ExtractConfig, TrainConfig, extraction_sizes, missing_components, training_sizes
 from rl4lms.plan import Experiment, LoadedPlan, Plan, load_plan
@@ -70,9 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             logger.warning("stopped at once; the same command goes on from the last checkpoints")
             return INTERRUPTED_EXIT_CODE
         report(loaded, outcomes, args.plan_config_path.stem)
-    if any(outcome.status in ("failed", "not run") for outcome in outcomes):
-        return 1
-    return INTERRUPTED_EXIT_CODE if any(outcome.status == "interrupted" for outcome in outcomes) else 0
+    return exit_code(outcomes)
 
 
 def print_check(loaded: LoadedPlan) -> None:
@@ -86,7 +85,7 @@ def print_check(loaded: LoadedPlan) -> None:
     print(f"{loaded.plan.name}: {runs} of {settings}, in {loaded.plan.output_path}")
     for setting, experiments in by_setting.items():
         first = experiments[0]
-        seeds = ", ".join(str(experiment.seed) for experiment in experiments)
+        seeds = ", ".join(str(experiment.config.runtime.seed) for experiment in experiments)
         print(f"\n{setting}: runtime.seed {seeds}")
         print(f"  from: {first.start.setting if first.start else first.config.alg.model_name}")
         for name, value in first.changes.items():
@@ -108,11 +107,8 @@ def what_is_missing(loaded: LoadedPlan) -> list[Located]:
 
 def report(loaded: LoadedPlan, outcomes: Sequence[Outcome], stem: str) -> None:
     """Log how each experiment ended and the table over seeds, which is also written as CSV."""
-    logger.info("plan %s: %d experiments", loaded.plan.name, len(outcomes))
-    for experiment, outcome in zip(loaded.experiments, outcomes, strict=True):
-        why = f": {textwrap.shorten(outcome.error, 120)}" if outcome.error else ""
-        where = f" ({outcome.run})" if outcome.run else ""
-        logger.info("  %-11s %s%s%s", outcome.status, experiment.name, why, where)
+    for line in outcome_lines(loaded.plan, loaded.experiments, outcomes):
+        logger.info("%s", line)
     if not any(outcome.is_done for outcome in outcomes):
         return
     summaries = summarise(loaded.experiments, outcomes, loaded.plan.score_metric_name)

@@ -7,16 +7,18 @@ import json
 import logging
 import statistics
 import sys
-import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from common.config import ConfigError, add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
+from common.jobs import Outcome
+from common.plan_jobs import by_setting, exit_code, mean_and_std, outcome_lines
+from common.schedule import run_jobs
 from sft_vs_rft.config import ExperimentConfig
-from sft_vs_rft.plan import LoadedPlan, Plan, load_plan, steps_of
-from sft_vs_rft.schedule import Outcome, run_plan
+from sft_vs_rft.plan import Experiment, LoadedPlan, Plan, load_plan, steps_of
+from sft_vs_rft.schedule import INTERRUPT_MESSAGE, jobs_of, score_of
 
 logger = logging.getLogger(__name__)
 
@@ -72,15 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for notice in loaded.notices:
             logger.warning("%s", notice)
         try:
-            outcomes = run_plan(loaded.plan, loaded.experiments, fresh=args.fresh, console=console)
+            jobs = jobs_of(loaded.experiments)
+            outcomes = run_jobs(loaded.plan, jobs, args.fresh, console, INTERRUPT_MESSAGE)
         except KeyboardInterrupt:
             logger.warning("stopped at once; the same command goes on from the last checkpoints")
             return INTERRUPTED_EXIT_CODE
-        for line in summary(loaded.plan, outcomes):
+        scores = [score_of(outcome) for outcome in outcomes]
+        for line in summary(loaded.plan, loaded.experiments, outcomes, scores):
             logger.info("%s", line)
-    if any(outcome.status == "failed" for outcome in outcomes):
-        return 1
-    return INTERRUPTED_EXIT_CODE if any(outcome.status == "interrupted" for outcome in outcomes) else 0
+    return exit_code(outcomes)
 
 
 def print_check(loaded: LoadedPlan) -> None:
@@ -89,36 +91,34 @@ def print_check(loaded: LoadedPlan) -> None:
         print(f"note: {notice}")
     print(f"{loaded.plan.name}: {len(loaded.experiments)} experiments")
     for experiment in loaded.experiments:
-        print(f"\n{experiment.label}: {steps_of(experiment.config)}")
+        print(f"\n{experiment.name}: {steps_of(experiment.config)}")
         print(json.dumps(experiment.config.model_dump(), indent=2))
 
 
-def summary(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
-    """Lines that say how each experiment ended, and which configuration was the best."""
-    lines = [f"plan {plan.name}: {len(outcomes)} experiments"]
-    scores: dict[int, list[float]] = {}  # by configuration: several may have one name
-    names: dict[int, str] = {}
-    for outcome in outcomes:
-        result = (
-            f"score {outcome.score:.6g}"
-            if outcome.score is not None
-            else textwrap.shorten(outcome.error or "not run to its end", 120)
-        )
-        where = f" ({outcome.run})" if outcome.run else ""
-        lines.append(f"  {outcome.status:<11} {outcome.experiment.label}: {result}{where}")
-        if outcome.score is not None:
-            configuration = outcome.experiment.index - outcome.experiment.repetition
-            scores.setdefault(configuration, []).append(outcome.score)
-            names[configuration] = outcome.experiment.config.experiment_name
-    if scores:
-        means = {configuration: statistics.fmean(values) for configuration, values in scores.items()}
-        best = (max if plan.largest else min)(means, key=means.__getitem__)
-        values, spread = scores[best], ""
-        if len(values) > 1:
-            spread = f", std {statistics.stdev(values):.3g} over {len(values)}"
-        metric = "/".join(sorted({o.experiment.config.score_metric_name for o in outcomes}))
-        order = "largest" if plan.largest else "smallest"
-        lines.append(f"  best ({order} {metric}): {names[best]}, {means[best]:.6g}{spread}")
+def summary(
+    plan: Plan,
+    experiments: Sequence[Experiment],
+    outcomes: Sequence[Outcome],
+    scores: Sequence[float | None],
+) -> list[str]:
+    """Lines that say how each experiment ended, and which configuration was the best.
+
+    scores: of the experiments; None: it did not run to its end.
+    """
+    results = ["not run to its end" if score is None else f"score {score:.6g}" for score in scores]
+    lines = outcome_lines(plan, experiments, outcomes, results)
+    settings = [
+        (pairs[0][0].config.experiment_name, [score for _, score in pairs if score is not None])
+        for pairs in by_setting(experiments, scores)
+    ]
+    measured = [(name, values) for name, values in settings if values]
+    if measured:
+        choose, order = (max, "largest") if plan.largest else (min, "smallest")
+        name, values = choose(measured, key=lambda setting: statistics.fmean(setting[1]))
+        mean, std = mean_and_std(values)
+        spread = "" if std is None else f", std {std:.3g} over {len(values)}"
+        metric = "/".join(sorted({experiment.config.score_metric_name for experiment in experiments}))
+        lines.append(f"  best ({order} {metric}): {name}, {mean:.6g}{spread}")
     return lines
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.config import ConfigError
-from common.console import INTERRUPTED_EXIT_CODE
 from common.identity import finished_runs
+from common.plan_jobs import exit_code
+from common.schedule import run_jobs
 from paper.gpu_hours import Stage
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import Experiment, load_plan, steps_of, train_size
-from sft_vs_rft.schedule import job_of, run_plan
+from sft_vs_rft.schedule import INTERRUPT_MESSAGE, jobs_of
 
 if TYPE_CHECKING:
     from figures.claims import Results
@@ -127,7 +128,7 @@ def _unfinished(plan: PlanOfItem, experiments: Sequence[Experiment]) -> list[Exp
         started = load_plan(plan.path, plan.overrides).experiments
     except ConfigError:
         return list(experiments)
-    jobs = [job_of(experiment) for experiment in started]
+    jobs = jobs_of(started)
     finished = {folder: finished_runs(folder) for folder in {job.folder for job in jobs}}
     pairs = zip(started, jobs, strict=True)
     return [experiment for experiment, job in pairs if job.identity not in finished[job.folder]]
@@ -150,14 +151,13 @@ def run_and_draw(args: argparse.Namespace, items: Sequence[str], plans: Sequence
             loaded = load_plan(plan.path, plan.overrides)
             for notice in loaded.notices:
                 logger.info("%s", notice)
-            outcomes = run_plan(loaded.plan, loaded.experiments)
-            unfinished = [outcome for outcome in outcomes if outcome.status in ("failed", "interrupted")]
-            for outcome in unfinished:
-                logger.error("%s: %s %s", outcome.experiment.label, outcome.status, outcome.error or "")
-            if unfinished:
+            outcomes = run_jobs(loaded.plan, jobs_of(loaded.experiments), interrupt_message=INTERRUPT_MESSAGE)
+            for experiment, outcome in zip(loaded.experiments, outcomes, strict=True):
+                if not outcome.is_done:
+                    logger.error("%s: %s %s", experiment.name, outcome.status, outcome.error or "")
+            if status := exit_code(outcomes):
                 logger.error("to go on: %s", shlex.join(["python", *sys.argv]))
-                interrupted = all(outcome.status == "interrupted" for outcome in unfinished)
-                return INTERRUPTED_EXIT_CODE if interrupted else 1
+                return status
             runs += [outcome.run for outcome in outcomes if outcome.run is not None]
         draw_figure3(args, item, runs)
     return 0

@@ -6,19 +6,17 @@ torch, in its own process when the plan says `multiprocess`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-import common.jobs
 from common.identity import IDENTITY, content_digest, hash_of
-from common.jobs import Job, Status, Turn, carry_out
+from common.jobs import Job, Outcome, Turn, carry_out
+from common.plan_jobs import make_jobs
 from common.run_dir import RunDir, read_run
-from common.schedule import run_jobs
 from sft_vs_rft.config import COSMETIC_FIELDS, ExperimentConfig, start_checkpoint
 from sft_vs_rft.data_source import find_npz
-from sft_vs_rft.plan import Experiment, Plan
+from sft_vs_rft.plan import Experiment
 
 
 def identity(experiment: Experiment) -> str:
@@ -39,40 +37,16 @@ INTERRUPT_MESSAGE = (
 SHOWN = ("sft_vs_rft.experiment",)  # how fit the start model is
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How an experiment ended; status and error: see common.jobs.Outcome. score: of a run that is done."""
-
-    experiment: Experiment
-    status: Status
-    run: Path | None = None
-    score: float | None = None
-    error: str | None = None
+def jobs_of(experiments: Iterable[Experiment]) -> list[Job]:
+    """One job for each experiment, in their order."""
+    return make_jobs(experiments, job_of)
 
 
-def run_plan(
-    plan: Plan, experiments: Sequence[Experiment], fresh: bool = False, console: bool = True
-) -> list[Outcome]:
-    """Run `experiments` in their order; returns one outcome each, also when some fail or Ctrl-C stops them.
-
-    fresh: ignore earlier runs; console: bars and log lines on the terminal.
-    """
-    jobs = [job_of(experiment) for experiment in experiments]
-    ends = run_jobs(plan, jobs, fresh, console, INTERRUPT_MESSAGE)
-    return [outcome_of(experiment, end) for experiment, end in zip(experiments, ends, strict=True)]
-
-
-def outcome_of(experiment: Experiment, end: common.jobs.Outcome) -> Outcome:
-    """An outcome with the experiment's score, from its manifest."""
-    score = read_run(end.run).manifest.get("score") if end.is_done and end.run else None
-    return Outcome(experiment, end.status, end.run, score, end.error)
-
-
-def job_of(experiment: Experiment) -> Job:
+def job_of(experiment: Experiment, start: Job | None = None) -> Job:
     """The job that runs an experiment."""
     config = experiment.config
     return Job(
-        experiment.label,
+        experiment.name,
         identity(experiment),
         Path(config.outputs_dir),
         partial(execute, experiment),
@@ -83,7 +57,12 @@ def job_of(experiment: Experiment) -> Job:
     )
 
 
-def execute(experiment: Experiment, turn: Turn) -> common.jobs.Outcome:
+def score_of(outcome: Outcome) -> float | None:
+    """The score in the manifest of a run that is done."""
+    return read_run(outcome.run).manifest.get("score") if outcome.is_done and outcome.run else None
+
+
+def execute(experiment: Experiment, turn: Turn) -> Outcome:
     """Run one experiment in this process, in its new or earlier run directory, with its own log file."""
     import sft_vs_rft.experiment
     from sft_vs_rft.train import TrainingInterrupted, resolve_seeds

@@ -16,6 +16,7 @@ from common.console import bars_reported
 from common.files import RunError
 from common.identity import IDENTITY, content_digest, hash_of
 from common.jobs import Job, Outcome, Turn, carry_out, status_of
+from common.plan_jobs import make_jobs
 from common.run_dir import RunDir, read_run
 from rl4lms.config import ExtractConfig, SupervisedConfig, TrainConfig, resolved
 from rl4lms.metrics import METRICS
@@ -33,27 +34,27 @@ def imports_of(metrics: Sequence[str]) -> tuple[str, ...]:
 
 def jobs_of(plan: Plan, experiments: Sequence[Experiment]) -> list[Job]:
     """One job for each experiment, in their order; what an experiment starts from must stand before it."""
-    jobs: dict[str, Job] = {}
-    for experiment in experiments:
-        start = jobs[experiment.start.name] if experiment.start is not None else None
-        config = experiment.config
-        part = config.evaluation if isinstance(config, ExtractConfig) else config.train_evaluation
-        if isinstance(config, ExtractConfig):
-            work, unit, steps = partial(extract, experiment), "text", config.generations
-        else:
-            work, steps = partial(train, experiment, plan), None
-            unit = "update" if isinstance(config.alg, SupervisedConfig) else "iteration"
-        jobs[experiment.name] = Job(
-            experiment.name,
-            identity(experiment, start.identity if start else None),
-            Path(plan.output_path),
-            work,
-            after=(start,) if start else (),
-            imports=imports_of([metric.id for metric in part.metrics]),
-            steps=steps or 1,  # the work reports how many there are
-            unit=unit,
-        )
-    return list(jobs.values())
+    return make_jobs(experiments, partial(_job_of, plan))
+
+
+def _job_of(plan: Plan, experiment: Experiment, start: Job | None) -> Job:
+    config = experiment.config
+    part = config.evaluation if isinstance(config, ExtractConfig) else config.train_evaluation
+    if isinstance(config, ExtractConfig):
+        work, unit, steps = partial(extract, experiment), "text", config.generations
+    else:
+        work, steps = partial(train, experiment, plan), None
+        unit = "update" if isinstance(config.alg, SupervisedConfig) else "iteration"
+    return Job(
+        experiment.name,
+        identity(experiment, start.identity if start else None),
+        Path(plan.output_path),
+        work,
+        after=(start,) if start else (),
+        imports=imports_of([metric.id for metric in part.metrics]),
+        steps=steps or 1,  # the work reports how many there are
+        unit=unit,
+    )
 
 
 # Last parts of fields and arguments, such as model_name, data_path, used_indices_from, tokenizer_id; no `id`.
@@ -125,7 +126,7 @@ def extract(experiment: Experiment, turn: Turn) -> Outcome:
     def create() -> RunDir:
         config = _starting_from(experiment.config, turn)
         assert isinstance(config, ExtractConfig)
-        name = config.run_name(f"{experiment.own}_seed_{experiment.seed}")
+        name = config.run_name(f"{experiment.suffix}_seed_{experiment.config.runtime.seed}")
         manifest = {"job": "extraction"} | _manifest(experiment, turn)
         return RunDir.create(turn.job.folder, name, resolved(config), manifest)
 

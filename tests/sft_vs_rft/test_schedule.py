@@ -14,10 +14,10 @@ from plan_runs import all_numbers, numbers, rows_written, runs_of, wait_until, w
 from processes import in_child, meanwhile, signal_when, snapshot
 
 import common.identity
-from common.jobs import Turn
+from common.jobs import Outcome, Turn
 from common.run_dir import RunDir, read_metrics
 from sft_vs_rft.plan import Experiment, load_plan
-from sft_vs_rft.schedule import INTERRUPT_MESSAGE, Outcome, execute, job_of, outcome_of
+from sft_vs_rft.schedule import INTERRUPT_MESSAGE, execute, job_of
 from sft_vs_rft_controlled_experiments_plan_runner import main
 
 METHODS = ["reinforce", "supervised"]
@@ -40,7 +40,7 @@ def experiments_of(plan: Path, *overrides: str) -> list[Experiment]:
 
 
 def run_by_hand(experiment: Experiment, stop: Callable[[], bool] = lambda: False) -> Outcome:
-    return outcome_of(experiment, execute(experiment, Turn(job_of(experiment), console=False, stop=stop)))
+    return execute(experiment, Turn(job_of(experiment), console=False, stop=stop))
 
 
 def cut_after(experiment: Experiment, epochs: int) -> Outcome:
@@ -221,7 +221,7 @@ def test_interrupted_twice_stops_at_once_and_can_be_resumed(tmp_path, whole, mon
 
 def test_interrupted_before_it_begins_makes_no_run(tmp_path):
     (experiment,) = experiments_of(write_plan(tmp_path))
-    assert run_by_hand(experiment, lambda: True) == Outcome(experiment, "interrupted")
+    assert run_by_hand(experiment, lambda: True) == Outcome("interrupted")
     assert runs_of(tmp_path) == []
 
 
