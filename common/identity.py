@@ -87,7 +87,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def remove_stillborn(base: Path) -> None:
+def remove_incomplete_runs(base: Path) -> None:
     """Delete the folders below `base` of runs that were killed before they had a manifest.
 
     They hold no more than a config, and nothing will ever open them. A maker that is alive has the lock

@@ -1,22 +1,27 @@
-"""Runs the experiments of a plan: skips the finished, resumes the cut, survives the failing.
+"""A controlled experiment as a job: what makes its run the same as an earlier one, and how it is done.
 
-An experiment's run directory is found by what decides its numbers. Imports nothing heavy: the worker imports
-torch, in its own process when the plan says `multiprocess`.
+Imports nothing heavy: the work imports torch, in its own process when the plan says `multiprocess`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 from common.identity import IDENTITY, content_digest, hash_of
-from common.jobs import Job, Outcome, Turn, carry_out
+from common.jobs import Job, Outcome, Place, Report
 from common.plan_jobs import make_jobs
 from common.run_dir import RunDir, read_run
-from sft_vs_rft.config import COSMETIC_FIELDS, ExperimentConfig, start_checkpoint
+from sft_vs_rft.config import COSMETIC_FIELDS, ExperimentConfig, resolve_seeds, start_checkpoint
 from sft_vs_rft.data_source import find_npz
 from sft_vs_rft.plan import Experiment
+
+INTERRUPT_MESSAGE = (
+    "stopping after the epochs under way, with a checkpoint; press Ctrl-C again to stop at once"
+)
+SHOWN = ("sft_vs_rft.experiment",)  # how fit the start model is
+SEEDS = ("random_seed", "init_rnd_seed", "samples_rnd_seed")
 
 
 def identity(experiment: Experiment) -> str:
@@ -31,29 +36,24 @@ def identity(experiment: Experiment) -> str:
     return hash_of([fields, experiment.repetition, [content_digest(path) for path in files]])
 
 
-INTERRUPT_MESSAGE = (
-    "stopping after the epochs under way, with a checkpoint; press Ctrl-C again to stop at once"
-)
-SHOWN = ("sft_vs_rft.experiment",)  # how fit the start model is
-
-
 def jobs_of(experiments: Iterable[Experiment]) -> list[Job]:
     """One job for each experiment, in their order."""
-    return make_jobs(experiments, job_of)
+    return make_jobs(experiments, _job_of)
 
 
-def job_of(experiment: Experiment, start: Job | None = None) -> Job:
-    """The job that runs an experiment."""
-    config = experiment.config
+def _job_of(experiment: Experiment, start: Job | None) -> Job:
+    config, key = experiment.config, identity(experiment)
     return Job(
         experiment.name,
-        identity(experiment),
+        key,
         Path(config.outputs_dir),
-        partial(execute, experiment),
+        partial(_create, experiment, key),
+        partial(_run, experiment),
         imports=("sft_vs_rft.experiment",),
         steps=config.epochs,
         shown=SHOWN,
         silent=config.disable_console_log,
+        log_file="log.txt" if config.save_logs else None,
     )
 
 
@@ -62,24 +62,21 @@ def score_of(outcome: Outcome) -> float | None:
     return read_run(outcome.run).manifest.get("score") if outcome.is_done and outcome.run else None
 
 
-def execute(experiment: Experiment, turn: Turn) -> Outcome:
-    """Run one experiment in this process, in its new or earlier run directory, with its own log file."""
-    import sft_vs_rft.experiment
-    from sft_vs_rft.train import TrainingInterrupted, resolve_seeds
+def _create(experiment: Experiment, key: str, earlier: Sequence[Path], place: Place) -> RunDir:
+    """A run directory; seeds that are not given are drawn."""
+    config = resolve_seeds(_on_gpu(experiment.config, place))
+    seeds = {name: getattr(config, name) for name in SEEDS}
+    manifest = {IDENTITY: key, "repetition": experiment.repetition, "seeds": seeds}
+    return RunDir.create(Path(config.outputs_dir), config.experiment_name, config.model_dump(), manifest)
 
-    config = experiment.config
-    if turn.gpu is not None:
-        config = config.model_copy(update={"gpu_ids": [turn.gpu]})
 
-    def create() -> RunDir:
-        seeded = resolve_seeds(config)
-        names = ("random_seed", "init_rnd_seed", "samples_rnd_seed")
-        seeds = {name: getattr(seeded, name) for name in names}
-        manifest = {IDENTITY: turn.job.identity, "repetition": experiment.repetition, "seeds": seeds}
-        return RunDir.create(Path(config.outputs_dir), config.experiment_name, seeded.model_dump(), manifest)
+def _run(experiment: Experiment, run: RunDir, place: Place, stop: Callable[[], bool], report: Report) -> None:
+    """Run the experiment with the seeds that its run began with, on the GPU that it has now."""
+    from sft_vs_rft.experiment import run_experiment
 
-    def work(run: RunDir) -> None:
-        seeded: ExperimentConfig = config.model_copy(update=run.manifest["seeds"])
-        sft_vs_rft.experiment.run_experiment(seeded, run, turn.report, turn.stop, turn.share)
+    config = _on_gpu(experiment.config, place).model_copy(update=run.manifest["seeds"])
+    run_experiment(config, run, report, stop, place.share)
 
-    return carry_out(turn, create, work, TrainingInterrupted, "log.txt" if config.save_logs else None)
+
+def _on_gpu(config: ExperimentConfig, place: Place) -> ExperimentConfig:
+    return config if place.gpu is None else config.model_copy(update={"gpu_ids": [place.gpu]})

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common.identity import IDENTITY, hash_of
-from common.jobs import Job, Outcome, Turn, carry_out, status_of
+from common.jobs import Job, Place, Report
 from common.run_dir import RunDir, RunError
 from paper.small_models.config import PretrainConfig
-from rl4lms.errors import TrainingInterrupted
 from rl4lms.model.source import link_problem
 
 
@@ -33,6 +33,7 @@ def job_of(config: PretrainConfig, folder: Path) -> Job:
         f"model {config.name}",
         identity(config),
         folder,
+        partial(_create, config, folder),
         partial(_train, config),
         imports=("paper.small_models.train",),
         steps=config.alg.steps,
@@ -50,21 +51,20 @@ def publish(model: Path, link: Path) -> None:
     os.replace(temporary, link)
 
 
-def _train(config: PretrainConfig, turn: Turn) -> Outcome:
+def _create(config: PretrainConfig, folder: Path, earlier: Sequence[Path], place: Place) -> RunDir:
+    return RunDir.create(folder, config.name, config.model_dump(), manifest(config))
+
+
+def _train(
+    config: PretrainConfig, run: RunDir, place: Place, stop: Callable[[], bool], report: Report
+) -> None:
     import torch
 
     from paper.small_models.train import pretrain
 
-    def create() -> RunDir:
-        return RunDir.create(turn.job.folder, config.name, config.model_dump(), manifest(config))
-
-    def work(run: RunDir) -> None:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)  # a small model is hardly faster with two
-        try:
-            with status_of(run, TrainingInterrupted):
-                pretrain(config, run, lambda step, status: turn.report(step, status=status), turn.stop)
-        finally:
-            torch.set_num_threads(before)
-
-    return carry_out(turn, create, work, TrainingInterrupted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # a small model is hardly faster with two
+    try:
+        pretrain(config, run, lambda step, status: report(step, status=status), stop)
+    finally:
+        torch.set_num_threads(before)
