@@ -12,12 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.config import ConfigError, Located, add_config_arguments, describe_fields
-from common.console import INTERRUPTED_EXIT_CODE, progress, setup_logging, stop_request
+from common import process
+from common.arguments import resume_command
+from common.config import add_config_arguments, describe_fields
+from common.console import progress, setup_logging
 from common.errors import UserError
 from common.run_dir import RunDir
 from rft_diagnose.advice import NAMES, ConditionError, holds, parse_condition, value_of
-from rl4lms.config import ExtractConfig, check_report, load_extract_config, missing_components, resolved
+from rl4lms.config import ExtractConfig, check_components, check_report, load_extract_config, resolved
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,6 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, read or sample, diagnose, write, say; returns the exit status."""
+    process.prepare()
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.list_fields:
@@ -177,33 +180,14 @@ def sample(args: argparse.Namespace) -> Path | int:
     if args.check:
         print(check_report(config))
         return 0
-    lacking = [Located(None, problem.path, problem.message) for problem in missing_components(config)]
-    if lacking:
-        raise ConfigError(args.config_path, lacking)
-    for notice in config.notices():
-        logger.info("note: %s", notice)
-    from rl4lms.extract import ExtractionInterrupted, extract
+    check_components(args.config_path, config)
+    from rl4lms.extract import run_extraction
 
     args.output_path.mkdir(parents=True, exist_ok=True)
     with RunDir.create(args.output_path, config.run_name(), resolved(config), {"job": "extraction"}) as run:
-        resume = f"python {EXTRACT_RUNNER} --resume {shlex.quote(str(run.path))}"
-        try:
-            message = "stopping after the batch under way; press Ctrl-C again to stop at once"
-            with (
-                stop_request(message) as stop,
-                progress(config.generations or 0, "texts", unit="text") as bar,
-            ):
-                return extract(config, run, bar.move_to, stop).path
-        except (ExtractionInterrupted, KeyboardInterrupt):
-            run.update_manifest(status="interrupted")
-            logger.warning("interrupted; to go on: %s, then give its .pt to this check", resume)
-            return INTERRUPTED_EXIT_CODE
-        except Exception as error:
-            run.update_manifest(status="failed", error=f"{type(error).__name__}: {error}")
-            expected = isinstance(error, UserError)
-            logger.error("%s", error, exc_info=not expected)
-            logger.error("what was computed is kept; to go on: %s, then give its .pt to this check", resume)
-            return 1
+        resume = f"{resume_command(EXTRACT_RUNNER, run.path)}, then give its .pt to this check"
+        result = run_extraction(config, run, resume)
+    return result if isinstance(result, int) else result.path
 
 
 def read_and_diagnose(

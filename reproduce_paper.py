@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common import process
 from common.config import ConfigError, add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.run_dir import RunError
@@ -85,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check everything, run what is missing, draw; returns the exit status."""
+    process.prepare()
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.seeds is None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.config import ConfigError, Located, add_config_arguments, describe_fields, validate
-from common.console import INTERRUPTED_EXIT_CODE, progress, setup_logging, stop_request
+from common import process
+from common.arguments import add_run_arguments, check_run_arguments, config_of_run, resume_command
+from common.config import describe_fields
+from common.console import setup_logging
 from common.errors import UserError
-from common.run_dir import RunDir, read_run
-from rl4lms.config import ExtractConfig, check_report, load_extract_config, missing_components, resolved
+from common.run_dir import RunDir
+from rl4lms.config import ExtractConfig, check_components, check_report, load_extract_config, resolved
 
 logger = logging.getLogger(__name__)
-INTERRUPT_MESSAGE = "stopping after the batch under way; press Ctrl-C again to stop at once"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,7 +27,6 @@ def build_parser() -> argparse.ArgumentParser:
         "leaves texts, rewards, their mean and std for every input, and Figure 1's scatter. Exit status: "
         "0 done, 1 failed (what was computed is kept), 2 a mistake in the config, 130 interrupted."
     )
-    parser.add_argument("--config_path", type=Path, help="YAML file, see rl4lms_scripts/extract_samples")
     parser.add_argument(
         "--output_path",
         type=Path,
@@ -35,94 +34,51 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder of the results (%(default)s)",
     )
     parser.add_argument("--output_file_suffix", default="", help="becomes part of the names of the results")
-    parser.add_argument(
-        "--resume", type=Path, metavar="DIR", help="go on with a cut extraction, by its run folder"
-    )
-    add_config_arguments(parser)
+    add_run_arguments(parser, "rl4lms_scripts/extract_samples")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load and check the config, extract, print and draw the statistics; returns the exit status."""
+    process.prepare()
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.list_fields:
         print(describe_fields(ExtractConfig))
         return 0
-    if (args.config_path is None) == (args.resume is None):
-        parser.error("give one of --config_path and --resume")
-    if args.resume is not None and args.overrides:
-        parser.error("--set cannot change a run that is resumed")
+    check_run_arguments(parser, args)
     if not re.fullmatch(r"[\w.+-]*", args.output_file_suffix):
         parser.error(f"--output_file_suffix becomes part of a file name, got {args.output_file_suffix!r}")
     try:
-        config = (
-            load_config_of(args.resume)
-            if args.resume
-            else load_extract_config(args.config_path, args.overrides)
-        )
+        if args.resume:
+            config = config_of_run(args.resume, ExtractConfig)
+        else:
+            config = load_extract_config(args.config_path, args.overrides)
         if args.check:
             print(check_report(config))
             return 0
-        lacking = [Located(None, problem.path, problem.message) for problem in missing_components(config)]
-        if lacking:
-            raise ConfigError(args.config_path or args.resume, lacking)
-        run = RunDir.open(args.resume) if args.resume else create_run(args, config)
+        check_components(args.config_path or args.resume, config)
+        if args.resume:
+            run = RunDir.open(args.resume)
+        else:  # named as the released code names its results
+            name = config.run_name(args.output_file_suffix)
+            run = RunDir.create(args.output_path, name, resolved(config), {"job": "extraction"})
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     with run, setup_logging(console=True, log_file=run.path / "log.txt"):
-        return extract_and_draw(config, run)
+        # Seconds of imports, only now that the config is known to be good.
+        from figures.figure1_5 import save_scatter
+        from rft_diagnose.statistics import describe, summarise
+        from rl4lms.extract import run_extraction
 
-
-def create_run(args: argparse.Namespace, config: ExtractConfig) -> RunDir:
-    """A new run directory under --output_path, named as the released code names its results."""
-    name = config.run_name(args.output_file_suffix)
-    return RunDir.create(args.output_path, name, resolved(config), {"job": "extraction"})
-
-
-def load_config_of(path: Path) -> ExtractConfig:
-    """The config of a run that is resumed. Raises RunError, or ConfigError: not an extraction's."""
-    data = read_run(path).config
-    config, problems = validate(ExtractConfig, data)
-    if config is None:
-        raise ConfigError(path / "config.json", [Located(None, p.path, p.message) for p in problems])
-    return config
-
-
-def extract_and_draw(config: ExtractConfig, run: RunDir) -> int:
-    """Extract into `run`, then print and draw the statistics of its first metric."""
-    for notice in config.notices():
-        logger.info("note: %s", notice)
-    # Seconds of imports, only now that the config is known to be good.
-    from figures.figure1_5 import figure1
-    from figures.runs import extraction_table
-    from figures.style import save_figure
-    from rft_diagnose.statistics import describe, summarise
-    from rl4lms.extract import ExtractionInterrupted, extract
-
-    resume = f"python {Path(__file__).name} --resume {shlex.quote(str(run.path))}"
-    logger.info("run folder: %s", run.path)
-    try:
-        total = config.generations or 0
-        with stop_request(INTERRUPT_MESSAGE) as stop, progress(total, "extraction", unit="text") as bar:
-            result = extract(config, run, bar.move_to, stop)
-    except (ExtractionInterrupted, KeyboardInterrupt):
-        run.update_manifest(status="interrupted")
-        logger.warning("interrupted; to go on: %s", resume)
-        return INTERRUPTED_EXIT_CODE
-    except Exception as error:
-        run.update_manifest(status="failed", error=f"{type(error).__name__}: {error}")
-        expected = isinstance(error, UserError)
-        logger.error("%s", error, exc_info=not expected)
-        logger.error("what was computed is kept; to go on: %s", resume)
-        return 1
-    for line in describe(summarise(result.rewards.double().numpy()), result.reward):
-        logger.info("%s", line)
-    table = extraction_table({"model": result.path})
-    stem = result.path.with_name(f"{result.path.stem}_scatter")
-    paths = save_figure(figure1(table, result.reward), stem, table, [{"path": str(result.path)}])
-    logger.info("results: %s, %s, %s", result.path, result.csv, paths[0])
+        result = run_extraction(config, run, resume_command(__file__, run.path))
+        if isinstance(result, int):
+            return result
+        for line in describe(summarise(result.rewards.double().numpy()), result.reward):
+            logger.info("%s", line)
+        picture = save_scatter(result.path, result.reward)
+        logger.info("results: %s, %s, %s", result.path, result.csv, picture)
     return 0
 
 

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from common import process
 from common.config import ConfigError, Located, add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.files import atomic_write_text
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load and check the plan, run it, write the summary; returns the exit status."""
+    process.prepare()
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.list_fields:

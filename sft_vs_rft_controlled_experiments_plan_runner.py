@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from common import process
 from common.config import ConfigError, add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.jobs import Outcome
@@ -49,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load and check the plan, run it, print the summary; returns the exit status."""
+    process.prepare()
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.list_fields:

@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from common import process
 from common.run_dir import RunDir
 from common.tracking import Tracker
 from sft_vs_rft.config import ExperimentConfig
@@ -280,6 +281,7 @@ def report(case: Case, timing: Timing) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the models asked for and print a row for each; returns the exit status."""
+    process.prepare()
     names = [case.model_type for case in CASES]
     turns = ", ".join(str(case.turns) for case in CASES)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)

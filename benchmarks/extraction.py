@@ -37,6 +37,7 @@ import torch
 from text_pairs import import_py_rouge  # type: ignore[import-not-found]
 from tiny_models import save_tiny_gpt2, save_tiny_t5  # type: ignore[import-not-found]
 
+from common import process
 from common.config import validate
 from common.run_dir import RunDir
 from rl4lms.config import ExtractConfig, resolved
@@ -278,6 +279,7 @@ def report(case: Case, inputs: int, turns: Sequence[tuple[Ours, Old]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the models asked for and print a row for each; returns the exit status."""
+    process.prepare()
     names = [case.name for case in CASES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=names, default=names, help="default: all")

@@ -48,6 +48,7 @@ from ppo_sides import (
     write_data,
 )
 
+from common import process
 from rl4lms.datapools import load_datapool
 from rl4lms.samples import Sample
 
@@ -186,6 +187,7 @@ def start_up(case: Case, model: Path, samples: Sequence[Sample], folder: Path) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the models asked for and print their rows; returns the exit status."""
+    process.prepare()
     names = [case.name for case in CASES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=names, default=names, help="default: all")

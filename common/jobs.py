@@ -1,13 +1,14 @@
 """A job: work that leaves a run directory, after other jobs, wherever it is done (common.schedule).
 
 The run directory is all that stands between who runs a job and the process that does it. Who runs it makes
-the directory, or finds that of an earlier try (`prepare`); the process goes on from what is there and leaves in
-the manifest how that ended (`do`, `ending`), which is where the outcome is read (`outcome_of`).
+the directory, or finds that of an earlier try (`prepare`); the process goes on from what is there and leaves
+in the manifest how that ended (`do`, `ending`), which is where the outcome is read (`outcome_of`).
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -57,8 +58,8 @@ class Place:
 class Job:
     """Work that leaves a run directory directly below `folder`, whose manifest holds `identity`.
 
-    identity: a hash of all that decides the run's numbers, by which it is found again; of the jobs in `after`,
-    whose runs it reads, theirs are to be part of it.
+    identity: a hash of all that decides the run's numbers, by which it is found again. That of the jobs in
+    `after`, whose runs it reads, is to be part of it.
     create(runs of the jobs in `after`, place): makes the run directory, in the process of who runs the job,
     so it imports nothing heavy. work(run, place, stop, report): does the work in that directory, from where
     it stands; it asks stop() now and then, and raises Interrupted when that is true and it can be resumed.
@@ -66,7 +67,7 @@ class Job:
     data that can be sent to another process or machine.
     imports: the modules that take seconds to import. steps, unit: of its bar. shown: loggers whose lines a
     user is to see wherever the job is done. silent: no bar and no log lines on the console. log_file: its
-    name after the run's prefix, None = no file.
+    name after the run's prefix, None = no file. keep_checkpoints: also when the run is finished.
     """
 
     label: str
@@ -81,6 +82,7 @@ class Job:
     shown: tuple[str, ...] = ()
     silent: bool = False
     log_file: str | None = "log.txt"
+    keep_checkpoints: bool = True
 
     @property
     def key(self) -> JobKey:
@@ -122,6 +124,8 @@ def do(
             logger.info("%s: %s in %s", job.label, "started" if is_new else "resumed", path)
             with ending(run, None, Interrupted, label=f"{job.label} failed: ") as end:
                 job.work(run, place, stop, report)
+            if end.status == "finished" and not job.keep_checkpoints:
+                shutil.rmtree(run.checkpoints_path, ignore_errors=True)
     if isinstance(end.error, KeyboardInterrupt):
         raise end.error
 

@@ -44,7 +44,7 @@ def run_jobs(
     plan.add(jobs)
     if settings.multiprocess:
         execute: Executor = in_own_process
-        gpus = settings.gpu_ids_pool or [None] * settings.num_parallel
+        gpus: Sequence[int | None] = settings.gpu_ids_pool or [None] * settings.num_parallel
         places = [Place(gpu, settings.num_parallel) for gpu in gpus[: settings.num_parallel]]
         if plan.waiting:
             preload(sorted({module for job in plan.waiting for module in job.imports}))

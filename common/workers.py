@@ -3,9 +3,9 @@
     executor(job, its run directory, place, stop, bar) -> outcome, read from the run's manifest
 
 It returns when the job has ended; several are called at a time, each in a thread. A job is data, so whatever
-means there are can send it (and the directory and the place) to where `common.jobs.do` does it: all that comes
-back is in the run directory. Meanwhile the executor looks at `stop` a few times a second (`requested`: tell the
-job to stop, resumable; `at_once`: kill it), and shows the News of the run.
+means there are can send it, the directory and the place to where `common.jobs.do` does it: all that comes
+back is in the run directory. Meanwhile the executor looks at `stop` a few times a second (`requested`: tell
+the job to stop, resumable; `at_once`: kill it), and shows the news of the run.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, cast
 
+import common.process
 from common.console import Progress, StopRequest, is_ours
 from common.jobs import Job, Outcome, Place, do, outcome_of
 
@@ -111,6 +112,7 @@ def _held_signals() -> Iterator[None]:
 
 def _work(job: Job, run: Path, place: Place) -> None:
     """Body of a worker process."""
+    common.process.prepare()
     stop = StopRequest()
 
     def request_stop(number: int, frame: FrameType | None) -> None:
@@ -135,7 +137,7 @@ def _die_with_parent() -> None:
 
 
 class NewsWriter(logging.Handler):
-    """Writes a run's news, a row of JSON each: steps done, warnings, and what loggers in `shown` have to say."""
+    """Writes a run's news, rows of JSON: steps done, warnings, and what loggers in `shown` have to say."""
 
     def __init__(self, path: Path, shown: Sequence[str] = ()) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from figures.runs import extraction_table
 from figures.study import METHODS
-from figures.style import BLUE, GREY, ORANGE, house_style
+from figures.style import BLUE, GREY, ORANGE, house_style, save_figure
 from rft_diagnose.statistics import std_percentile
 
 COLORMAP = "viridis"  # its lightness rises with the value: readable in black and white
@@ -38,6 +40,13 @@ def figure1(table: pd.DataFrame, reward: str, title: str | None = None) -> Figur
         if title:
             figure.suptitle(title)
     return figure
+
+
+def save_scatter(extraction: Path, reward: str) -> Path:
+    """Draw the one panel of an extraction's .pt file beside it; returns the picture's path."""
+    table = extraction_table({"model": extraction})
+    stem = extraction.with_name(f"{extraction.stem}_scatter")
+    return save_figure(figure1(table, reward), stem, table, [{"path": str(extraction)}])[0]
 
 
 def figure1_numbers(inputs: pd.DataFrame, seed: int) -> pd.DataFrame:

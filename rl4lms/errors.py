@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from common.errors import UserError
+from common.errors import Interrupted, UserError
 
 
-class TrainingInterrupted(Exception):
+class TrainingInterrupted(Interrupted):
     """The caller asked to stop; what is on disk goes on from the last checkpoint."""
 
 
 class DivergenceError(UserError):
     """A loss, gradient or KL that no training comes back from; the last checkpoint is from before it."""
+
+    is_final = True

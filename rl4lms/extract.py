@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.errors import UserError
+from common import console
+from common.errors import Interrupted, UserError
 from common.files import atomic_torch_save, atomic_write_text
+from common.jobs import ending
 from common.run_dir import RunDir
 from rft_diagnose.statistics import input_statistics
 from rl4lms.config import ExtractConfig, missing_components, resolved, unique_metrics
@@ -28,6 +30,7 @@ from rl4lms.text import Score, TextBatch
 
 logger = logging.getLogger(__name__)
 TEXTS, SCORES, INDICES = "texts.jsonl", "scores.jsonl", "used_train_indices"
+INTERRUPT_MESSAGE = "stopping after the batch under way; press Ctrl-C again to stop at once"
 INPUTS_PER_SCORING = 100  # what a crash in scoring costs at most
 
 
@@ -35,7 +38,7 @@ class ExtractionError(UserError):
     """What stops an extraction; the message is for the user, and what was computed stays on disk."""
 
 
-class ExtractionInterrupted(Exception):
+class ExtractionInterrupted(Interrupted):
     """The caller asked to stop; everything so far is on disk."""
 
 
@@ -72,7 +75,7 @@ def extract(
 
     # 2. Texts, a batch at a time, on disk before the next one.
     device = choose_device(config.runtime.device)
-    run.update_manifest(status="running", device=str(device), error=None)
+    run.update_manifest(device=str(device))
     tokenizer = load_tokenizer(
         config.tokenizer.model_name,
         padding_side=config.tokenizer.padding_side,
@@ -116,10 +119,27 @@ def extract(
     return save(config, run, samples, indices, all_texts, values)
 
 
+def run_extraction(config: ExtractConfig, run: RunDir, resume_command: str) -> Extraction | int:
+    """Extract as a runner does, until the end or Ctrl-C; returns the result, or the exit status without one.
+
+    resume_command: of a runner that goes on with it.
+    """
+    for notice in config.notices():
+        logger.info("note: %s", notice)
+    logger.info("run folder: %s", run.path)
+    with (
+        console.stop_request(INTERRUPT_MESSAGE) as stop,
+        ending(run, resume_command, ExtractionInterrupted, kept=(TEXTS, SCORES)) as end,
+        console.progress(config.generations or 0, "extraction", unit="text") as bar,
+    ):
+        return extract(config, run, bar.move_to, stop)
+    return end.code
+
+
 def remove_half_written(run: Path) -> None:
     """Delete what a killed process left of the results and their picture beside the run directory."""
-    for ending in (".", "_scatter."):  # not only by the run's name, with which that of another run may begin
-        for path in run.parent.glob(f".tmp-{escape(run.name + ending)}*"):
+    for suffix in (".", "_scatter."):  # not only by the run's name, with which that of another run may begin
+        for path in run.parent.glob(f".tmp-{escape(run.name + suffix)}*"):
             path.unlink()
 
 
@@ -292,7 +312,7 @@ def save(
     mean, std = input_statistics(values[reward].double().numpy())
     csv = run.path.with_name(f"{run.path.name}.csv")
     atomic_write_text(csv, _csv(samples, mean.tolist(), std.tolist()))
-    run.update_manifest(status="finished", artefacts=[path.name, csv.name])
+    run.update_manifest(artefacts=[path.name, csv.name])
     return Extraction(reward, values[reward], path, csv)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +18,16 @@ from transformers import (
 )
 
 from common.errors import UserError
-from common.files import sync
 from common.run_dir import RunDir
 from common.seeding import derive_seed
 from common.tracking import Tracker
-from rl4lms.config import NlpoConfig, SupervisedConfig, TrainConfig, unique_metrics
+from rl4lms.config import NlpoConfig, SupervisedConfig, TrainConfig, training_sizes, unique_metrics
 from rl4lms.datapools import Split, load_datapool
 from rl4lms.errors import DivergenceError, TrainingInterrupted
 from rl4lms.evaluation import EvaluationError, Evaluator, evaluation_inputs
 from rl4lms.metrics import build_metric
 from rl4lms.model.generation import Decoding
-from rl4lms.model.load import load_tokenizer
+from rl4lms.model.load import load_tokenizer, save_model_folder
 from rl4lms.model.parallel import World
 from rl4lms.model.source import Kind
 from rl4lms.samples import Sample, content_hash, subsample
@@ -193,21 +190,25 @@ def decodings(config: TrainConfig) -> dict[Split, Decoding]:
 
 
 def save_model(setup: TrainingSetup, model: PreTrainedModel) -> Path:
-    """Write the finetuned model and its tokenizer, whole or not at all; the main process's affair.
+    """Write the finetuned model and its tokenizer; returns their folder. The main process's affair."""
+    save_model_folder(setup.model_path, model, setup.tokenizer)
+    return setup.model_path
 
-    The folder is a valid `model_name` of every job.
-    """
-    folder = setup.model_path
-    temporary = folder.with_name(f".tmp-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    setup.tokenizer.save_pretrained(temporary)
-    for file in temporary.iterdir():
-        sync(file)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
-    sync(folder.parent)
-    return folder
+
+def log_sizes(setup: TrainingSetup) -> None:
+    """Log notices, sizes, samples and the memory that is needed."""
+    config = setup.config
+    for notice in config.notices():
+        logger.info("note: %s", notice)
+    for line in training_sizes(config):
+        logger.info("%s", line)
+    sizes = {split: len(samples) for split, samples in setup.evaluator.samples.items()}
+    evaluated = ", ".join(f"{split} {sizes[split]:,}" for split in setup.splits)
+    logger.info("samples: %s to train on; evaluated: %s", f"{len(setup.train):,}", evaluated)
+    if setup.world.size > 1 and isinstance(config.alg, SupervisedConfig):
+        logger.info("%d processes: an update has that many times the texts", setup.world.size)
+    for line in memory_lines(config, count_parameters(config.alg.model_name, config.alg.model_type)):
+        logger.info("%s", line)
 
 
 _FLOAT = 4  # bytes; weights are float32, with bfloat16 autocast too

@@ -1,20 +1,26 @@
-"""A training in its run directory, in this process alone: what the plan runner does for each experiment."""
+"""Trains in a run directory, new or resumed, whichever the algorithm is: for the runner and for plans."""
 
 from __future__ import annotations
 
+import argparse
 import logging
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.run_dir import RunDir
-from rl4lms.config import SupervisedConfig, TrainConfig, resolved, training_sizes
+from common.arguments import check_run_arguments, config_of_run
+from common.run_dir import RunDir, RunError, read_run
+from common.tracking import Tracker, WandbSettings, check_trackers
+from rl4lms.config import SupervisedConfig, TrainConfig, check_components, load_train_config, resolved
 
 if TYPE_CHECKING:
+    from rl4lms.model.parallel import World
     from rl4lms.run_setup import TrainingSetup
 
 logger = logging.getLogger(__name__)
+TRAIN_RUNNER = "rl4lms_train_text_generation.py"
 
 # What the flags of the training runner would say: a run of a plan can be resumed by that runner too.
 OPTIONS: dict[str, Any] = {
@@ -26,6 +32,45 @@ OPTIONS: dict[str, Any] = {
     "no_eval_on_train_set": False,
     "upload_model_to_wandb": False,
 }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that the training runner alone has: those of OPTIONS, name, folder and seed of a run."""
+    parser.add_argument(
+        "--base_path_to_store_results",
+        type=Path,
+        default=Path("outputs/rl4lms_training"),
+        help="folder of the run folders (%(default)s)",
+    )
+    parser.add_argument("--experiment_name", help="begins the names of the run's folder and files")
+    parser.add_argument("--project_name", help="Weights & Biases project (rl4lms_training)")
+    parser.add_argument("--entity_name", help="Weights & Biases account or team")
+    parser.add_argument("--log_to_wandb", action="store_true", help="send metrics to Weights & Biases")
+    parser.add_argument("--log_to_tensorboard", action="store_true", help="write metrics for TensorBoard")
+    parser.add_argument(
+        "--log_entire_predictions", action="store_true", help="write the texts of every evaluation"
+    )
+    parser.add_argument("--no_eval_on_train_set", action="store_true", help="evaluate on val and test alone")
+    parser.add_argument(
+        "--upload_model_to_wandb", action="store_true", help="with --log_to_wandb: the finetuned model too"
+    )
+    parser.add_argument("--seed", type=int, help="short for --set runtime.seed=SEED")
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with status 2 if the flags do not go together."""
+    check_run_arguments(parser, args, fixed=["experiment_name", "seed", *OPTIONS])
+    if args.experiment_name is not None and not re.fullmatch(r"\w[\w.+-]*", args.experiment_name):
+        parser.error(f"--experiment_name becomes part of file names, got {args.experiment_name!r}")
+    if args.upload_model_to_wandb and not args.log_to_wandb:
+        parser.error("--upload_model_to_wandb needs --log_to_wandb")
+
+
+def check_needs(path: Path, config: TrainConfig, options: dict[str, Any]) -> None:
+    """Raises RunError, ConfigError: this machine lacks what trackers, dataset, reward or metrics need."""
+    if missing := check_trackers(options["log_to_tensorboard"], options["log_to_wandb"], "--log_to_"):
+        raise RunError(missing)
+    check_components(path, config)
 
 
 def create_training_run(base: Path, name: str, config: TrainConfig, manifest: dict[str, Any]) -> RunDir:
@@ -48,38 +93,105 @@ def create_training_run(base: Path, name: str, config: TrainConfig, manifest: di
     return RunDir.create(base, name, data, fields | manifest, prefix=f"{name}_")
 
 
-def train_in(run: RunDir, config: TrainConfig, should_stop: Callable[[], bool]) -> Path:
-    """Finetune as `config` says, or go on with it; returns the model's folder.
+def read_config(args: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any]]:
+    """Config and options of a new run, or of one that is to be resumed.
 
+    args: flags of the training runner. Raises RunError; ConfigError, also if the run is not a training's.
+    """
+    if args.resume is None:
+        overrides = [*args.overrides, *([] if args.seed is None else [f"runtime.seed={args.seed}"])]
+        return load_train_config(args.config_path, overrides), {name: getattr(args, name) for name in OPTIONS}
+    manifest, config = read_run(args.resume).manifest, config_of_run(args.resume, TrainConfig)
+    if manifest.get("job") != "training":
+        raise RunError(f"{args.resume} is no run of {TRAIN_RUNNER}")
+    if manifest.get("status") == "finished":
+        raise RunError(f"{args.resume} is finished: there is nothing to resume")
+    return config, manifest["options"]
+
+
+def open_run(args: argparse.Namespace, config: TrainConfig, options: dict[str, Any]) -> RunDir:
+    """The run's directory: a new one under --base_path_to_store_results, or that of --resume."""
+    if args.resume is not None:
+        return RunDir.open(args.resume)
+    name = args.experiment_name or default_name(args.config_path, config)
+    return create_training_run(args.base_path_to_store_results, name, config, {"options": options})
+
+
+def default_name(config_path: Path, config: TrainConfig) -> str:
+    """`narrative_qa_t5_ppo`: the dataset, if the file's name does not begin with it, and that name."""
+    dataset, stem = config.datapool.id.replace(":", "-"), re.sub(r"[^\w.+-]", "_", config_path.stem)
+    return stem if stem.startswith(dataset) else f"{dataset}_{stem}"
+
+
+def train(
+    config: TrainConfig,
+    path: Path,
+    run: RunDir | None,
+    world: World | None = None,
+    tracker: Tracker | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Finetune as `config` says, or go on with it; leaves the model in the run's directory `path`.
+
+    run: the same directory, open, in the main process; None elsewhere. world: None = this process alone.
     Raises TrainingInterrupted, DivergenceError, and what else stops a training.
     """
+    # Seconds of imports, only now that there is a run.
     from rl4lms.model.parallel import World
-    from rl4lms.run_setup import prepare
+    from rl4lms.run_setup import log_sizes, prepare
 
-    for line in [*(f"note: {notice}" for notice in config.notices()), *training_sizes(config)]:
-        logger.info("%s", line)
-    options = run.manifest["options"]
+    manifest = read_run(path).manifest
+    options = manifest["options"]
     setup = prepare(
         config,
-        run.path,
+        path,
         run,
-        World(),
-        prefix=run.prefix,
+        world or World(),
+        prefix=manifest.get("prefix", ""),
+        tracker=tracker,
         eval_on_train=not options["no_eval_on_train_set"],
         save_predictions=options["log_entire_predictions"],
         should_stop=should_stop,
     )
+    if setup.world.is_main:
+        log_sizes(setup)
+    run_algorithm = algorithm_of(config)
     run_algorithm(setup)
-    return setup.model_path
+    if run is not None:
+        run.update_manifest(artefacts=[setup.model_path.name])
 
 
-def run_algorithm(setup: TrainingSetup) -> None:
-    """Train as the config says. Raises as `train_supervised` and `train_on_policy`."""
-    if isinstance(setup.config.alg, SupervisedConfig):
+def algorithm_of(config: TrainConfig) -> Callable[[TrainingSetup], None]:
+    """The page that the config's algorithm is on."""
+    if isinstance(config.alg, SupervisedConfig):
         from rl4lms.sft.train import train_supervised
 
-        train_supervised(setup)
-    else:
-        from rl4lms.ppo.train import train_on_policy
+        return train_supervised
+    from rl4lms.ppo.train import train_on_policy
 
-        train_on_policy(setup)
+    return train_on_policy
+
+
+def start_tracker(run: RunDir, config: TrainConfig) -> Tracker:
+    """TensorBoard and Weights & Biases, if the run's options ask for them. Raises TrackerError."""
+    options, wandb = run.manifest["options"], None
+    if options["log_to_wandb"]:
+        model = () if options["upload_model_to_wandb"] else (f"{run.prefix}model/*",)
+        wandb = WandbSettings(
+            project=options["project_name"] or "rl4lms_training",
+            entity=options["entity_name"] or "",
+            exclude_files=(f"{run.prefix}checkpoints/*", "tensorboard/*", *model),
+            opt_out="leave out --log_to_wandb",
+        )
+    return Tracker(run, options["log_to_tensorboard"], wandb, purge_step=resumed_step(run, config) + 1)
+
+
+def resumed_step(run: RunDir, config: TrainConfig) -> int:
+    """The iteration or update of the newest checkpoint, 0 without one."""
+    if isinstance(config.alg, SupervisedConfig):
+        from rl4lms.sft.checkpoints import checkpoints_in
+
+        checkpoints = checkpoints_in(run.checkpoints_path)
+    else:
+        checkpoints = run.checkpoints()
+    return int(re.split(r"[-_]", checkpoints[-1].stem)[-1]) if checkpoints else 0

@@ -28,7 +28,7 @@ from sft_vs_rft.objectives import (
     rewards_of_labels,
     wrong_rewards,
 )
-from sft_vs_rft.train import TrainingInterrupted, TrainResult, predict, train
+from sft_vs_rft.train import TrainResult, predict, train
 
 logger = logging.getLogger(__name__)
 TOLERANCE = 0.2  # of reward and of std, on a reward range of 2
@@ -101,14 +101,14 @@ def run_experiment(
     should_stop: Callable[[], bool] = lambda: False,
     share: int = 1,
 ) -> TrainResult:
-    """Run or continue the experiment of `run`; its manifest tells how it ended.
+    """Run or continue the experiment of `run`.
 
     config: with its seeds resolved, as in the run's config.json; share: experiments that share the cores.
     Raises what stopped it: TrainingInterrupted, DataError, ModelError, CheckpointError, NonFiniteLossError.
     """
     torch.set_num_threads(run.manifest.get("num_threads") or num_threads(config, share))
     device = choose_device(config)
-    run.update_manifest(status="running", device=str(device), num_threads=torch.get_num_threads(), error=None)
+    run.update_manifest(device=str(device), num_threads=torch.get_num_threads())
     try:
         # 1. Data and model, both functions of the config's seeds.
         data = load_data(config)
@@ -145,17 +145,10 @@ def run_experiment(
 
         # 3. Training.
         result = _train(config, data, model, run, checkpoint, progress, _drawing(config, run, should_stop))
-    except (TrainingInterrupted, KeyboardInterrupt):
-        run.update_manifest(status="interrupted")
-        raise
-    except BaseException as error:
-        run.update_manifest(status="failed", error=f"{type(error).__name__}: {error}")
-        raise
     finally:
         _draw(config, run)
     checkpoints = run.checkpoints()
     run.update_manifest(
-        status="finished",
         score=result.score,
         last_epoch=result.last_epoch,
         stopped_early=result.stopped_early,

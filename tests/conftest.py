@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from common import process
+
 # Set here, before any test module is imported: the libraries read these once, and subprocesses inherit them.
 # Two torch threads on a busy two-core machine were measured up to 28 times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
+process.prepare()
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["WANDB_MODE"] = "offline"
 # A default, so that HF_HUB_OFFLINE=0 lets the tests marked network through.

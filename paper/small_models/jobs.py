@@ -1,18 +1,26 @@
-"""The training of a model as a job of common.schedule, and where its model lies. Imports nothing heavy."""
+"""Trains a model in its run directory, as a runner or as a job of a plan. Imports nothing heavy."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from common.console import progress, stop_request
 from common.identity import IDENTITY, hash_of
-from common.jobs import Job, Place, Report
+from common.jobs import Job, Place, Report, ending
 from common.run_dir import RunDir, RunError
 from paper.small_models.config import PretrainConfig
+from rl4lms.errors import TrainingInterrupted
 from rl4lms.model.source import link_problem
+
+logger = logging.getLogger(__name__)
+INTERRUPT_MESSAGE = (
+    "stopping after the update under way, with a checkpoint; press Ctrl-C again to stop at once"
+)
 
 
 def identity(config: PretrainConfig) -> str:
@@ -49,6 +57,24 @@ def publish(model: Path, link: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(model, link.parent))
     os.replace(temporary, link)
+
+
+def run_pretraining(config: PretrainConfig, run: RunDir, link: Path, resume_command: str) -> int:
+    """Pretrain as a runner does, then let `link` lead to the model; returns the exit status.
+
+    resume_command: of a runner that goes on with it.
+    """
+    from paper.small_models.train import pretrain
+
+    logger.info("run folder: %s", run.path)
+    with (
+        stop_request(INTERRUPT_MESSAGE) as stop,
+        ending(run, resume_command, TrainingInterrupted) as end,
+        progress(config.alg.steps, f"training {config.name}", unit="update") as bar,
+    ):
+        publish(pretrain(config, run, lambda step, status: bar.move_to(step, status=status), stop), link)
+        logger.info("model: %s", link)
+    return end.code
 
 
 def _create(config: PretrainConfig, folder: Path, earlier: Sequence[Path], place: Place) -> RunDir:

@@ -1,13 +1,8 @@
-"""The architectures, their loss, and the folder they are saved in."""
+"""The architectures and their loss."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from pathlib import Path
-
 import torch
-import transformers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -21,7 +16,6 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from common.files import sync
 from common.seeding import derive_seed, isolated_rng
 from paper.small_models.config import PretrainConfig
 from paper.small_models.corpus import IGNORED, Batch
@@ -111,17 +105,3 @@ def mean_loss(model: PreTrainedModel, batch: Batch, dtype: str) -> Tensor:
     with autocast(batch.labels.device, dtype):
         logits, labels, _ = target_logits(model, batch)
         return cross_entropy(logits, labels)
-
-
-def save_model_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write model and tokenizer into `folder`, whole or not at all."""
-    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    transformers.utils.logging.disable_progress_bar()  # of the file that is written, across our own
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    for file in temporary.iterdir():
-        sync(file)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
-    sync(folder.parent)

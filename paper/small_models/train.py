@@ -20,10 +20,10 @@ from common.seeding import derive_seed, isolated_rng
 from paper.small_models.config import PretrainConfig, model_of
 from paper.small_models.corpus import Corpus, batches, held_out_corpus, training_corpus
 from paper.small_models.held_out import describe, evaluate, sample_texts, save_loss_plot
-from paper.small_models.models import build_model, mean_loss, save_model_folder
+from paper.small_models.models import build_model, mean_loss
 from paper.small_models.vocabulary import build_tokenizer
 from rl4lms.errors import DivergenceError, TrainingInterrupted
-from rl4lms.model.load import choose_device
+from rl4lms.model.load import choose_device, save_model_folder
 
 ROWS = "losses.jsonl"
 Report = Callable[[int, str], None]
@@ -58,11 +58,9 @@ def pretrain(
     optimizer = Adafactor(model.parameters(), lr=alg.learning_rate, scale_parameter=True, relative_step=False)
     step = restore(run, model, optimizer, device)
     run.update_manifest(
-        status="running",
         device=str(device),
         threads=torch.get_num_threads(),
         weights=sum(p.numel() for p in model.parameters()),
-        error=None,
     )
     logger.info("%s texts, %s weights, %s tokens in the vocabulary", f"{len(texts):,}",
                 f"{run.manifest['weights']:,}", f"{len(tokenizer):,}")  # fmt: skip
@@ -114,7 +112,7 @@ def pretrain(
     save_model_folder(folder, model, tokenizer)
     for line in sample_texts(config, folder, held_out, device):
         logger.info("%s", line)
-    run.update_manifest(status="finished", artefacts=[folder.name])
+    run.update_manifest(artefacts=[folder.name])
     return folder
 
 

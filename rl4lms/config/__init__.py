@@ -9,6 +9,7 @@ from rl4lms.config.algorithms import A2cConfig, NlpoConfig, OnPolicyConfig, PpoC
 from rl4lms.config.extract import ExtractConfig
 from rl4lms.config.parts import MetricConfig, OnPolicySizes, TokenizerConfig, unique_metrics
 from rl4lms.config.report import (
+    check_components,
     check_report,
     extraction_sizes,
     load_extract_config,
@@ -30,6 +31,7 @@ __all__ = [
     "SupervisedConfig",
     "TokenizerConfig",
     "TrainConfig",
+    "check_components",
     "check_report",
     "extraction_sizes",
     "load_extract_config",

@@ -9,7 +9,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
-from common.config import Keys, Problem, load_config, parse_path, path_text
+from common.config import ConfigError, Keys, Located, Problem, load_config, parse_path, path_text
 from common.registry import Registry
 from rl4lms.config.algorithms import SupervisedConfig
 from rl4lms.config.extract import ExtractConfig
@@ -40,6 +40,12 @@ def missing_components(config: ExtractConfig | TrainConfig) -> list[Problem]:
         for place, registry, name, args in _components(config)
         for problem in registry.missing(name, args)
     ]
+
+
+def check_components(path: Path, config: ExtractConfig | TrainConfig) -> None:
+    """Raises ConfigError with all that the config at `path` needs and this machine lacks."""
+    if missing := missing_components(config):
+        raise ConfigError(path, [Located(None, problem.path, problem.message) for problem in missing])
 
 
 def resolved(config: ExtractConfig | TrainConfig) -> dict[str, Any]:

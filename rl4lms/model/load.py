@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import (
 )
 from transformers.activations import NewGELUActivation
 
+from common.files import sync
 from common.hub import first_line, spare_retries_without_network
 from rl4lms.model.source import Kind, ModelSourceError, check_model_source, check_tokenizer_source, wrong_kind
 
@@ -86,6 +88,23 @@ def _fuse_gelu(model: PreTrainedModel) -> None:
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
+
+
+def save_model_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write model and tokenizer into `folder`, whole or not at all: a valid `model_name` of every job.
+
+    For one process at a time.
+    """
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    transformers.utils.logging.disable_progress_bar()  # of the file that is written, across our own
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    for file in temporary.iterdir():
+        sync(file)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+    sync(folder.parent)
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

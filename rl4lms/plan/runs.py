@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +20,7 @@ from common.run_dir import RunDir, read_run
 from rl4lms.config import ExtractConfig, SupervisedConfig, TrainConfig, resolved
 from rl4lms.metrics import METRICS
 from rl4lms.plan.schema import Experiment, Plan, RunConfig
-from rl4lms.train import OPTIONS, create_training_run, train_in
+from rl4lms.train import OPTIONS, create_training_run, train
 
 IMPORTS = ("rl4lms.extract", "rl4lms.ppo.train", "rl4lms.sft.train", "matplotlib.backends.backend_agg")
 
@@ -45,7 +44,7 @@ def _job_of(plan: Plan, experiment: Experiment, start: Job | None) -> Job:
         create, work = partial(_create_extraction, folder, experiment, key), partial(_extract, experiment)
         unit, steps = "text", config.generations
     else:
-        create, work = partial(_create_training, plan, experiment, key), partial(_train, plan, experiment)
+        create, work = partial(_create_training, plan, experiment, key), partial(_train, experiment)
         steps = None
         unit = "update" if isinstance(config.alg, SupervisedConfig) else "iteration"
     return Job(
@@ -58,6 +57,7 @@ def _job_of(plan: Plan, experiment: Experiment, start: Job | None) -> Job:
         imports=imports_of([metric.id for metric in part.metrics]),
         steps=steps or 1,  # the work reports how many there are
         unit=unit,
+        keep_checkpoints=plan.keep_checkpoints,
     )
 
 
@@ -119,15 +119,11 @@ def _create_extraction(
 
 
 def _train(
-    plan: Plan, experiment: Experiment, run: RunDir, place: Place, stop: Callable[[], bool], report: Report
+    experiment: Experiment, run: RunDir, place: Place, stop: Callable[[], bool], report: Report
 ) -> None:
     config = _recorded(run, TrainConfig, experiment.config)
     with _resources(run, place, report):
-        model = train_in(run, config, stop)
-    # Finished before its checkpoints go: a kill in between is not to cost the training.
-    run.update_manifest(status="finished", artefacts=[model.name])
-    if not plan.keep_checkpoints:
-        shutil.rmtree(run.checkpoints_path, ignore_errors=True)
+        train(config, run.path, run, should_stop=stop)
 
 
 def _extract(

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import threading
+import traceback
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from common.run_dir import RunDir, find_runs, read_run
 from rl4lms.config import load_train_config
 from rl4lms.errors import DivergenceError, TrainingInterrupted
 from rl4lms.model.source import check_model_source, check_tokenizer_source
+from rl4lms.rewards import RewardError
+from rl4lms.train import OPTIONS, default_name, open_run, start_tracker
 
 main = runner.main
 
@@ -114,9 +117,9 @@ def test_what_will_happen_is_said_first(finished):
 
 def test_default_name_is_of_dataset_and_file():
     config = load_train_config("rl4lms_scripts/training/narrative_qa/t5_ppo.yml")
-    assert runner.default_name(Path("a/t5_ppo.yml"), config) == "narrative_qa_t5_ppo"
-    assert runner.default_name(Path("a/narrative_qa_t5_ppo.yml"), config) == "narrative_qa_t5_ppo"
-    assert runner.default_name(Path("a/my config.yml"), config) == "narrative_qa_my_config"
+    assert default_name(Path("a/t5_ppo.yml"), config) == "narrative_qa_t5_ppo"
+    assert default_name(Path("a/narrative_qa_t5_ppo.yml"), config) == "narrative_qa_t5_ppo"
+    assert default_name(Path("a/my config.yml"), config) == "narrative_qa_my_config"
 
 
 def test_no_evaluation_on_train(files, tmp_path):
@@ -130,9 +133,9 @@ def test_the_run_that_the_model_is_from_is_recorded(files, finished, tmp_path):
     override = f"alg.model_name={finished / 'mine_model'}"
     config = load_train_config(files / "t5_supervised.yml", [override])
     args = runner.build_parser().parse_args(flags(files, tmp_path, "--set", override))
-    with runner.create_run(args, config, {}) as run:
+    with open_run(args, config, OPTIONS) as run:
         assert run.manifest["parent_run"] == str(finished)
-        assert runner.start_tracker(run, config, {"log_to_wandb": False, "log_to_tensorboard": False})
+        assert start_tracker(run, config)
 
 
 # Stops, failures, resuming
@@ -181,29 +184,54 @@ def test_ctrl_c_checkpoints_and_the_resumed_run_equals_an_uninterrupted_one(file
     ("error", "code", "status", "shown"),
     [
         (DivergenceError("the loss is nan: lower it"), 1, "failed", "ERROR the loss is nan: lower it\n"),
+        (RewardError("reward 'own' raised"), 1, "failed", "ERROR reward 'own' raised\n"),
         (TrainingInterrupted(), 130, "interrupted", "interrupted"),
         (KeyboardInterrupt(), 130, "interrupted", "interrupted"),
         (ZeroDivisionError("by 0"), 1, "failed", "Traceback (most recent call last)"),
+        (SystemExit(0), 1, "failed", "Traceback (most recent call last)"),
     ],
 )
-def test_exit_status(files, tmp_path, monkeypatch, capfd, error, code, status, shown):
+@pytest.mark.parametrize("checkpoints", [0, 1])
+def test_exit_status(files, tmp_path, monkeypatch, capfd, error, code, status, shown, checkpoints):
     def fail(setup):
+        for number in range(checkpoints):
+            setup.run.save_checkpoint({}, number)
         raise error
 
-    monkeypatch.setattr(runner, "run_algorithm", fail)
+    monkeypatch.setattr("rl4lms.train.algorithm_of", lambda config: fail)
     assert main(flags(files, tmp_path, config="gpt2_ppo.yml")) == code
     (run,) = find_runs(tmp_path)
     assert run.manifest["status"] == status
     log = capfd.readouterr().err
-    assert shown in log and f"to go on: python {runner.__name__}.py --resume {run.path}" in log
-    assert ("Traceback" in log) == isinstance(error, ZeroDivisionError)
+    assert shown in log
+    # Where this try left a checkpoint behind, unless the next one would come to the same end.
+    helps = code == 130 or (checkpoints and not isinstance(error, DivergenceError))
+    assert (f"to go on: python {runner.__name__}.py --resume {run.path}" in log) == helps
+    assert ("Traceback" in log) == isinstance(error, ZeroDivisionError | SystemExit)
     if code == 1:
         assert run.manifest["error"] == f"{type(error).__name__}: {error}"
 
 
+def test_runner_dispatcher_and_page_follow_each_other_on_the_stack(files, tmp_path, monkeypatch):
+    import rl4lms.ppo.update
+
+    original, stacks = rl4lms.ppo.update.ppo_loss, []
+
+    def ppo_loss(*args, **kwargs):
+        stacks.append([Path(frame.filename) for frame in traceback.extract_stack()])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(rl4lms.ppo.update, "ppo_loss", ppo_loss)
+    assert main(flags(files, tmp_path, config="gpt2_ppo.yml")) == 0
+    start = stacks[0].index(Path(runner.__file__))
+    repository = Path(runner.__file__).parent
+    names = [path.relative_to(repository).as_posix() for path in stacks[0][start : start + 3]]
+    assert names == [f"{runner.__name__}.py", "rl4lms/train.py", "rl4lms/ppo/train.py"]
+
+
 def test_the_on_policy_setup_is_what_the_config_says(files, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(runner, "run_algorithm", seen.append)
+    monkeypatch.setattr("rl4lms.train.algorithm_of", lambda config: seen.append)
     assert main(flags(files, tmp_path, "--no_eval_on_train_set", config="gpt2_ppo.yml")) == 0
     (setup,) = seen
     assert setup.prefix == "jsonl_gpt2_ppo_" == setup.run.prefix
@@ -221,7 +249,7 @@ def test_changed_data_is_refused_on_a_resume(tmp_path, tiny_t5, monkeypatch, cap
     def stop(setup):
         raise TrainingInterrupted
 
-    monkeypatch.setattr(runner, "run_algorithm", stop)
+    monkeypatch.setattr("rl4lms.train.algorithm_of", lambda config: stop)
     base = tmp_path / "runs"
     assert main(flags(tmp_path, base, config="own.yml")) == 130
     (run,) = find_runs(base)
@@ -335,11 +363,11 @@ def test_a_model_is_uploaded_only_if_asked(files, tmp_path, monkeypatch):
     settings = []
     monkeypatch.setattr(tracking, "_start_wandb", lambda run, given: settings.append(given))
     config = load_train_config(files / "gpt2_ppo.yml")
-    options = dict.fromkeys(runner.OPTIONS, False) | {"log_to_wandb": True, "project_name": None}
-    options |= {"entity_name": "team"}
+    options = OPTIONS | {"log_to_wandb": True, "entity_name": "team"}
     with RunDir.create(tmp_path, "mine", {}, {}, prefix="mine_") as run:
         for upload in (False, True):
-            runner.start_tracker(run, config, options | {"upload_model_to_wandb": upload})
+            run.update_manifest(options=options | {"upload_model_to_wandb": upload})
+            start_tracker(run, config)
     assert [(s.project, s.entity) for s in settings] == [("rl4lms_training", "team")] * 2
     excluded = [s.exclude_files for s in settings]
     assert "mine_model/*" in excluded[0] and "mine_model/*" not in excluded[1]
@@ -348,7 +376,7 @@ def test_a_model_is_uploaded_only_if_asked(files, tmp_path, monkeypatch):
 
 def test_signals_are_taken_back(files, tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(runner, "run_algorithm", lambda setup: None)
+    monkeypatch.setattr("rl4lms.train.algorithm_of", lambda config: lambda setup: None)
     assert threading.current_thread() is threading.main_thread()
     assert main(flags(files, tmp_path)) == 0
     assert signal.getsignal(signal.SIGINT) is before

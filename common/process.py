@@ -1,4 +1,4 @@
-"""Memory that tensors free stays with the process, where glibc would give it back and ask for it again."""
+"""What a process sets for itself before it imports torch: how threads wait, where freed memory goes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ import sys
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _LARGEST_MAPPED = 32 << 20  # bytes; the most that glibc accepts
 _KEPT = 1 << 30  # bytes of free memory at the end of the heap
+
+
+def prepare() -> None:
+    """Set up this process and those that it starts; to be called first in `main`, before torch is imported.
+
+    What the user's environment says about either stays as it is.
+    """
+    # Threads of a small model that wait for each other by spinning are 10 to 40 times slower once anything
+    # else runs on the machine (docs/decisions.md). OpenMP reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
 
 
 def keep_freed_memory() -> bool:
