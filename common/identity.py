@@ -84,6 +84,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # A forked child may hold a copy of the descriptor.
         os.close(descriptor)
 
 

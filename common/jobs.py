@@ -48,8 +48,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job is done. gpu: the one to use, None = its own choice. share: jobs that share the cores."""
+    """Where a job is done, one of a plan's.
 
+    number: from 1; the line of its bar. gpu: the one to use, None = the job's own choice. share: how many
+    jobs share the cores.
+    """
+
+    number: int = 1
     gpu: int | None = None
     share: int = 1
 

@@ -56,19 +56,21 @@ def in_own_process(job: Job, run: Path, place: Place, stop: StopRequest, bar: Pr
     context = cast(ForkServerContext | SpawnContext, multiprocessing.get_context(start_method()))
     process = context.Process(target=_work, args=(job, run, place), name=job.label)
     (run / NEWS).unlink(missing_ok=True)  # of an earlier try that was killed
-    news, is_told = NewsReader(run / NEWS), False
+    shown, is_told = 0, False
     with _starting, _held_signals():
         process.start()
-    while not wait([process.sentinel], LOOK_EVERY):
-        news.show(job, bar)
-        if stop.at_once:
+    try:
+        while not stop.at_once and not wait([process.sentinel], LOOK_EVERY):
+            shown = show_news(run / NEWS, shown, job, bar)
+            if stop.requested and not is_told:
+                is_told = True
+                process.terminate()
+    finally:
+        if not wait([process.sentinel], 0):
             process.kill()
-        elif stop.requested and not is_told:
-            is_told = True
-            process.terminate()
-    with _starting:
-        process.join()
-    news.show(job, bar)
+        with _starting:
+            process.join()
+    show_news(run / NEWS, shown, job, bar)
     (run / NEWS).unlink(missing_ok=True)
     return outcome_of(run, f"its process died (exit code {process.exitcode})")
 
@@ -160,23 +162,19 @@ class NewsWriter(logging.Handler):
             file.write(json.dumps(row) + "\n")
 
 
-class NewsReader:
-    """Reads a run's news as they come; a row of which the end is missing is not read."""
+def show_news(path: Path, start: int, job: Job, bar: Progress) -> int:
+    """Move the bar to where a run is, and log what it has to say unless the job is silent.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._end = 0  # of what was read
-
-    def show(self, job: Job, bar: Progress) -> None:
-        """Move the bar to where the run is, and log what it has to say unless the job is silent."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._end)
-            whole, newline, _ = file.read().rpartition(b"\n")
-        self._end += len(whole + newline)
-        for row in map(json.loads, whole.splitlines()):
-            if "steps" in row:
-                bar.move_to(row["steps"], row["total"], row["status"])
-            elif not job.silent:
-                logger.log(row["level"], "%s: %s", job.label, row["text"])
+    start: where in the file of news to begin; returns where the next ones do. A torn last row is not read.
+    """
+    if not path.exists():
+        return start
+    with path.open("rb") as file:
+        file.seek(start)
+        whole, newline, _ = file.read().rpartition(b"\n")
+    for row in map(json.loads, whole.splitlines()):
+        if "steps" in row:
+            bar.move_to(row["steps"], row["total"], row["status"])
+        elif not job.silent:
+            logger.log(row["level"], "%s: %s", job.label, row["text"])
+    return start + len(whole + newline)
