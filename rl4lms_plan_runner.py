@@ -5,21 +5,19 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from common import process
-from common.config import ConfigError, Located, add_config_arguments, describe_fields
+from common.config import ConfigError, add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
-from common.files import atomic_write_text
-from common.jobs import Outcome
-from common.plan_jobs import exit_code, outcome_lines
+from common.errors import UserError
+from common.plan_jobs import exit_code
 from common.schedule import run_jobs
-from rl4lms.config import ExtractConfig, TrainConfig, extraction_sizes, missing_components, training_sizes
-from rl4lms.plan import Experiment, LoadedPlan, Plan, load_plan
+from rl4lms.config import ExtractConfig, TrainConfig
+from rl4lms.plan import Plan, load_plan
+from rl4lms.plan.report import print_check, report, what_is_missing
 from rl4lms.plan.runs import jobs_of
-from rl4lms.plan.summary import summarise, table_csv, table_text, unknown_metric
 
 logger = logging.getLogger(__name__)
 INTERRUPT_MESSAGE = "stopping after the steps under way, resumable; press Ctrl-C again to stop at once"
@@ -59,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if lacking := what_is_missing(loaded):
             raise ConfigError(args.plan_config_path, lacking)
-    except ConfigError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
     console = not args.disable_console_log
@@ -74,53 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return INTERRUPTED_EXIT_CODE
         report(loaded, outcomes, args.plan_config_path.stem)
     return exit_code(outcomes)
-
-
-def print_check(loaded: LoadedPlan) -> None:
-    """What the plan would run: each setting with what it starts from, what it changes, and its sizes."""
-    for notice in loaded.notices:
-        print(f"note: {notice}")
-    by_setting: dict[str, list[Experiment]] = {}
-    for experiment in loaded.experiments:
-        by_setting.setdefault(experiment.setting, []).append(experiment)
-    runs, settings = f"{len(loaded.experiments)} experiments", f"{len(by_setting)} settings"
-    print(f"{loaded.plan.name}: {runs} of {settings}, in {loaded.plan.output_path}")
-    for setting, experiments in by_setting.items():
-        first = experiments[0]
-        seeds = ", ".join(str(experiment.config.runtime.seed) for experiment in experiments)
-        print(f"\n{setting}: runtime.seed {seeds}")
-        print(f"  from: {first.start.setting if first.start else first.config.alg.model_name}")
-        for name, value in first.changes.items():
-            print(f"  {name}: {value}")
-        config = first.config
-        sizes = extraction_sizes(config) if isinstance(config, ExtractConfig) else training_sizes(config)
-        print(textwrap.indent("\n".join(sizes), "  "))
-
-
-def what_is_missing(loaded: LoadedPlan) -> list[Located]:
-    """What rewards, metrics and datasets of any experiment need and this machine lacks."""
-    first = {experiment.configuration: experiment for experiment in reversed(loaded.experiments)}
-    return [
-        Located(None, f"{name}: {problem.path}", problem.message)
-        for name, experiment in reversed(first.items())
-        for problem in missing_components(experiment.config)
-    ]
-
-
-def report(loaded: LoadedPlan, outcomes: Sequence[Outcome], stem: str) -> None:
-    """Log how each experiment ended and the table over seeds, which is also written as CSV."""
-    for line in outcome_lines(loaded.plan, loaded.experiments, outcomes):
-        logger.info("%s", line)
-    if not any(outcome.is_done for outcome in outcomes):
-        return
-    summaries = summarise(loaded.experiments, outcomes, loaded.plan.score_metric_name)
-    for line in table_text(summaries):
-        logger.info("  %s", line)
-    if problem := unknown_metric(summaries, loaded.plan.score_metric_name):
-        logger.warning("%s", problem)
-    path = Path(loaded.plan.output_path) / f"{stem}_summary.csv"
-    atomic_write_text(path, table_csv(summaries))
-    logger.info("summary: %s", path)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import statistics
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from common import process
-from common.config import ConfigError, add_config_arguments, describe_fields
+from common.config import add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
-from common.jobs import Outcome
-from common.plan_jobs import by_setting, exit_code, mean_and_std, outcome_lines
+from common.errors import UserError
+from common.plan_jobs import exit_code
 from common.schedule import run_jobs
 from sft_vs_rft.config import ExperimentConfig
-from sft_vs_rft.plan import Experiment, LoadedPlan, Plan, load_plan, steps_of
+from sft_vs_rft.plan import Plan, load_plan
 from sft_vs_rft.schedule import INTERRUPT_MESSAGE, jobs_of, score_of
+from sft_vs_rft.summary import print_check, summary
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("the following arguments are required: --plan_config_path")
     try:
         loaded = load_plan(args.plan_config_path, args.overrides)
-    except ConfigError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
     if args.check:
@@ -85,43 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in summary(loaded.plan, loaded.experiments, outcomes, scores):
             logger.info("%s", line)
     return exit_code(outcomes)
-
-
-def print_check(loaded: LoadedPlan) -> None:
-    """What the plan would run: resolved configs and derived sizes."""
-    for notice in loaded.notices:
-        print(f"note: {notice}")
-    print(f"{loaded.plan.name}: {len(loaded.experiments)} experiments")
-    for experiment in loaded.experiments:
-        print(f"\n{experiment.name}: {steps_of(experiment.config)}")
-        print(json.dumps(experiment.config.model_dump(), indent=2))
-
-
-def summary(
-    plan: Plan,
-    experiments: Sequence[Experiment],
-    outcomes: Sequence[Outcome],
-    scores: Sequence[float | None],
-) -> list[str]:
-    """Lines that say how each experiment ended, and which configuration was the best.
-
-    scores: of the experiments; None: it did not run to its end.
-    """
-    results = ["not run to its end" if score is None else f"score {score:.6g}" for score in scores]
-    lines = outcome_lines(plan, experiments, outcomes, results)
-    settings = [
-        (pairs[0][0].config.experiment_name, [score for _, score in pairs if score is not None])
-        for pairs in by_setting(experiments, scores)
-    ]
-    measured = [(name, values) for name, values in settings if values]
-    if measured:
-        choose, order = (max, "largest") if plan.largest else (min, "smallest")
-        name, values = choose(measured, key=lambda setting: statistics.fmean(setting[1]))
-        mean, std = mean_and_std(values)
-        spread = "" if std is None else f", std {std:.3g} over {len(values)}"
-        metric = "/".join(sorted({experiment.config.score_metric_name for experiment in experiments}))
-        lines.append(f"  best ({order} {metric}): {name}, {mean:.6g}{spread}")
-    return lines
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,3 +48,8 @@ def config_of_run(path: Path, model: type[ConfigT]) -> ConfigT:
 def resume_command(runner: str, path: Path) -> str:
     """The command that goes on with a run. runner: the file of the runner that began it."""
     return f"python {Path(runner).name} --resume {shlex.quote(str(path))}"
+
+
+def this_command() -> str:
+    """The command that this process was started with."""
+    return shlex.join(["python", *sys.argv])

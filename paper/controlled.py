@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.arguments import this_command
 from common.config import ConfigError
 from common.identity import finished_runs
 from common.plan_jobs import exit_code
@@ -156,7 +156,7 @@ def run_and_draw(args: argparse.Namespace, items: Sequence[str], plans: Sequence
                 if not outcome.is_done:
                     logger.error("%s: %s %s", experiment.name, outcome.status, outcome.error or "")
             if status := exit_code(outcomes):
-                logger.error("to go on: %s", shlex.join(["python", *sys.argv]))
+                logger.error("to go on: %s", this_command())
                 return status
             runs += [outcome.run for outcome in outcomes if outcome.run is not None]
         draw_figure3(args, item, runs)
@@ -203,11 +203,7 @@ def draw_figure3(args: argparse.Namespace, item: str, folders: Sequence[Path]) -
         {"path": str(run.path), "status": run.manifest.get("status"), "config": run.config} for run in runs
     ]
     stem = args.output_dir / ("runs" if args.runs else args.scale) / item
-    show(
-        save_figure(
-            figure3(table, TITLES[item]), stem, table, used, command=shlex.join(["python", *sys.argv])
-        )
-    )
+    show(save_figure(figure3(table, TITLES[item]), stem, table, used, command=this_command()))
 
 
 def draw_theory(args: argparse.Namespace) -> None:

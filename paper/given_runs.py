@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.arguments import this_command
 from common.files import read_rows
 from common.run_dir import RunError, RunInfo, read_run
 from paper.controlled import show
@@ -148,7 +148,7 @@ def study_of(runs: Sequence[RunInfo]) -> Study:
         trainings=trained,
         base=base,
         swept=max(counts, key=lambda task: counts[task]),
-        command=shlex.join(["python", *sys.argv]),
+        command=this_command(),
     )
 
 

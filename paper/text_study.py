@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.arguments import this_command
 from common.jobs import Job, JobKey, Outcome
 from common.plan import PlanSettings
 from common.run_dir import RunError
@@ -233,7 +232,7 @@ def figures_study(study: StudyConfig, done: Sequence[Done]) -> Study:
         trainings=list(sources["training"]),
         labels={name: task.label for name, task in study.tasks.items()},
         base={one.run.task: _settings(one) for one in done if one.run.configuration == f"{one.run.task}-rft"},
-        command=shlex.join(["python", *sys.argv]),
+        command=this_command(),
     )
 
 

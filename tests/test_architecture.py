@@ -73,6 +73,19 @@ def test_runners_stand_at_the_top():
     assert offences([REPO / f"{name}.py" for name in sorted(RUNNERS)], set(MAY_IMPORT)) == []
 
 
+TABLES = pytest.mark.xfail(strict=True, reason="its table half is on its way into rft_diagnose")
+LONGEST = {name: 90 for name in RUNNERS} | {"diagnose_vanishing_gradients": 160}  # lines
+
+
+@pytest.mark.parametrize(
+    "runner",
+    [pytest.param(name, marks=TABLES) if name.startswith("diagnose") else name for name in sorted(RUNNERS)],
+)
+def test_a_runner_parses_loads_checks_opens_and_calls(runner):
+    """And no more: what else there is to do has a room of its own."""
+    assert len((REPO / f"{runner}.py").read_text().splitlines()) <= LONGEST[runner]
+
+
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_packages_import_what_the_table_says(package):
     assert sources(package) and offences(sources(package), {package, *MAY_IMPORT[package]}) == []

@@ -10,7 +10,8 @@ from plan_runs import runs_of, write_plan
 from common.jobs import Outcome
 from common.run_dir import RunDir, find_runs, read_metrics
 from sft_vs_rft.plan import Experiment, Plan
-from sft_vs_rft_controlled_experiments_plan_runner import main, summary
+from sft_vs_rft.summary import summary
+from sft_vs_rft_controlled_experiments_plan_runner import main
 
 METHODS = ["reinforce", "supervised"]
 

@@ -1,0 +1,157 @@
+"""The front door's work: what is asked for, what it takes, and the page with all of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.workers import preload
+from paper import controlled, text_study
+from paper.given_runs import EXTRACTION_SUFFIX, draw_extractions, draw_given_study
+from paper.gpu_hours import table_of
+
+if TYPE_CHECKING:
+    from figures.claims import Results
+    from figures.report import Item
+
+DEFAULT_SEEDS = {"laptop": 3, "smoke": 1, "paper": 3}
+_NO_DOWNLOAD = (
+    "Real data that needs no download: docstrings of installed packages, and scikit-learn's digits. "
+)
+INTRO = {
+    "laptop": f"{_NO_DOWNLOAD}Small models; what holds here need not hold at the paper's scale.",
+    "smoke": f"{_NO_DOWNLOAD}Models that were trained for seconds, few inputs and updates: this page shows "
+    "that everything runs; its claims are of no weight, held or not.",
+    "paper": "Data, models and settings of the paper.",
+}
+ITEMS = [*text_study.ITEMS, *controlled.FIGURE3_ITEMS, "theory"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which items are drawn, at which scale, from what."""
+    parser.add_argument("--only", nargs="+", choices=ITEMS, metavar="ITEM", help=f"of {', '.join(ITEMS)}")
+    parser.add_argument(
+        "--scale",
+        choices=["laptop", "smoke", "paper"],
+        default="laptop",
+        help="laptop (default): data that needs no download; smoke: the same path in two minutes, too small "
+        "to show more than directions; paper: the plans of the paper",
+    )
+    parser.add_argument(
+        "--environments",
+        nargs="+",
+        default=["mlp"],
+        choices=["mlp", "resnet", "bert", "all"],
+        help="columns of figure 3: mlp (default; minutes), resnet, bert, or all",
+    )
+    parser.add_argument(
+        "--seeds", type=int, help="of figures 1 and 2 and table 1 (default 3, smoke: 1); the rest has one"
+    )
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="draw from these runs (or folders of runs), train nothing",
+    )
+    parser.add_argument("--report", action="store_true", help="also write the page with all items and claims")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("outputs/figures"), help="of figures (%(default)s)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="at a time (%(default)s)"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="print the stages and stop")
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Fill in the scale's number of seeds; end with status 2 if a number is none."""
+    if args.seeds is None:
+        args.seeds = DEFAULT_SEEDS[args.scale]
+    for name in ("jobs", "seeds"):
+        if getattr(args, name) < 1:
+            parser.error(f"argument --{name}: must be at least 1, got {getattr(args, name)}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be drawn: items of the text study, controlled items, and the plans that these need."""
+
+    study_items: list[str]
+    controlled_items: list[str]
+    plans: list[controlled.PlanOfItem]
+
+
+def choose_items(args: argparse.Namespace) -> Asked:
+    """What the flags ask for."""
+    controlled_items = [item for item in args.only or ITEMS if item not in text_study.ITEMS]
+    return Asked(text_study.asked_items(args.only), controlled_items, controlled.plans_of(args))
+
+
+def print_stages(args: argparse.Namespace, asked: Asked) -> None:
+    """What would run, with sizes and times; a mistake in any of it is found here, before the first stage."""
+    stages = controlled.stages(asked.controlled_items, asked.plans)
+    if args.scale == "paper":
+        for line in text_study.paper_commands(asked.study_items):
+            print(line)
+    elif asked.study_items:
+        stages += text_study.stages(args.scale, asked.study_items, args.seeds, args.jobs)
+    if stages:
+        print(f"{args.scale} scale, times on two cores without a GPU:", *table_of(stages), sep="\n")
+
+
+def draw_given_runs(args: argparse.Namespace) -> int:
+    """Draw from what exists: extraction files, or folders of runs."""
+    items = [item for item in text_study.ITEMS if item in (args.only or ())]
+    if not items:
+        return controlled.draw_runs(args)
+    if len(items) < len(args.only):
+        print("--runs draws items of text generation or of controlled runs, not both", file=sys.stderr)
+        return 2
+    if all(path.suffix == EXTRACTION_SUFFIX for path in args.runs):
+        return draw_extractions(args, items)
+    return draw_given_study(args, items)
+
+
+def run_and_draw(args: argparse.Namespace, asked: Asked) -> int:
+    """The controlled experiments first, which take minutes, then the study, then the page."""
+    folder = args.output_dir / args.scale
+    if args.jobs > 1 and asked.study_items:
+        modules = text_study.imports_of_study(text_study.study_for(args.scale, asked.study_items))
+        preload([*modules, *controlled.IMPORTS] if asked.controlled_items else modules)
+    status = controlled.run_and_draw(args, asked.controlled_items, asked.plans)
+    if status:
+        return status
+    if not asked.study_items and not args.report:
+        return 0
+    from figures.claims import Results
+
+    drawn: list[Item] = []
+    results = Results()
+    if asked.study_items:
+        drawn, results = text_study.run_and_draw(args, folder)
+        for item in drawn:
+            for stem in item.stems:
+                print(f"{item.name}: {stem}.*")
+    if args.report:
+        write_page(args, folder, drawn, results, asked.controlled_items)
+    return 0
+
+
+def write_page(
+    args: argparse.Namespace, folder: Path, drawn: list[Item], results: Results, items: Sequence[str]
+) -> None:
+    """Write one page with the drawn items and the controlled `items`, their claims, and whether they hold."""
+    from figures.claims import evaluate
+    from figures.report import write_report
+
+    every = [*drawn, *controlled.report_items(args, items, results)]
+    intro = f"Scale: {args.scale}. {INTRO[args.scale]}"
+    path = folder / "report.html"
+    write_report(path, "The paper in miniature", intro, every, evaluate(results))
+    print(f"page: {path}")

@@ -1,0 +1,64 @@
+"""What is said of a plan before it runs and after: on the console, and as a table over seeds."""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.config import Located
+from common.files import atomic_write_text
+from common.jobs import Outcome
+from common.plan_jobs import by_setting, outcome_lines
+from rl4lms.config import ExtractConfig, extraction_sizes, missing_components, training_sizes
+from rl4lms.plan.schema import LoadedPlan
+from rl4lms.plan.summary import summarise, table_csv, table_text, unknown_metric
+
+logger = logging.getLogger(__name__)
+
+
+def print_check(loaded: LoadedPlan) -> None:
+    """What the plan would run: each setting with what it starts from, what it changes, and its sizes."""
+    for notice in loaded.notices:
+        print(f"note: {notice}")
+    settings = by_setting(
+        loaded.experiments, [experiment.config.runtime.seed for experiment in loaded.experiments]
+    )
+    counts = f"{len(loaded.experiments)} experiments of {len(settings)} settings"
+    print(f"{loaded.plan.name}: {counts}, in {loaded.plan.output_path}")
+    for pairs in settings:
+        first = pairs[0][0]
+        print(f"\n{first.setting}: runtime.seed {', '.join(str(seed) for _, seed in pairs)}")
+        print(f"  from: {first.start.setting if first.start else first.config.alg.model_name}")
+        for name, value in first.changes.items():
+            print(f"  {name}: {value}")
+        config = first.config
+        sizes = extraction_sizes(config) if isinstance(config, ExtractConfig) else training_sizes(config)
+        print(textwrap.indent("\n".join(sizes), "  "))
+
+
+def what_is_missing(loaded: LoadedPlan) -> list[Located]:
+    """What rewards, metrics and datasets of any experiment need and this machine lacks."""
+    first = {experiment.configuration: experiment for experiment in reversed(loaded.experiments)}
+    return [
+        Located(None, f"{name}: {problem.path}", problem.message)
+        for name, experiment in reversed(first.items())
+        for problem in missing_components(experiment.config)
+    ]
+
+
+def report(loaded: LoadedPlan, outcomes: Sequence[Outcome], stem: str) -> None:
+    """Log how each experiment ended and the table over seeds, which is also written as CSV."""
+    for line in outcome_lines(loaded.plan, loaded.experiments, outcomes):
+        logger.info("%s", line)
+    if not any(outcome.is_done for outcome in outcomes):
+        return
+    summaries = summarise(loaded.experiments, outcomes, loaded.plan.score_metric_name)
+    for line in table_text(summaries):
+        logger.info("  %s", line)
+    if problem := unknown_metric(summaries, loaded.plan.score_metric_name):
+        logger.warning("%s", problem)
+    path = Path(loaded.plan.output_path) / f"{stem}_summary.csv"
+    atomic_write_text(path, table_csv(summaries))
+    logger.info("summary: %s", path)
