@@ -17,7 +17,7 @@ from common.schedule import run_jobs
 from rl4lms.config import ExtractConfig, TrainConfig
 from rl4lms.plan import Plan, load_plan
 from rl4lms.plan.report import print_check, report, what_is_missing
-from rl4lms.plan.runs import jobs_of
+from rl4lms.plan.runs import make_jobs
 
 logger = logging.getLogger(__name__)
 INTERRUPT_MESSAGE = "stopping after the steps under way, resumable; press Ctrl-C again to stop at once"
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with setup_logging(console=console):
         for notice in loaded.notices:
             logger.info("note: %s", notice)
-        jobs = jobs_of(loaded.plan, loaded.experiments)
+        jobs = make_jobs(loaded.plan, loaded.experiments)
         try:
             outcomes = run_jobs(loaded.plan, jobs, args.fresh, console, INTERRUPT_MESSAGE)
         except KeyboardInterrupt:

@@ -17,7 +17,7 @@ from common.plan_jobs import exit_code
 from common.schedule import run_jobs
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import Plan, load_plan
-from sft_vs_rft.schedule import INTERRUPT_MESSAGE, jobs_of, score_of
+from sft_vs_rft.schedule import INTERRUPT_MESSAGE, make_jobs, read_score
 from sft_vs_rft.summary import print_check, summary
 
 logger = logging.getLogger(__name__)
@@ -75,12 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for notice in loaded.notices:
             logger.warning("%s", notice)
         try:
-            jobs = jobs_of(loaded.experiments)
+            jobs = make_jobs(loaded.experiments)
             outcomes = run_jobs(loaded.plan, jobs, args.fresh, console, INTERRUPT_MESSAGE)
         except KeyboardInterrupt:
             logger.warning("stopped at once; the same command goes on from the last checkpoints")
             return INTERRUPTED_EXIT_CODE
-        scores = [score_of(outcome) for outcome in outcomes]
+        scores = [read_score(outcome) for outcome in outcomes]
         for line in summary(loaded.plan, loaded.experiments, outcomes, scores):
             logger.info("%s", line)
     return exit_code(outcomes)

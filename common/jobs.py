@@ -2,7 +2,7 @@
 
 The run directory is all that stands between who runs a job and the process that does it. Who runs it makes
 the directory, or finds that of an earlier try (`prepare`); the process goes on from what is there and leaves
-in the manifest how that ended (`do`, `ending`), which is where the outcome is read (`outcome_of`).
+in the manifest how that ended (`do`, `ending`), which is where the outcome is read (`read_outcome`).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def do(
         raise end.error
 
 
-def outcome_of(path: Path, otherwise: str = "its run does not say how it ended") -> Outcome:
+def read_outcome(path: Path, otherwise: str = "its run does not say how it ended") -> Outcome:
     """How the process that did a job in `path` left it. otherwise: why it failed if it was cut short."""
     manifest = read_run(path).manifest
     status = manifest["status"]

@@ -14,7 +14,7 @@ from common.plan import ConfigT, Experiment, PlanSettings
 ResultT = TypeVar("ResultT")
 
 
-def make_jobs(
+def link_jobs(
     experiments: Iterable[Experiment[ConfigT]], make: Callable[[Experiment[ConfigT], Job | None], Job]
 ) -> list[Job]:
     """One job for each experiment, in their order; what an experiment starts from must stand before it.
@@ -30,7 +30,7 @@ def make_jobs(
     return jobs
 
 
-def by_setting(
+def group_by_setting(
     experiments: Sequence[Experiment[ConfigT]], results: Sequence[ResultT]
 ) -> list[list[tuple[Experiment[ConfigT], ResultT]]]:
     """The repetitions of each setting, each with its result, in the order of the experiments."""
@@ -47,7 +47,7 @@ def mean_and_std(values: Sequence[float]) -> tuple[float | None, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def outcome_lines(
+def describe_outcomes(
     plan: PlanSettings,
     experiments: Sequence[Experiment[Any]],
     outcomes: Sequence[Outcome],

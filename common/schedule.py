@@ -20,7 +20,7 @@ from common.console import progress, stop_request
 from common.identity import finished_runs, remove_incomplete_runs
 from common.jobs import Job, JobKey, Outcome, Place, prepare
 from common.plan import PlanSettings
-from common.workers import LOOK_EVERY, Executor, in_own_process, in_this_process, preload
+from common.workers import LOOK_EVERY, Executor, preload, run_here, run_in_process
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +83,12 @@ def run_jobs(
         bar.move_to(bar.n + 1, bar.n + 1 + len(running) + len(waiting))
 
     add_jobs(jobs)
-    execute: Executor = in_own_process
+    execute: Executor = run_in_process
     if not settings.multiprocess:
-        execute = partial(in_this_process, console=console)
+        execute = partial(run_here, console=console)
     elif waiting:
         preload(sorted({module for job in waiting for module in job.imports}))
-    free = places_of(settings)
+    free = list_places(settings)
     with (
         stop_request(interrupt_message) as stop,
         progress(len(waiting), f"plan {settings.name}", unit="experiment", disable=not console) as bar,
@@ -99,9 +99,11 @@ def run_jobs(
         bar.move_to(0)
         try:
             while True:
-                while lost := next(((job, end) for job in waiting if (end := blocked(job, outcomes))), None):
-                    waiting.remove(lost[0])
-                    end_job(*lost)
+                while dead := next(
+                    ((job, end) for job in waiting if (end := check_blocked(job, outcomes))), None
+                ):
+                    waiting.remove(dead[0])
+                    end_job(*dead)
                 can_start = free and not stop.requested
                 ready = [job for job in waiting if is_ready(job, outcomes)] if can_start else []
                 for job, place in zip(ready, list(free), strict=False):
@@ -120,7 +122,7 @@ def run_jobs(
     return [outcomes.get(job.key, Outcome("interrupted")) for job in asked]
 
 
-def places_of(settings: PlanSettings) -> list[Place]:
+def list_places(settings: PlanSettings) -> list[Place]:
     """Where jobs are done at the same time: one after the other in this process, or each with its own GPU."""
     if not settings.multiprocess:
         return [Place()]
@@ -134,7 +136,7 @@ def is_ready(job: Job, outcomes: Mapping[JobKey, Outcome]) -> bool:
     return all(need.key in outcomes and outcomes[need.key].is_done for need in job.after)
 
 
-def blocked(job: Job, outcomes: Mapping[JobKey, Outcome]) -> Outcome | None:
+def check_blocked(job: Job, outcomes: Mapping[JobKey, Outcome]) -> Outcome | None:
     """The outcome of a job that cannot be run, since one that it comes after failed or was stopped."""
     before = [(need.label, outcomes[need.key].status) for need in job.after if need.key in outcomes]
     if lost := [label for label, status in before if status in ("failed", "not run")]:

@@ -29,7 +29,8 @@ from typing import Literal, cast
 
 import common.process
 from common.console import Progress, StopRequest, is_ours
-from common.jobs import Job, Outcome, Place, do, outcome_of
+from common.files import RunError
+from common.jobs import Job, Outcome, Place, do, read_outcome
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ LOOK_EVERY, REPORT_EVERY = 0.2, 0.5  # seconds
 _starting = threading.Lock()  # multiprocessing reads the exit codes of all children when it starts one
 
 
-def in_this_process(
+def run_here(
     job: Job, run: Path, place: Place, stop: StopRequest, bar: Progress, console: bool = True
 ) -> Outcome:
     """Do a job here, in the main thread. console: see `do`."""
@@ -48,10 +49,10 @@ def in_this_process(
         do(job, run, place, stop, bar.move_to, console)
     except Exception as error:
         return Outcome("failed", error=str(error))
-    return outcome_of(run)
+    return read_outcome(run)
 
 
-def in_own_process(job: Job, run: Path, place: Place, stop: StopRequest, bar: Progress) -> Outcome:
+def run_in_process(job: Job, run: Path, place: Place, stop: StopRequest, bar: Progress) -> Outcome:
     """Do a job in a process that is started for it, and never left behind."""
     context = cast(ForkServerContext | SpawnContext, multiprocessing.get_context(start_method()))
     process = context.Process(target=_work, args=(job, run, place), name=job.label)
@@ -72,7 +73,7 @@ def in_own_process(job: Job, run: Path, place: Place, stop: StopRequest, bar: Pr
             process.join()
     show_news(run / NEWS, shown, job, bar)
     (run / NEWS).unlink(missing_ok=True)
-    return outcome_of(run, f"its process died (exit code {process.exitcode})")
+    return read_outcome(run, f"its process died (exit code {process.exitcode})")
 
 
 def start_method() -> Literal["forkserver", "spawn"]:
@@ -127,7 +128,10 @@ def _work(job: Job, run: Path, place: Place) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     news = NewsWriter(run / NEWS, job.shown)
     logging.getLogger().addHandler(news)
-    do(job, run, place, stop, news.report, console=False)
+    try:
+        do(job, run, place, stop, news.report, console=False)
+    except (RunError, OSError) as error:  # such as another runner that has taken the run meanwhile
+        sys.exit(f"{job.label}: {error}")
 
 
 def _die_with_parent() -> None:

@@ -209,7 +209,7 @@ def train_size(config: ExperimentConfig) -> int | None:
     return config.num_train_samples if config.num_train_samples > 0 else DATASET_SIZES.get(config.dataset)
 
 
-def steps_of(config: ExperimentConfig) -> str:
+def describe_steps(config: ExperimentConfig) -> str:
     """Derived sizes of an experiment in words; unknown where only the data tells."""
     size = train_size(config)
     if size is None:

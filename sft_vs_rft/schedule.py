@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.identity import IDENTITY, content_digest, hash_of
 from common.jobs import Job, Outcome, Place, Report
-from common.plan_jobs import make_jobs
+from common.plan_jobs import link_jobs
 from common.run_dir import RunDir, read_run
 from sft_vs_rft.config import COSMETIC_FIELDS, ExperimentConfig, resolve_seeds, start_checkpoint
 from sft_vs_rft.data_source import find_npz
@@ -24,7 +24,7 @@ SHOWN = ("sft_vs_rft.experiment",)  # how fit the start model is
 SEEDS = ("random_seed", "init_rnd_seed", "samples_rnd_seed")
 
 
-def identity(experiment: Experiment) -> str:
+def identify(experiment: Experiment) -> str:
     """Hash of all that decides an experiment's numbers: its fields, its repetition and the files it reads."""
     config = experiment.config
     fields = {name: value for name, value in config.model_dump().items() if name not in COSMETIC_FIELDS}
@@ -36,13 +36,13 @@ def identity(experiment: Experiment) -> str:
     return hash_of([fields, experiment.repetition, [content_digest(path) for path in files]])
 
 
-def jobs_of(experiments: Iterable[Experiment]) -> list[Job]:
+def make_jobs(experiments: Iterable[Experiment]) -> list[Job]:
     """One job for each experiment, in their order."""
-    return make_jobs(experiments, _job_of)
+    return link_jobs(experiments, _job_of)
 
 
 def _job_of(experiment: Experiment, start: Job | None) -> Job:
-    config, key = experiment.config, identity(experiment)
+    config, key = experiment.config, identify(experiment)
     return Job(
         experiment.name,
         key,
@@ -57,7 +57,7 @@ def _job_of(experiment: Experiment, start: Job | None) -> Job:
     )
 
 
-def score_of(outcome: Outcome) -> float | None:
+def read_score(outcome: Outcome) -> float | None:
     """The score in the manifest of a run that is done."""
     return read_run(outcome.run).manifest.get("score") if outcome.is_done and outcome.run else None
 

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Sequence
 
 from common.jobs import Outcome
-from common.plan_jobs import by_setting, mean_and_std, outcome_lines
-from sft_vs_rft.plan import Experiment, LoadedPlan, Plan, steps_of
+from common.plan_jobs import describe_outcomes, group_by_setting, mean_and_std
+from sft_vs_rft.plan import Experiment, LoadedPlan, Plan, describe_steps
 
 
 def print_check(loaded: LoadedPlan) -> None:
@@ -17,7 +17,7 @@ def print_check(loaded: LoadedPlan) -> None:
         print(f"note: {notice}")
     print(f"{loaded.plan.name}: {len(loaded.experiments)} experiments")
     for experiment in loaded.experiments:
-        print(f"\n{experiment.name}: {steps_of(experiment.config)}")
+        print(f"\n{experiment.name}: {describe_steps(experiment.config)}")
         print(json.dumps(experiment.config.model_dump(), indent=2))
 
 
@@ -32,10 +32,10 @@ def summary(
     scores: of the experiments; None: it did not run to its end.
     """
     results = ["not run to its end" if score is None else f"score {score:.6g}" for score in scores]
-    lines = outcome_lines(plan, experiments, outcomes, results)
+    lines = describe_outcomes(plan, experiments, outcomes, results)
     settings = [
         (pairs[0][0].config.experiment_name, [score for _, score in pairs if score is not None])
-        for pairs in by_setting(experiments, scores)
+        for pairs in group_by_setting(experiments, scores)
     ]
     measured = [(name, values) for name, values in settings if values]
     if measured:

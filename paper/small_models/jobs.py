@@ -23,7 +23,7 @@ INTERRUPT_MESSAGE = (
 )
 
 
-def identity(config: PretrainConfig) -> str:
+def identify(config: PretrainConfig) -> str:
     """Hash of all that decides the weights but the packages, whose text a run compares itself."""
     data = config.model_dump()
     del data["runtime"]["device"]
@@ -32,14 +32,14 @@ def identity(config: PretrainConfig) -> str:
 
 def manifest(config: PretrainConfig) -> dict[str, Any]:
     """What the manifest of a run begins with."""
-    return {"job": "pretraining", IDENTITY: identity(config)}
+    return {"job": "pretraining", IDENTITY: identify(config)}
 
 
-def job_of(config: PretrainConfig, folder: Path) -> Job:
+def make_job(config: PretrainConfig, folder: Path) -> Job:
     """The job that trains a model in a run below `folder`, on one thread; `publish` is left to the caller."""
     return Job(
         f"model {config.name}",
-        identity(config),
+        identify(config),
         folder,
         partial(_create, config, folder),
         partial(_train, config),

@@ -38,7 +38,7 @@ Kind = type[TrainConfig] | type[ExtractConfig]
 
 
 @dataclass(frozen=True)
-class Place:
+class Entry:
     """A configuration in the plan file, with the config file that it names."""
 
     plan: Source
@@ -65,7 +65,7 @@ class Draft:
     problems: list[Located]
 
 
-def kind_of(file: Source) -> Kind:
+def choose_kind(file: Source) -> Kind:
     """Whether a config file is of an extraction or of a training."""
     return ExtractConfig if "evaluation" in file.data and "train_evaluation" not in file.data else TrainConfig
 
@@ -80,20 +80,20 @@ class _Merged:
     problems: list[Located] = field(default_factory=list)
 
 
-def make_draft(place: Place, choice: Choice, repetition: int, start: Draft | None) -> Draft:
+def make_draft(entry: Entry, choice: Choice, repetition: int, start: Draft | None) -> Draft:
     """The experiment of a choice of options, of a repetition, and of what it starts from."""
-    merged = _merge(place, choice, start)
+    merged = _merge(entry, choice, start)
     runtime = merged.data.get("runtime") or {}
     seed = runtime.get("seed", 0) if isinstance(runtime, dict) else 0
     if isinstance(seed, int) and isinstance(runtime, dict):
         seed += repetition
         merged.data["runtime"] = {**runtime, "seed": seed}
     model = value_at(merged.data, merged.model_field)
-    suffix, setting = _name(place, merged, choice, model, start)
-    config, problems = validate(place.kind, merged.data)
+    suffix, setting = _name(entry, merged, choice, model, start)
+    config, problems = validate(entry.kind, merged.data)
     located = merged.problems
     for problem in problems:
-        located += _locate(place, merged, choice, problem, start)
+        located += _locate(entry, merged, choice, problem, start)
     if config is None or located:
         return Draft(setting, str(model), None, located)
     experiment = Experiment(
@@ -101,7 +101,7 @@ def make_draft(place: Place, choice: Choice, repetition: int, start: Draft | Non
         setting,
         repetition,
         config,
-        place.configuration.name,
+        entry.configuration.name,
         suffix,
         choice.values,
         start.experiment if start is not None else None,
@@ -109,29 +109,29 @@ def make_draft(place: Place, choice: Choice, repetition: int, start: Draft | Non
     return Draft(setting, str(model), experiment, [])
 
 
-def _merge(place: Place, choice: Choice, start: Draft | None) -> _Merged:
+def _merge(entry: Entry, choice: Choice, start: Draft | None) -> _Merged:
     """The config file's data with base_config, the chosen options and the model to start from."""
-    data = copy.deepcopy(place.file.data)
+    data = copy.deepcopy(entry.file.data)
     algorithm = choice.values.get("alg.id", value_at(data, ("alg", "id")))
-    supervised = place.kind is ExtractConfig or algorithm == "supervised"
+    supervised = entry.kind is ExtractConfig or algorithm == "supervised"
     model_field = "alg.model_name" if supervised else "alg.policy.args.model_name"
     merged = _Merged(data, parse_path(model_field))
     for name, value in choice.values.items():
         try:
             merged.keys[name] = set_value(data, parse_path(name), copy.deepcopy(value))
         except (ValueError, LookupError) as error:
-            merged.problems += _locate_field(place, choice, name, str(error.args[0]))
-    if place.configuration.starts and model_field in choice.values:
-        message = f"is given by model_from: {', '.join(place.configuration.starts)}"
-        merged.problems += _locate_field(place, choice, model_field, message)
+            merged.problems += _locate_field(entry, choice, name, str(error.args[0]))
+    if entry.configuration.starts and model_field in choice.values:
+        message = f"is given by model_from: {', '.join(entry.configuration.starts)}"
+        merged.problems += _locate_field(entry, choice, model_field, message)
     elif start is not None:
         set_value(data, merged.model_field, start.model)
     return merged
 
 
-def _name(place: Place, merged: _Merged, choice: Choice, model: Any, start: Draft | None) -> tuple[str, str]:
+def _name(entry: Entry, merged: _Merged, choice: Choice, model: Any, start: Draft | None) -> tuple[str, str]:
     """Fill in the braces of the plan's values; returns the experiment's suffix and setting."""
-    configuration = place.configuration
+    configuration = entry.configuration
     short = short_names(configuration.options)
     before = start.setting if start is not None else folder_name(str(model).rstrip("/").rpartition("/")[2])
     names = {"model": before, "name": configuration.name}
@@ -147,36 +147,36 @@ def _name(place: Place, merged: _Merged, choice: Choice, model: Any, start: Draf
                 text = fill_braces(value, names, merged.data)
                 set_value(merged.data, keys, parse_value(text, []))
             except BraceError as error:
-                merged.problems += _locate_field(place, choice, name, str(error))
+                merged.problems += _locate_field(entry, choice, name, str(error))
     if configuration.experiment_name:
         try:
             setting = folder_name(fill_braces(configuration.experiment_name, names, merged.data))
         except BraceError as error:
-            merged.problems += place.locate(("experiment_name",), str(error))
+            merged.problems += entry.locate(("experiment_name",), str(error))
     if len(setting) > LONGEST_NAME:
         message = f"makes a folder's name of {len(setting)} characters: give a shorter experiment_name"
-        merged.problems += place.locate(("name",), message)
+        merged.problems += entry.locate(("name",), message)
     return suffix, setting
 
 
-def _locate_field(place: Place, choice: Choice, name: str, message: str) -> list[Located]:
+def _locate_field(entry: Entry, choice: Choice, name: str, message: str) -> list[Located]:
     """A problem at the value that the plan gives a field."""
-    return locate([Problem(path_text(choice.places[name]), message)], place.plan)
+    return locate([Problem(path_text(choice.places[name]), message)], entry.plan)
 
 
 def _locate(
-    place: Place, merged: _Merged, choice: Choice, problem: Problem, start: Draft | None
+    entry: Entry, merged: _Merged, choice: Choice, problem: Problem, start: Draft | None
 ) -> list[Located]:
     """A problem of the config at what the plan sets, or at the plan's config_path if it lies in that file."""
     keys = parse_path(problem.path)
-    if place.configuration.starts and keys == merged.model_field:
+    if entry.configuration.starts and keys == merged.model_field:
         is_valid = start is not None and start.experiment is not None
-        return place.locate(("model_from",), problem.message) if is_valid else []  # else the start's own
+        return entry.locate(("model_from",), problem.message) if is_valid else []  # else the start's own
     origin = {keys: choice.places[name] for name, keys in merged.keys.items()}
     if any(keys[:length] in origin for length in range(len(keys) + 1)):
-        return locate_in_choice(problem, place.plan, origin)
-    path = place.configuration.config_path
-    return locate_in_file(place.plan, place.index, path, locate([problem], place.file))
+        return locate_in_choice(problem, entry.plan, origin)
+    path = entry.configuration.config_path
+    return locate_in_file(entry.plan, entry.index, path, locate([problem], entry.file))
 
 
 def locate_in_file(plan: Source, index: int, path: str, problems: Sequence[Located]) -> list[Located]:

@@ -19,7 +19,7 @@ from common.config import (
 )
 from common.plan import Target, check_plan, configurations_in, expand
 from rl4lms.config import ExtractConfig
-from rl4lms.plan.expand import Draft, Kind, Place, kind_of, locate_in_file, make_draft, value_at
+from rl4lms.plan.expand import Draft, Entry, Kind, choose_kind, locate_in_file, make_draft, value_at
 from rl4lms.plan.schema import FIELDS, LoadedPlan, Plan
 
 Files = dict[str, Source | ConfigError]
@@ -56,22 +56,22 @@ def _expand_all(plan: Plan, source: Source) -> tuple[list[list[Draft]], list[Loc
         located += locate_in_file(source, i, configuration.config_path, file.problems)
         if isinstance(file, ConfigError):
             continue
-        place = Place(source, i, configuration, file, kind_of(file))
+        entry = Entry(source, i, configuration, file, choose_kind(file))
         repetitions = configuration.repetitions or plan.repetitions
         starts = []
         for name in configuration.starts:
             starts += settings.get(name, [])
             if kinds.get(name) is ExtractConfig:
                 message = f"{name!r} is an extraction, which leaves no model"
-                located += place.locate(("model_from",), message)
+                located += entry.locate(("model_from",), message)
         if too_few := [start for start in starts if 1 < len(start) < repetitions]:
             name, number = too_few[0][0].setting, len(too_few[0])
             message = f"{repetitions} repetitions cannot start from the {number} of {name}"
-            located += place.locate(("model_from",), message)
+            located += entry.locate(("model_from",), message)
             continue
-        drafts = expand(i, configuration, partial(make_draft, place), repetitions, starts)
+        drafts = expand(i, configuration, partial(make_draft, entry), repetitions, starts)
         located += [problem for setting in drafts for draft in setting for problem in draft.problems]
-        settings[configuration.name], kinds[configuration.name] = drafts, place.kind
+        settings[configuration.name], kinds[configuration.name] = drafts, entry.kind
     return [setting for drafts in settings.values() for setting in drafts], located
 
 
@@ -115,10 +115,10 @@ def _source_of(configuration: dict[str, Any], files: Files) -> Source | None:
 
 def _has_place_for(keys: Keys, file: Source | None) -> bool:
     """Whether a config file has the block that a field is in; `runtime` is a block of all, given or not."""
-    if file is None or keys[0] not in kind_of(file).model_fields:
+    if file is None or keys[0] not in choose_kind(file).model_fields:
         return False
     if keys[0] == "runtime":
-        runtime = kind_of(file).model_fields["runtime"].get_default()
+        runtime = choose_kind(file).model_fields["runtime"].get_default()
         return len(keys) == 2 and keys[1] in type(runtime).model_fields
     return isinstance(_value(file, keys[:-1]), dict)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from common.config import Located
 from common.files import atomic_write_text
 from common.jobs import Outcome
-from common.plan_jobs import by_setting, outcome_lines
+from common.plan_jobs import describe_outcomes, group_by_setting
 from rl4lms.config import ExtractConfig, extraction_sizes, missing_components, training_sizes
 from rl4lms.plan.schema import LoadedPlan
 from rl4lms.plan.summary import summarise, table_csv, table_text, unknown_metric
@@ -22,7 +22,7 @@ def print_check(loaded: LoadedPlan) -> None:
     """What the plan would run: each setting with what it starts from, what it changes, and its sizes."""
     for notice in loaded.notices:
         print(f"note: {notice}")
-    settings = by_setting(
+    settings = group_by_setting(
         loaded.experiments, [experiment.config.runtime.seed for experiment in loaded.experiments]
     )
     counts = f"{len(loaded.experiments)} experiments of {len(settings)} settings"
@@ -50,7 +50,7 @@ def what_is_missing(loaded: LoadedPlan) -> list[Located]:
 
 def report(loaded: LoadedPlan, outcomes: Sequence[Outcome], stem: str) -> None:
     """Log how each experiment ended and the table over seeds, which is also written as CSV."""
-    for line in outcome_lines(loaded.plan, loaded.experiments, outcomes):
+    for line in describe_outcomes(loaded.plan, loaded.experiments, outcomes):
         logger.info("%s", line)
     if not any(outcome.is_done for outcome in outcomes):
         return

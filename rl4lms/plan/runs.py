@@ -15,7 +15,7 @@ from common.console import bars_reported
 from common.files import RunError
 from common.identity import IDENTITY, content_digest, hash_of
 from common.jobs import Job, Place, Report
-from common.plan_jobs import make_jobs
+from common.plan_jobs import link_jobs
 from common.run_dir import RunDir, read_run
 from rl4lms.config import ExtractConfig, SupervisedConfig, TrainConfig, resolved
 from rl4lms.metrics import METRICS
@@ -25,19 +25,19 @@ from rl4lms.train import OPTIONS, create_training_run, train
 IMPORTS = ("rl4lms.extract", "rl4lms.ppo.train", "rl4lms.sft.train", "matplotlib.backends.backend_agg")
 
 
-def imports_of(metrics: Sequence[str]) -> tuple[str, ...]:
+def list_imports(metrics: Sequence[str]) -> tuple[str, ...]:
     """What runs import that compute these metrics, by id; those of users are left to the runs."""
     modules = {METRICS.entries[name].target.partition(":")[0] for name in metrics if name in METRICS.entries}
     return (*IMPORTS, *sorted(modules))
 
 
-def jobs_of(plan: Plan, experiments: Sequence[Experiment]) -> list[Job]:
+def make_jobs(plan: Plan, experiments: Sequence[Experiment]) -> list[Job]:
     """One job for each experiment, in their order; what an experiment starts from must stand before it."""
-    return make_jobs(experiments, partial(_job_of, plan))
+    return link_jobs(experiments, partial(_job_of, plan))
 
 
 def _job_of(plan: Plan, experiment: Experiment, start: Job | None) -> Job:
-    config, key = experiment.config, identity(experiment, start.identity if start else None)
+    config, key = experiment.config, identify(experiment, start.identity if start else None)
     folder = Path(plan.output_path)
     part = config.evaluation if isinstance(config, ExtractConfig) else config.train_evaluation
     if isinstance(config, ExtractConfig):
@@ -54,7 +54,7 @@ def _job_of(plan: Plan, experiment: Experiment, start: Job | None) -> Job:
         create,
         work,
         after=(start,) if start else (),
-        imports=imports_of([metric.id for metric in part.metrics]),
+        imports=list_imports([metric.id for metric in part.metrics]),
         steps=steps or 1,  # the work reports how many there are
         unit=unit,
         keep_checkpoints=plan.keep_checkpoints,
@@ -65,7 +65,7 @@ def _job_of(plan: Plan, experiment: Experiment, start: Job | None) -> Job:
 _NAMES_A_FILE = re.compile(r"(_name|_from|_id|path|file|folder|dir)$")
 
 
-def identity(experiment: Experiment, start: str | None) -> str:
+def identify(experiment: Experiment, start: str | None) -> str:
     """Hash of all that decides an experiment's numbers.
 
     That is its config, with what it reads from this machine (models, data) by content, but without the names
@@ -136,7 +136,7 @@ def _extract(
         extract(config, run, report, stop)
 
 
-def model_of(run: Path) -> Path:
+def find_model(run: Path) -> Path:
     """The model that a finished training left. Raises RunError if it is there no more."""
     path = run / f"{read_run(run).manifest.get('prefix', '')}model"
     if not (path / "config.json").is_file():
@@ -152,7 +152,7 @@ def _starting_from(config: RunConfig, earlier: Sequence[Path]) -> RunConfig:
         return config
     (run,) = earlier
     data = resolved(config)
-    set_value(data, parse_path(model_field(config)), str(model_of(run)))
+    set_value(data, parse_path(model_field(config)), str(find_model(run)))
     return _valid(type(config), data)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from common.config import unknown_name
 from common.files import read_rows
 from common.jobs import Outcome
-from common.plan_jobs import by_setting, mean_and_std
+from common.plan_jobs import group_by_setting, mean_and_std
 from common.run_dir import read_run
 from rl4lms.config import TrainConfig
 from rl4lms.plan.schema import Experiment
@@ -42,7 +42,7 @@ def summarise(
     evaluated; an extraction the mean of its inputs' mean rewards as `train_after`.
     """
     summaries = []
-    for pairs in by_setting(experiments, outcomes):
+    for pairs in group_by_setting(experiments, outcomes):
         done = [(e, o.run) for e, o in pairs if o.is_done and o.run is not None]
         measured = [measurements(experiment, run, metric) for experiment, run in done]
         values = {

@@ -13,7 +13,7 @@ from toy_jobs import job_doing
 
 import common.run_dir
 from common.errors import Interrupted, UserError
-from common.jobs import Place, do, ending, outcome_of, prepare
+from common.jobs import Place, do, ending, prepare, read_outcome
 from common.run_dir import RunDir, read_run
 
 RESUME = "python some_runner.py --resume the/run"
@@ -220,7 +220,7 @@ def do_job(tmp_path, work):
     job = job_doing(tmp_path, "job", work)
     path = prepare(job, [], Place())
     do(job, path, Place())
-    return outcome_of(path)
+    return read_outcome(path)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from processes import in_child, snapshot
 from toy_jobs import count, counting, values
 
-from common.jobs import Job, Outcome, Place, do, outcome_of, prepare
+from common.jobs import Job, Outcome, Place, do, prepare, read_outcome
 from common.plan import PlanSettings
 from common.run_dir import RunDir, find_runs, read_run
 from common.schedule import run_jobs
@@ -140,8 +140,8 @@ def test_an_executor_that_fails_is_no_outcome(tmp_path, monkeypatch):
     def execute(*_: Any, **__: Any) -> Outcome:
         raise ZeroDivisionError("here")
 
-    monkeypatch.setattr("common.schedule.in_this_process", execute)
-    monkeypatch.setattr("common.schedule.in_own_process", execute)
+    monkeypatch.setattr("common.schedule.run_here", execute)
+    monkeypatch.setattr("common.schedule.run_in_process", execute)
     for multiprocess in (False, True):
         with pytest.raises(ZeroDivisionError, match="here"):
             run_jobs(PlanSettings(multiprocess=multiprocess), [counting(tmp_path, "x")], console=False)
@@ -208,9 +208,9 @@ def test_a_job_can_be_run_by_itself(tmp_path):
     """As a scheduler on another machine does: its directory made here, the work done there."""
     job = pickle.loads(pickle.dumps(counting(tmp_path, "alone")))
     path = prepare(job, [], Place())
-    assert isinstance(path, Path) and outcome_of(path, "cut").error == "cut"
+    assert isinstance(path, Path) and read_outcome(path, "cut").error == "cut"
     reports: list[float] = []
     do(job, path, Place(), report=reports.append, console=False)
-    assert outcome_of(path) == Outcome("finished", path)
+    assert read_outcome(path) == Outcome("finished", path)
     assert reports == [1, 2, 3]
     assert prepare(job, [], Place()) == Outcome("skipped", path)

@@ -8,7 +8,7 @@ import pytest
 
 from common.config import ConfigError
 from common.run_dir import RunDir, checkpoint_name
-from sft_vs_rft.plan import LoadedPlan, load_plan, steps_of
+from sft_vs_rft.plan import LoadedPlan, describe_steps, load_plan
 
 REPO = Path(__file__).parents[2]
 PLANS = REPO / "sft_vs_rft" / "experiment_plans"
@@ -468,7 +468,7 @@ def test_pretraining_plans_load(path):
     for experiment in load_plan(path).experiments:
         config = experiment.config
         assert config.use_multiple_labels_per_sample and config.opt_method == "supervised"
-        assert "steps" in steps_of(config)
+        assert "steps" in describe_steps(config)
 
 
 @pytest.mark.parametrize("path", **names(PAPER_FINETUNE))

@@ -14,10 +14,10 @@ from plan_runs import all_numbers, numbers, rows_written, runs_of, wait_until, w
 from processes import in_child, meanwhile, signal_when, snapshot
 
 import common.identity
-from common.jobs import Outcome, Place, do, outcome_of, prepare
+from common.jobs import Outcome, Place, do, prepare, read_outcome
 from common.run_dir import RunDir, read_metrics
 from sft_vs_rft.plan import Experiment, load_plan
-from sft_vs_rft.schedule import INTERRUPT_MESSAGE, jobs_of
+from sft_vs_rft.schedule import INTERRUPT_MESSAGE, make_jobs
 from sft_vs_rft_controlled_experiments_plan_runner import main
 
 METHODS = ["reinforce", "supervised"]
@@ -40,12 +40,12 @@ def experiments_of(plan: Path, *overrides: str) -> list[Experiment]:
 
 
 def run_by_hand(experiment: Experiment, stop: Callable[[], bool] = lambda: False) -> Outcome:
-    (job,) = jobs_of([experiment])
+    (job,) = make_jobs([experiment])
     run = prepare(job, [], Place())
     if isinstance(run, Outcome):
         return run
     do(job, run, Place(), stop, console=False)
-    return outcome_of(run)
+    return read_outcome(run)
 
 
 def cut_after(experiment: Experiment, epochs: int) -> Outcome:
