@@ -12,11 +12,12 @@ from common import process
 from common.config import ConfigError, add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
+from common.plan_jobs import exit_code
 from common.schedule import run_jobs
 from rl4lms.config import ExtractConfig, TrainConfig
 from rl4lms.plan import Plan, load_plan
 from rl4lms.plan.report import print_check, report, what_is_missing
-from rl4lms.plan.runs import jobs_of
+from rl4lms.plan.runs import make_jobs
 
 logger = logging.getLogger(__name__)
 INTERRUPT_MESSAGE = "stopping after the steps under way, resumable; press Ctrl-C again to stop at once"
@@ -63,16 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with setup_logging(console=console):
         for notice in loaded.notices:
             logger.info("note: %s", notice)
-        jobs = jobs_of(loaded.plan, loaded.experiments)
+        jobs = make_jobs(loaded.plan, loaded.experiments)
         try:
             outcomes = run_jobs(loaded.plan, jobs, args.fresh, console, INTERRUPT_MESSAGE)
         except KeyboardInterrupt:
             logger.warning("stopped at once; the same command goes on from the last checkpoints")
             return INTERRUPTED_EXIT_CODE
         report(loaded, outcomes, args.plan_config_path.stem)
-    if any(outcome.status in ("failed", "not run") for outcome in outcomes):
-        return 1
-    return INTERRUPTED_EXIT_CODE if any(outcome.status == "interrupted" for outcome in outcomes) else 0
+    return exit_code(outcomes)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ from common import process
 from common.config import add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
+from common.plan_jobs import exit_code
+from common.schedule import run_jobs
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import Plan, load_plan
-from sft_vs_rft.schedule import run_plan
+from sft_vs_rft.schedule import INTERRUPT_MESSAGE, make_jobs, read_score
 from sft_vs_rft.summary import print_check, summary
 
 logger = logging.getLogger(__name__)
@@ -73,15 +75,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for notice in loaded.notices:
             logger.warning("%s", notice)
         try:
-            outcomes = run_plan(loaded.plan, loaded.experiments, fresh=args.fresh, console=console)
+            jobs = make_jobs(loaded.experiments)
+            outcomes = run_jobs(loaded.plan, jobs, args.fresh, console, INTERRUPT_MESSAGE)
         except KeyboardInterrupt:
             logger.warning("stopped at once; the same command goes on from the last checkpoints")
             return INTERRUPTED_EXIT_CODE
-        for line in summary(loaded.plan, outcomes):
+        scores = [read_score(outcome) for outcome in outcomes]
+        for line in summary(loaded.plan, loaded.experiments, outcomes, scores):
             logger.info("%s", line)
-    if any(outcome.status == "failed" for outcome in outcomes):
-        return 1
-    return INTERRUPTED_EXIT_CODE if any(outcome.status == "interrupted" for outcome in outcomes) else 0
+    return exit_code(outcomes)
 
 
 if __name__ == "__main__":

@@ -227,10 +227,10 @@ INTERRUPTED_EXIT_CODE = 130
 
 
 class StopRequest:
-    """`requested` turns True with the first signal."""
+    """`requested` turns True with the first signal. at_once: nothing is to be waited for any more."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self.at_once = False
 
     def __call__(self) -> bool:
         return self.requested

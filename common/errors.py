@@ -10,3 +10,7 @@ class UserError(Exception):
     """
 
     is_final = False
+
+
+class Interrupted(Exception):
+    """Work that stopped because it was asked to; what is on disk is where it goes on."""

@@ -84,10 +84,12 @@ def _alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # A forked child may hold a copy of the descriptor.
         os.close(descriptor)
 
 
-def remove_stillborn(base: Path) -> None:
+def remove_incomplete_runs(base: Path) -> None:
     """Delete the folders below `base` of runs that were killed before they had a manifest.
 
     They hold no more than a config, and nothing will ever open them. A maker that is alive has the lock

@@ -1,23 +1,32 @@
-"""A job: work that leaves a run directory, after other jobs, in this process or another (common.schedule)."""
+"""A job: work that leaves a run directory, after other jobs, wherever it is done (common.schedule).
+
+The run directory is all that stands between who runs a job and the process that does it. Who runs it makes
+the directory, or finds that of an earlier try (`prepare`); the process goes on from what is there and leaves
+in the manifest how that ended (`do`, `ending`), which is where the outcome is read (`read_outcome`).
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from common.console import INTERRUPTED_EXIT_CODE, console_silenced, setup_logging
-from common.errors import UserError
+from common.errors import Interrupted, UserError
 from common.identity import open_or_create
-from common.run_dir import MANIFEST, RunDir
+from common.run_dir import MANIFEST, RunDir, read_run
 
 logger = logging.getLogger(__name__)
 
 Status = Literal["finished", "skipped", "failed", "not run", "interrupted"]
 JobKey = tuple[Path, str]  # folder and identity
+Report = Callable[
+    ..., None
+]  # (steps done in all, of how many if not `Job.steps`, how it goes in a few words)
 
 
 @dataclass(frozen=True)
@@ -38,26 +47,47 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a job is done, one of a plan's.
+
+    number: from 1; the line of its bar. gpu: the one to use, None = the job's own choice. share: how many
+    jobs share the cores.
+    """
+
+    number: int = 1
+    gpu: int | None = None
+    share: int = 1
+
+
+@dataclass(frozen=True)
 class Job:
     """Work that leaves a run directory directly below `folder`, whose manifest holds `identity`.
 
-    identity: of all that decides the run's numbers, by which it is found again; of the jobs in `after`, whose
-    runs it reads, theirs are to be part of it. work: a function of a module, or a functools.partial of one,
-    since it may be sent to another process. imports: the modules that it takes seconds to import. steps,
-    unit: of its bar. shown: loggers whose lines a user is to see even of a job in another process. silent: no
-    bar and no log lines on the console.
+    identity: a hash of all that decides the run's numbers, by which it is found again. That of the jobs in
+    `after`, whose runs it reads, is to be part of it.
+    create(runs of the jobs in `after`, place): makes the run directory, in the process of who runs the job,
+    so it imports nothing heavy. work(run, place, stop, report): does the work in that directory, from where
+    it stands; it asks stop() now and then, and raises Interrupted when that is true and it can be resumed.
+    Both are functions of modules, or functools.partial of some, with arguments that can be pickled: a job is
+    data that can be sent to another process or machine.
+    imports: the modules that take seconds to import. steps, unit: of its bar. shown: loggers whose lines a
+    user is to see wherever the job is done. silent: no bar and no log lines on the console. log_file: its
+    name after the run's prefix, None = no file. keep_checkpoints: also when the run is finished.
     """
 
     label: str
     identity: str
     folder: Path
-    work: Callable[[Turn], Outcome]
+    create: Callable[[Sequence[Path], Place], RunDir]
+    work: Callable[[RunDir, Place, Callable[[], bool], Report], Any]
     after: tuple[Job, ...] = ()
     imports: tuple[str, ...] = ()
     steps: int = 1
     unit: str = "epoch"
     shown: tuple[str, ...] = ()
     silent: bool = False
+    log_file: str | None = "log.txt"
+    keep_checkpoints: bool = True
 
     @property
     def key(self) -> JobKey:
@@ -65,101 +95,53 @@ class Job:
         return self.folder, self.identity
 
 
-class Queue:
-    """The jobs that wait for their turn. outcomes: of the others, growing while the queue is in use.
+def prepare(job: Job, earlier: Sequence[Path], place: Place, fresh: bool = False) -> Path | Outcome:
+    """The job's run directory: that of an earlier try unless `fresh`, or a new one; or why it cannot be done.
 
-    Its length is the number of jobs that were ever in it.
+    earlier: runs of the jobs in `job.after`.
     """
-
-    def __init__(self, outcomes: dict[JobKey, Outcome]) -> None:
-        self._waiting: list[Job] = []
-        self._outcomes = outcomes
-        self._length = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def add(self, job: Job) -> None:
-        """Let a job wait, behind the others."""
-        self._waiting.append(job)
-        self._length += 1
-
-    def imports(self) -> list[str]:
-        """What the waiting jobs import."""
-        return sorted({module for job in self._waiting for module in job.imports})
-
-    def take(self) -> tuple[Job, tuple[Path, ...]] | None:
-        """The first job whose turn has come, with the runs of those before it; None if all have to wait."""
-        for job in self._waiting:
-            before = [self._outcomes.get(need.key) for need in job.after]
-            if all(outcome is not None and outcome.is_done for outcome in before):
-                self._waiting.remove(job)
-                return job, tuple(o.run for o in before if o is not None and o.run is not None)
-        return None
-
-    def take_hopeless(self) -> Iterator[tuple[Job, Outcome]]:
-        """The jobs whose turn will not come, since one before them failed or was stopped."""
-        for job in list(self._waiting):
-            known = [(need, self._outcomes[need.key]) for need in job.after if need.key in self._outcomes]
-            if lost := [need.label for need, outcome in known if outcome.status in ("failed", "not run")]:
-                self._waiting.remove(job)
-                yield job, Outcome("not run", error=f"needs {', '.join(lost)}, which did not finish")
-            elif any(outcome.status == "interrupted" for _, outcome in known):
-                self._waiting.remove(job)
-                yield job, Outcome("interrupted")
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What a job's work is given when its turn has come.
-
-    earlier: run directories of the jobs in `job.after`. fresh: ignore an earlier run of the job. console: log
-    lines may go to the terminal. gpu: the one to use, None = the job's own choice. share: how many jobs share
-    the cores. stop(): whether to stop now, resumable. report(steps done in all, of how many if that is not
-    `job.steps`, how it goes in a few words).
-    """
-
-    job: Job
-    earlier: tuple[Path, ...] = ()
-    fresh: bool = False
-    console: bool = True
-    gpu: int | None = None
-    share: int = 1
-    stop: Callable[[], bool] = lambda: False
-    report: Callable[..., None] = lambda steps, total=None, status="": None
-
-
-def carry_out(
-    turn: Turn,
-    create: Callable[[], RunDir],
-    work: Callable[[RunDir], None],
-    interrupted: type[Exception],
-    log_file: str | None = "log.txt",
-) -> Outcome:
-    """Do a job's work in its earlier run directory, or in a new one, with a log file there.
-
-    create: makes the directory, with the job's identity in the manifest. work: raises `interrupted` when it
-    stopped because it was asked to. log_file: its name after the run's prefix, None = no file. Raises
-    KeyboardInterrupt: the run is to stop at once, and what called this too.
-    """
-    job = turn.job
-    if turn.stop():
-        return Outcome("interrupted")
     try:
-        run, is_earlier = open_or_create(job.folder, job.identity, create, turn.fresh)
-        with run:
-            if run.manifest["status"] == "finished":  # By another runner, since the plan began.
-                return Outcome("skipped", run.path)
-            log = run.path / f"{run.prefix}{log_file}" if log_file else None
-            with setup_logging(turn.console, log), console_silenced(job.silent):
-                logger.info("%s: %s in %s", job.label, "resumed" if is_earlier else "started", run.path)
-                with ending(run, None, interrupted, label=f"{job.label} failed: ") as end:
-                    work(run)
+        run, _ = open_or_create(job.folder, job.identity, lambda: job.create(earlier, place), fresh)
     except Exception as error:
         return Outcome("failed", error=str(error))
+    with run:
+        is_finished = run.manifest["status"] == "finished"  # by another runner, since the plan began
+    return Outcome("skipped", run.path) if is_finished else run.path
+
+
+def do(
+    job: Job,
+    path: Path,
+    place: Place,
+    stop: Callable[[], bool] = lambda: False,
+    report: Report = lambda steps, total=None, status="": None,
+    console: bool = True,
+) -> None:
+    """Do a job in its run directory `path`, in this process; the manifest then tells how it ended.
+
+    console: log lines may go to the terminal. Raises KeyboardInterrupt: it was to stop at once; RunError,
+    OSError: the directory cannot be written to.
+    """
+    with RunDir.open(path) as run:
+        is_new = run.manifest["updated"] == run.manifest["created"]
+        log = path / f"{run.prefix}{job.log_file}" if job.log_file else None
+        with setup_logging(console, log), console_silenced(job.silent):
+            logger.info("%s: %s in %s", job.label, "started" if is_new else "resumed", path)
+            with ending(run, None, Interrupted, label=f"{job.label} failed: ") as end:
+                job.work(run, place, stop, report)
+            if end.status == "finished" and not job.keep_checkpoints:
+                shutil.rmtree(run.checkpoints_path, ignore_errors=True)
     if isinstance(end.error, KeyboardInterrupt):
         raise end.error
-    return Outcome(end.status, run.path, end.reason)
+
+
+def read_outcome(path: Path, otherwise: str = "its run does not say how it ended") -> Outcome:
+    """How the process that did a job in `path` left it. otherwise: why it failed if it was cut short."""
+    manifest = read_run(path).manifest
+    status = manifest["status"]
+    if status in ("finished", "interrupted"):
+        return Outcome(status, path)
+    return Outcome("failed", path, manifest.get("error") if status == "failed" else otherwise)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Runs jobs: skips the finished, resumes the cut, survives the failing.
 
-    prepare = Job("prepare", hash_of(settings), folder, partial(prepare, settings))
-    train = Job("train", hash_of([prepare.identity, lr]), folder, partial(train, lr), after=(prepare,))
+    prepare = Job("prepare", hash_of(settings), folder, partial(create, settings), partial(prepare, settings))
+    train = Job("train", hash_of([prepare.identity, lr]), folder, ..., after=(prepare,))
     outcomes = run_jobs(PlanSettings(multiprocess=True, num_parallel=2), [prepare, train])
 
 Imports nothing heavy: a job's work imports what it needs, in a process of its own with `multiprocess`.
@@ -10,17 +10,17 @@ Imports nothing heavy: a job's work imports what it needs, in a process of its o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from common.console import StopRequest, progress, stop_request
-from common.identity import finished_runs, remove_stillborn
-from common.jobs import Job, JobKey, Outcome, Queue, Turn, carry_out
+from common.console import progress, stop_request
+from common.identity import finished_runs, remove_incomplete_runs
+from common.jobs import Job, JobKey, Outcome, Place, prepare
 from common.plan import PlanSettings
-from common.workers import bar_of, in_processes
-
-__all__ = ["Job", "Outcome", "Turn", "carry_out", "run_jobs"]
+from common.workers import LOOK_EVERY, Executor, preload, run_here, run_in_process
 
 logger = logging.getLogger(__name__)
 
@@ -40,59 +40,111 @@ def run_jobs(
     that it returns are run as well, and their outcomes come behind the others. Raises KeyboardInterrupt when
     interrupted twice, ValueError: a job comes after one that is not among `jobs`.
     """
-    known: dict[JobKey, Job] = {}
     asked: list[Job] = []
+    waiting: list[Job] = []
+    running: dict[Future[Outcome], tuple[Job, Place]] = {}
     outcomes: dict[JobKey, Outcome] = {}
-    found: dict[Path, dict[str, Path]] = {}
-    queue = Queue(outcomes)
+    finished: dict[Path, dict[str, Path]] = {}  # by an earlier plan: folder -> identity -> run
 
-    def add(more: Sequence[Job]) -> None:
-        asked.extend(more)
-        new: dict[JobKey, Job] = {}
-        for job in more:
-            if job.key not in known:
-                new.setdefault(job.key, job)
-        known.update(new)
-        if lost := [job.label for job in more if any(need.key not in known for need in job.after)]:
+    def add_jobs(jobs: Sequence[Job]) -> None:
+        known = {job.key for job in asked}
+        new = {job.key: job for job in jobs[::-1] if job.key not in known}  # the first of the same work
+        known |= new.keys()
+        if lost := [job.label for job in jobs if any(need.key not in known for need in job.after)]:
             raise ValueError(f"they come after jobs that are not to be run: {', '.join(lost)}")
-        for job in new.values():
-            if job.folder not in found:
-                remove_stillborn(job.folder)
-                found[job.folder] = {} if fresh else finished_runs(job.folder)
-            if finished := found[job.folder].get(job.identity):
-                logger.info("%s: finished earlier, skipped (%s)", job.label, finished)
-                end(job, Outcome("skipped", finished))
+        asked.extend(jobs)
+        for job in [job for job in jobs if new.get(job.key) is job]:
+            if job.folder not in finished:
+                remove_incomplete_runs(job.folder)
+                finished[job.folder] = {} if fresh else finished_runs(job.folder)
+            if path := finished[job.folder].get(job.identity):
+                logger.info("%s: finished earlier, skipped (%s)", job.label, path)
+                outcomes[job.key] = Outcome("skipped", path)
+                add_jobs(then(job, outcomes[job.key]))
             else:
-                queue.add(job)
+                waiting.append(job)
 
-    def end(job: Job, outcome: Outcome) -> None:
+    def run_job(job: Job, place: Place) -> Outcome:
+        earlier = [run for need in job.after if (run := outcomes[need.key].run) is not None]
+        path = prepare(job, earlier, place, fresh)
+        if isinstance(path, Outcome):
+            return path
+        hidden = not console or job.silent
+        with progress(job.steps, job.label, place.number, disable=hidden, unit=job.unit) as job_bar:
+            return execute(job, path, place, stop, job_bar)
+
+    def end_job(job: Job, outcome: Outcome) -> None:
+        # In this process, the job's own log line says that it failed.
+        has_said = outcome.status == "failed" and not settings.multiprocess and outcome.run is not None
+        if outcome.status in ("failed", "not run") and not has_said:
+            logger.error("%s %s: %s", job.label, outcome.status, outcome.error)
         outcomes[job.key] = outcome
-        add(then(job, outcome))
+        add_jobs(then(job, outcome))
+        bar.move_to(bar.n + 1, bar.n + 1 + len(running) + len(waiting))
 
-    add(jobs)
-    run = in_processes if settings.multiprocess else _in_process
+    add_jobs(jobs)
+    execute: Executor = run_in_process
+    if not settings.multiprocess:
+        execute = partial(run_here, console=console)
+    elif waiting:
+        preload(sorted({module for job in waiting for module in job.imports}))
+    free = list_places(settings)
     with (
         stop_request(interrupt_message) as stop,
-        progress(len(queue), f"plan {settings.name}", unit="experiment", disable=not console) as bar,
-        closing(run(settings, queue, fresh, stop, console)) as ends,
+        progress(len(waiting), f"plan {settings.name}", unit="experiment", disable=not console) as bar,
+        ThreadPoolExecutor(len(free)) as pool,
     ):
+        # What runs in this process does so in its main thread, which Ctrl-C interrupts.
+        submit = pool.submit if settings.multiprocess else _call
         bar.move_to(0)
-        for done, (job, outcome) in enumerate(ends, start=1):
-            # In this process, the job's own log line says so.
-            if outcome.status == "failed" and (settings.multiprocess or outcome.run is None):
-                logger.error("%s failed: %s", job.label, outcome.error)
-            elif outcome.status == "not run":
-                logger.error("%s not run: %s", job.label, outcome.error)
-            end(job, outcome)
-            bar.move_to(done, len(queue))
+        try:
+            while True:
+                while dead := next(
+                    ((job, end) for job in waiting if (end := check_blocked(job, outcomes))), None
+                ):
+                    waiting.remove(dead[0])
+                    end_job(*dead)
+                can_start = free and not stop.requested
+                ready = [job for job in waiting if is_ready(job, outcomes)] if can_start else []
+                for job, place in zip(ready, list(free), strict=False):
+                    waiting.remove(job)
+                    free.remove(place)
+                    running[submit(run_job, job, place)] = job, place
+                if not running:
+                    break
+                for future in wait(running, LOOK_EVERY, FIRST_COMPLETED).done:
+                    job, place = running.pop(future)
+                    free.insert(0, place)
+                    end_job(job, future.result())
+        except BaseException:
+            stop.at_once = True  # else Python would wait for the jobs under way
+            raise
     return [outcomes.get(job.key, Outcome("interrupted")) for job in asked]
 
 
-def _in_process(
-    settings: PlanSettings, queue: Queue, fresh: bool, stop: StopRequest, console: bool
-) -> Generator[tuple[Job, Outcome]]:
-    while not stop.requested and (taken := queue.take()):
-        job, earlier = taken
-        with bar_of(job, 1, console) as bar:
-            yield job, job.work(Turn(job, earlier, fresh, console, stop=stop, report=bar.move_to))
-        yield from queue.take_hopeless()
+def list_places(settings: PlanSettings) -> list[Place]:
+    """Where jobs are done at the same time: one after the other in this process, or each with its own GPU."""
+    if not settings.multiprocess:
+        return [Place()]
+    gpus: list[int | None] = [*settings.gpu_ids_pool] or [None] * settings.num_parallel
+    share = settings.num_parallel
+    return [Place(number, gpu, share) for number, gpu in enumerate(gpus[:share], start=1)]
+
+
+def is_ready(job: Job, outcomes: Mapping[JobKey, Outcome]) -> bool:
+    """Whether all jobs that it comes after are done."""
+    return all(need.key in outcomes and outcomes[need.key].is_done for need in job.after)
+
+
+def check_blocked(job: Job, outcomes: Mapping[JobKey, Outcome]) -> Outcome | None:
+    """The outcome of a job that cannot be run, since one that it comes after failed or was stopped."""
+    before = [(need.label, outcomes[need.key].status) for need in job.after if need.key in outcomes]
+    if lost := [label for label, status in before if status in ("failed", "not run")]:
+        return Outcome("not run", error=f"needs {', '.join(lost)}, which did not finish")
+    return Outcome("interrupted") if any(status == "interrupted" for _, status in before) else None
+
+
+def _call(function: Callable[..., Outcome], *arguments: Any) -> Future[Outcome]:
+    future: Future[Outcome] = Future()
+    future.set_result(function(*arguments))
+    return future

@@ -1,7 +1,16 @@
-"""Jobs in processes of their own: started, watched, stopped, never left behind."""
+"""Where a job is done: in this process, or in one of its own. Another machine is one more such function.
+
+    executor(job, its run directory, place, stop, bar) -> outcome, read from the run's manifest
+
+It returns when the job has ended; several are called at a time, each in a thread. A job is data, so whatever
+means there are can send it, the directory and the place to where `common.jobs.do` does it: all that comes
+back is in the run directory. Meanwhile the executor looks at `stop` a few times a second (`requested`: tell
+the job to stop, resumable; `at_once`: kill it), and shows the news of the run.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
@@ -9,97 +18,62 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Literal, cast
 
 import common.process
-from common.console import Progress, StopRequest, is_ours, progress
-from common.jobs import Job, Outcome, Queue, Turn
-from common.plan import PlanSettings
+from common.console import Progress, StopRequest, is_ours
+from common.files import RunError
+from common.jobs import Job, Outcome, Place, do, read_outcome
 
 logger = logging.getLogger(__name__)
 
+Executor = Callable[[Job, Path, Place, StopRequest, Progress], Outcome]
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NEWS = ".progress"
+LOOK_EVERY, REPORT_EVERY = 0.2, 0.5  # seconds
+_starting = threading.Lock()  # multiprocessing reads the exit codes of all children when it starts one
 
 
-def bar_of(job: Job, position: int, console: bool) -> Progress:
-    """The bar of a job under way; see common.console.progress."""
-    hidden = not console or job.silent
-    return progress(job.steps, job.label, position=position, disable=hidden, unit=job.unit)
-
-
-@dataclass
-class _Worker:
-    job: Job
-    process: BaseProcess
-    gpu: int | None
-    bar: Progress
-    position: int
-
-
-def in_processes(
-    settings: PlanSettings, queue: Queue, fresh: bool, stop: StopRequest, console: bool
-) -> Generator[tuple[Job, Outcome]]:
-    """One process per job, at most `num_parallel` at a time, GPUs handed out from the pool.
-
-    Each has a pipe of its own: a worker that is killed in the middle of a message, or of waiting for a lock,
-    keeps no other from reporting.
-    """
-    context = cast(ForkServerContext | SpawnContext, multiprocessing.get_context(start_method()))
-    if isinstance(context, ForkServerContext):
-        context.set_forkserver_preload(queue.imports())
-    running: dict[Connection, _Worker] = {}
-    free_gpus = list(settings.gpu_ids_pool)
-    positions = list(range(1, settings.num_parallel + 1))
-    told_to_stop = False
+def run_here(
+    job: Job, run: Path, place: Place, stop: StopRequest, bar: Progress, console: bool = True
+) -> Outcome:
+    """Do a job here, in the main thread. console: see `do`."""
     try:
-        while True:
-            while positions and not stop.requested and (free_gpus or not settings.gpu_ids_pool):
-                if (taken := queue.take()) is None:
-                    break
-                job, earlier = taken
-                gpu = free_gpus.pop(0) if free_gpus else None
-                messages, sender = context.Pipe(duplex=False)
-                arguments = (job, earlier, fresh, gpu, settings.num_parallel, sender)
-                process = context.Process(target=_work, args=arguments, name=job.label)
-                position = positions.pop(0)
-                bar = bar_of(job, position, console)
-                with _held_signals():
-                    process.start()
-                    running[messages] = _Worker(job, process, gpu, bar, position)
-                sender.close()  # The worker's is now the only one: its end is the end of the messages.
-            if not running:
-                break
-            for ready in wait(list(running), timeout=0.2):
-                messages = cast(Connection, ready)
-                worker = running[messages]
-                outcome = _take_message(messages, worker)
-                if outcome is not None:
-                    del running[messages]
-                    messages.close()
-                    worker.process.join()
-                    worker.bar.close()
-                    positions.insert(0, worker.position)
-                    free_gpus += [] if worker.gpu is None else [worker.gpu]
-                    yield worker.job, outcome
-                    yield from queue.take_hopeless()
-            if stop.requested and not told_to_stop:
-                told_to_stop = True
-                for worker in running.values():
-                    worker.process.terminate()
-    finally:  # Of a second Ctrl-C: without this, Python would wait for the workers to finish.
-        for worker in running.values():
-            worker.process.kill()
-            worker.process.join()
-            worker.bar.close()
+        do(job, run, place, stop, bar.move_to, console)
+    except Exception as error:
+        return Outcome("failed", error=str(error))
+    return read_outcome(run)
+
+
+def run_in_process(job: Job, run: Path, place: Place, stop: StopRequest, bar: Progress) -> Outcome:
+    """Do a job in a process that is started for it, and never left behind."""
+    context = cast(ForkServerContext | SpawnContext, multiprocessing.get_context(start_method()))
+    process = context.Process(target=_work, args=(job, run, place), name=job.label)
+    (run / NEWS).unlink(missing_ok=True)  # of an earlier try that was killed
+    shown, is_told = 0, False
+    with _starting, _held_signals():
+        process.start()
+    try:
+        while not stop.at_once and not wait([process.sentinel], LOOK_EVERY):
+            shown = show_news(run / NEWS, shown, job, bar)
+            if stop.requested and not is_told:
+                is_told = True
+                process.terminate()
+    finally:
+        if not wait([process.sentinel], 0):
+            process.kill()
+        with _starting:
+            process.join()
+    show_news(run / NEWS, shown, job, bar)
+    (run / NEWS).unlink(missing_ok=True)
+    return read_outcome(run, f"its process died (exit code {process.exitcode})")
 
 
 def start_method() -> Literal["forkserver", "spawn"]:
@@ -118,8 +92,9 @@ def preload(modules: Sequence[str]) -> None:
     It imports what it is told when it starts, once, and works on while this process does. Of jobs that start
     from nothing (`start_method`) each imports its own.
     """
-    if start_method() == "forkserver":
-        multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
+    context = multiprocessing.get_context(start_method())
+    if isinstance(context, ForkServerContext):
+        context.set_forkserver_preload(list(modules))
         with _held_signals():
             forkserver.ensure_running()
 
@@ -138,49 +113,8 @@ def _held_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
-def _take_message(messages: Connection, worker: _Worker) -> Outcome | None:
-    """The next message of a worker if it is its last: its outcome, or its death."""
-    try:
-        message = messages.recv()
-    except (EOFError, OSError):
-        worker.process.join()
-        return Outcome("failed", error=f"its process died (exit code {worker.process.exitcode})")
-    if isinstance(message, Outcome):
-        return message
-    if isinstance(message, LogLine):
-        if not worker.job.silent:
-            logger.log(message.level, "%s: %s", worker.job.label, message.text)
-    else:
-        worker.bar.move_to(*message)
-    return None
-
-
-@dataclass(frozen=True)
-class LogLine:
-    """A log record of a worker that belongs on the runner's console too."""
-
-    level: int
-    text: str
-
-
-class _Relay(logging.Handler):
-    """Sends the runner what a user must see while workers run: warnings, and what the job has to show."""
-
-    def __init__(self, messages: Connection, shown: tuple[str, ...]) -> None:
-        super().__init__()
-        self._messages = messages
-        self._shown = shown
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == logging.WARNING or record.name in self._shown:
-            with suppress(BrokenPipeError):  # The runner was killed: `_die_with_parent` is about to end this.
-                self._messages.send(LogLine(record.levelno, record.getMessage()))
-
-
-def _work(
-    job: Job, earlier: tuple[Path, ...], fresh: bool, gpu: int | None, share: int, messages: Connection
-) -> None:
-    """Body of a worker process: reports steps done, and at last its Outcome."""
+def _work(job: Job, run: Path, place: Place) -> None:
+    """Body of a worker process."""
     common.process.prepare()
     stop = StopRequest()
 
@@ -192,19 +126,12 @@ def _work(
         signal.signal(number, request_stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    last_report = 0.0
-
-    def report(steps: float, total: float | None = None, status: str = "") -> None:
-        nonlocal last_report
-        if (now := time.monotonic()) - last_report > 0.2:
-            last_report = now
-            with suppress(BrokenPipeError):  # The runner was killed: `_die_with_parent` is about to end this.
-                messages.send((steps, total, status))
-
-    relay = _Relay(messages, job.shown)
-    relay.addFilter(is_ours)
-    logging.getLogger().addHandler(relay)
-    messages.send(job.work(Turn(job, earlier, fresh, False, gpu, share, stop, report)))
+    news = NewsWriter(run / NEWS, job.shown)
+    logging.getLogger().addHandler(news)
+    try:
+        do(job, run, place, stop, news.report, console=False)
+    except (RunError, OSError) as error:  # such as another runner that has taken the run meanwhile
+        sys.exit(f"{job.label}: {error}")
 
 
 def _die_with_parent() -> None:
@@ -213,3 +140,45 @@ def _die_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+class NewsWriter(logging.Handler):
+    """Writes a run's news, rows of JSON: steps done, warnings, and what loggers in `shown` have to say."""
+
+    def __init__(self, path: Path, shown: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.addFilter(is_ours)
+        self._path, self._shown = path, shown
+        self._last_report = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING or record.name in self._shown:
+            self._write({"level": record.levelno, "text": record.getMessage()})
+
+    def report(self, steps: float, total: float | None = None, status: str = "") -> None:
+        """Let the bar stand at `steps` (of `total`), with a few words on how it goes."""
+        if (now := time.monotonic()) - self._last_report > REPORT_EVERY:
+            self._last_report = now
+            self._write({"steps": steps, "total": total, "status": status})
+
+    def _write(self, row: dict[str, object]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def show_news(path: Path, start: int, job: Job, bar: Progress) -> int:
+    """Move the bar to where a run is, and log what it has to say unless the job is silent.
+
+    start: where in the file of news to begin; returns where the next ones do. A torn last row is not read.
+    """
+    if not path.exists():
+        return start
+    with path.open("rb") as file:
+        file.seek(start)
+        whole, newline, _ = file.read().rpartition(b"\n")
+    for row in map(json.loads, whole.splitlines()):
+        if "steps" in row:
+            bar.move_to(row["steps"], row["total"], row["status"])
+        elif not job.silent:
+            logger.log(row["level"], "%s: %s", job.label, row["text"])
+    return start + len(whole + newline)

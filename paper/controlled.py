@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from common.arguments import this_command
 from common.config import ConfigError
-from common.console import INTERRUPTED_EXIT_CODE
 from common.identity import finished_runs
+from common.plan_jobs import exit_code
+from common.schedule import run_jobs
 from paper.gpu_hours import Stage
 from sft_vs_rft.config import ExperimentConfig
-from sft_vs_rft.plan import Experiment, load_plan, steps_of, train_size
-from sft_vs_rft.schedule import job_of, run_plan
+from sft_vs_rft.plan import Experiment, describe_steps, load_plan, train_size
+from sft_vs_rft.schedule import INTERRUPT_MESSAGE, make_jobs
 
 if TYPE_CHECKING:
     from figures.claims import Results
@@ -107,18 +108,20 @@ def stages(items: Sequence[str], plans: Sequence[PlanOfItem]) -> list[Stage]:
 
     Raises ConfigError.
     """
-    found: dict[Path, Stage] = {}
+    by_plan: dict[Path, Stage] = {}
     for plan in plans:
         # Its start weights may not exist yet: whether they do is checked when its turn comes.
         loaded = load_plan(plan.path, [*plan.overrides, "load_model_from_checkpoint=''"])
         left = [experiment.config for experiment in _unfinished(plan, loaded.experiments)]
         side_by_side = min(loaded.plan.num_parallel, len(left)) if loaded.plan.multiprocess else 1
-        sizes = "; ".join(dict.fromkeys(steps_of(experiment.config) for experiment in loaded.experiments))
+        sizes = "; ".join(
+            dict.fromkeys(describe_steps(experiment.config) for experiment in loaded.experiments)
+        )
         # Items that start from the same pretraining share it.
         minutes = sum(map(minutes_of, left)) / max(1, side_by_side)
-        found.setdefault(plan.path, Stage(plan.item, len(left), minutes, f"{plan.path.name}: {sizes}"))
+        by_plan.setdefault(plan.path, Stage(plan.item, len(left), minutes, f"{plan.path.name}: {sizes}"))
     theory = Stage("theory", 0, THEORY_MINUTES, f"{THEORY_MODELS:,} enumerated models")
-    return [*found.values(), *[theory] * ("theory" in items)]
+    return [*by_plan.values(), theory] if "theory" in items else list(by_plan.values())
 
 
 def _unfinished(plan: PlanOfItem, experiments: Sequence[Experiment]) -> list[Experiment]:
@@ -127,7 +130,7 @@ def _unfinished(plan: PlanOfItem, experiments: Sequence[Experiment]) -> list[Exp
         started = load_plan(plan.path, plan.overrides).experiments
     except ConfigError:
         return list(experiments)
-    jobs = [job_of(experiment) for experiment in started]
+    jobs = make_jobs(started)
     finished = {folder: finished_runs(folder) for folder in {job.folder for job in jobs}}
     pairs = zip(started, jobs, strict=True)
     return [experiment for experiment, job in pairs if job.identity not in finished[job.folder]]
@@ -150,14 +153,15 @@ def run_and_draw(args: argparse.Namespace, items: Sequence[str], plans: Sequence
             loaded = load_plan(plan.path, plan.overrides)
             for notice in loaded.notices:
                 logger.info("%s", notice)
-            outcomes = run_plan(loaded.plan, loaded.experiments)
-            unfinished = [outcome for outcome in outcomes if outcome.status in ("failed", "interrupted")]
-            for outcome in unfinished:
-                logger.error("%s: %s %s", outcome.experiment.label, outcome.status, outcome.error or "")
-            if unfinished:
+            outcomes = run_jobs(
+                loaded.plan, make_jobs(loaded.experiments), interrupt_message=INTERRUPT_MESSAGE
+            )
+            for experiment, outcome in zip(loaded.experiments, outcomes, strict=True):
+                if not outcome.is_done:
+                    logger.error("%s: %s %s", experiment.name, outcome.status, outcome.error or "")
+            if status := exit_code(outcomes):
                 logger.error("to go on: %s", this_command())
-                interrupted = all(outcome.status == "interrupted" for outcome in unfinished)
-                return INTERRUPTED_EXIT_CODE if interrupted else 1
+                return status
             runs += [outcome.run for outcome in outcomes if outcome.run is not None]
         draw_figure3(args, item, runs)
     return 0
@@ -248,16 +252,16 @@ def report_items(args: argparse.Namespace, items: Sequence[str], results: Result
 
     from figures.items import saved_item
 
-    found = []
+    drawn = []
     tables = dict(results.controlled)
     for item in items:
         stem = args.output_dir / (args.scale if item in FIGURE3_ITEMS else "") / item
         if item in FIGURE3_ITEMS:
             tables[item] = pd.read_csv(stem.with_suffix(".csv"))
-            found.append(saved_item(item, f"{FIGURE_NAMES[item]}: {TITLES[item]}", CAPTION, stem))
+            drawn.append(saved_item(item, f"{FIGURE_NAMES[item]}: {TITLES[item]}", CAPTION, stem))
         else:
             results.theory = json.loads(stem.with_suffix(".json").read_bytes())
             results.theory_numbers = pd.read_csv(stem.with_suffix(".csv"))
-            found.append(saved_item(item, "Theory: bounds and times to reward", THEORY_CAPTION, stem))
+            drawn.append(saved_item(item, "Theory: bounds and times to reward", THEORY_CAPTION, stem))
     results.controlled = tables
-    return found
+    return drawn

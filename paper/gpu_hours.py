@@ -14,7 +14,7 @@ from pathlib import Path
 from common.identity import finished_runs
 from rl4lms.config import ExtractConfig, NlpoConfig, SupervisedConfig, TrainConfig
 from rl4lms.plan import Experiment, load_plan
-from rl4lms.plan.runs import jobs_of
+from rl4lms.plan.runs import make_jobs
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,9 @@ def _plan_line(path: str) -> str:
     finished = finished_runs(Path(loaded.plan.output_path))
     left = [
         experiment
-        for experiment, job in zip(loaded.experiments, jobs_of(loaded.plan, loaded.experiments), strict=True)
+        for experiment, job in zip(
+            loaded.experiments, make_jobs(loaded.plan, loaded.experiments), strict=True
+        )
         if job.identity not in finished
     ]
     hours = sum(map(experiment_cost, left)) / OPERATIONS_PER_SECOND / 3600

@@ -122,7 +122,7 @@ def run_and_draw(args: argparse.Namespace, asked: Asked) -> int:
     """The controlled experiments first, which take minutes, then the study, then the page."""
     folder = args.output_dir / args.scale
     if args.jobs > 1 and asked.study_items:
-        modules = text_study.imports_of_study(text_study.study_for(args.scale, asked.study_items))
+        modules = text_study.list_study_imports(text_study.study_for(args.scale, asked.study_items))
         preload([*modules, *controlled.IMPORTS] if asked.controlled_items else modules)
     status = controlled.run_and_draw(args, asked.controlled_items, asked.plans)
     if status:

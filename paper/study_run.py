@@ -29,7 +29,7 @@ from paper.study import (
     train_reward,
 )
 from rl4lms.plan import Experiment, load_plan
-from rl4lms.plan.runs import jobs_of
+from rl4lms.plan.runs import make_jobs
 
 logger = logging.getLogger(__name__)
 INTERRUPT_MESSAGE = "stopping after the steps under way, resumable; press Ctrl-C again to stop at once"
@@ -68,11 +68,11 @@ def first_jobs(study: StudyConfig, *, seeds: int, jobs: int) -> list[Job]:
     whichever = [(fields, run) for fields, run in pairs if run.method in ("pretrained", "sft")]
     whichever.sort(key=lambda pair: pair[1].kind == "extraction")
     parts = {"selection": (selection(study)[0], 1), "sft": ([fields for fields, _ in whichever], seeds)}
-    found = []
+    first = []
     for phase, (configurations, times) in parts.items():
         loaded = load_plan(write_plan(study, phase, configurations, times, jobs))
-        found += jobs_of(loaded.plan, loaded.experiments)
-    return found
+        first += make_jobs(loaded.plan, loaded.experiments)
+    return first
 
 
 def run_study(
@@ -134,7 +134,7 @@ def chosen_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[str, float]:
         rate = done.experiment.changes["alg.args.learning_rate"]
         task = done.run.task
         rewards.setdefault(task, {})[rate] = train_reward(done.path, study.tasks[task].key)
-    return {task: max(found, key=lambda rate: found[rate]) for task, found in rewards.items()}
+    return {task: max(by_rate, key=lambda rate: by_rate[rate]) for task, by_rate in rewards.items()}
 
 
 def write_plan(
@@ -162,9 +162,10 @@ def _main(
 ) -> tuple[list[Fields], list[StudyRun]]:
     """Configurations of the second plan, and what they are."""
     configurations, runs = comparison(study, rates)
-    for part in [after_sft] * with_rewards + [sweeps] * with_sweeps:
-        more, of_part = part(study, rates)
-        configurations, runs = configurations + more, runs + of_part
+    for is_wanted, part in ((with_rewards, after_sft), (with_sweeps, sweeps)):
+        if is_wanted:
+            part_configurations, part_runs = part(study, rates)
+            configurations, runs = configurations + part_configurations, runs + part_runs
     return configurations, runs
 
 
@@ -186,7 +187,7 @@ def _finished(
             load_plan(write_plan(study, phase, configurations, seeds, jobs))
             raise
     there = finished_runs(Path(study.output_path))
-    paths = [there.get(job.identity) for job in jobs_of(loaded.plan, loaded.experiments)]
+    paths = [there.get(job.identity) for job in make_jobs(loaded.plan, loaded.experiments)]
     return _done(path, runs, loaded.experiments, paths)
 
 
@@ -203,15 +204,15 @@ def _run(
     path = write_plan(study, phase, configurations, seeds, jobs)
     loaded = load_plan(path)
     outcomes = run_jobs(
-        loaded.plan, jobs_of(loaded.plan, loaded.experiments), False, console, INTERRUPT_MESSAGE
+        loaded.plan, make_jobs(loaded.plan, loaded.experiments), False, console, INTERRUPT_MESSAGE
     )
     for experiment, outcome in zip(loaded.experiments, outcomes, strict=True):
         if outcome.status in ("failed", "not run"):
             logger.error("%s: %s: %s", experiment.name, outcome.status, outcome.error)
     if any(outcome.status == "interrupted" for outcome in outcomes):
         raise StudyInterrupted
-    if lost := sum(not outcome.is_done for outcome in outcomes):
-        raise StudyError(f"{lost} of {len(outcomes)} experiments of {path} failed")
+    if failed := sum(not outcome.is_done for outcome in outcomes):
+        raise StudyError(f"{failed} of {len(outcomes)} experiments of {path} failed")
     return _done(path, runs, loaded.experiments, [outcome.run for outcome in outcomes])
 
 
@@ -219,20 +220,20 @@ def _done(
     plan: Path, runs: Sequence[StudyRun], experiments: Sequence[Experiment], ends: Sequence[Path | None]
 ) -> list[Done]:
     """Those of the experiments that ended, with their runs in `ends`."""
-    of_configuration = {run.configuration: run for run in runs}
+    by_configuration = {run.configuration: run for run in runs}
     paths = {experiment.name: path for experiment, path in zip(experiments, ends, strict=True)}
-    found = []
+    done = []
     for experiment in experiments:
         path, start = paths[experiment.name], experiment.start
         if path is None:
             continue
-        found.append(
+        done.append(
             Done(
-                of_configuration[experiment.configuration],
+                by_configuration[experiment.configuration],
                 experiment,
                 path,
                 paths[start.name] if start is not None else None,
                 f"{PLAN_RUNNER} {plan}",
             )
         )
-    return found
+    return done

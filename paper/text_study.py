@@ -17,7 +17,7 @@ from common.run_dir import RunError
 from common.schedule import run_jobs
 from paper.gpu_hours import Stage, hours_lines
 from paper.small_models.config import PretrainConfig, model_of
-from paper.small_models.jobs import job_of, publish
+from paper.small_models.jobs import make_job, publish
 from paper.study import (
     StudyConfig,
     StudyRun,
@@ -40,7 +40,7 @@ from paper.study_run import (
     run_study,
 )
 from rl4lms.model.source import check_model_source, link_problem
-from rl4lms.plan.runs import imports_of
+from rl4lms.plan.runs import list_imports
 
 if TYPE_CHECKING:
     from figures.claims import Results
@@ -95,7 +95,7 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stag
     study, minutes = study_for(scale, items), MINUTES[scale]
     rates = any_rates(study)
     models = [minutes[config.model_type] for config in models_missing(study).values()]
-    found = [Stage("models", len(models), sum(models) / jobs)]
+    rows = [Stage("models", len(models), sum(models) / jobs)]
     there = Counter() if models else finished(study, seeds=seeds, jobs=jobs, **_parts(items))
     # RFT with the chosen rate and the first seed is there when the comparison begins.
     planned = {"learning rates": (selection(study), 1, 0), "comparison": (comparison(study, rates), seeds, 1)}
@@ -110,8 +110,8 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stag
             for configuration, run in zip(configurations, runs, strict=True)
         ]
         total = sum(minutes[_kind(run)] * count for run, count in zip(runs, counts, strict=True))
-        found.append(Stage(stage, sum(counts), total / jobs))
-    return found
+        rows.append(Stage(stage, sum(counts), total / jobs))
+    return rows
 
 
 def _parts(items: Sequence[str]) -> dict[str, bool]:
@@ -136,9 +136,9 @@ def models_missing(study: StudyConfig) -> dict[Path, PretrainConfig]:
     }
 
 
-def imports_of_study(study: StudyConfig) -> list[str]:
+def list_study_imports(study: StudyConfig) -> list[str]:
     """What the processes import that make the models of a study and run it."""
-    return ["paper.small_models.train", *imports_of([task.metric.id for task in study.tasks.values()])]
+    return ["paper.small_models.train", *list_imports([task.metric.id for task in study.tasks.values()])]
 
 
 def make_models(
@@ -157,7 +157,7 @@ def make_models(
     for folder, config in missing.items():
         if problem := link_problem(folder):
             raise RunError(problem)
-        makers[job_of(config, folder.parent).key] = folder, config
+        makers[make_job(config, folder.parent).key] = folder, config
     waiting = dict.fromkeys(study.tasks)
 
     def begun() -> Sequence[Job]:
@@ -174,12 +174,12 @@ def make_models(
         return begun()
 
     settings = PlanSettings(name=study.name, multiprocess=jobs > 1, num_parallel=jobs)
-    work = [*(job_of(config, folder.parent) for folder, config in makers.values()), *begun()]
+    work = [*(make_job(config, folder.parent) for folder, config in makers.values()), *begun()]
     outcomes = run_jobs(settings, work, interrupt_message=INTERRUPT_MESSAGE, then=use)
     if any(outcome.status == "interrupted" for outcome in outcomes):
         raise StudyInterrupted
-    if lost := [str(folder) for folder, end in zip(missing, outcomes, strict=False) if not end.is_done]:
-        raise StudyError(f"not made: {', '.join(lost)}")
+    if failed := [str(folder) for folder, end in zip(missing, outcomes, strict=False) if not end.is_done]:
+        raise StudyError(f"not made: {', '.join(failed)}")
 
 
 def run_and_draw(args: argparse.Namespace, folder: Path) -> tuple[list[Item], Results]:
@@ -211,34 +211,38 @@ def figures_study(study: StudyConfig, done: Sequence[Done]) -> Study:
 
     # Without repetition: a sweep's full SFT is that of the comparison.
     sources: dict[str, dict[Source, None]] = {"extraction": {}, "training": {}}
-    for one in done:
+    for item in done:
         # The pretrained model's statistics are the same for every seed of the finetunings.
-        seeds = {other.seed for other in done} if one.run.method == "pretrained" else {one.seed}
+        seeds = {other.seed for other in done} if item.run.method == "pretrained" else {item.seed}
         for seed in sorted(seeds):
             source = Source(
-                task=one.run.task,
+                task=item.run.task,
                 seed=seed,
-                method=one.run.method,
-                reward=study.tasks[one.run.task].key,
-                path=one.path,
-                command=one.command,
-                sample=one.run.sample,
-                split=one.run.split,
-                sft=one.start if one.run.method == "sft_rft" and one.run.kind == "training" else None,
+                method=item.run.method,
+                reward=study.tasks[item.run.task].key,
+                path=item.path,
+                command=item.command,
+                sample=item.run.sample,
+                split=item.run.split,
+                sft=item.start if item.run.method == "sft_rft" and item.run.kind == "training" else None,
             )
-            sources[one.run.kind][source] = None
+            sources[item.run.kind][source] = None
     return Study(
         extractions=list(sources["extraction"]),
         trainings=list(sources["training"]),
         labels={name: task.label for name, task in study.tasks.items()},
-        base={one.run.task: _settings(one) for one in done if one.run.configuration == f"{one.run.task}-rft"},
+        base={
+            item.run.task: _settings(item)
+            for item in done
+            if item.run.configuration == f"{item.run.task}-rft"
+        },
         command=this_command(),
     )
 
 
-def _settings(one: Done) -> dict[str, float]:
+def _settings(item: Done) -> dict[str, float]:
     """What RFT of a task was run with, where nothing is raised."""
-    alg = one.experiment.config.alg
+    alg = item.experiment.config.alg
     assert hasattr(alg, "args")
     return {
         "learning_rate": alg.args.learning_rate,

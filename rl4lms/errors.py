@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from common.errors import UserError
+from common.errors import Interrupted, UserError
 
 
-class TrainingInterrupted(Exception):
+class TrainingInterrupted(Interrupted):
     """The caller asked to stop; what is on disk goes on from the last checkpoint."""
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common import console
-from common.errors import UserError
+from common.errors import Interrupted, UserError
 from common.files import atomic_torch_save, atomic_write_text
 from common.jobs import ending
 from common.run_dir import RunDir
@@ -38,7 +38,7 @@ class ExtractionError(UserError):
     """What stops an extraction; the message is for the user, and what was computed stays on disk."""
 
 
-class ExtractionInterrupted(Exception):
+class ExtractionInterrupted(Interrupted):
     """The caller asked to stop; everything so far is on disk."""
 
 

@@ -6,6 +6,7 @@ Imports nothing heavy: `-h`, `--check` and `--list_fields` must not wait for tor
 from __future__ import annotations
 
 import json
+import secrets
 import zipfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -337,6 +338,16 @@ def find_pretraining(config: ExperimentConfig) -> Path | None:
         ):
             return run.path / checkpoint
     return None
+
+
+def resolve_seeds(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with every seed -1 ("unseeded") replaced by a fresh one, so that the run can be redone."""
+    fresh = {
+        name: secrets.randbelow(2**31)
+        for name in ("random_seed", "init_rnd_seed", "samples_rnd_seed")
+        if getattr(config, name) < 0
+    }
+    return config.model_copy(update=fresh)
 
 
 def start_checkpoint(path: Path) -> Path:

@@ -1,27 +1,30 @@
-"""Runs the experiments of a plan: skips the finished, resumes the cut, survives the failing.
+"""A controlled experiment as a job: what makes its run the same as an earlier one, and how it is done.
 
-An experiment's run directory is found by what decides its numbers. Imports nothing heavy: the worker imports
-torch, in its own process when the plan says `multiprocess`.
+Imports nothing heavy: the work imports torch, in its own process when the plan says `multiprocess`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-import common.jobs
 from common.identity import IDENTITY, content_digest, hash_of
-from common.jobs import Job, Status, Turn, carry_out
+from common.jobs import Job, Outcome, Place, Report
+from common.plan_jobs import link_jobs
 from common.run_dir import RunDir, read_run
-from common.schedule import run_jobs
-from sft_vs_rft.config import COSMETIC_FIELDS, ExperimentConfig, start_checkpoint
+from sft_vs_rft.config import COSMETIC_FIELDS, ExperimentConfig, resolve_seeds, start_checkpoint
 from sft_vs_rft.data_source import find_npz
-from sft_vs_rft.plan import Experiment, Plan
+from sft_vs_rft.plan import Experiment
+
+INTERRUPT_MESSAGE = (
+    "stopping after the epochs under way, with a checkpoint; press Ctrl-C again to stop at once"
+)
+SHOWN = ("sft_vs_rft.experiment",)  # how fit the start model is
+SEEDS = ("random_seed", "init_rnd_seed", "samples_rnd_seed")
 
 
-def identity(experiment: Experiment) -> str:
+def identify(experiment: Experiment) -> str:
     """Hash of all that decides an experiment's numbers: its fields, its repetition and the files it reads."""
     config = experiment.config
     fields = {name: value for name, value in config.model_dump().items() if name not in COSMETIC_FIELDS}
@@ -33,74 +36,47 @@ def identity(experiment: Experiment) -> str:
     return hash_of([fields, experiment.repetition, [content_digest(path) for path in files]])
 
 
-INTERRUPT_MESSAGE = (
-    "stopping after the epochs under way, with a checkpoint; press Ctrl-C again to stop at once"
-)
-SHOWN = ("sft_vs_rft.experiment",)  # how fit the start model is
+def make_jobs(experiments: Iterable[Experiment]) -> list[Job]:
+    """One job for each experiment, in their order."""
+    return link_jobs(experiments, _job_of)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How an experiment ended; status and error: see common.jobs.Outcome. score: of a run that is done."""
-
-    experiment: Experiment
-    status: Status
-    run: Path | None = None
-    score: float | None = None
-    error: str | None = None
-
-
-def run_plan(
-    plan: Plan, experiments: Sequence[Experiment], fresh: bool = False, console: bool = True
-) -> list[Outcome]:
-    """Run `experiments` in their order; returns one outcome each, also when some fail or Ctrl-C stops them.
-
-    fresh: ignore earlier runs; console: bars and log lines on the terminal.
-    """
-    jobs = [job_of(experiment) for experiment in experiments]
-    ends = run_jobs(plan, jobs, fresh, console, INTERRUPT_MESSAGE)
-    return [outcome_of(experiment, end) for experiment, end in zip(experiments, ends, strict=True)]
-
-
-def outcome_of(experiment: Experiment, end: common.jobs.Outcome) -> Outcome:
-    """An outcome with the experiment's score, from its manifest."""
-    score = read_run(end.run).manifest.get("score") if end.is_done and end.run else None
-    return Outcome(experiment, end.status, end.run, score, end.error)
-
-
-def job_of(experiment: Experiment) -> Job:
-    """The job that runs an experiment."""
-    config = experiment.config
+def _job_of(experiment: Experiment, start: Job | None) -> Job:
+    config, key = experiment.config, identify(experiment)
     return Job(
-        experiment.label,
-        identity(experiment),
+        experiment.name,
+        key,
         Path(config.outputs_dir),
-        partial(execute, experiment),
+        partial(_create, experiment, key),
+        partial(_run, experiment),
         imports=("sft_vs_rft.experiment",),
         steps=config.epochs,
         shown=SHOWN,
         silent=config.disable_console_log,
+        log_file="log.txt" if config.save_logs else None,
     )
 
 
-def execute(experiment: Experiment, turn: Turn) -> common.jobs.Outcome:
-    """Run one experiment in this process, in its new or earlier run directory, with its own log file."""
-    import sft_vs_rft.experiment
-    from sft_vs_rft.train import TrainingInterrupted, resolve_seeds
+def read_score(outcome: Outcome) -> float | None:
+    """The score in the manifest of a run that is done."""
+    return read_run(outcome.run).manifest.get("score") if outcome.is_done and outcome.run else None
 
-    config = experiment.config
-    if turn.gpu is not None:
-        config = config.model_copy(update={"gpu_ids": [turn.gpu]})
 
-    def create() -> RunDir:
-        seeded = resolve_seeds(config)
-        names = ("random_seed", "init_rnd_seed", "samples_rnd_seed")
-        seeds = {name: getattr(seeded, name) for name in names}
-        manifest = {IDENTITY: turn.job.identity, "repetition": experiment.repetition, "seeds": seeds}
-        return RunDir.create(Path(config.outputs_dir), config.experiment_name, seeded.model_dump(), manifest)
+def _create(experiment: Experiment, key: str, earlier: Sequence[Path], place: Place) -> RunDir:
+    """A run directory; seeds that are not given are drawn."""
+    config = resolve_seeds(_on_gpu(experiment.config, place))
+    seeds = {name: getattr(config, name) for name in SEEDS}
+    manifest = {IDENTITY: key, "repetition": experiment.repetition, "seeds": seeds}
+    return RunDir.create(Path(config.outputs_dir), config.experiment_name, config.model_dump(), manifest)
 
-    def work(run: RunDir) -> None:
-        seeded: ExperimentConfig = config.model_copy(update=run.manifest["seeds"])
-        sft_vs_rft.experiment.run_experiment(seeded, run, turn.report, turn.stop, turn.share)
 
-    return carry_out(turn, create, work, TrainingInterrupted, "log.txt" if config.save_logs else None)
+def _run(experiment: Experiment, run: RunDir, place: Place, stop: Callable[[], bool], report: Report) -> None:
+    """Run the experiment with the seeds that its run began with, on the GPU that it has now."""
+    from sft_vs_rft.experiment import run_experiment
+
+    config = _on_gpu(experiment.config, place).model_copy(update=run.manifest["seeds"])
+    run_experiment(config, run, report, stop, place.share)
+
+
+def _on_gpu(config: ExperimentConfig, place: Place) -> ExperimentConfig:
+    return config if place.gpu is None else config.model_copy(update={"gpu_ids": [place.gpu]})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -12,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import Interrupted, UserError
 from common.run_dir import RunDir
 from common.seeding import derive_seed
 from common.tracking import Tracker
-from sft_vs_rft.config import ExperimentConfig
+from sft_vs_rft.config import ExperimentConfig, resolve_seeds
 from sft_vs_rft.data import ControlledData, Inputs
 from sft_vs_rft.gradients import (
     Forward,
@@ -36,7 +35,7 @@ Row = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-class TrainingInterrupted(Exception):
+class TrainingInterrupted(Interrupted):
     """The caller asked to stop; the run is checkpointed after `epoch`."""
 
     def __init__(self, epoch: int) -> None:
@@ -175,16 +174,6 @@ def train(
             raise TrainingInterrupted(epoch)
     monitor = state.monitor
     return TrainResult(rows, monitor.score(config.return_best_score), state.next_epoch - 1, monitor.stopped)
-
-
-def resolve_seeds(config: ExperimentConfig) -> ExperimentConfig:
-    """The config with every seed -1 ("unseeded") replaced by a fresh one, so that the run can be redone."""
-    fresh = {
-        name: secrets.randbelow(2**31)
-        for name in ("random_seed", "init_rnd_seed", "samples_rnd_seed")
-        if getattr(config, name) < 0
-    }
-    return config.model_copy(update=fresh)
 
 
 def build_optimizer(config: ExperimentConfig, model: nn.Module) -> torch.optim.Optimizer:

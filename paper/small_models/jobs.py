@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common.console import progress, stop_request
 from common.identity import IDENTITY, hash_of
-from common.jobs import Job, Outcome, Turn, carry_out, ending
+from common.jobs import Job, Place, Report, ending
 from common.run_dir import RunDir, RunError
 from paper.small_models.config import PretrainConfig
 from rl4lms.errors import TrainingInterrupted
@@ -22,7 +23,7 @@ INTERRUPT_MESSAGE = (
 )
 
 
-def identity(config: PretrainConfig) -> str:
+def identify(config: PretrainConfig) -> str:
     """Hash of all that decides the weights but the packages, whose text a run compares itself."""
     data = config.model_dump()
     del data["runtime"]["device"]
@@ -31,15 +32,16 @@ def identity(config: PretrainConfig) -> str:
 
 def manifest(config: PretrainConfig) -> dict[str, Any]:
     """What the manifest of a run begins with."""
-    return {"job": "pretraining", IDENTITY: identity(config)}
+    return {"job": "pretraining", IDENTITY: identify(config)}
 
 
-def job_of(config: PretrainConfig, folder: Path) -> Job:
+def make_job(config: PretrainConfig, folder: Path) -> Job:
     """The job that trains a model in a run below `folder`, on one thread; `publish` is left to the caller."""
     return Job(
         f"model {config.name}",
-        identity(config),
+        identify(config),
         folder,
+        partial(_create, config, folder),
         partial(_train, config),
         imports=("paper.small_models.train",),
         steps=config.alg.steps,
@@ -75,20 +77,20 @@ def run_pretraining(config: PretrainConfig, run: RunDir, link: Path, resume_comm
     return end.code
 
 
-def _train(config: PretrainConfig, turn: Turn) -> Outcome:
+def _create(config: PretrainConfig, folder: Path, earlier: Sequence[Path], place: Place) -> RunDir:
+    return RunDir.create(folder, config.name, config.model_dump(), manifest(config))
+
+
+def _train(
+    config: PretrainConfig, run: RunDir, place: Place, stop: Callable[[], bool], report: Report
+) -> None:
     import torch
 
     from paper.small_models.train import pretrain
 
-    def create() -> RunDir:
-        return RunDir.create(turn.job.folder, config.name, config.model_dump(), manifest(config))
-
-    def work(run: RunDir) -> None:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)  # a small model is hardly faster with two
-        try:
-            pretrain(config, run, lambda step, status: turn.report(step, status=status), turn.stop)
-        finally:
-            torch.set_num_threads(before)
-
-    return carry_out(turn, create, work, TrainingInterrupted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # a small model is hardly faster with two
+    try:
+        pretrain(config, run, lambda step, status: report(step, status=status), stop)
+    finally:
+        torch.set_num_threads(before)

@@ -4,41 +4,15 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 from common.config import Keys, Located, Problem, Source, locate, parse_path, path_text, set_value, validate
-from common.errors import UserError
-from common.plan import choices
+from common.plan import BraceError, Choice, fill_braces, locate_in_choice
 from common.source import parse_value
 from rl4lms.config import ExtractConfig, TrainConfig
 from rl4lms.plan.schema import Configuration, Experiment
-
-
-class BraceError(UserError):
-    """Text whose braces cannot be filled in; the message is for the user."""
-
-
-def filled(text: str, config: Mapping[str, Any], names: Mapping[str, Any]) -> str:
-    """`text` with its {braces} filled in by dotted fields of the config and by other names.
-
-    Raises BraceError.
-    """
-    try:
-        return text.format(**{**{key: _attributes(value) for key, value in config.items()}, **names})
-    except (LookupError, ValueError, AttributeError, TypeError) as error:
-        absent = error.args[0] if isinstance(error, KeyError) else getattr(error, "name", None)
-        reason = f"no field {absent!r}" if absent else str(error)
-        raise BraceError(f"cannot fill in the braces of {text!r}: {reason}") from None
-
-
-def _attributes(value: Any) -> Any:
-    """A value whose mappings are read by attribute, as str.format does in {a.b}."""
-    if isinstance(value, dict):
-        return SimpleNamespace(**{str(key): _attributes(item) for key, item in value.items()})
-    return [_attributes(item) for item in value] if isinstance(value, list) else value
 
 
 def short_names(fields: Iterable[str]) -> dict[str, str]:
@@ -64,7 +38,7 @@ Kind = type[TrainConfig] | type[ExtractConfig]
 
 
 @dataclass(frozen=True)
-class Place:
+class Entry:
     """A configuration in the plan file, with the config file that it names."""
 
     plan: Source
@@ -73,7 +47,7 @@ class Place:
     file: Source
     kind: Kind
 
-    def located(self, keys: Keys, message: str) -> list[Located]:
+    def locate(self, keys: Keys, message: str) -> list[Located]:
         """A problem at `keys` of the configuration."""
         return locate([Problem(path_text(("configurations", self.index, *keys)), message)], self.plan)
 
@@ -88,166 +62,135 @@ class Draft:
     setting: str
     model: str
     experiment: Experiment | None
+    problems: list[Located]
 
 
-def kind_of(file: Source) -> Kind:
+def choose_kind(file: Source) -> Kind:
     """Whether a config file is of an extraction or of a training."""
     return ExtractConfig if "evaluation" in file.data and "train_evaluation" not in file.data else TrainConfig
 
 
-def expand(
-    place: Place, repetitions: int, starts: Sequence[Sequence[Draft]]
-) -> tuple[list[list[Draft]], list[Located]]:
-    """The drafts of each setting of a configuration, one for each repetition, and all problems.
-
-    starts: likewise those of its `model_from`.
-    """
-    settings: list[list[Draft]] = []
-    located: list[Located] = []
-    for of_start in starts or [[]]:
-        if 1 < len(of_start) < repetitions:
-            message = (
-                f"{repetitions} repetitions cannot start from the {len(of_start)} of {of_start[0].setting}"
-            )
-            return [], place.located(("model_from",), message)
-        for choice in choices(place.configuration.options):
-            drafts = []
-            for repetition in range(repetitions):
-                start = of_start[min(repetition, len(of_start) - 1)] if of_start else None
-                draft, problems = _draft(place, choice, repetition, start)
-                drafts.append(draft)
-                located += problems
-            settings.append(drafts)
-    return settings, located
-
-
 @dataclass
 class _Merged:
-    """The data of a config file with a plan's values over it.
-
-    origin, keys: of each dotted field that the plan sets, where in the configuration and where in the data.
-    """
+    """The data of a config file with a plan's values over it. keys: of each field that the plan sets."""
 
     data: dict[str, Any]
-    changes: dict[str, Any]
-    origin: dict[str, Keys]
-    model_field: str
+    model_field: Keys
     keys: dict[str, Keys] = field(default_factory=dict)
-    problems: list[tuple[Keys, str]] = field(default_factory=list)  # where in the configuration, message
+    problems: list[Located] = field(default_factory=list)
 
 
-def _draft(
-    place: Place, choice: dict[str, tuple[int, Any]], repetition: int, start: Draft | None
-) -> tuple[Draft, list[Located]]:
-    configuration = place.configuration
-    merged = _merge(place, choice, start)
+def make_draft(entry: Entry, choice: Choice, repetition: int, start: Draft | None) -> Draft:
+    """The experiment of a choice of options, of a repetition, and of what it starts from."""
+    merged = _merge(entry, choice, start)
     runtime = merged.data.get("runtime") or {}
     seed = runtime.get("seed", 0) if isinstance(runtime, dict) else 0
     if isinstance(seed, int) and isinstance(runtime, dict):
         seed += repetition
         merged.data["runtime"] = {**runtime, "seed": seed}
-    model = _at(merged.data, parse_path(merged.model_field))
-    own, setting = _fill_in(
-        configuration, merged, {f: value for f, (_, value) in choice.items()}, model, start
-    )
-    config, problems = validate(place.kind, merged.data)
-    located = [found for keys, message in merged.problems for found in place.located(keys, message)]
+    model = value_at(merged.data, merged.model_field)
+    suffix, setting = _name(entry, merged, choice, model, start)
+    config, problems = validate(entry.kind, merged.data)
+    located = merged.problems
     for problem in problems:
-        located += _located(place, merged, problem, start)
+        located += _locate(entry, merged, choice, problem, start)
     if config is None or located:
-        return Draft(setting, str(model), None), located
+        return Draft(setting, str(model), None, located)
     experiment = Experiment(
-        configuration.name,
+        f"{setting}_seed_{config.runtime.seed}",
         setting,
-        own,
         repetition,
         config,
-        merged.changes,
+        entry.configuration.name,
+        suffix,
+        choice.values,
         start.experiment if start is not None else None,
     )
-    return Draft(setting, str(model), experiment), []
+    return Draft(setting, str(model), experiment, [])
 
 
-def _merge(place: Place, choice: dict[str, tuple[int, Any]], start: Draft | None) -> _Merged:
+def _merge(entry: Entry, choice: Choice, start: Draft | None) -> _Merged:
     """The config file's data with base_config, the chosen options and the model to start from."""
-    base = place.configuration.base_config
-    data = copy.deepcopy(place.file.data)
-    changes = base | {name: value for name, (_, value) in choice.items()}
-    origin: dict[str, Keys] = {name: ("base_config", name) for name in base}
-    origin |= {name: ("options", name, number) for name, (number, _) in choice.items()}
-    algorithm = changes.get("alg.id", _at(data, ("alg", "id")))
-    supervised = place.kind is ExtractConfig or algorithm == "supervised"
-    merged = _Merged(data, changes, origin, "alg.model_name" if supervised else "alg.policy.args.model_name")
-    for name, value in changes.items():
+    data = copy.deepcopy(entry.file.data)
+    algorithm = choice.values.get("alg.id", value_at(data, ("alg", "id")))
+    supervised = entry.kind is ExtractConfig or algorithm == "supervised"
+    model_field = "alg.model_name" if supervised else "alg.policy.args.model_name"
+    merged = _Merged(data, parse_path(model_field))
+    for name, value in choice.values.items():
         try:
             merged.keys[name] = set_value(data, parse_path(name), copy.deepcopy(value))
         except (ValueError, LookupError) as error:
-            merged.problems.append((origin[name], str(error.args[0])))
-    if place.configuration.starts and merged.model_field in changes:
-        message = f"is given by model_from: {', '.join(place.configuration.starts)}"
-        merged.problems.append((origin[merged.model_field], message))
+            merged.problems += _locate_field(entry, choice, name, str(error.args[0]))
+    if entry.configuration.starts and model_field in choice.values:
+        message = f"is given by model_from: {', '.join(entry.configuration.starts)}"
+        merged.problems += _locate_field(entry, choice, model_field, message)
     elif start is not None:
-        set_value(data, parse_path(merged.model_field), start.model)
+        set_value(data, merged.model_field, start.model)
     return merged
 
 
-def _fill_in(
-    configuration: Configuration, merged: _Merged, chosen: dict[str, Any], model: Any, start: Draft | None
-) -> tuple[str, str]:
-    """Fill in the braces of the plan's values; returns the experiment's own name, and its setting."""
+def _name(entry: Entry, merged: _Merged, choice: Choice, model: Any, start: Draft | None) -> tuple[str, str]:
+    """Fill in the braces of the plan's values; returns the experiment's suffix and setting."""
+    configuration = entry.configuration
     short = short_names(configuration.options)
     before = start.setting if start is not None else folder_name(str(model).rstrip("/").rpartition("/")[2])
-    names = {"model": before, "name": configuration.name} | {short[f]: value for f, value in chosen.items()}
-    own = folder_name("_".join([configuration.name, *(f"{short[f]}_{value}" for f, value in chosen.items())]))
-    setting = own if start is None else f"{start.setting}_{own}"
+    names = {"model": before, "name": configuration.name}
+    names |= {short[name]: value for name, value in choice.options.items()}
+    suffix = folder_name(
+        "_".join([configuration.name, *(f"{short[name]}_{value}" for name, value in choice.options.items())])
+    )
+    setting = suffix if start is None else f"{start.setting}_{suffix}"
     for name, keys in merged.keys.items():
-        value = merged.changes[name]
+        value = choice.values[name]
         if isinstance(value, str) and ("{" in value or "}" in value):
             try:
-                text = filled(value, merged.data, names)
+                text = fill_braces(value, names, merged.data)
                 set_value(merged.data, keys, parse_value(text, []))
             except BraceError as error:
-                merged.problems.append((merged.origin[name], str(error)))
+                merged.problems += _locate_field(entry, choice, name, str(error))
     if configuration.experiment_name:
         try:
-            setting = folder_name(filled(configuration.experiment_name, merged.data, names))
+            setting = folder_name(fill_braces(configuration.experiment_name, names, merged.data))
         except BraceError as error:
-            merged.problems.append((("experiment_name",), str(error)))
+            merged.problems += entry.locate(("experiment_name",), str(error))
     if len(setting) > LONGEST_NAME:
         message = f"makes a folder's name of {len(setting)} characters: give a shorter experiment_name"
-        merged.problems.append((("name",), message))
-    return own, setting
+        merged.problems += entry.locate(("name",), message)
+    return suffix, setting
 
 
-def _located(place: Place, merged: _Merged, problem: Problem, start: Draft | None) -> list[Located]:
+def _locate_field(entry: Entry, choice: Choice, name: str, message: str) -> list[Located]:
+    """A problem at the value that the plan gives a field."""
+    return locate([Problem(path_text(choice.places[name]), message)], entry.plan)
+
+
+def _locate(
+    entry: Entry, merged: _Merged, choice: Choice, problem: Problem, start: Draft | None
+) -> list[Located]:
     """A problem of the config at what the plan sets, or at the plan's config_path if it lies in that file."""
     keys = parse_path(problem.path)
-    if place.configuration.starts and keys == parse_path(merged.model_field):
-        known = start is not None and start.experiment is not None
-        return place.located(("model_from",), problem.message) if known else []  # else the start's own
-    set_by = [name for name, own in merged.keys.items() if keys[: len(own)] == own]
-    if set_by:
-        name = max(set_by, key=lambda name: len(merged.keys[name]))
-        origin = merged.origin[name]
-        if problem.message.startswith("unknown key"):  # one problem, not one for each of its values
-            origin = origin[:2]
-        return place.located(origin + keys[len(merged.keys[name]) :], problem.message)
-    return of_file(place.plan, place.index, place.configuration.config_path, locate([problem], place.file))
+    if entry.configuration.starts and keys == merged.model_field:
+        is_valid = start is not None and start.experiment is not None
+        return entry.locate(("model_from",), problem.message) if is_valid else []  # else the start's own
+    origin = {keys: choice.places[name] for name, keys in merged.keys.items()}
+    if any(keys[:length] in origin for length in range(len(keys) + 1)):
+        return locate_in_choice(problem, entry.plan, origin)
+    path = entry.configuration.config_path
+    return locate_in_file(entry.plan, entry.index, path, locate([problem], entry.file))
 
 
-def of_file(plan: Source, index: int, path: str, problems: Sequence[Located]) -> list[Located]:
+def locate_in_file(plan: Source, index: int, path: str, problems: Sequence[Located]) -> list[Located]:
     """Problems of a config file, at the config_path of the plan's configuration."""
-    found = []
+    located = []
     for problem in problems:
         line = "" if problem.line is None else f" line {problem.line}"
         where = f"{path}{line}" + (f", {problem.path}" if problem.path else "")
-        found.append(
-            Problem(path_text(("configurations", index, "config_path")), f"{where}: {problem.message}")
-        )
-    return locate(found, plan)
+        config_path = path_text(("configurations", index, "config_path"))
+        located += locate([Problem(config_path, f"{where}: {problem.message}")], plan)
+    return located
 
 
-def _at(data: Any, keys: Keys) -> Any:
+def value_at(data: Any, keys: Keys) -> Any:
     """The value at `keys`, None if there is none."""
     for key in keys:
         data = data.get(key) if isinstance(data, dict) else None

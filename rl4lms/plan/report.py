@@ -10,9 +10,9 @@ from pathlib import Path
 from common.config import Located
 from common.files import atomic_write_text
 from common.jobs import Outcome
+from common.plan_jobs import describe_outcomes, group_by_setting
 from rl4lms.config import ExtractConfig, extraction_sizes, missing_components, training_sizes
-from rl4lms.plan.load import LoadedPlan
-from rl4lms.plan.schema import Experiment
+from rl4lms.plan.schema import LoadedPlan
 from rl4lms.plan.summary import summarise, table_csv, table_text, unknown_metric
 
 logger = logging.getLogger(__name__)
@@ -22,15 +22,14 @@ def print_check(loaded: LoadedPlan) -> None:
     """What the plan would run: each setting with what it starts from, what it changes, and its sizes."""
     for notice in loaded.notices:
         print(f"note: {notice}")
-    by_setting: dict[str, list[Experiment]] = {}
-    for experiment in loaded.experiments:
-        by_setting.setdefault(experiment.setting, []).append(experiment)
-    runs, settings = f"{len(loaded.experiments)} experiments", f"{len(by_setting)} settings"
-    print(f"{loaded.plan.name}: {runs} of {settings}, in {loaded.plan.output_path}")
-    for setting, experiments in by_setting.items():
-        first = experiments[0]
-        seeds = ", ".join(str(experiment.seed) for experiment in experiments)
-        print(f"\n{setting}: runtime.seed {seeds}")
+    settings = group_by_setting(
+        loaded.experiments, [experiment.config.runtime.seed for experiment in loaded.experiments]
+    )
+    counts = f"{len(loaded.experiments)} experiments of {len(settings)} settings"
+    print(f"{loaded.plan.name}: {counts}, in {loaded.plan.output_path}")
+    for pairs in settings:
+        first = pairs[0][0]
+        print(f"\n{first.setting}: runtime.seed {', '.join(str(seed) for _, seed in pairs)}")
         print(f"  from: {first.start.setting if first.start else first.config.alg.model_name}")
         for name, value in first.changes.items():
             print(f"  {name}: {value}")
@@ -51,11 +50,8 @@ def what_is_missing(loaded: LoadedPlan) -> list[Located]:
 
 def report(loaded: LoadedPlan, outcomes: Sequence[Outcome], stem: str) -> None:
     """Log how each experiment ended and the table over seeds, which is also written as CSV."""
-    logger.info("plan %s: %d experiments", loaded.plan.name, len(outcomes))
-    for experiment, outcome in zip(loaded.experiments, outcomes, strict=True):
-        why = f": {textwrap.shorten(outcome.error, 120)}" if outcome.error else ""
-        where = f" ({outcome.run})" if outcome.run else ""
-        logger.info("  %-11s %s%s%s", outcome.status, experiment.name, why, where)
+    for line in describe_outcomes(loaded.plan, loaded.experiments, outcomes):
+        logger.info("%s", line)
     if not any(outcome.is_done for outcome in outcomes):
         return
     summaries = summarise(loaded.experiments, outcomes, loaded.plan.score_metric_name)

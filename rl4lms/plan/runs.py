@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,53 +14,58 @@ from common.config import parse_path, set_value, validate
 from common.console import bars_reported
 from common.files import RunError
 from common.identity import IDENTITY, content_digest, hash_of
-from common.jobs import Job, Outcome, Turn, carry_out
+from common.jobs import Job, Place, Report
+from common.plan_jobs import link_jobs
 from common.run_dir import RunDir, read_run
 from rl4lms.config import ExtractConfig, SupervisedConfig, TrainConfig, resolved
 from rl4lms.metrics import METRICS
-from rl4lms.plan.schema import Experiment, Plan
-from rl4lms.train import OPTIONS, create_training_run
-from rl4lms.train import train as train_in
+from rl4lms.plan.schema import Experiment, Plan, RunConfig
+from rl4lms.train import OPTIONS, create_training_run, train
 
 IMPORTS = ("rl4lms.extract", "rl4lms.ppo.train", "rl4lms.sft.train", "matplotlib.backends.backend_agg")
 
 
-def imports_of(metrics: Sequence[str]) -> tuple[str, ...]:
+def list_imports(metrics: Sequence[str]) -> tuple[str, ...]:
     """What runs import that compute these metrics, by id; those of users are left to the runs."""
-    own = {METRICS.entries[name].target.partition(":")[0] for name in metrics if name in METRICS.entries}
-    return (*IMPORTS, *sorted(own))
+    modules = {METRICS.entries[name].target.partition(":")[0] for name in metrics if name in METRICS.entries}
+    return (*IMPORTS, *sorted(modules))
 
 
-def jobs_of(plan: Plan, experiments: Sequence[Experiment]) -> list[Job]:
+def make_jobs(plan: Plan, experiments: Sequence[Experiment]) -> list[Job]:
     """One job for each experiment, in their order; what an experiment starts from must stand before it."""
-    jobs: dict[str, Job] = {}
-    for experiment in experiments:
-        start = jobs[experiment.start.name] if experiment.start is not None else None
-        config = experiment.config
-        part = config.evaluation if isinstance(config, ExtractConfig) else config.train_evaluation
-        if isinstance(config, ExtractConfig):
-            work, unit, steps = partial(extract, experiment), "text", config.generations
-        else:
-            work, steps = partial(train, experiment, plan), None
-            unit = "update" if isinstance(config.alg, SupervisedConfig) else "iteration"
-        jobs[experiment.name] = Job(
-            experiment.name,
-            identity(experiment, start.identity if start else None),
-            Path(plan.output_path),
-            work,
-            after=(start,) if start else (),
-            imports=imports_of([metric.id for metric in part.metrics]),
-            steps=steps or 1,  # the work reports how many there are
-            unit=unit,
-        )
-    return list(jobs.values())
+    return link_jobs(experiments, partial(_job_of, plan))
+
+
+def _job_of(plan: Plan, experiment: Experiment, start: Job | None) -> Job:
+    config, key = experiment.config, identify(experiment, start.identity if start else None)
+    folder = Path(plan.output_path)
+    part = config.evaluation if isinstance(config, ExtractConfig) else config.train_evaluation
+    if isinstance(config, ExtractConfig):
+        create, work = partial(_create_extraction, folder, experiment, key), partial(_extract, experiment)
+        unit, steps = "text", config.generations
+    else:
+        create, work = partial(_create_training, plan, experiment, key), partial(_train, experiment)
+        steps = None
+        unit = "update" if isinstance(config.alg, SupervisedConfig) else "iteration"
+    return Job(
+        experiment.name,
+        key,
+        folder,
+        create,
+        work,
+        after=(start,) if start else (),
+        imports=list_imports([metric.id for metric in part.metrics]),
+        steps=steps or 1,  # the work reports how many there are
+        unit=unit,
+        keep_checkpoints=plan.keep_checkpoints,
+    )
 
 
 # Last parts of fields and arguments, such as model_name, data_path, used_indices_from, tokenizer_id; no `id`.
 _NAMES_A_FILE = re.compile(r"(_name|_from|_id|path|file|folder|dir)$")
 
 
-def identity(experiment: Experiment, start: str | None) -> str:
+def identify(experiment: Experiment, start: str | None) -> str:
     """Hash of all that decides an experiment's numbers.
 
     That is its config, with what it reads from this machine (models, data) by content, but without the names
@@ -87,59 +91,52 @@ def _by_content(value: Any, key: str = "") -> Any:
     return value
 
 
-def model_field(config: TrainConfig | ExtractConfig) -> str:
+def model_field(config: RunConfig) -> str:
     """Dotted field of the model to start from."""
     is_on_policy = isinstance(config, TrainConfig) and not isinstance(config.alg, SupervisedConfig)
     return "alg.policy.args.model_name" if is_on_policy else "alg.model_name"
 
 
-def train(experiment: Experiment, plan: Plan, turn: Turn) -> Outcome:
-    """Run the training of an experiment, in its new or earlier run directory."""
-    _use_gpu(turn)
-    import rl4lms.run_setup  # noqa: F401  # Takes seconds: before the run is looked for, or stopped.
-    from rl4lms.errors import TrainingInterrupted
-
-    def create() -> RunDir:
-        config = _starting_from(experiment.config, turn)
-        assert isinstance(config, TrainConfig)
-        options = {**OPTIONS, "log_entire_predictions": plan.log_entire_predictions}
-        manifest = _manifest(experiment, turn) | {"options": options}
-        return create_training_run(turn.job.folder, experiment.name, config, manifest)
-
-    def work(run: RunDir) -> None:
-        config = _recorded(run, TrainConfig, experiment.config)
-        with _resources(run, turn):
-            train_in(config, run.path, run, should_stop=turn.stop)
-
-    outcome = carry_out(turn, create, work, TrainingInterrupted)
-    if outcome.status == "finished" and outcome.run is not None and not plan.keep_checkpoints:
-        prefix = read_run(outcome.run).manifest["prefix"]
-        shutil.rmtree(outcome.run / f"{prefix}checkpoints", ignore_errors=True)
-    return outcome
+def _create_training(
+    plan: Plan, experiment: Experiment, key: str, earlier: Sequence[Path], place: Place
+) -> RunDir:
+    config = _starting_from(experiment.config, earlier)
+    assert isinstance(config, TrainConfig)
+    options = {**OPTIONS, "log_entire_predictions": plan.log_entire_predictions}
+    manifest = _manifest(experiment, key, earlier) | {"options": options}
+    return create_training_run(Path(plan.output_path), experiment.name, config, manifest)
 
 
-def extract(experiment: Experiment, turn: Turn) -> Outcome:
-    """Run the extraction of an experiment, in its new or earlier run directory."""
-    _use_gpu(turn)
-    from rl4lms.extract import ExtractionInterrupted
-    from rl4lms.extract import extract as extract_in
-
-    def create() -> RunDir:
-        config = _starting_from(experiment.config, turn)
-        assert isinstance(config, ExtractConfig)
-        name = config.run_name(f"{experiment.own}_seed_{experiment.seed}")
-        manifest = {"job": "extraction"} | _manifest(experiment, turn)
-        return RunDir.create(turn.job.folder, name, resolved(config), manifest)
-
-    def work(run: RunDir) -> None:
-        config = _recorded(run, ExtractConfig, experiment.config)
-        with _resources(run, turn):
-            extract_in(config, run, turn.report, turn.stop)
-
-    return carry_out(turn, create, work, ExtractionInterrupted)
+def _create_extraction(
+    folder: Path, experiment: Experiment, key: str, earlier: Sequence[Path], place: Place
+) -> RunDir:
+    config = _starting_from(experiment.config, earlier)
+    assert isinstance(config, ExtractConfig)
+    name = config.run_name(f"{experiment.suffix}_seed_{config.runtime.seed}")
+    return RunDir.create(
+        folder, name, resolved(config), {"job": "extraction"} | _manifest(experiment, key, earlier)
+    )
 
 
-def model_of(run: Path) -> Path:
+def _train(
+    experiment: Experiment, run: RunDir, place: Place, stop: Callable[[], bool], report: Report
+) -> None:
+    config = _recorded(run, TrainConfig, experiment.config)
+    with _resources(run, place, report):
+        train(config, run.path, run, should_stop=stop)
+
+
+def _extract(
+    experiment: Experiment, run: RunDir, place: Place, stop: Callable[[], bool], report: Report
+) -> None:
+    config = _recorded(run, ExtractConfig, experiment.config)
+    with _resources(run, place, report):
+        from rl4lms.extract import extract
+
+        extract(config, run, report, stop)
+
+
+def find_model(run: Path) -> Path:
     """The model that a finished training left. Raises RunError if it is there no more."""
     path = run / f"{read_run(run).manifest.get('prefix', '')}model"
     if not (path / "config.json").is_file():
@@ -149,17 +146,17 @@ def model_of(run: Path) -> Path:
     return path
 
 
-def _starting_from(config: TrainConfig | ExtractConfig, turn: Turn) -> TrainConfig | ExtractConfig:
+def _starting_from(config: RunConfig, earlier: Sequence[Path]) -> RunConfig:
     """The config with the model of the run that it starts from, if it does. Raises RunError."""
-    if not turn.earlier:
+    if not earlier:
         return config
-    (run,) = turn.earlier
+    (run,) = earlier
     data = resolved(config)
-    set_value(data, parse_path(model_field(config)), str(model_of(run)))
+    set_value(data, parse_path(model_field(config)), str(find_model(run)))
     return _valid(type(config), data)
 
 
-def _recorded(run: RunDir, kind: type[Any], config: TrainConfig | ExtractConfig) -> Any:
+def _recorded(run: RunDir, kind: type[Any], config: RunConfig) -> Any:
     """The config that a run began with, on the device that it is to use now. Raises RunError."""
     data = {**run.config, "runtime": {**run.config["runtime"], "device": config.runtime.device}}
     return _valid(kind, data)
@@ -172,28 +169,24 @@ def _valid(kind: type[Any], data: dict[str, Any]) -> Any:
     return config
 
 
-def _manifest(experiment: Experiment, turn: Turn) -> dict[str, Any]:
-    parents = {"parent_run": str(turn.earlier[0])} if turn.earlier else {}
-    return {IDENTITY: turn.job.identity, "experiment": experiment.name, **parents}
-
-
-def _use_gpu(turn: Turn) -> None:
-    """Let this process see one GPU, before anything asks for it."""
-    if turn.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(turn.gpu)
+def _manifest(experiment: Experiment, key: str, earlier: Sequence[Path]) -> dict[str, Any]:
+    parents = {"parent_run": str(earlier[0])} if earlier else {}
+    return {IDENTITY: key, "experiment": experiment.name, **parents}
 
 
 @contextmanager
-def _resources(run: RunDir, turn: Turn) -> Iterator[None]:
-    """A fair share of the cores, the same when the run is resumed; no bars but the plan's."""
+def _resources(run: RunDir, place: Place, report: Report) -> Iterator[None]:
+    """One GPU, a fair share of the cores, the same when the run is resumed; no bars but the plan's."""
+    if place.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(place.gpu)  # before torch asks for it
     import torch
 
     before = torch.get_num_threads()
-    threads = run.manifest.get("num_threads") or max(1, before // turn.share)
+    threads = run.manifest.get("num_threads") or max(1, before // place.share)
     run.update_manifest(num_threads=threads)
     torch.set_num_threads(threads)
     try:
-        with bars_reported(turn.report):
+        with bars_reported(report):
             yield
     finally:
         torch.set_num_threads(before)

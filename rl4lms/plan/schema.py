@@ -1,13 +1,13 @@
-"""What a plan file of finetuning and extraction runs holds, and the experiments it stands for."""
+"""What a plan file of finetuning and extraction runs holds; common.plan has the mechanism."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
 
+import common.plan
 from common.config import Config, Problem, unknown_name
 from common.plan import PlanSettings, empty_options
 from rl4lms.config import ExtractConfig, TrainConfig
@@ -78,7 +78,7 @@ class Plan(PlanSettings):
     configurations: Annotated[list[Configuration], Field(min_length=1)] = Field(description="what to run")
 
     def check(self) -> list[Problem]:
-        problems = empty_options([configuration.options for configuration in self.configurations])
+        problems = empty_options(self.configurations)
         above: list[str] = []
         for i, configuration in enumerate(self.configurations):
             if configuration.name in above:
@@ -94,36 +94,6 @@ class Plan(PlanSettings):
         return problems
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """One run of a plan.
-
-    setting: its name without the seed; own: configuration and options alone. config: of an experiment with
-    `start`, in place of the model that this leaves, the model at the root of the chain.
-    changes: dotted field -> value, over the config file.
-    """
-
-    configuration: str
-    setting: str
-    own: str
-    repetition: int
-    config: TrainConfig | ExtractConfig
-    changes: dict[str, Any]
-    start: Experiment | None
-
-    @property
-    def seed(self) -> int:
-        return self.config.runtime.seed
-
-    @property
-    def name(self) -> str:
-        return f"{self.setting}_seed_{self.seed}"
-
-
-@dataclass(frozen=True)
-class LoadedPlan:
-    """A valid plan, its experiments in the order in which they run, and what to tell the user."""
-
-    plan: Plan
-    experiments: list[Experiment]
-    notices: list[str]
+RunConfig = TrainConfig | ExtractConfig
+Experiment = common.plan.Experiment[RunConfig]
+LoadedPlan = common.plan.LoadedPlan[Plan, RunConfig]

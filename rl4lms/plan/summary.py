@@ -13,6 +13,7 @@ from pathlib import Path
 from common.config import unknown_name
 from common.files import read_rows
 from common.jobs import Outcome
+from common.plan_jobs import group_by_setting, mean_and_std
 from common.run_dir import read_run
 from rl4lms.config import TrainConfig
 from rl4lms.plan.schema import Experiment
@@ -23,7 +24,7 @@ COLUMNS = [f"{split}_{when}" for split in SPLITS for when in ("before", "after")
 
 @dataclass(frozen=True)
 class Summary:
-    """Of one setting. values: column -> one number for each finished seed, in the seeds' order."""
+    """What one setting came to. values: column -> one number for each finished seed, in the seeds' order."""
 
     setting: str
     seeds: list[int]
@@ -40,11 +41,8 @@ def summarise(
     metric: see `Plan.score_metric_name`. A training has a value before and after it for each split that was
     evaluated; an extraction the mean of its inputs' mean rewards as `train_after`.
     """
-    by_setting: dict[str, list[tuple[Experiment, Outcome]]] = {}
-    for experiment, outcome in zip(experiments, outcomes, strict=True):
-        by_setting.setdefault(experiment.setting, []).append((experiment, outcome))
     summaries = []
-    for setting, pairs in by_setting.items():
+    for pairs in group_by_setting(experiments, outcomes):
         done = [(e, o.run) for e, o in pairs if o.is_done and o.run is not None]
         measured = [measurements(experiment, run, metric) for experiment, run in done]
         values = {
@@ -52,7 +50,8 @@ def summarise(
             for column in COLUMNS
             if all(column in row for row in measured)
         }
-        seeds = [experiment.seed for experiment, _ in done]
+        setting = pairs[0][0].setting
+        seeds = [experiment.config.runtime.seed for experiment, _ in done]
         summaries.append(
             Summary(setting, seeds, len(pairs) - len(done), values if done else {}, [run for _, run in done])
         )
@@ -65,13 +64,13 @@ def measurements(experiment: Experiment, run: Path, metric: str | None) -> dict[
         with run.with_name(f"{run.name}.csv").open(newline="", encoding="utf-8") as file:
             return {"train_after": statistics.fmean(float(row["mean"]) for row in csv.DictReader(file))}
     prefix = read_run(run).manifest.get("prefix", "")
-    found = {}
+    values = {}
     for split in SPLITS:
         rows = read_rows(run / f"{prefix}{split}_split_metrics.jsonl", "epoch")
         for when, row in zip(("before", "after"), (rows[0], rows[-1]) if len(rows) > 1 else (), strict=False):
             name = metric or next(iter(row["metrics"]), "")
-            found[f"{split}_{when}"] = row["metrics"].get(name, math.nan)
-    return found
+            values[f"{split}_{when}"] = row["metrics"].get(name, math.nan)
+    return values
 
 
 def unknown_metric(summaries: Sequence[Summary], metric: str | None) -> str | None:
@@ -105,26 +104,19 @@ def table_csv(summaries: Sequence[Summary]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(
-        ["setting", "seeds", *(f"{column}_{of}" for column in COLUMNS for of in ("mean", "std")), "runs"]
+        ["setting", "seeds", *(f"{column}_{name}" for column in COLUMNS for name in ("mean", "std")), "runs"]
     )
     for summary in summaries:
         cells: list[object] = []
         for column in COLUMNS:
-            mean, std = _mean_and_std(summary.values.get(column, []))
+            mean, std = mean_and_std(summary.values.get(column, []))
             cells += ["" if mean is None else mean, "" if std is None else std]
         writer.writerow([summary.setting, len(summary.seeds), *cells, _joined(summary.runs)])
     return buffer.getvalue()
 
 
-def _mean_and_std(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Over seeds; no std of a single one."""
-    if not values:
-        return None, None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
 def _cell(values: Sequence[float]) -> str:
-    mean, std = _mean_and_std(values)
+    mean, std = mean_and_std(values)
     if mean is None:
         return "-"
     return f"{mean:.4f}" + (f" +- {std:.4f}" if std is not None else "")

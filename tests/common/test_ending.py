@@ -9,11 +9,11 @@ import traceback
 from pathlib import Path
 
 import pytest
+from toy_jobs import job_doing
 
 import common.run_dir
-from common.errors import UserError
-from common.identity import IDENTITY
-from common.jobs import Job, Turn, carry_out, ending
+from common.errors import Interrupted, UserError
+from common.jobs import Place, do, ending, prepare, read_outcome
 from common.run_dir import RunDir, read_run
 
 RESUME = "python some_runner.py --resume the/run"
@@ -217,17 +217,18 @@ def test_of_several_processes_one_says_what_all_see(caplog):
 
 
 def do_job(tmp_path, work):
-    job = Job("job", "identity", tmp_path, lambda turn: None)
-    manifest = {IDENTITY: "identity"}
-    return carry_out(Turn(job), lambda: RunDir.create(tmp_path, "job", {}, manifest), work, Stopped)
+    job = job_doing(tmp_path, "job", work)
+    path = prepare(job, [], Place())
+    do(job, path, Place())
+    return read_outcome(path)
 
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(None, "finished"), (Stopped(), "interrupted"), (Mistake("a"), "failed"), (SystemExit(0), "failed")],
+    [(None, "finished"), (Interrupted(), "interrupted"), (Mistake("a"), "failed"), (SystemExit(0), "failed")],
 )
 def test_a_job_of_a_plan_ends_the_same_way(tmp_path, caplog, error, status):
-    outcome = do_job(tmp_path, lambda run: raised(error) if error is not None else None)
+    outcome = do_job(tmp_path, lambda *_: raised(error) if error is not None else None)
     assert outcome.status == read_run(outcome.run).manifest["status"] == status
     assert "to go on" not in caplog.text, "the plan says that"
     if status == "failed":
@@ -237,7 +238,7 @@ def test_a_job_of_a_plan_ends_the_same_way(tmp_path, caplog, error, status):
 
 def test_a_second_ctrl_c_stops_the_plan_too(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        do_job(tmp_path, lambda run: raised(KeyboardInterrupt()))
+        do_job(tmp_path, lambda *_: raised(KeyboardInterrupt()))
     (path,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert read_run(path).manifest["status"] == "interrupted"
 

@@ -8,7 +8,7 @@ import pytest
 from processes import snapshot
 
 from common import identity
-from common.identity import content_digest, earlier_runs, hash_of, open_or_create, remove_stillborn
+from common.identity import content_digest, earlier_runs, hash_of, open_or_create, remove_incomplete_runs
 from common.run_dir import RunBusyError, RunDir
 
 
@@ -115,8 +115,8 @@ def test_folders_of_runs_killed_at_birth_are_removed_unless_their_maker_lives(tm
         for file, text in files.items():
             (base / name / file).write_text(text)
     before = snapshot(base / "users")
-    remove_stillborn(base)
-    remove_stillborn(tmp_path / "nowhere")
+    remove_incomplete_runs(base)
+    remove_incomplete_runs(tmp_path / "nowhere")
     left = {path.name.partition("_20")[0] for path in base.iterdir()}
     assert left == {"alive", "whole", "empty", "unlocked", "users"}
     assert snapshot(base / "users") == before

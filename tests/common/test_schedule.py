@@ -2,17 +2,17 @@
 
 import logging
 import os
+import pickle
 import signal
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import in_child, snapshot
-from toy_jobs import counting, values
+from toy_jobs import count, counting, values
 
-from common.identity import hash_of
-from common.jobs import Job, Outcome, Turn
+from common.jobs import Job, Outcome, Place, do, prepare, read_outcome
 from common.plan import PlanSettings
 from common.run_dir import RunDir, find_runs, read_run
 from common.schedule import run_jobs
@@ -102,14 +102,16 @@ def test_a_job_after_one_that_is_not_to_be_run_is_refused(tmp_path):
 
 
 def test_a_stop_leaves_the_rest_for_another_day(tmp_path):
-    def stop_self(turn: Turn) -> Outcome:
+    def stop_self(run: RunDir, *rest: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        return counting(tmp_path, "first").work(turn)
+        count(3, 0.0, run, *rest)
 
     first = replace(counting(tmp_path, "first"), work=stop_self)
     jobs = first, counting(tmp_path, "second", after=(first,)), counting(tmp_path, "third", 4)
-    assert run(*jobs) == [Outcome("interrupted")] * 3
-    assert values(tmp_path) == {}
+    outcomes = run(*jobs)
+    assert statuses(outcomes) == ["interrupted"] * 3
+    assert outcomes[1:] == [Outcome("interrupted")] * 2
+    assert values(tmp_path) == {"first": []}
     jobs = (counting(tmp_path, "first"), *jobs[1:])
     assert statuses(run(*jobs)) == ["finished"] * 3
 
@@ -132,15 +134,17 @@ def test_killed_it_goes_on_to_the_same_values(tmp_path, monkeypatch, label):
     assert values(tmp_path / "cut") == {"first": [1, 2, 3, 4], "second": [4, 8, 12, 16]}
 
 
-def raising(error: Exception, turn: Turn) -> Outcome:
-    raise error
+def test_an_executor_that_fails_is_no_outcome(tmp_path, monkeypatch):
+    """What does not come from a job's work is a mistake of ours, to be seen with its traceback."""
 
+    def execute(*_: Any, **__: Any) -> Outcome:
+        raise ZeroDivisionError("here")
 
-def test_a_bug_in_the_work_itself_is_no_outcome(tmp_path):
-    """What a job's work does not turn into an outcome is a mistake of ours, to be seen with its traceback."""
-    job = Job("broken", hash_of(1), tmp_path, partial(raising, ZeroDivisionError("here")))
-    with pytest.raises(ZeroDivisionError, match="here"):
-        run(job)
+    monkeypatch.setattr("common.schedule.run_here", execute)
+    monkeypatch.setattr("common.schedule.run_in_process", execute)
+    for multiprocess in (False, True):
+        with pytest.raises(ZeroDivisionError, match="here"):
+            run_jobs(PlanSettings(multiprocess=multiprocess), [counting(tmp_path, "x")], console=False)
 
 
 def test_unexpected_errors_have_their_traceback_in_the_log(tmp_path):
@@ -201,8 +205,12 @@ def test_no_jobs():
 
 
 def test_a_job_can_be_run_by_itself(tmp_path):
-    job = counting(tmp_path, "alone")
+    """As a scheduler on another machine does: its directory made here, the work done there."""
+    job = pickle.loads(pickle.dumps(counting(tmp_path, "alone")))
+    path = prepare(job, [], Place())
+    assert isinstance(path, Path) and read_outcome(path, "cut").error == "cut"
     reports: list[float] = []
-    outcome = job.work(Turn(job, console=False, report=reports.append))
-    assert outcome == Outcome("finished", *(Path(path) for path in tmp_path.iterdir()))
+    do(job, path, Place(), report=reports.append, console=False)
+    assert read_outcome(path) == Outcome("finished", path)
     assert reports == [1, 2, 3]
+    assert prepare(job, [], Place()) == Outcome("skipped", path)

@@ -1,10 +1,10 @@
 """Jobs in processes: how many at a time, deaths, signals, a killed runner. See test_schedule for the rest."""
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,17 +14,18 @@ from typing import Any
 import pytest
 from plan_runs import wait_until
 from processes import is_running, meanwhile, signal_when
-from toy_jobs import counting, values
+from toy_jobs import counting, job_doing, values
 
 from common import workers
-from common.identity import hash_of
-from common.jobs import Job, Outcome, Turn
+from common.console import Progress
+from common.errors import Interrupted
+from common.jobs import Job, Outcome, Place, Report, prepare
 from common.plan import PlanSettings
-from common.run_dir import find_runs
+from common.run_dir import RunDir, find_runs, read_run
 from common.schedule import run_jobs
+from common.workers import NEWS, REPORT_EVERY
 
-Work = Callable[[int, Turn], Outcome]
-DONE = Outcome("finished")
+Work = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
@@ -41,100 +42,109 @@ def forked(monkeypatch):
 
 
 def run(folder: Path, work: Work, number: int, at_once: int = 2, gpus: tuple[int, ...] = ()) -> list[Outcome]:
-    """Run `work` for 0, 1, ... as jobs without run directories."""
-    jobs = [Job(f"job {i}", hash_of(i), folder / "runs", partial(work, i)) for i in range(number)]
+    """Run `work` for 0, 1, ... as jobs."""
+    jobs = [job_doing(folder / "runs", f"job {i}", partial(work, i)) for i in range(number)]
     settings = PlanSettings(multiprocess=True, num_parallel=at_once, gpu_ids_pool=list(gpus))
     return run_jobs(settings, jobs, console=False)
+
+
+def statuses(outcomes: list[Outcome]) -> list[str]:
+    return [outcome.status for outcome in outcomes]
 
 
 def test_gpus_are_handed_out_one_to_each_worker(tmp_path, forked):
     """A worker holds its GPU's file while it runs: nobody else may."""
 
-    def work(i: int, turn: Turn) -> Outcome:
-        (tmp_path / f"gpu{turn.gpu}").mkdir()
+    def work(i: int, run: RunDir, place: Place, *_: Any) -> None:
+        (tmp_path / f"gpu{place.gpu}").mkdir()
         time.sleep(0.03)
-        (tmp_path / f"gpu{turn.gpu}").rmdir()
-        return Outcome("finished", error=str(turn.gpu))
+        (tmp_path / f"gpu{place.gpu}").rmdir()
+        run.update_manifest(gpu=place.gpu)
 
     outcomes = run(tmp_path, work, 5, at_once=3, gpus=(5, 7))
-    assert {outcome.status for outcome in outcomes} == {"finished"}
-    assert {outcome.error for outcome in outcomes} == {"5", "7"}
+    assert statuses(outcomes) == ["finished"] * 5
+    assert {read_run(outcome.run).manifest["gpu"] for outcome in outcomes} == {5, 7}
 
 
 def test_as_many_at_a_time_as_num_parallel_says(tmp_path, forked):
-    def work(i: int, turn: Turn) -> Outcome:
-        assert turn.share == 2 and turn.gpu is None
+    def work(i: int, run: RunDir, place: Place, *_: Any) -> None:
+        assert place in (Place(1, gpu=None, share=2), Place(2, gpu=None, share=2))
         start = time.monotonic()
         (tmp_path / f"begun_{i}").touch()
         wait_until(lambda: len(list(tmp_path.glob("begun_*"))) >= 2)  # the first two meet
         time.sleep(0.02)
         (tmp_path / f"times_{i}").write_text(f"{start} {time.monotonic()}")
-        return DONE
 
-    assert run(tmp_path, work, 5) == [DONE] * 5
+    assert statuses(run(tmp_path, work, 5)) == ["finished"] * 5
     times = [tuple(map(float, file.read_text().split())) for file in tmp_path.glob("times_*")]
     at_once = [sum(begin <= start < end for begin, end in times) for start, _ in times]
     assert len(times) == 5 and max(at_once) == 2
 
 
 def test_a_worker_that_dies_is_reported_and_the_others_go_on(tmp_path, forked):
-    def work(i: int, turn: Turn) -> Outcome:
+    def work(i: int, *_: Any) -> None:
         if i == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         if i == 2:
             os._exit(7)
-        return DONE
 
-    assert run(tmp_path, work, 4) == [
-        DONE,
-        Outcome("failed", error="its process died (exit code -9)"),
-        Outcome("failed", error="its process died (exit code 7)"),
-        DONE,
+    outcomes = run(tmp_path, work, 4)
+    assert [(outcome.status, outcome.error) for outcome in outcomes] == [
+        ("finished", None),
+        ("failed", "its process died (exit code -9)"),
+        ("failed", "its process died (exit code 7)"),
+        ("finished", None),
     ]
+    assert all(outcome.run is not None for outcome in outcomes)
 
 
-def test_a_worker_killed_in_the_middle_of_a_message_blocks_nobody(tmp_path, forked):
-    def work(i: int, turn: Turn) -> Outcome:
+def test_a_worker_killed_in_the_middle_of_its_news_blocks_nobody(tmp_path, forked, caplog):
+    def work(i: int, run: RunDir, *_: Any) -> None:
+        logging.getLogger("a").warning("from %d", i)
         if i == 0:
-            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
-            return Outcome("finished", error="x" * 10_000_000)  # more than a pipe holds
+            with (run.path / NEWS).open("a") as file:
+                file.write('{"level": 30, "text": "to')
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.3)
-        return DONE
 
-    read, wait = [], workers.wait
+    outcomes = run(tmp_path, work, 3)
+    assert statuses(outcomes) == ["failed", "finished", "finished"]
+    shown = sorted(message for message in caplog.messages if "from" in message)
+    assert shown == ["job 0: from 0", "job 1: from 1", "job 2: from 2"]
+    assert not list(tmp_path.glob(f"runs/*/{NEWS}"))
 
-    def slow_wait(connections: Any, timeout: float) -> Any:
-        """Messages are not read until the worker is dead: it dies within the message."""
-        if not read:
-            time.sleep(0.3)
-            read.append(True)
-        return wait(connections, timeout)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "wait", slow_wait)
-        outcomes = run(tmp_path, work, 3)
-    assert [outcome.status for outcome in outcomes] == ["failed", "finished", "finished"]
+def test_the_news_of_a_killed_try_are_not_shown_again(tmp_path, forked, caplog):
+    def work(i: int, run: RunDir, *_: Any) -> None:
+        assert not (run.path / NEWS).exists()
+
+    job = job_doing(tmp_path / "runs", "job 0", partial(work, 0))
+    path = prepare(job, [], Place())
+    (path / NEWS).write_text('{"level": 30, "text": "of another day"}\n')
+    assert statuses(run(tmp_path, work, 1)) == ["finished"]
+    assert "of another day" not in caplog.text
 
 
 def test_interrupting_the_runner_alone_stops_its_workers(tmp_path, forked):
-    def work(i: int, turn: Turn) -> Outcome:
+    def work(i: int, run: RunDir, place: Place, stop: Callable[[], bool], *_: Any) -> None:
         (tmp_path / f"begun_{i}").touch()
-        wait_until(turn.stop)
-        return Outcome("interrupted", error="asked to")
+        wait_until(stop)
+        raise Interrupted
 
     with signal_when(lambda: len(list(tmp_path.glob("begun_*"))) == 2):
         outcomes = run(tmp_path, work, 3)
-    asked = Outcome("interrupted", error="asked to")
-    assert outcomes == [asked, asked, Outcome("interrupted")]
+    assert statuses(outcomes) == ["interrupted"] * 3
+    assert [outcome.run is not None for outcome in outcomes] == [True, True, False]
 
 
 def test_a_terminals_ctrl_c_reaches_runner_and_workers_and_means_one_request(tmp_path, forked, monkeypatch):
     """Also a worker that is just being started, and has not come to handling signals."""
 
-    def work(i: int, turn: Turn) -> Outcome:
-        wait_until(turn.stop)
+    def work(i: int, run: RunDir, place: Place, stop: Callable[[], bool], *_: Any) -> None:
+        wait_until(stop)
         time.sleep(0.3)  # The runner's request comes on top of the terminal's.
-        return Outcome("interrupted", error="asked to")
+        run.update_manifest(asked=True)
+        raise Interrupted
 
     held = workers._held_signals
 
@@ -147,19 +157,20 @@ def test_a_terminals_ctrl_c_reaches_runner_and_workers_and_means_one_request(tmp
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(workers, "_held_signals", interrupted_at_start)
-    assert run(tmp_path, work, 1) == [Outcome("interrupted", error="asked to")]
+    (outcome,) = run(tmp_path, work, 1)
+    assert outcome.status == "interrupted" and read_run(outcome.run).manifest["asked"]
 
 
 def test_interrupting_the_runner_twice_ends_workers_that_do_not_stop(tmp_path, forked):
-    def work(i: int, turn: Turn) -> Outcome:
+    def work(i: int, run: RunDir, place: Place, stop: Callable[[], bool], *_: Any) -> None:
         (tmp_path / "pid").write_text(str(os.getpid()))
-        wait_until(turn.stop)
+        (tmp_path / "begun").touch()
+        wait_until(stop)
         (tmp_path / "asked").touch()
         time.sleep(60)
-        return DONE
 
     def interrupt_twice() -> None:
-        wait_until((tmp_path / "pid").exists)
+        wait_until((tmp_path / "begun").exists)
         os.kill(os.getpid(), signal.SIGINT)
         wait_until((tmp_path / "asked").exists)
         os.kill(os.getpid(), signal.SIGINT)
@@ -172,11 +183,10 @@ def test_interrupting_the_runner_twice_ends_workers_that_do_not_stop(tmp_path, f
 
 
 def test_workers_of_a_killed_runner_die_with_it(tmp_path, forked):
-    def work(i: int, turn: Turn) -> Outcome:
+    def work(i: int, *_: Any) -> None:
         (tmp_path / f"pid_{i}").write_text(str(os.getpid()))
         (tmp_path / f"there_{i}").touch()
         time.sleep(60)
-        return DONE
 
     runner = os.fork()
     if runner == 0:
@@ -191,22 +201,37 @@ def test_workers_of_a_killed_runner_die_with_it(tmp_path, forked):
 def test_warnings_and_what_a_job_shows_reach_the_console(tmp_path, forked, caplog):
     """Of a silent job nothing does."""
 
-    def work(i: int, turn: Turn) -> Outcome:
-        import logging
-
-        logging.getLogger().setLevel(logging.INFO)
+    def work(i: int, *_: Any) -> None:
         logging.getLogger("a.shown").info("shown %d", i)
         logging.getLogger("a.other").info("not shown %d", i)
         logging.getLogger("a.other").warning("warned %d", i)
-        return DONE
 
     jobs = [
-        Job(f"job {i}", hash_of(i), tmp_path, partial(work, i), shown=("a.shown",), silent=i == 1)
+        job_doing(tmp_path, f"job {i}", partial(work, i), shown=("a.shown",), silent=i == 1, log_file=None)
         for i in range(2)
     ]
     with caplog.at_level("INFO"):
         run_jobs(PlanSettings(multiprocess=True), jobs, console=False)
     assert caplog.messages == ["job 0: shown 0", "job 0: warned 0"]
+
+
+def test_the_bar_of_a_job_follows_its_reports(tmp_path, forked, monkeypatch):
+    seen = []
+    move_to = Progress.move_to
+
+    def record(bar: Progress, *where: Any) -> None:
+        seen.append(where)
+        move_to(bar, *where)
+
+    def work(i: int, run: RunDir, place: Place, stop: Any, report: Report) -> None:
+        report(3, 10, "loss 0.5")
+        report(4, 10, "too soon after the other")
+        time.sleep(REPORT_EVERY + 0.1)
+        report(7.5, 10)
+
+    monkeypatch.setattr(Progress, "move_to", record)
+    run(tmp_path, work, 1)
+    assert seen == [(0,), (3, 10, "loss 0.5"), (7.5, 10, ""), (1, 1)]  # the plan's own comes first and last
 
 
 # Dependencies
@@ -246,11 +271,10 @@ def test_spawned_workers_get_jobs_by_value(tmp_path):
 
 
 def test_what_needs_a_dead_worker_is_not_run_and_the_others_are(tmp_path, forked):
-    def die(i: int, turn: Turn) -> Outcome:
+    def die(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
-        return DONE
 
-    first = Job("first", hash_of(1), tmp_path, partial(die, 1))
+    first = job_doing(tmp_path, "first", die)
     jobs = [counting(tmp_path, "second", after=(first,)), counting(tmp_path, "third"), first]
     outcomes = run_jobs(PlanSettings(multiprocess=True, num_parallel=2), jobs, console=False)
     assert [outcome.status for outcome in outcomes] == ["not run", "finished", "failed"]

@@ -8,7 +8,7 @@ from common.identity import IDENTITY
 from common.run_dir import RunDir
 from paper.gpu_hours import BASIS, experiment_cost, hours_lines
 from rl4lms.plan import load_plan
-from rl4lms.plan.runs import jobs_of
+from rl4lms.plan.runs import make_jobs
 
 PLANS = [f"rl4lms_scripts/sweeps/narrative_qa_{name}.yml" for name in ("comparison", "section_5_1")]
 PLANS += ["rl4lms_scripts/sweeps/narrative_qa_section_5_2.yml"]
@@ -33,7 +33,7 @@ def test_the_lines_say_what_is_left_and_what_they_rest_on(tmp_path, monkeypatch)
     loaded = load_plan(path)
     hours = sum(map(experiment_cost, loaded.experiments)) / 100e12 / 3600
     assert hours_lines([path]) == [f"{path}: 32 of 32 runs to do, about {hours:.0f} h of a GPU", BASIS]
-    first, second, *_ = jobs_of(loaded.plan, loaded.experiments)
+    first, second, *_ = make_jobs(loaded.plan, loaded.experiments)
     folder = tmp_path / loaded.plan.output_path
     for job, status in ((first, "finished"), (second, "interrupted")):
         with RunDir.create(folder, "run", {}, {IDENTITY: job.identity}) as run:

@@ -17,7 +17,7 @@ from paper.study_run import StudyError, finished, first_jobs, write_plan
 from paper.text_study import make_models, models_missing, study_for
 from rl4lms.model.source import check_model_source
 from rl4lms.plan import load_plan
-from rl4lms.plan.runs import jobs_of
+from rl4lms.plan.runs import make_jobs
 
 STUDIES = {scale: REPO / path for scale, path in text_study.STUDIES.items()}
 
@@ -79,7 +79,7 @@ def test_full_sft_and_what_follows_are_the_same_runs_in_sweeps_and_comparison(cl
     rates = dict.fromkeys(study.tasks, 1e-4)
     whole = both(comparison(study, rates), after_sft(study, rates), sweeps(study, rates))
     loaded = load_plan(write_plan(study, "x", whole[0], seeds=1, jobs=1))
-    keys = {job.label: job.key for job in jobs_of(loaded.plan, loaded.experiments)}
+    keys = {job.label: job.key for job in make_jobs(loaded.plan, loaded.experiments)}
     assert keys["question-sft_seed_0"] == keys["question-sft-1-1_seed_0"]
     rft = ("question-sft_question-sft-rft_seed_0", "question-sft-1-1_question-sft-1-1-rft_seed_0")
     assert keys[rft[0]] == keys[rft[1]]
@@ -94,7 +94,7 @@ def test_first_jobs_are_those_of_the_study_whichever_rates_it_chooses(clone):
 
     def keys(phase, configurations, seeds):
         loaded = load_plan(write_plan(study, phase, configurations, seeds, 1))
-        return {job.key: job.label for job in jobs_of(loaded.plan, loaded.experiments)}
+        return {job.key: job.label for job in make_jobs(loaded.plan, loaded.experiments)}
 
     tried, main = keys("x", selection(study)[0], 1), keys("y", comparison(study, rates)[0], 2)
     assert first == tried.keys() | {key for key, label in main.items() if "-rft" not in label}

@@ -90,7 +90,7 @@ def test_options_multiply_over_the_config_file(tmp_path):
 def test_repetitions_are_seeds_from_the_configs_own_on(tmp_path):
     base = {"runtime.seed": 7}
     loaded = load(tmp_path, PPO | {"base_config": base}, EXTRACT | {"repetitions": 1}, repetitions=3)
-    assert [(e.name, e.seed, e.repetition) for e in loaded.experiments] == [
+    assert [(e.name, e.config.runtime.seed, e.repetition) for e in loaded.experiments] == [
         ("ppo_seed_7", 7, 0),
         ("ppo_seed_8", 8, 1),
         ("ppo_seed_9", 9, 2),

@@ -18,7 +18,7 @@ from sweep_plans import write_configs, write_sweep
 
 from common.run_dir import RunInfo, find_runs
 from rl4lms.plan import load_plan
-from rl4lms.plan.runs import jobs_of
+from rl4lms.plan.runs import make_jobs
 from rl4lms_plan_runner import main
 
 STEPS = "alg.training_args.max_steps"
@@ -88,7 +88,7 @@ def whole(tmp_path_factory, configs):
 
 def identities(folder: Path, configurations: list[dict[str, Any]], **plan: Any) -> list[str]:
     loaded = load_plan(write_sweep(folder, configurations, **plan))
-    return [job.identity for job in jobs_of(loaded.plan, loaded.experiments)]
+    return [job.identity for job in make_jobs(loaded.plan, loaded.experiments)]
 
 
 def test_names_and_devices_do_not_change_the_identity_and_what_decides_numbers_does(tmp_path, configs):

@@ -8,7 +8,7 @@ from plan_runs import write_data, write_plan
 
 from common.files import atomic_torch_save
 from sft_vs_rft.plan import Experiment, load_plan
-from sft_vs_rft.schedule import identity
+from sft_vs_rft.schedule import identify
 
 
 def experiments_of(plan: Path, *overrides: str) -> list[Experiment]:
@@ -20,7 +20,7 @@ def test_cosmetic_fields_do_not_change_the_identity_and_all_others_do(tmp_path):
 
     def of(*overrides: str) -> str:
         (experiment,) = experiments_of(plan, *overrides)
-        return identity(experiment)
+        return identify(experiment)
 
     cosmetic = [
         "outputs_dir=elsewhere",
@@ -35,8 +35,8 @@ def test_cosmetic_fields_do_not_change_the_identity_and_all_others_do(tmp_path):
     others = ["lr=0.5", "epochs=9", "random_seed=9", "num_checkpoints=-1", "experiment_name=x", "gpu_ids=[1]"]
     assert len({of(override) for override in others}) == len(others)
     (experiment,) = experiments_of(plan)
-    assert identity(replace(experiment, repetition=1)) != identity(experiment)
-    assert identity(replace(experiment, index=5)) == identity(experiment)
+    assert identify(replace(experiment, repetition=1)) != identify(experiment)
+    assert identify(replace(experiment, name="x", setting="y")) == identify(experiment)
 
 
 @pytest.mark.parametrize("as_folder", [False, True], ids=["npz file", "folder"])
@@ -44,11 +44,11 @@ def test_the_content_of_the_data_is_part_of_the_identity(tmp_path, as_folder):
     (tmp_path / "data").mkdir()
     file = write_data(tmp_path / "data" / "data.npz", seed=0)
     plan = write_plan(tmp_path, data_dir=str(file.parent if as_folder else file))
-    before = identity(*experiments_of(plan))
+    before = identify(*experiments_of(plan))
     write_data(file, seed=1)
-    assert identity(*experiments_of(plan)) != before
+    assert identify(*experiments_of(plan)) != before
     write_data(file, seed=0)
-    assert identity(*experiments_of(plan)) == before
+    assert identify(*experiments_of(plan)) == before
 
 
 @pytest.mark.parametrize("field", ["load_model_from_checkpoint", "trainer_checkpoint", "run folder"])
@@ -65,6 +65,6 @@ def test_the_content_of_checkpoints_is_part_of_the_identity(tmp_path, field):
         else {field: str(file)}
     )
     plan = write_plan(tmp_path, **start)
-    before = identity(*experiments_of(plan))
+    before = identify(*experiments_of(plan))
     atomic_torch_save(file, {"model": {"w": torch.ones(1)}})
-    assert identity(*experiments_of(plan)) != before
+    assert identify(*experiments_of(plan)) != before

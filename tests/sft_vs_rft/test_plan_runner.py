@@ -7,9 +7,9 @@ import pytest
 from controlled_setting import make_config
 from plan_runs import runs_of, write_plan
 
+from common.jobs import Outcome
 from common.run_dir import RunDir, find_runs, read_metrics
 from sft_vs_rft.plan import Experiment, Plan
-from sft_vs_rft.schedule import Outcome
 from sft_vs_rft.summary import summary
 from sft_vs_rft_controlled_experiments_plan_runner import main
 
@@ -20,11 +20,19 @@ def run(plan: Path, *flags: str) -> int:
     return main(["--plan_config_path", str(plan), "--disable_console_log", *flags])
 
 
-def outcome(
-    index: int, name: str, score: float | None, status: Any = "finished", repetition: int = 0
-) -> Outcome:
-    config = make_config(experiment_name=name)
-    return Outcome(Experiment(index, repetition, config), status, Path("runs") / name, score)
+Ended = tuple[Experiment, Outcome, float | None]
+
+
+def ended(
+    number: int, name: str, score: float | None, status: Any = "finished", repetition: int = 0
+) -> Ended:
+    experiment = Experiment(name, f"{number}", repetition, make_config(experiment_name=name))
+    return experiment, Outcome(status, Path("runs") / name), score
+
+
+def summary_of(plan: Plan, *endings: Ended) -> list[str]:
+    experiments, outcomes, scores = zip(*endings, strict=True)
+    return summary(plan, experiments, outcomes, scores)
 
 
 # The summary
@@ -33,8 +41,7 @@ def outcome(
 @pytest.mark.parametrize(("largest", "best"), [(False, "a, 0.5"), (True, "b, 1.5")])
 def test_best_configuration_smallest_or_largest(largest, best):
     plan = Plan(name="p", largest=largest, configurations=[{}])
-    outcomes = [outcome(0, "a", 0.5), outcome(1, "b", 1.5), outcome(2, "c", None, "failed")]
-    lines = summary(plan, outcomes)
+    lines = summary_of(plan, ended(0, "a", 0.5), ended(1, "b", 1.5), ended(2, "c", None, "failed"))
     assert lines[0] == "plan p: 3 experiments"
     assert lines[1] == "  finished    a: score 0.5 (runs/a)"
     assert lines[3] == "  failed      c: not run to its end (runs/c)"
@@ -43,23 +50,25 @@ def test_best_configuration_smallest_or_largest(largest, best):
 
 def test_best_configuration_by_the_mean_of_its_repetitions():
     plan = Plan(name="p", repetitions=2, configurations=[{}])
-    outcomes = [
-        outcome(0, "a", 0.1),
-        outcome(1, "a", 0.9, repetition=1),
-        outcome(2, "b", 0.3, "skipped"),
-        outcome(3, "b", 0.5, repetition=1),
-    ]
-    assert summary(plan, outcomes)[-1] == "  best (smallest train loss): b, 0.4, std 0.141 over 2"
+    lines = summary_of(
+        plan,
+        ended(0, "a", 0.1),
+        ended(0, "a", 0.9, repetition=1),
+        ended(1, "b", 0.3, "skipped"),
+        ended(1, "b", 0.5, repetition=1),
+    )
+    assert lines[-1] == "  best (smallest train loss): b, 0.4, std 0.141 over 2"
 
 
 def test_configurations_of_one_name_are_not_taken_for_repetitions():
     plan = Plan(name="p", configurations=[{}])
-    outcomes = [outcome(0, "a", 0.1), outcome(1, "a", 0.9)]
-    assert summary(plan, outcomes)[-1] == "  best (smallest train loss): a, 0.1"
+    assert (
+        summary_of(plan, ended(0, "a", 0.1), ended(1, "a", 0.9))[-1] == "  best (smallest train loss): a, 0.1"
+    )
 
 
 def test_no_best_configuration_when_nothing_finished():
-    lines = summary(Plan(name="p", configurations=[{}]), [outcome(0, "a", None, "interrupted")])
+    lines = summary_of(Plan(name="p", configurations=[{}]), ended(0, "a", None, "interrupted"))
     assert lines == ["plan p: 1 experiments", "  interrupted a: not run to its end (runs/a)"]
 
 

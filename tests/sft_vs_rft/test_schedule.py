@@ -14,10 +14,10 @@ from plan_runs import all_numbers, numbers, rows_written, runs_of, wait_until, w
 from processes import in_child, meanwhile, signal_when, snapshot
 
 import common.identity
-from common.jobs import Turn
+from common.jobs import Outcome, Place, do, prepare, read_outcome
 from common.run_dir import RunDir, read_metrics
 from sft_vs_rft.plan import Experiment, load_plan
-from sft_vs_rft.schedule import INTERRUPT_MESSAGE, Outcome, execute, job_of, outcome_of
+from sft_vs_rft.schedule import INTERRUPT_MESSAGE, make_jobs
 from sft_vs_rft_controlled_experiments_plan_runner import main
 
 METHODS = ["reinforce", "supervised"]
@@ -40,12 +40,17 @@ def experiments_of(plan: Path, *overrides: str) -> list[Experiment]:
 
 
 def run_by_hand(experiment: Experiment, stop: Callable[[], bool] = lambda: False) -> Outcome:
-    return outcome_of(experiment, execute(experiment, Turn(job_of(experiment), console=False, stop=stop)))
+    (job,) = make_jobs([experiment])
+    run = prepare(job, [], Place())
+    if isinstance(run, Outcome):
+        return run
+    do(job, run, Place(), stop, console=False)
+    return read_outcome(run)
 
 
 def cut_after(experiment: Experiment, epochs: int) -> Outcome:
     """Run an experiment and ask it to stop after some epochs."""
-    answers = iter([False] * epochs)  # the first before it begins, then one an epoch
+    answers = iter([False] * (epochs - 1))  # one an epoch
     return run_by_hand(experiment, lambda: next(answers, True))
 
 
@@ -219,10 +224,13 @@ def test_interrupted_twice_stops_at_once_and_can_be_resumed(tmp_path, whole, mon
     assert all_numbers(tmp_path) == whole(5)
 
 
-def test_interrupted_before_it_begins_makes_no_run(tmp_path):
-    (experiment,) = experiments_of(write_plan(tmp_path))
-    assert run_by_hand(experiment, lambda: True) == Outcome(experiment, "interrupted")
-    assert runs_of(tmp_path) == []
+def test_interrupted_before_it_begins_makes_no_run(tmp_path, monkeypatch):
+    plan = write_plan(tmp_path, {"opt_method": METHODS})
+    monkeypatch.setattr(
+        "sft_vs_rft.experiment.run_experiment", lambda *_: os.kill(os.getpid(), signal.SIGINT)
+    )
+    assert run(plan) == 130
+    assert [run.config["opt_method"] for run in runs_of(tmp_path)] == METHODS[:1]
 
 
 # Two runners

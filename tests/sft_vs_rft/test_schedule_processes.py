@@ -13,8 +13,9 @@ from plan_runs import all_numbers, numbers, rows_written, runs_of, wait_until, w
 from processes import meanwhile, signal_when
 
 from common.run_dir import RunDir, read_metrics
+from common.schedule import run_jobs
 from sft_vs_rft.plan import load_plan
-from sft_vs_rft.schedule import identity, run_plan
+from sft_vs_rft.schedule import identify, make_jobs, read_score
 from sft_vs_rft_controlled_experiments_plan_runner import main
 
 METHODS = ["reinforce", "supervised"]
@@ -55,11 +56,11 @@ def test_a_failing_experiment_does_not_stop_the_others(tmp_path, forked, caplog)
 def test_an_experiment_uses_the_gpu_it_is_given_and_is_the_same_on_any(tmp_path, forked):
     plan = write_plan(tmp_path, multiprocess=True)
     loaded = load_plan(plan, ["gpu_ids_pool=[5]"])
-    (outcome,) = run_plan(loaded.plan, loaded.experiments, console=False)
+    (outcome,) = run_jobs(loaded.plan, make_jobs(loaded.experiments), console=False)
     (found,) = runs_of(tmp_path)
-    assert outcome.status == "finished" and outcome.score == found.manifest["score"]
+    assert outcome.status == "finished" and read_score(outcome) == found.manifest["score"]
     assert found.config["gpu_ids"] == [5] != loaded.experiments[0].config.gpu_ids
-    assert found.manifest["identity"] == identity(loaded.experiments[0])
+    assert found.manifest["identity"] == identify(loaded.experiments[0])
     assert "no CUDA device here: gpu_ids [5] means CPU" in (found.path / "log.txt").read_text()
 
 
