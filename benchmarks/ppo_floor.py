@@ -147,7 +147,7 @@ def score(models: Models, episodes: Sequence[Episode], rewards: Tensor, settings
         chunk = episodes[first : first + SCORED_AT_A_TIME]
         taken = _padded([e.response for e in chunk], "right", settings.device)[0][..., None]
         for model, column in ((models.policy, logprobs), (models.reference, refs)):
-            column += list(logits_of(models, model, chunk).log_softmax(-1).gather(2, taken)[..., 0])
+            column += list(compute_logits(models, model, chunk).log_softmax(-1).gather(2, taken)[..., 0])
         values += list(values_of(models, chunk))
     old, ref, value = (pad_sequence(column, batch_first=True) for column in (logprobs, refs, values))
     lengths = torch.tensor([len(e.response) for e in episodes], device=settings.device)
@@ -197,7 +197,7 @@ def step(
         device=settings.device,
     )
     with settings.precision():
-        distribution = logits_of(models, models.policy, chosen)[row, column].log_softmax(-1)
+        distribution = compute_logits(models, models.policy, chosen)[row, column].log_softmax(-1)
         values = values_of(models, chosen)[row, column]
     logprobs = distribution.gather(1, taken[:, None])[:, 0]
     advantages = buffer.advantages[tokens]
@@ -216,7 +216,7 @@ def step(
     return torch.stack([policy_loss, value_loss, entropy_loss, norm]).detach()
 
 
-def logits_of(models: Models, model: Any, episodes: Sequence[Episode]) -> Tensor:
+def compute_logits(models: Models, model: Any, episodes: Sequence[Episode]) -> Tensor:
     """The logits [B, T, V] that predict the responses' tokens."""
     arguments, first = _inputs(models, model, episodes)
     return model(**arguments, use_cache=False).logits[:, first:].float()

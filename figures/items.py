@@ -101,7 +101,7 @@ class Study:
         return {task: label.replace("\n", ", ") for task, label in self.labels.items()}
 
 
-def results_of(study: Study, **controlled: Any) -> Results:
+def collect_results(study: Study, **controlled: Any) -> Results:
     """Put the tables of the finished runs together; controlled: the other fields of `Results`.
 
     Raises NoRunsError: see `inputs_table` and `runs_table`.

@@ -82,7 +82,7 @@ class PlanOfItem:
     overrides: list[str]
 
 
-def plans_of(args: argparse.Namespace) -> list[PlanOfItem]:
+def choose_plans(args: argparse.Namespace) -> list[PlanOfItem]:
     """The plans of the asked items in the order in which they must run: pretraining before finetuning."""
     names = environments(args)
     chosen = list(names) if "all" in args.environments else list(dict.fromkeys(args.environments))
@@ -118,7 +118,7 @@ def stages(items: Sequence[str], plans: Sequence[PlanOfItem]) -> list[Stage]:
             dict.fromkeys(describe_steps(experiment.config) for experiment in loaded.experiments)
         )
         # Items that start from the same pretraining share it.
-        minutes = sum(map(minutes_of, left)) / max(1, side_by_side)
+        minutes = sum(map(estimate_minutes, left)) / max(1, side_by_side)
         by_plan.setdefault(plan.path, Stage(plan.item, len(left), minutes, f"{plan.path.name}: {sizes}"))
     theory = Stage("theory", 0, THEORY_MINUTES, f"{THEORY_MODELS:,} enumerated models")
     return [*by_plan.values(), theory] if "theory" in items else list(by_plan.values())
@@ -136,7 +136,7 @@ def _unfinished(plan: PlanOfItem, experiments: Sequence[Experiment]) -> list[Exp
     return [experiment for experiment, job in pairs if job.identity not in finished[job.folder]]
 
 
-def minutes_of(config: ExperimentConfig) -> float:
+def estimate_minutes(config: ExperimentConfig) -> float:
     """About how long an experiment takes on one of two cores; NaN where only the data tells its size."""
     size = train_size(config)
     return math.nan if size is None else SECONDS[config.model_type] * size * config.epochs / 60

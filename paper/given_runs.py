@@ -60,12 +60,12 @@ def draw_extractions(args: argparse.Namespace, items: Sequence[str]) -> int:
 def draw_given_study(args: argparse.Namespace, items: Sequence[str]) -> int:
     """Draw the items from the trainings and extractions in `args.runs`; returns the exit status."""
     # Seconds of imports, only now.
-    from figures.items import draw, results_of
+    from figures.items import collect_results, draw
     from figures.runs import NoRunsError, runs_in
 
     try:
         study = build_study(runs_in(args.runs))
-        results = results_of(study)
+        results = collect_results(study)
         folder = args.output_dir / "runs"
         num_empty = 0
         for name in items:

@@ -178,7 +178,7 @@ class Stage:
     detail: str = ""
 
 
-def table_of(stages: Sequence[Stage]) -> list[str]:
+def format_table(stages: Sequence[Stage]) -> list[str]:
     """Write the rows as text, and their sum."""
     whole = sum(stage.minutes for stage in stages if not math.isnan(stage.minutes))
     total = Stage("in all", sum(stage.runs for stage in stages), whole, "without what is finished")

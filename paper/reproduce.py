@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from common.workers import preload
 from paper import controlled, text_study
 from paper.given_runs import EXTRACTION_SUFFIX, draw_extractions, draw_given_study
-from paper.gpu_hours import table_of
+from paper.gpu_hours import format_table
 
 if TYPE_CHECKING:
     from figures.claims import Results
@@ -90,7 +90,7 @@ class Asked:
 def choose_items(args: argparse.Namespace) -> Asked:
     """What the flags ask for."""
     controlled_items = [item for item in args.only or ITEMS if item not in text_study.ITEMS]
-    return Asked(text_study.asked_items(args.only), controlled_items, controlled.plans_of(args))
+    return Asked(text_study.asked_items(args.only), controlled_items, controlled.choose_plans(args))
 
 
 def print_stages(args: argparse.Namespace, asked: Asked) -> None:
@@ -102,7 +102,7 @@ def print_stages(args: argparse.Namespace, asked: Asked) -> None:
     elif asked.study_items:
         stages += text_study.stages(args.scale, asked.study_items, args.seeds, args.jobs)
     if stages:
-        print(f"{args.scale} scale, times on two cores without a GPU:", *table_of(stages), sep="\n")
+        print(f"{args.scale} scale, times on two cores without a GPU:", *format_table(stages), sep="\n")
 
 
 def draw_given_runs(args: argparse.Namespace) -> int:

@@ -108,7 +108,7 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
     return load_config(path, StudyConfig, overrides)
 
 
-def of_tasks(study: StudyConfig, names: Iterable[str]) -> StudyConfig:
+def select_tasks(study: StudyConfig, names: Iterable[str]) -> StudyConfig:
     """Keep the part of a study about these tasks, without its sweeps if their task is none of them."""
     tasks = {name: study.tasks[name] for name in names}
     sweep = study.sweep if study.sweep is not None and study.sweep.task in tasks else None
@@ -228,7 +228,7 @@ def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields]
     return configurations, runs
 
 
-def plan_of(study: StudyConfig, configurations: Sequence[Fields], seeds: int, jobs: int) -> Fields:
+def build_plan(study: StudyConfig, configurations: Sequence[Fields], seeds: int, jobs: int) -> Fields:
     """What a plan file of these configurations holds."""
     return {
         "name": study.name,

@@ -22,8 +22,8 @@ from paper.study import (
     StudyConfig,
     StudyRun,
     after_sft,
+    build_plan,
     comparison,
-    plan_of,
     selection,
     sweeps,
     train_reward,
@@ -151,7 +151,7 @@ def write_plan(
     """
     path = Path(folder or study.output_path) / f"{study.name}_{phase}_plan.yml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    plan = plan_of(study, configurations, seeds, jobs)
+    plan = build_plan(study, configurations, seeds, jobs)
     text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
     atomic_write_text(path, f"# Made from the study {study.name!r}; run by: {PLAN_RUNNER} {path}\n{text}")
     return path

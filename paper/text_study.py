@@ -16,7 +16,7 @@ from common.plan import PlanSettings
 from common.run_dir import RunError
 from common.schedule import run_jobs
 from paper.gpu_hours import Stage, hours_lines
-from paper.small_models.config import PretrainConfig, model_of
+from paper.small_models.config import PretrainConfig, model_folder
 from paper.small_models.jobs import make_job, publish
 from paper.study import (
     StudyConfig,
@@ -25,7 +25,7 @@ from paper.study import (
     comparison,
     load_study,
     models_needed,
-    of_tasks,
+    select_tasks,
     selection,
     sweeps,
 )
@@ -87,7 +87,7 @@ def study_for(scale: str, items: Sequence[str]) -> StudyConfig:
     study = load_study(STUDIES[scale])
     if study.sweep is None or not set(items) <= set(SWEEP_ITEMS):
         return study
-    return of_tasks(study, [study.sweep.task])
+    return select_tasks(study, [study.sweep.task])
 
 
 def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stage]:
@@ -161,16 +161,16 @@ def make_models(
     waiting = dict.fromkeys(study.tasks)
 
     def begun() -> Sequence[Job]:
-        ready = [task for task in waiting if not models_missing(of_tasks(study, [task]))]
+        ready = [task for task in waiting if not models_missing(select_tasks(study, [task]))]
         for task in ready:
             del waiting[task]
-        return then(of_tasks(study, ready)) if ready else ()
+        return then(select_tasks(study, ready)) if ready else ()
 
     def use(job: Job, outcome: Outcome) -> Sequence[Job]:
         if job.key not in makers or not outcome.is_done or outcome.run is None:
             return ()
         folder, config = makers[job.key]
-        publish(model_of(outcome.run, config), folder)
+        publish(model_folder(outcome.run, config), folder)
         return begun()
 
     settings = PlanSettings(name=study.name, multiprocess=jobs > 1, num_parallel=jobs)
@@ -197,10 +197,10 @@ def run_and_draw(args: argparse.Namespace, folder: Path) -> tuple[list[Item], Re
         **_parts(items),
     )
     # Seconds of imports, only now.
-    from figures.items import draw, results_of
+    from figures.items import collect_results, draw
 
     drawn = figures_study(study, done)
-    results = results_of(drawn)
+    results = collect_results(drawn)
     return [draw(item, drawn, results, folder) for item in items], results
 
 

@@ -58,7 +58,7 @@ def dead_can_be_told(summary: dict[str, Any]) -> bool:
     return bool(summary["generations_per_input"]["max"] >= summary["dead_needs"])
 
 
-def value_of(name: str, summary: dict[str, Any]) -> float | None:
+def read_value(name: str, summary: dict[str, Any]) -> float | None:
     """Look up the number that a name stands for in a diagnosis' summary; None: undefined there.
 
     signal_<size> is the lower bound where there are too few generations for an estimate.
@@ -81,7 +81,7 @@ def value_of(name: str, summary: dict[str, Any]) -> float | None:
 
 def holds(condition: Condition, summary: dict[str, Any]) -> bool:
     """Tell whether the condition is met; what is undefined meets none."""
-    value = value_of(condition.name, summary)
+    value = read_value(condition.name, summary)
     return value is not None and OPERATORS[condition.sign](value, condition.number)
 
 

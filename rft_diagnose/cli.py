@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rft_diagnose.advice import NAMES, Condition, ConditionError, advise, holds, parse_condition, value_of
+from rft_diagnose.advice import NAMES, Condition, ConditionError, advise, holds, parse_condition, read_value
 from rft_diagnose.compare import Comparison, compare, relabelled
 from rft_diagnose.diagnose import TOLERANCE, Diagnosis
 from rft_diagnose.errors import DiagnosisError, MissingPackageError, needed_for
@@ -149,7 +149,7 @@ def exit_status(conditions: Sequence[Condition], summary: dict[str, Any]) -> int
     """Say which conditions hold; 3 if one does, else 0."""
     failed = False
     for condition in conditions:
-        value = value_of(condition.name, summary)
+        value = read_value(condition.name, summary)
         if value is None:
             hint = ""
             if condition.name.startswith("dead"):
@@ -267,7 +267,9 @@ def write_report(
         return False
     from rft_diagnose.report import render
 
-    page = render(title, findings, draw(folder, findings, columns, gradients, paths), examples_of(columns))
+    page = render(
+        title, findings, draw(folder, findings, columns, gradients, paths), choose_examples(columns)
+    )
     write_text(folder / REPORT, page)
     return True
 
@@ -297,7 +299,7 @@ def draw(
     return drawn
 
 
-def examples_of(columns: Table) -> list[dict[str, Any]]:
+def choose_examples(columns: Table) -> list[dict[str, Any]]:
     """Choose some inputs without spread at a low reward, dead ones first: rows of inputs.csv."""
     flat = [i for i, looks in enumerate(columns["looks"]) if looks == "flat_low"]
     chosen = sorted(flat, key=lambda i: str(columns["label"][i]))[:MAX_EXAMPLES]

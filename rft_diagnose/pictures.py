@@ -36,7 +36,7 @@ def pictures(
         mean_and_std(places),
         places,
     )
-    signal = columns_of(summary["signal"])
+    signal = columns_by_name(summary["signal"])
     yield (
         "signal_by_group_size",
         "Which groups carry signal",
@@ -53,7 +53,7 @@ def pictures(
         counts,
     )
     if len(summary["over_time"]) > 1:
-        steps = columns_of(summary["over_time"])
+        steps = columns_by_name(summary["over_time"])
         yield (
             "over_time",
             "Over training",
@@ -77,7 +77,7 @@ def pictures(
             changed,
         )
     if gradients:
-        rows = columns_of(gradients)
+        rows = columns_by_name(gradients)
         diagnosed = rows["reward"] == rows["reward"][0]
         yield (
             "gradients",
@@ -89,7 +89,7 @@ def pictures(
         )
 
 
-def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
+def columns_by_name(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
     """Turn rows with the same keys into columns; None among numbers becomes NaN."""
     columns: dict[str, NDArray[Any]] = {}
     for name in rows[0]:

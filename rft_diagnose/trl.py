@@ -27,7 +27,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from rft_diagnose import DiagnosisError, diagnose
-from rft_diagnose.advice import holds, parse_condition, value_of
+from rft_diagnose.advice import holds, parse_condition, read_value
 
 logger = logging.getLogger(__name__)
 LOGGED = (
@@ -106,7 +106,7 @@ class VanishingGradientCallback(TrainerCallback):
             logger.warning("no diagnosis at step %d: %s", state.global_step, error)
             return control
         if logs is not None:
-            values = {f"vanishing/{name}": value_of(name, summary) for name in LOGGED}
+            values = {f"vanishing/{name}": read_value(name, summary) for name in LOGGED}
             logs |= {name: value for name, value in values.items() if value is not None}
         if self.stop_if is not None and holds(self.stop_if, summary):
             logger.warning("stopping at step %d: %s", state.global_step, self.stop_if)

@@ -111,7 +111,9 @@ def prepare(
     most = config.train_evaluation.max_eval_samples
     evaluator = Evaluator(
         tokenizer=tokenizer,
-        samples={split: evaluation_inputs(of_split, split, most) for split, of_split in samples.items()},
+        samples={
+            split: evaluation_inputs(split_samples, split, most) for split, split_samples in samples.items()
+        },
         decodings=decodings(config),
         metrics=built,
         dtype=config.runtime.dtype,
@@ -149,8 +151,8 @@ def load_splits(config: TrainConfig) -> dict[Split, list[Sample]]:
 
 def check_data(run: RunDir, samples: dict[Split, list[Sample]], datapool: str) -> None:
     """Record what the data is, or compare it with what the run began with. Raises TrainingDataError."""
-    digests = {split: content_hash(of_split) for split, of_split in samples.items()}
-    sizes = {split: len(of_split) for split, of_split in samples.items()}
+    digests = {split: content_hash(split_samples) for split, split_samples in samples.items()}
+    sizes = {split: len(split_samples) for split, split_samples in samples.items()}
     before = run.manifest.get("data")
     if before is None:
         run.update_manifest(data=digests, samples=sizes)

@@ -38,10 +38,10 @@ def identify(experiment: Experiment) -> str:
 
 def make_jobs(experiments: Iterable[Experiment]) -> list[Job]:
     """One job for each experiment, in their order."""
-    return link_jobs(experiments, _job_of)
+    return link_jobs(experiments, _make_job)
 
 
-def _job_of(experiment: Experiment, start: Job | None) -> Job:
+def _make_job(experiment: Experiment, start: Job | None) -> Job:
     config, key = experiment.config, identify(experiment)
     return Job(
         experiment.name,

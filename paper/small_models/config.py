@@ -146,6 +146,6 @@ def pretrain_report(config: PretrainConfig, output_path: Path) -> str:
     return "\n".join([*lines, json.dumps(config.model_dump(), indent=2)])
 
 
-def model_of(run: Path, config: PretrainConfig) -> Path:
+def model_folder(run: Path, config: PretrainConfig) -> Path:
     """The folder of the model in a run that is finished."""
     return run / f"{config.name}_model"

@@ -17,7 +17,7 @@ from transformers.optimization import Adafactor
 from common.errors import UserError
 from common.run_dir import RunDir, load_checkpoint
 from common.seeding import derive_seed, isolated_rng
-from paper.small_models.config import PretrainConfig, model_of
+from paper.small_models.config import PretrainConfig, model_folder
 from paper.small_models.corpus import Corpus, batches, held_out_corpus, training_corpus
 from paper.small_models.held_out import describe, evaluate, sample_texts, save_loss_plot
 from paper.small_models.models import build_model, mean_loss
@@ -108,7 +108,7 @@ def pretrain(
             raise TrainingInterrupted
 
     # 4. The model, a valid `model_name` of every job, or of a learned reward.
-    folder = model_of(run.path, config)
+    folder = model_folder(run.path, config)
     save_model_folder(folder, model, tokenizer)
     for line in sample_texts(config, folder, held_out, device):
         logger.info("%s", line)

@@ -116,10 +116,10 @@ def can_share_rows(model: PreTrainedModel) -> bool:
 
 def token_logits(model: PreTrainedModel, sequences: Sequences, rows: Tensor, columns: Tensor) -> Tensor:
     """The logits [N, V] that predict each of the N tokens `response_ids[rows, columns]`."""
-    return logits_of(model, padded(model, sequences, rows, columns))
+    return compute_logits(model, padded(model, sequences, rows, columns))
 
 
-def logits_of(model: PreTrainedModel, forward: ForwardPass) -> Tensor:
+def compute_logits(model: PreTrainedModel, forward: ForwardPass) -> Tensor:
     """The logits [N, V] that predict the N tokens of a pass."""
     arguments: dict[str, object] = dict(forward.arguments)
     if forward.encoder is not None:
@@ -134,7 +134,7 @@ def logits_of(model: PreTrainedModel, forward: ForwardPass) -> Tensor:
         return model(**arguments, use_cache=False).logits.float()
 
 
-def states_of(model: PreTrainedModel, forward: ForwardPass) -> Tensor:
+def compute_states(model: PreTrainedModel, forward: ForwardPass) -> Tensor:
     """The last hidden states [N, d] at the positions that predict those tokens."""
     arguments, stack = dict(forward.arguments), model.base_model
     if forward.encoder is not None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from common.seeding import derive_seed, isolated_rng
-from rl4lms.model.forward import ForwardPass, Sequences, padded, states_of, token_logits
+from rl4lms.model.forward import ForwardPass, Sequences, compute_states, padded, token_logits
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.load import load_model
 from rl4lms.model.sampling import Processor, generate_ids, sampled_logits
@@ -100,7 +100,7 @@ class PolicyModel(nn.Module):
         return (
             zeros.index_put((rows, columns), picked(masked, tokens)),
             zeros.index_put((rows, columns), picked(raw, tokens)),
-            zeros.index_put((rows, columns), entropy_of(masked)),
+            zeros.index_put((rows, columns), compute_entropy(masked)),
         )
 
     def taken_logprobs(
@@ -137,7 +137,7 @@ class PolicyModel(nn.Module):
     def token_values(self, forward: ForwardPass) -> Tensor:
         """The value [N] of the state before each of the N tokens of a pass."""
         assert self.value_model is not None and self.value_head is not None
-        return self.value_head(states_of(self.value_model, forward))[:, 0].float()
+        return self.value_head(compute_states(self.value_model, forward))[:, 0].float()
 
 
 def log_distribution(logits: Tensor, temperature: float = 1.0, allowed: Tensor | None = None) -> Tensor:
@@ -148,7 +148,7 @@ def log_distribution(logits: Tensor, temperature: float = 1.0, allowed: Tensor |
     return logits.log_softmax(1)
 
 
-def entropy_of(log_distribution: Tensor) -> Tensor:
+def compute_entropy(log_distribution: Tensor) -> Tensor:
     """The entropies [N], in nats, of distributions [N, V]; tokens that are not allowed add nothing."""
     finite = log_distribution.clamp(min=torch.finfo(log_distribution.dtype).min)
     return -(log_distribution.exp() * finite).sum(1)

@@ -89,7 +89,7 @@ def _targets(data: dict[str, Any], files: Files, keys: Keys) -> list[Target] | L
     """The field that `--set` sets: in the configurations that have its block, or in a named one."""
     configurations = configurations_in(data)
     names = {str(configuration.get("name")): i for i, configuration in enumerate(configurations)}
-    sources = [_source_of(configuration, files) for configuration in configurations]
+    sources = [_find_source(configuration, files) for configuration in configurations]
     if keys[0] in names:
         chosen, field = [names[str(keys[0])]], keys[1:]
     else:
@@ -107,7 +107,7 @@ def _targets(data: dict[str, Any], files: Files, keys: Keys) -> list[Target] | L
     return Located("--set", path_text(keys), message)
 
 
-def _source_of(configuration: dict[str, Any], files: Files) -> Source | None:
+def _find_source(configuration: dict[str, Any], files: Files) -> Source | None:
     path = configuration.get("config_path")
     file = _read_file(files, path) if isinstance(path, str) else None
     return file if isinstance(file, Source) else None

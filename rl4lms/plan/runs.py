@@ -33,10 +33,10 @@ def list_imports(metrics: Sequence[str]) -> tuple[str, ...]:
 
 def make_jobs(plan: Plan, experiments: Sequence[Experiment]) -> list[Job]:
     """One job for each experiment, in their order; what an experiment starts from must stand before it."""
-    return link_jobs(experiments, partial(_job_of, plan))
+    return link_jobs(experiments, partial(_make_job, plan))
 
 
-def _job_of(plan: Plan, experiment: Experiment, start: Job | None) -> Job:
+def _make_job(plan: Plan, experiment: Experiment, start: Job | None) -> Job:
     config, key = experiment.config, identify(experiment, start.identity if start else None)
     folder = Path(plan.output_path)
     part = config.evaluation if isinstance(config, ExtractConfig) else config.train_evaluation

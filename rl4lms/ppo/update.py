@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from rl4lms.config import OnPolicyConfig
-from rl4lms.model.forward import logits_of, shortest_pass
+from rl4lms.model.forward import compute_logits, shortest_pass
 from rl4lms.model.load import autocast
 from rl4lms.model.parallel import World
-from rl4lms.model.policy import PolicyModel, entropy_of, log_distribution, picked
+from rl4lms.model.policy import PolicyModel, compute_entropy, log_distribution, picked
 from rl4lms.ppo.rollouts import Rollouts
 
 logger = logging.getLogger(__name__)
@@ -239,11 +239,11 @@ def predict(
     unique, row = rows.unique(return_inverse=True)
     sequences = rollouts.sequences.select(unique, int(columns.max()) + 1)
     forward = shortest_pass(policy.model, sequences, row, columns)
-    logits = logits_of(policy.model, forward)
+    logits = compute_logits(policy.model, forward)
     distribution = log_distribution(logits, temperature, rollouts.action_mask(tokens))
     taken = sequences.response_ids[row, columns]
     values = policy.token_values(forward)
-    entropy = entropy_of(distribution if entropy_has_weight else distribution.detach())
+    entropy = compute_entropy(distribution if entropy_has_weight else distribution.detach())
     return picked(distribution, taken), entropy, values
 
 

@@ -33,9 +33,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
     Raises CheckpointError: the newest is damaged; the message names the older one to use.
     """
     checkpoints = checkpoints_in(folder)
-    if not checkpoints or (damage := damage_of(checkpoints[-1])) is None:
+    if not checkpoints or (damage := find_damage(checkpoints[-1])) is None:
         return checkpoints[-1] if checkpoints else None
-    intact = next((path for path in reversed(checkpoints[:-1]) if damage_of(path) is None), None)
+    intact = next((path for path in reversed(checkpoints[:-1]) if find_damage(path) is None), None)
     advice = (
         "There is no intact older checkpoint beside it: delete its folder to begin again from the start"
         if intact is None
@@ -44,12 +44,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
     raise CheckpointError(f"corrupt checkpoint {checkpoints[-1]}: {damage}. {advice}")
 
 
-def damage_of(checkpoint: Path) -> str | None:
+def find_damage(checkpoint: Path) -> str | None:
     """What is wrong with the files of a checkpoint, None if nothing."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        state_of(checkpoint)
+        read_state(checkpoint)
     except CheckpointError as error:
         return str(error)
     for pattern in _ARCHIVES:
@@ -71,7 +71,7 @@ def damage_of(checkpoint: Path) -> str | None:
     return None
 
 
-def state_of(checkpoint: Path) -> dict[str, Any]:
+def read_state(checkpoint: Path) -> dict[str, Any]:
     """What the Trainer recorded: "global_step", "epoch", "max_steps". Raises CheckpointError."""
     try:
         state = json.loads((checkpoint / STATE).read_bytes())

@@ -14,7 +14,7 @@ from rl4lms.model.load import check_vocabulary, load_model
 from rl4lms.plots import draw_training
 from rl4lms.run_setup import TrainingSetup, save_model
 from rl4lms.sft.callback import RunCallback, completed_epochs
-from rl4lms.sft.checkpoints import newest_checkpoint, state_of
+from rl4lms.sft.checkpoints import newest_checkpoint, read_state
 from rl4lms.sft.trainer import build_trainer, trainer_arguments, training_rows
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def train(setup: TrainingSetup) -> None:
     else:
         # 1. Where to start: the newest checkpoint, and nothing that was written after it.
         start = newest_checkpoint(folder)
-        state = state_of(start) if start else {"global_step": 0, "epoch": 0.0, "max_steps": -1}
+        state = read_state(start) if start else {"global_step": 0, "epoch": 0.0, "max_steps": -1}
         setup.evaluator.drop_after(completed_epochs(state["epoch"]))
         if run is not None:
             log = run.rows(f"{setup.prefix}training_info.jsonl", "epoch")

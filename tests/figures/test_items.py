@@ -10,7 +10,7 @@ from study_runs import REWARD, extraction, training
 
 from figures import figure2_table1
 from figures.claims import evaluate
-from figures.items import DRAWN, Study, draw, results_of, saved_item
+from figures.items import DRAWN, Study, collect_results, draw, saved_item
 from figures.report import render
 from figures.study import METHODS, Source
 from rft_diagnose import style
@@ -52,7 +52,7 @@ def study(tmp_path_factory):
 
 
 def test_every_item_is_drawn_with_its_numbers_and_its_runs(study, tmp_path):
-    results = results_of(study)
+    results = collect_results(study)
     items = [draw(name, study, results, tmp_path) for name in DRAWN]
     for item in items:
         assert item.stems and item.missing == [] and "partial" not in item.title
@@ -80,7 +80,7 @@ def test_unfinished_runs_are_left_out_and_the_item_says_so(study, tmp_path, monk
         for source in study.extractions
     ]
     short = dataclasses.replace(study, extractions=lost, trainings=study.trainings[:1])
-    results = results_of(short)
+    results = collect_results(short)
     figure2 = draw("figure2", short, results, tmp_path)
     assert figure2.title == "Figure 2: RFT against SFT over tasks (partial: 1 of 12 runs missing)"
     assert [row["run"] for row in figure2.missing] == ["other, RFT, seed 0"]
@@ -97,7 +97,7 @@ def test_unfinished_runs_are_left_out_and_the_item_says_so(study, tmp_path, monk
 def test_without_runs_an_item_names_what_it_needs(tmp_path):
     source = Source(task="question", seed=0, method="rft", reward=REWARD, path=None, command="make it")
     study = Study(extractions=[source], trainings=[source])
-    results = results_of(study)
+    results = collect_results(study)
     for name in DRAWN:
         item = draw(name, study, results, tmp_path)
         assert list(item.stems) == [] and item.table is None and item.runs == []

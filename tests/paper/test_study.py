@@ -12,7 +12,7 @@ from clones import REPO, link_clone
 from common.config import ConfigError
 from common.run_dir import RunDir, RunError, find_runs
 from paper import text_study
-from paper.study import after_sft, comparison, load_study, models_needed, of_tasks, selection, sweeps
+from paper.study import after_sft, comparison, load_study, models_needed, select_tasks, selection, sweeps
 from paper.study_run import StudyError, finished, first_jobs, write_plan
 from paper.text_study import make_models, models_missing, study_for
 from rl4lms.model.source import check_model_source
@@ -166,7 +166,7 @@ def test_a_learned_reward_is_of_the_text_alone_and_reaches_every_run(scale, clon
     study = load_study(STUDIES[scale])
     pretend(study)
     (task,) = [task for task in study.tasks.values() if task.reward.id == "learned_reward"]
-    only = of_tasks(study, ["continuation"])
+    only = select_tasks(study, ["continuation"])
     args = {"model_name": f"{study.models_path}/style_classifier", "label_ix": 1,
             "include_prompt_for_eval": False}  # fmt: skip
     if scale == "smoke":
@@ -190,7 +190,7 @@ def test_only_the_models_that_tasks_use_are_needed():
     study = load_study(STUDIES["laptop"])
 
     def names(*tasks):
-        return sorted(path.name for path in models_needed(of_tasks(study, tasks)))
+        return sorted(path.name for path in models_needed(select_tasks(study, tasks)))
 
     assert names("hard_question", "summary") == ["t5"]
     assert names("continuation") == ["gpt2", "style_classifier"]
@@ -201,7 +201,7 @@ def test_items_of_one_task_need_no_other():
     assert list(study_for("laptop", ["table2", "figure4"]).tasks) == ["question"]
     whole = study_for("laptop", ["table2", "figure1"])
     assert len(whole.tasks) >= 9 and whole.sweep is not None
-    assert of_tasks(whole, ["summary"]).sweep is None
+    assert select_tasks(whole, ["summary"]).sweep is None
 
 
 def test_a_task_names_its_own_config_files_and_model(tmp_path):
@@ -246,7 +246,7 @@ def tiny(clone):
         "alg": {"steps": 4, "batch_size": 4},
     }  # fmt: skip
     (clone / "tiny.yml").write_text(yaml.safe_dump(config))
-    study = of_tasks(load_study(STUDIES["laptop"]), ["question"])
+    study = select_tasks(load_study(STUDIES["laptop"]), ["question"])
     task = study.tasks["question"].model_copy(update={"model": "models/tiny"})
     return study.model_copy(
         update={"models": ["tiny.yml"], "models_path": "models", "tasks": {"question": task}}

@@ -15,7 +15,7 @@ from rft_diagnose.advice import (
     advise,
     holds,
     parse_condition,
-    value_of,
+    read_value,
 )
 from rft_diagnose.compare import _one_sided, compare, relabelled
 from rft_diagnose.tables import RewardTable, diagnose_table, weighted_sum
@@ -130,7 +130,7 @@ def test_two_values_are_recognised_within_rounding():
 def test_too_few_generations_for_any_dead_input_are_said():
     few, enough = diagnose(np.zeros((9, 34))), diagnose(np.zeros((9, 35)))
     assert few.summary["dead_needs"] == enough.summary["dead_needs"] == 35
-    assert few.summary["classes"]["dead_low"]["count"] == 0 and value_of("dead_low", few.summary) is None
+    assert few.summary["classes"]["dead_low"]["count"] == 0 and read_value("dead_low", few.summary) is None
     assert few.summary["settling"]["no_spread_generations"] == 9
     line = no_spread_line(few.summary)
     assert line.startswith(
@@ -140,7 +140,7 @@ def test_too_few_generations_for_any_dead_input_are_said():
         "None can be called dead from 34 generations: that takes 35 alike, for these 9 more in all."
     )
     assert class_rows(few.summary)[0][:3] == ("dead-low", "?", "0.0% to 100.0%")
-    assert enough.summary["classes"]["dead_low"]["count"] == 9 and value_of("dead_low", enough.summary) == 1
+    assert enough.summary["classes"]["dead_low"]["count"] == 9 and read_value("dead_low", enough.summary) == 1
     assert "None can be called" not in no_spread_line(enough.summary)
     assert class_rows(enough.summary)[0][1] == "100.0%"
     mixed = diagnose([0.0] * 50, ["a"] * 40 + ["b"] * 10)
@@ -273,12 +273,12 @@ def test_changes_by_chance_are_rare():
 
 def test_every_name_of_a_condition_has_a_value():
     summary = diagnose(passes(0, 0, 0, 20, 20, 40), reward_range=(0, 1)).summary
-    values = {name: value_of(name, summary) for name in NAMES}
+    values = {name: read_value(name, summary) for name in NAMES}
     assert values["dead_low"] == 0.5 and values["dead_high"] == pytest.approx(1 / 6)
     assert values["no_spread"] == pytest.approx(4 / 6) and values["live"] == pytest.approx(1 / 3)
     assert values["signal_64"] == pytest.approx(summary["signal"][-1]["low"])
     assert all(value is not None for value in values.values())
-    assert value_of("std_percentile", diagnose(passes(40, 40)).summary) is None
+    assert read_value("std_percentile", diagnose(passes(40, 40)).summary) is None
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ import pytest
 
 from rft_diagnose.pictures import (
     before_and_after,
-    columns_of,
     counts_of_std,
     inputs_by_place,
     mean_and_std,
     over_time,
     pictures,
+    columns_by_name,
     signal_by_group_size,
     std_histogram,
 )
@@ -59,12 +59,12 @@ def test_histogram_counts_every_input(inputs):
 
 
 def test_what_is_only_bounded_is_drawn_as_a_span():
-    axes = signal_by_group_size(columns_of(SIGNAL), planned=8).axes[0]
+    axes = signal_by_group_size(columns_by_name(SIGNAL), planned=8).axes[0]
     (span,) = axes.patches
     assert (span.get_y(), span.get_height()) == pytest.approx((0.5, 0.4))
     assert axes.containers[0].lines[0].get_ydata().tolist() == [0.4, 0.6]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["4", "8\n(planned)", "16"]
-    assert not signal_by_group_size(columns_of(SIGNAL[:2]), planned=4).axes[0].patches
+    assert not signal_by_group_size(columns_by_name(SIGNAL[:2]), planned=4).axes[0].patches
 
 
 def test_over_time_and_before_and_after():

@@ -23,10 +23,10 @@ from rl4lms.model.forward import (
     ForwardPass,
     Sequences,
     can_share_rows,
-    logits_of,
+    compute_logits,
+    compute_states,
     packed,
     padded,
-    states_of,
 )
 from rl4lms.model.load import autocast
 from rl4lms.model.packing import arrange
@@ -84,7 +84,7 @@ def test_packed_texts_have_the_states_logits_and_gradients_of_texts_of_their_own
     model, sequences = model_of(kind).double(), batch(side)
     rows, columns = some_tokens(sequences, share)
     alone = torch.stack([
-        states_of(model, padded(model, sequences.select(row[None]), torch.tensor([0]), column[None]))[0]
+        compute_states(model, padded(model, sequences.select(row[None]), torch.tensor([0]), column[None]))[0]
         for row, column in zip(rows, columns, strict=True)
     ])  # fmt: skip
     expected = gradients(model, alone)
@@ -92,11 +92,13 @@ def test_packed_texts_have_the_states_logits_and_gradients_of_texts_of_their_own
     for form in (padded, packed):
         forward = form(model, sequences, rows, columns)
         assert (rows_of_pass(forward) < len(PROMPTS) // 2) == (form is packed)
-        states = states_of(model, forward)
+        states = compute_states(model, forward)
         assert_close(states, alone, **close)
         assert_close(gradients(model, states), expected, **close)
-        logits = logits_of(model, forward)
-        assert_close(logits, logits_of(model, padded(model, sequences, rows, columns)), rtol=1e-6, atol=1e-6)
+        logits = compute_logits(model, forward)
+        assert_close(
+            logits, compute_logits(model, padded(model, sequences, rows, columns)), rtol=1e-6, atol=1e-6
+        )
 
 
 @models
@@ -105,8 +107,8 @@ def test_one_text_is_a_row_without_padding(kind):
     rows, columns = torch.tensor([0, 0]), torch.tensor([1, 0])
     forward = packed(model, sequences, rows, columns)
     assert forward.arguments["input_ids"].shape == ((1, 2) if forward.encoder else (1, PROMPTS[0] + 1))
-    expected = states_of(model, padded(model, sequences, rows, columns))
-    assert_close(states_of(model, forward), expected, rtol=1e-9, atol=1e-9)
+    expected = compute_states(model, padded(model, sequences, rows, columns))
+    assert_close(compute_states(model, forward), expected, rtol=1e-9, atol=1e-9)
 
 
 @models
@@ -116,13 +118,13 @@ def test_what_stands_in_the_padding_is_not_seen(kind):
     model, sequences = model_of(kind), batch("right")
     rows, columns = some_tokens(sequences, 0.3)
     forward = packed(model, sequences, rows, columns)
-    expected = logits_of(model, forward)
+    expected = compute_logits(model, forward)
     ids = sequences.prompt_ids.where(sequences.prompt_mask, torch.full_like(sequences.prompt_ids, 3))
     last = torch.zeros(len(ids), dtype=torch.long).scatter_reduce(0, rows, columns, "amax")
     unread = torch.arange(sequences.response_ids.shape[1]) >= last[:, None]
     responses = sequences.response_ids.masked_fill(unread, 11)
     other = Sequences(ids, sequences.prompt_mask, responses, sequences.response_mask)
-    assert torch.equal(logits_of(model, packed(model, other, rows, columns)), expected)
+    assert torch.equal(compute_logits(model, packed(model, other, rows, columns)), expected)
     for arguments in filter(None, (forward.arguments, forward.encoder)):
         mask = arguments.get("attention_mask")
         own = mask[:, 0].diagonal(dim1=1, dim2=2) == 0
@@ -136,14 +138,14 @@ def test_rows_of_several_texts_work_with_recomputed_activations_and_in_bfloat16(
     model, sequences = model_of(kind), batch()
     rows, columns = some_tokens(sequences, 0.3)
     forward = packed(model, sequences, rows, columns)
-    exact = logits_of(model, forward)
+    exact = compute_logits(model, forward)
     expected = gradients(model, exact)
     with autocast(torch.device("cpu"), "bfloat16"):
-        rough = logits_of(model, forward)
+        rough = compute_logits(model, forward)
     assert_close(rough, exact, rtol=0.1, atol=0.3)
     assert not torch.equal(rough, exact) and all(g.isfinite().all() for g in gradients(model, rough))
     checkpoint_activations(model)
-    assert_close(gradients(model, logits_of(model, forward)), expected, rtol=1e-5, atol=1e-5)
+    assert_close(gradients(model, compute_logits(model, forward)), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_other_models_get_a_row_per_text():

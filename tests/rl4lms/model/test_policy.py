@@ -22,14 +22,14 @@ from on_policy_runs import (
 from torch import Tensor
 from torch.testing import assert_close
 
+from rl4lms.model.forward import compute_states, token_logits
 from rl4lms.model.forward import padded as one_a_row
-from rl4lms.model.forward import states_of, token_logits
 from rl4lms.model.load import autocast
 from rl4lms.model.policy import (
     PolicyModel,
     Sequences,
     checkpoint_activations,
-    entropy_of,
+    compute_entropy,
     log_distribution,
 )
 
@@ -168,12 +168,12 @@ def test_selected_tokens_are_those_of_the_full_pass(kind):
     policy, batch = tiny_policy(kind), random_batch()
     rows, columns = batch.response_mask.nonzero(as_tuple=True)
     every = token_logits(policy.model, batch, rows, columns)
-    states = states_of(policy.model, one_a_row(policy.model, batch, rows, columns))
+    states = compute_states(policy.model, one_a_row(policy.model, batch, rows, columns))
     assert_close(every, torch.cat(stepwise_logits(policy.model, batch)), **CLOSE)
     chosen = torch.tensor([7, 0, 17, 7, 3])
     assert_close(token_logits(policy.model, batch, rows[chosen], columns[chosen]), every[chosen], **CLOSE)
     forward = one_a_row(policy.model, batch, rows[chosen], columns[chosen])
-    assert_close(states_of(policy.model, forward), states[chosen], **CLOSE)
+    assert_close(compute_states(policy.model, forward), states[chosen], **CLOSE)
     output = policy.model(**_plain_inputs(policy.model, batch))
     assert output.logits.dim() == 3, "the head is whole again"
 
@@ -250,14 +250,14 @@ def test_no_gradient_through_what_the_action_mask_rules_out(kind):
     assert all(w.grad.isfinite().all() for w in policy.model.parameters())
     logits = torch.randn(3, VOCABULARY, requires_grad=True)
     allowed = random_action_mask(batch)[0, :3]
-    entropy_of(log_distribution(logits, 1.0, allowed)).sum().backward()
+    compute_entropy(log_distribution(logits, 1.0, allowed)).sum().backward()
     assert (logits.grad[~allowed] == 0).all() and (logits.grad[allowed] != 0).any()
 
 
 def test_the_entropy_of_a_single_allowed_token_is_0():
     allowed = torch.nn.functional.one_hot(torch.tensor([2, 0]), 5).bool()
     distribution = log_distribution(torch.randn(2, 5), 0.5, allowed)
-    assert torch.equal(entropy_of(distribution), torch.zeros(2))
+    assert torch.equal(compute_entropy(distribution), torch.zeros(2))
     assert torch.equal(distribution.exp(), allowed.float())
 
 
