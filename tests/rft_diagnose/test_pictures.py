@@ -5,12 +5,12 @@ import pytest
 
 from rft_diagnose.pictures import (
     before_and_after,
+    columns_by_name,
     counts_of_std,
     inputs_by_place,
     mean_and_std,
     over_time,
     pictures,
-    columns_by_name,
     signal_by_group_size,
     std_histogram,
 )
