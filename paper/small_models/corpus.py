@@ -28,13 +28,13 @@ from rl4lms.datapools.python_docs import (
     pretraining_text,
     text_with_origins,
 )
+from rl4lms.model.packing import IGNORED, pad_rows
 from rl4lms.samples import Sample
 
 # CHUNK x CHUNK batches are drawn together and sorted by length: a third of what is computed is padding, in
 # batches of any lengths three quarters.
 CHUNK = 8
 NEXT_TOKEN = "next_token"  # the one task of causal models
-IGNORED = -100  # label of padding
 
 
 @dataclass(frozen=True)
@@ -162,19 +162,12 @@ def encode(
 
 def collate(rows: Sequence[tuple[list[int], list[int]]]) -> Batch:
     """Pad rows of token ids into tensors."""
-    labels = _pad([row for _, row in rows], IGNORED)
+    labels = pad_rows([row for _, row in rows], IGNORED)
     if not rows[0][0]:
         return Batch(None, None, labels)
-    ids = _pad([row for row, _ in rows], IGNORED)
+    ids = pad_rows([row for row, _ in rows], IGNORED)
     mask = ids != IGNORED
     return Batch(ids.where(mask, 0), mask, labels)
-
-
-def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    padded = torch.full((len(rows), max(map(len, rows))), value)
-    for i, row in enumerate(rows):
-        padded[i, : len(row)] = torch.tensor(row)
-    return padded
 
 
 def _class_corpus(config: PretrainConfig, texts: Iterable[str], part: Part) -> Corpus:

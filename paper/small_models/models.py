@@ -18,8 +18,9 @@ from transformers import (
 
 from common.seeding import derive_seed, isolated_rng
 from paper.small_models.config import PretrainConfig
-from paper.small_models.corpus import IGNORED, Batch
+from paper.small_models.corpus import Batch
 from rl4lms.model.load import autocast
+from rl4lms.model.packing import IGNORED
 
 
 def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -5,16 +5,26 @@ Masks that are added to the attention scores keep the texts of a row apart.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 # Tokens of a row, where no text is longer. Fewer: more padding; more: attention costs the square.
 _ROW = 64
 # Finite, in bfloat16 too: a padding token may find no key in its row, and -inf alone would make it NaN.
 _FORBIDDEN = torch.finfo(torch.bfloat16).min
+
+IGNORED = -100  # a label that losses leave out, such as that of padding
+
+
+def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Put rows of token ids into a tensor [B, longest], `fill` behind each."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=fill)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -18,12 +16,12 @@ from transformers.trainer_callback import PrinterCallback
 from rl4lms.config import SupervisedConfig
 from rl4lms.config.training_blocks import TrainRuntimeConfig
 from rl4lms.model.load import Side, choose_device, is_seq2seq, max_positions
+from rl4lms.model.packing import IGNORED, pad_rows
 from rl4lms.model.source import Kind
 from rl4lms.run_setup import TrainingDataError, TrainingSetup
 from rl4lms.samples import Sample
 
 Row = dict[str, list[int]]
-IGNORED = -100  # a label that the loss leaves out
 _NO_LIMIT = 2**31 - 1  # tokenizers without a limit of their own say 10^30
 logger = logging.getLogger(__name__)
 
@@ -78,20 +76,15 @@ def collate(
     def batch(rows: list[Row]) -> dict[str, Tensor]:
         inputs, labels = ([row[name] for row in rows] for name in ("input_ids", "labels"))
         tensors = {
-            "input_ids": _padded(inputs, pad_token_id),
-            "attention_mask": _padded([[1] * len(ids) for ids in inputs], 0),
-            "labels": _padded(labels, IGNORED),
+            "input_ids": pad_rows(inputs, pad_token_id),
+            "attention_mask": pad_rows([[1] * len(ids) for ids in inputs], 0),
+            "labels": pad_rows(labels, IGNORED),
         }
         if decoder_inputs is not None:
             tensors["decoder_input_ids"] = decoder_inputs(tensors["labels"])
         return tensors
 
     return batch
-
-
-def _padded(rows: list[list[int]], fill: int) -> Tensor:
-    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
-    return pad_sequence(tensors, batch_first=True, padding_value=fill)
 
 
 def trainer_arguments(
