@@ -24,9 +24,7 @@ logger = logging.getLogger(__name__)
 
 Status = Literal["finished", "skipped", "failed", "not run", "interrupted"]
 JobKey = tuple[Path, str]  # folder and identity
-Report = Callable[
-    ..., None
-]  # (steps done in all, of how many if not `Job.steps`, how it goes in a few words)
+Report = Callable[..., None]  # steps done in all, of how many if not `Job.steps`, how it goes in a few words
 
 
 @dataclass(frozen=True)

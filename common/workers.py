@@ -3,8 +3,8 @@
     executor(job, its run directory, place, stop, bar) -> outcome, read from the run's manifest
 
 It returns when the job has ended; several are called at a time, each in a thread. A job is data, so whatever
-means there are can send it, the directory and the place to where `common.jobs.do` does it: all that comes
-back is in the run directory. Meanwhile the executor looks at `stop` a few times a second (`requested`: tell
+means there are can send it, the directory and the place to where `do_unseen` does it: all that comes back is
+in the run directory. Meanwhile the executor looks at `stop` a few times a second (`requested`: tell
 the job to stop, resumable; `at_once`: kill it), and shows the news of the run.
 """
 
@@ -45,6 +45,7 @@ def run_here(
     job: Job, run: Path, place: Place, stop: StopRequest, bar: Progress, console: bool = True
 ) -> Outcome:
     """Do a job here, in the main thread. console: see `do`."""
+    (run / NEWS).unlink(missing_ok=True)  # of an earlier try that was killed in a process of its own
     try:
         do(job, run, place, stop, bar.move_to, console)
     except Exception as error:
@@ -126,12 +127,17 @@ def _work(job: Job, run: Path, place: Place) -> None:
         signal.signal(number, request_stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    news = NewsWriter(run / NEWS, job.shown)
-    logging.getLogger().addHandler(news)
     try:
-        do(job, run, place, stop, news.report, console=False)
+        do_unseen(job, run, place, stop)
     except (RunError, OSError) as error:  # such as another runner that has taken the run meanwhile
         sys.exit(f"{job.label}: {error}")
+
+
+def do_unseen(job: Job, run: Path, place: Place, stop: Callable[[], bool]) -> None:
+    """Do a job where the console is not the runner's: what it is to show is written into the run."""
+    news = NewsWriter(run / NEWS, job.shown)
+    logging.getLogger().addHandler(news)
+    do(job, run, place, stop, news.report, console=False)
 
 
 def _die_with_parent() -> None:

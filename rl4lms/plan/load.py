@@ -57,6 +57,7 @@ def _expand_all(plan: Plan, source: Source) -> tuple[list[list[Draft]], list[Loc
         if isinstance(file, ConfigError):
             continue
         entry = Entry(source, i, configuration, file, choose_kind(file))
+        settings[configuration.name], kinds[configuration.name] = [], entry.kind
         repetitions = configuration.repetitions or plan.repetitions
         starts = []
         for name in configuration.starts:
@@ -71,7 +72,7 @@ def _expand_all(plan: Plan, source: Source) -> tuple[list[list[Draft]], list[Loc
             continue
         drafts = expand(i, configuration, partial(make_draft, entry), repetitions, starts)
         located += [problem for setting in drafts for draft in setting for problem in draft.problems]
-        settings[configuration.name], kinds[configuration.name] = drafts, entry.kind
+        settings[configuration.name] = drafts
     return [setting for drafts in settings.values() for setting in drafts], located
 
 
