@@ -17,14 +17,6 @@ def derive_seed(seed: int, *stream: str | int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def seed_everything(seed: int) -> None:
-    """Seed the global generators of python, numpy and torch (CUDA too). seed: in [0, 2^63)."""
-    import torch
-
-    _seed_python_and_numpy(seed)
-    torch.manual_seed(seed)
-
-
 @contextmanager
 def isolated_rng(seed: int) -> Iterator[None]:
     """Seeds the global generators for the block and puts them back as they were after it, also on exceptions.
