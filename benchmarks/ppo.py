@@ -224,9 +224,9 @@ def check(case: Case, settings: ppo_floor.Settings, model: Path, samples: Sequen
     return max(differences)
 
 
-ROW = "{:<12}{:<9}{:<9}|{:>8}{:>8}{:>8} |{:>20}{:>20}{:>20}{:>8}"
+ROW = "{:<12}{:<9}{:<9}|{:>8}{:>8}{:>10} |{:>20}{:>20}{:>20}{:>10}"
 TITLES = (
-    f"{'':<30}|{'project, seconds':>24} |{'project / floor, median (least-most)':>60}",
+    f"{'':<30}|{'project, seconds':>26} |{'project / floor, median (least-most)':>60}",
     ROW.format(*"model unit dtype sample learn tokens/s sample learn all updates".split()),
 )
 
