@@ -31,6 +31,7 @@ from sft_vs_rft.plots import save_metric_plots
 from sft_vs_rft.train import TrainResult, predict, train
 
 logger = logging.getLogger(__name__)
+start_logger = logging.getLogger(f"{__name__}.start")  # shown to users of a plan, wherever it runs
 TOLERANCE = 0.2  # of reward and of std, on a reward range of 2
 SECONDS_BETWEEN_PLOTS = 120  # drawing takes one or two
 
@@ -246,7 +247,7 @@ def report_start(
     unfit = []
     for group, (reward, std) in measured.items():
         ideal_reward, ideal_std = ideal[group]
-        logger.info(
+        start_logger.info(
             "start, %s reward std inputs: reward %.3f (fitted pretrained model: %.3f), std %.3f (%.3f)",
             group,
             reward,
@@ -257,7 +258,7 @@ def report_start(
         if max(abs(reward - ideal_reward), abs(std - ideal_std)) > TOLERANCE:
             unfit.append(group)
     if unfit:
-        logger.warning(
+        start_logger.warning(
             "the start model is far from a fitted pretrained one on the %s reward std inputs: "
             "the comparison of RFT and SFT says little from here; pretrain longer, "
             "or check load_model_from_checkpoint",

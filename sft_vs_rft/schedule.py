@@ -20,7 +20,7 @@ from sft_vs_rft.plan import Experiment
 INTERRUPT_MESSAGE = (
     "stopping after the epochs under way, with a checkpoint; press Ctrl-C again to stop at once"
 )
-SHOWN = ("sft_vs_rft.experiment",)  # how fit the start model is
+SHOWN = ("sft_vs_rft.experiment.start",)  # how fit the start model is
 SEEDS = ("random_seed", "init_rnd_seed", "samples_rnd_seed")
 
 

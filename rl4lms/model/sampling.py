@@ -142,7 +142,9 @@ def sampled_logprobs(logits: Tensor, temperature: float, top_k: int, top_p: floa
     kept, ids = sampled_logits(logits, temperature, top_k, top_p)
     if ids is None:
         return kept.log_softmax(1)
-    return torch.full_like(logits, -torch.inf).scatter(1, ids, kept.log_softmax(1))
+    allowed = torch.zeros_like(logits, dtype=torch.bool).scatter(1, ids, kept > -torch.inf)
+    scaled, _ = sampled_logits(logits, temperature)
+    return scaled.masked_fill(~allowed, -torch.inf).log_softmax(1)
 
 
 def sample_tokens(scores: Tensor, uniforms: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:

@@ -181,7 +181,7 @@ def _score_share(actors: Actors, episodes: list[Episode], kl_coeff: float) -> li
             temperature=actors.alg.generation_kwargs.temperature,
             action_mask=allowed,
         )
-        scores = scores.to("cpu")
+        scores = scores.cpu()
         for row, i in enumerate(chunk):
             length = len(episodes[i].response)
             masks = None if allowed is None else PackedMasks.of(allowed[row, :length])
@@ -230,7 +230,7 @@ def assemble(actors: Actors, episodes: list[Episode], scored: list[ScoredEpisode
     return Rollouts.build(
         sequences,
         mask,
-        Scores.join([episode.scores for episode in scored]).to(actors.device),
+        Scores.join([episode.scores for episode in scored], actors.device),
         torch.tensor([episode.reward for episode in scored], device=actors.device),
         torch.tensor([episode.sample for episode in episodes]),
         [episode.text for episode in scored],
