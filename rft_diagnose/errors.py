@@ -11,6 +11,10 @@ class DiagnosisError(Exception):
     """Rewards that nothing can be said about as they are; the message is for the user."""
 
 
+class ColumnsError(DiagnosisError):
+    """A table without the columns that a diagnosis needs: one that stands beside the data, perhaps."""
+
+
 class MissingPackageError(DiagnosisError):
     """A package that only some inputs or results need is not installed; the message names it."""
 
