@@ -190,6 +190,12 @@ def _whole_numbers(steps: ArrayLike, length: int) -> Ints:
     array = _floats(steps, "steps").ravel()
     if len(array) != length or np.isnan(array).any():
         raise DiagnosisError(f"steps: expected a number for each of the {length:,} rewards")
+    fractional = (np.round(array) != array) | (np.abs(array) >= 2**53)
+    if fractional.any():
+        place = int(fractional.argmax())
+        raise DiagnosisError(
+            f"steps: number {place:,} (from 0), {array[place]:g}, is no whole number below 2^53"
+        )
     return array.astype(np.int64)
 
 

@@ -1,5 +1,9 @@
 """A log of 12 inputs x 8 generations for tests: 4 never right, 4 always, 4 half the time."""
 
+import json
+
+import pandas as pd
+
 from rft_diagnose.names import Columns
 from rft_diagnose.tables import diagnose_table, read_rewards
 
@@ -30,3 +34,13 @@ def generations(*paths, **asked):
     return len(read_rewards(paths, Columns(**asked)).codes)
 
 
+def write(path, rows):
+    """Write rows as the path's format has them; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    elif path.suffix == ".csv":
+        pd.DataFrame(rows).to_csv(path, index=False)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

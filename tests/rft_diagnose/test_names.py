@@ -74,8 +74,8 @@ def test_of_a_log_of_trl_all_rewards_add_up_and_nothing_else(frame, tmp_path):
     assert found == (0, 0, 12)
     assert notes == (
         "recognised as completions logged by TRL, with the rewards accuracy_reward, format_reward",
-        "the reward is accuracy_reward + format_reward; numbers that are not taken unless --reward names them: "
-        "answer_length",
+        "the reward is accuracy_reward + format_reward; numbers that are not taken unless --reward names "
+        "them: answer_length",
     )
     assert verdict(tmp_path / "t.parquet", rewards=("accuracy_reward",)) == (PLANTED, ())
 
