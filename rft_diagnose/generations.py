@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rft_diagnose.errors import DiagnosisError
+from rft_diagnose.errors import DiagnosisError, listed
 from rft_diagnose.groups import Floats, Ints
 from rft_diagnose.rows import Bools, are_rows_of_kinds, copied_blocks, mix, repeated_blocks, rows_per_text
-from rft_diagnose.sources import Source, listed
+from rft_diagnose.sources import Source
 
 
 def drop_repeated(

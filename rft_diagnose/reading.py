@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rft_diagnose.columns import EXACT, Encoded, as_text, encode, read_number
-from rft_diagnose.errors import DiagnosisError
+from rft_diagnose.errors import DiagnosisError, listed
 from rft_diagnose.files import steps_in_names
 from rft_diagnose.generations import drop_repeated
 from rft_diagnose.groups import Floats, Ints
@@ -26,7 +26,6 @@ from rft_diagnose.sources import (
     join_first,
     join_numbers,
     join_texts,
-    listed,
     place,
     read_sources,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from rft_diagnose.columns import Choose, Encoded, Part, Wanted, numbers, values_at
-from rft_diagnose.errors import ColumnsError, DiagnosisError
+from rft_diagnose.errors import ColumnsError, DiagnosisError, listed
 from rft_diagnose.formats import read_columns
 from rft_diagnose.groups import Floats, Ints
 from rft_diagnose.names import Chosen, Columns, choose_columns
-
-SHOWN = 8  # names in a message
 
 
 @dataclass(frozen=True)
@@ -99,13 +97,6 @@ def _as_text(value: str | tuple[str, ...] | None) -> str:
     if value is None:
         return "not there"
     return value if isinstance(value, str) else ", ".join(sorted(value))
-
-
-def listed(names: Iterable[object]) -> str:
-    """List names, but not all of many."""
-    texts = [str(name) for name in names]
-    more = f" and {len(texts) - SHOWN:,} more" if len(texts) > SHOWN else ""
-    return ", ".join(texts[:SHOWN]) + more
 
 
 def join_texts(sources: Sequence[Source], name: str) -> Encoded:
