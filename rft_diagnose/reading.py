@@ -40,8 +40,8 @@ class RewardTable:
     """M generations of N inputs.
 
     codes: [M], each one's input; labels, prompts, references: of the N inputs (None: not known); rewards:
-    name -> [M], NaN = missing; steps, kl: [M] or None; notes: what was chosen without being asked; unknown:
-    why prompts or references are not known, and what to do.
+    name -> [M], NaN = missing; steps, kl: [M] or None; notes: what was chosen without being asked;
+    no_prompts, no_references: why these are not known, and what to do.
     """
 
     codes: Ints
@@ -52,7 +52,8 @@ class RewardTable:
     steps: Ints | None = None
     kl: Floats | None = None
     notes: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
+    no_prompts: str | None = None
+    no_references: str | None = None
 
 
 def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) -> RewardTable:
@@ -78,22 +79,21 @@ def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) 
         codes, rewards = codes[kept], {name: values[kept] for name, values in rewards.items()}
         steps = None if steps is None else steps[kept]
         kl = None if kl is None else kl[kept]
-    unknown = []
-    if prompts is None:
-        unknown.append(
-            f"the table names its inputs by {name!r}, and their texts are not known: give these in a column "
-            "`prompt`, or name it with --prompt"
-        )
-    if references is None:
-        others = [name for name in chosen.names if name not in (chosen.prompt, *chosen.rewards)]
-        unknown.append(
-            "there are no expected texts: name their column with --references (there are: "
-            f"{listed(others) or 'no others'})"
-        )
+    others = [name for name in chosen.names if name not in (chosen.prompt, *chosen.rewards)]
     return RewardTable(
-        codes, inputs.texts, rewards, prompts, references, steps, kl,
-        (*notes, *repeat_notes), tuple(unknown),
-    )  # fmt: skip
+        codes=codes,
+        labels=inputs.texts,
+        rewards=rewards,
+        prompts=prompts,
+        references=references,
+        steps=steps,
+        kl=kl,
+        notes=(*notes, *repeat_notes),
+        no_prompts=f"the table names its inputs by {name!r}, and their texts are not known: give these in a "
+        "column `prompt`, or name it with --prompt",
+        no_references="name the column that has them with --references (there are: "
+        f"{listed(others) or 'no others'})",
+    )
 
 
 def _notes_on_choice(chosen: Chosen) -> list[str]:
