@@ -215,7 +215,7 @@ def check(
     folder.mkdir(parents=True, exist_ok=True)
     columns = input_columns(table, diagnosis, dict(rest), before, comparison)
     write_inputs(columns, folder / "inputs.csv")
-    supervised = supervised_rows(table, diagnosis)
+    supervised, supervised_notes = supervised_rows(table, diagnosis, SUPERVISED)
     (folder / SUPERVISED).unlink(missing_ok=True)  # of an earlier check, which may have had some
     if supervised:
         write_text(folder / SUPERVISED, "\n".join(supervised) + "\n")
@@ -226,7 +226,7 @@ def check(
         comparison=comparison.summary if comparison else None,
         gradients=gradient_summary,
         advice=advise(summary, others, SUPERVISED if supervised else None),
-        notes=[*table.notes, *diagnosis.caveats],
+        notes=[*table.notes, *diagnosis.caveats, *supervised_notes],
     )
     made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command()}
     sources = {"inputs": [str(path) for path in paths]}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rft_diagnose.compare import Comparison
 from rft_diagnose.diagnose import Diagnosis
-from rft_diagnose.tables import RewardTable
+from rft_diagnose.reading import RewardTable, read_messages
 
 Table = Mapping[str, NDArray[Any]]  # columns of one length
 
@@ -149,21 +149,34 @@ def numbers_csv(columns: Table) -> str:
     return buffer.getvalue()
 
 
-def supervised_rows(table: RewardTable, diagnosis: Diagnosis) -> list[str]:
+def supervised_rows(table: RewardTable, diagnosis: Diagnosis, name: str) -> tuple[list[str], list[str]]:
     """Write the inputs that are dead-low, or look so, as JSON lines for finetuning, dead ones first.
 
-    Without known references their field is missing; without known prompts there is no line.
+    A conversation is written as its messages. Without known references their field is missing; without known
+    prompts there is no line. Also returns what the reader of the file `name` must know of it.
     """
     inputs = diagnosis.inputs
     chosen = np.flatnonzero((inputs.label == "dead_low") | (inputs.looks == "flat_low"))
+    if not len(chosen):
+        return [], []
     if table.prompts is None:
-        return []
-    lines = []
+        return [], [f"no {name} to finetune on: {table.no_prompts}"] if table.no_prompts else []
+    lines, without, conversations = [], 0, 0
     for i in sorted(chosen, key=lambda i: inputs.label[i] != "dead_low"):
         place = int(diagnosis.labels[i])
-        row: dict[str, Any] = {"id": table.labels[place], "prompt": table.prompts[place]}
+        messages = read_messages(table.prompts[place])
+        conversations += messages is not None
+        row: dict[str, Any] = {"id": table.labels[place], "prompt": messages or table.prompts[place]}
         if table.references is not None:
             row["references"] = table.references[place]
+            without += not row["references"]
         row |= {"class": str(inputs.label[i]), "reward_mean": float(inputs.mean[i]), "n": int(inputs.n[i])}
         lines.append(json.dumps(row, ensure_ascii=False))
-    return lines
+    notes = []
+    if conversations:
+        notes.append(f"{conversations:,} prompts in {name} are conversations, written as lists of messages")
+    if table.references is None and table.no_references:
+        notes.append(f"{name} lacks the expected texts that finetuning on it needs: {table.no_references}")
+    if without:
+        notes.append(f"{without:,} inputs in {name} have no expected text")
+    return lines, notes
