@@ -169,6 +169,9 @@ class SmallWordNet:
         self.looked_up[word] = self.looked_up.get(word, 0) + 1
         return [self._synset(names) for names in self._SETS if word in names]
 
+    def synonyms(self, word: str) -> set[str]:
+        return {name for synset in self.synsets(word) for name in synset.lemma_names()}
+
     @staticmethod
     def _synset(names: tuple[str, ...]) -> Any:
         lemmas = [SimpleNamespace(name=lambda name=name: name) for name in names]
@@ -176,11 +179,8 @@ class SmallWordNet:
 
 
 def test_meteor_with_synonyms(monkeypatch: pytest.MonkeyPatch) -> None:
-    import nltk.corpus
-
     small = SmallWordNet()
-    monkeypatch.setattr(nltk.corpus, "wordnet", small)
-    monkeypatch.setattr(meteor_module, "require", lambda problem: None)
+    monkeypatch.setattr(meteor_module, "open_wordnet", lambda: small)
     meteor_module._wordnet.cache_clear()
     batch = batch_of(
         [
