@@ -81,6 +81,7 @@ def extract(
         padding_side=config.tokenizer.padding_side,
         truncation_side=config.tokenizer.truncation_side,
         pad_token_as_eos_token=config.tokenizer.pad_token_as_eos_token,
+        clean_up_tokenization_spaces=config.tokenizer.clean_up_tokenization_spaces,
     )
     model = load_model(config.alg.model_name, config.alg.model_type, torch.float32, device)
     check_vocabulary(model, tokenizer)

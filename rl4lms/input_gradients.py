@@ -126,6 +126,7 @@ def measure_gradients(
         config.tokenizer.model_name,
         truncation_side=config.tokenizer.truncation_side,
         pad_token_as_eos_token=config.tokenizer.pad_token_as_eos_token,
+        clean_up_tokenization_spaces=config.tokenizer.clean_up_tokenization_spaces,
     )
     metrics = {metric.id: build_metric(metric.id, metric.args) for metric in config.evaluation.metrics}
     pool = load_datapool(config.datapool.id, config.datapool.split, config.datapool.args)

@@ -104,6 +104,7 @@ def prepare(
         padding_side=config.tokenizer.padding_side,
         truncation_side=config.tokenizer.truncation_side,
         pad_token_as_eos_token=config.tokenizer.pad_token_as_eos_token,
+        clean_up_tokenization_spaces=config.tokenizer.clean_up_tokenization_spaces,
     )
     samples = load_splits(config)
     if run is not None:
