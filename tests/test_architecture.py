@@ -29,7 +29,7 @@ FLOORS = [
     {"requirements", "text"},
     {"datapools", "metrics"},
     {"rewards"},
-    {"config", "plots"},
+    {"config", "plots", "blind_metrics"},
     {"evaluation"},
     {"run_setup"},
     {"ppo", "sft", "extract"},

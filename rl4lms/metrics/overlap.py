@@ -174,21 +174,26 @@ def _forget_texts(tokenize: str) -> None:
 
 
 def ter(batch: TextBatch) -> dict[str, Score]:
-    """Translation edit rate (Snover et al. 2006) by sacrebleu; 1: as many edits as words in the reference."""
+    """Translation edit rate (Snover et al. 2006) by sacrebleu; 1: as many edits as words in the reference.
+
+    A text without a word has 1 whatever it is compared with, where sacrebleu gives 0 for an empty reference:
+    an empty text is never the best.
+    """
     metric = _ter()
     scores: list[TERScore] = [
         metric.corpus_score([text], [[reference] for reference in references])
         for text, references in zip(batch.generated, batch.reference_sets(), strict=True)
     ]
 
-    def score_group(group: Sequence[int]) -> float:
-        edits = sum(scores[i].num_edits for i in group)
-        length = sum(scores[i].ref_length for i in group)
-        return edits / length if length else float(edits > 0)
+    words = [bool(text.split()) for text in batch.generated]
 
-    return {
-        "lexical/ter": Score([score.score / 100 for score in scores], _average_groups(batch, score_group))
-    }
+    def score_group(group: Sequence[int]) -> float:
+        edits = sum(scores[i].num_edits if words[i] else scores[i].ref_length for i in group)
+        length = sum(scores[i].ref_length for i in group)
+        return edits / length if length else 1.0
+
+    per_sample = [score_group([i]) for i in range(len(batch))]
+    return {"lexical/ter": Score(per_sample, _average_groups(batch, score_group))}
 
 
 @cache

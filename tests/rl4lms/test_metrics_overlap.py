@@ -21,9 +21,13 @@ from rl4lms.metrics import meteor as meteor_module
 from rl4lms.metrics.words import words
 
 BATCH = text_pairs(120)
-# TER takes seconds for long texts that hardly agree.
+# TER takes seconds for long texts that hardly agree; of an empty one it is ours.
 SHORT = batch_of(
-    [(t, r) for t, r in zip(BATCH.generated, BATCH.references, strict=True) if len("".join([t, *r])) < 400]
+    [
+        (t, r)
+        for t, r in zip(BATCH.generated, BATCH.references, strict=True)
+        if len("".join([t, *r])) < 400 and t.split()
+    ]
 )
 SACREBLEU = {
     "sacre_bleu": ("sacrebleu", sacrebleu.BLEU),
@@ -50,7 +54,7 @@ def by_sacrebleu(scorer: Any, batch: TextBatch) -> tuple[list[float], float]:
 @pytest.mark.parametrize("metric", list(SACREBLEU))
 def test_sacrebleu_metrics(metric: str) -> None:
     batch = SHORT if metric == "ter" else BATCH
-    assert len(batch) >= 80 and {len(references) for references in batch.references} == {1, 2, 3}
+    assert len(batch) >= 60 and {len(references) for references in batch.references} == {1, 2, 3}
     name, scorer = SACREBLEU[metric]
     score = build_metric(metric)(batch)[f"lexical/{name}"]
     alone, corpus = by_sacrebleu(scorer(), batch)
