@@ -31,7 +31,7 @@ from rl4lms.model.generation import Decoding, decode, encode_prompts, prompt_lim
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.load import choose_device, load_model, load_tokenizer
 from rl4lms.model.policy import PolicyModel, Sequences, token_logits
-from rl4lms.model.sampling import generate_ids, sampled_logprobs
+from rl4lms.model.sampling import forced_start, generate_ids, sampled_logprobs
 
 MAX_STEPS, CONVERGED = 40, 0.005  # of the power iteration; growth at which it has
 
@@ -239,7 +239,9 @@ def score_products(
     scores = []
     for row in range(len(sequences.response_ids)):
         sequence = sequences.select(torch.tensor([row], device=sequences.response_ids.device))
-        rows, columns = sequence.response_mask.nonzero(as_tuple=True)
+        sampled = sequence.response_mask.clone()
+        sampled[:, : 0 if forced_start(model) is None else 1] = False
+        rows, columns = sampled.nonzero(as_tuple=True)
         logits = token_logits(model, sequence, rows, columns)
         logprobs = sampled_logprobs(logits, settings.temperature, settings.top_k, settings.top_p)
         total = logprobs.gather(1, sequence.response_ids[rows, columns][:, None]).sum()
