@@ -19,6 +19,7 @@ from common.files import atomic_torch_save, atomic_write_text
 from common.jobs import ending
 from common.run_dir import RunDir
 from rft_diagnose.statistics import input_statistics
+from rl4lms.blind_metrics import check_reward, warn_of_blind_metrics
 from rl4lms.config import ExtractConfig, missing_components, resolved, unique_metrics
 from rl4lms.datapools import Split, load_datapool
 from rl4lms.metrics import Metric, build_metric
@@ -61,7 +62,7 @@ def extract(
     """Run or continue the extraction of `run`; progress(texts done, texts in all).
 
     The same seed and config give the same file, however often it was cut. Raises ExtractionInterrupted,
-    ExtractionError, RequirementError, DataError, ModelSourceError, GenerationError.
+    ExtractionError, RequirementError, DataError, ModelSourceError, GenerationError, BlindMetricError.
     """
     remove_half_written(run.path)
 
@@ -71,6 +72,8 @@ def extract(
         raise RequirementError("\n".join(f"{problem.path}: {problem.message}" for problem in missing))
     built = {metric.id: build_metric(metric.id, metric.args) for metric in metrics}
     samples, indices = choose_inputs(config, run)
+    check_reward(metrics[0].id, metrics[0].args, samples, "metric")
+    warn_of_blind_metrics({metric.id: metric.args for metric in metrics[1:]}, samples)
     logger.info("%d %s inputs of %s", len(samples), config.datapool.split, config.datapool.id)
 
     # 2. Texts, a batch at a time, on disk before the next one.
@@ -81,6 +84,7 @@ def extract(
         padding_side=config.tokenizer.padding_side,
         truncation_side=config.tokenizer.truncation_side,
         pad_token_as_eos_token=config.tokenizer.pad_token_as_eos_token,
+        clean_up_tokenization_spaces=config.tokenizer.clean_up_tokenization_spaces,
     )
     model = load_model(config.alg.model_name, config.alg.model_type, torch.float32, device)
     check_vocabulary(model, tokenizer)

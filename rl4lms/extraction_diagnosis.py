@@ -21,6 +21,7 @@ from rl4lms.input_gradients import GradientTarget, log_ratios, measure_gradients
 from rl4lms.model.generation import Decoding, encode_prompts, prompt_limit
 from rl4lms.model.load import choose_device, load_model, load_tokenizer
 from rl4lms.model.policy import Sequences
+from rl4lms.model.sampling import forced_start
 from rl4lms.model.source import check_model_source
 
 
@@ -59,13 +60,14 @@ def text_log_ratios(
         batch_size=1,
     )
     limit = prompt_limit(model, tokenizer, decoding)
+    start = [token for token in [forced_start(model)] if token is not None]
     ratios = []
     for number, (prompt, texts) in enumerate(
         zip(content["prompts"], content["all_generated_texts"], strict=True)
     ):
         ids, mask = encode_prompts(model, tokenizer, [prompt], limit, decoding.truncation_side)
         tokens = [
-            [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id][
+            [*start, *tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id][
                 : settings.max_new_tokens
             ]
             for text in texts

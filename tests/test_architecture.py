@@ -25,11 +25,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # The floors of rl4lms, from the ground up: a room imports from its own file or folder and from floors below.
 FLOORS = [
-    {"model", "samples", "errors", "diagnosis"},
+    {"model", "samples", "errors", "diagnosis", "wordnet"},
     {"requirements", "text"},
     {"datapools", "metrics"},
     {"rewards"},
-    {"config", "plots"},
+    {"config", "plots", "blind_metrics"},
     {"evaluation"},
     {"run_setup"},
     {"ppo", "sft", "extract"},

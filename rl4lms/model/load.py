@@ -35,16 +35,19 @@ def load_tokenizer(
     padding_side: Side = "left",
     truncation_side: Side = "left",
     pad_token_as_eos_token: bool = False,
+    clean_up_tokenization_spaces: bool = False,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub name or folder, which always has a padding token.
 
     pad_token_as_eos_token: pads with the end token; without it a tokenizer that has no padding token (GPT-2)
-    does so too. The files stay as they are. Raises ModelSourceError.
+    does so too. clean_up_tokenization_spaces: whatever the files say, for `rl4lms.model.generation.decode`.
+    The files stay as they are. Raises ModelSourceError.
     """
     if problem := check_tokenizer_source(name):
         raise ModelSourceError(problem)
     tokenizer = _load(AutoTokenizer, "tokenizer", name)
     tokenizer.padding_side, tokenizer.truncation_side = padding_side, truncation_side
+    tokenizer.clean_up_tokenization_spaces = clean_up_tokenization_spaces
     if pad_token_as_eos_token or tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ModelSourceError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import ForcedBOSTokenLogitsProcessor, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from common.errors import UserError
@@ -43,16 +43,18 @@ def generate_ids(
     # A seq2seq model's min_length counts the decoder's start token, as in the paper's library.
     before = 0 if is_seq2seq(model) else prompt_ids.shape[1]
     every_processor: list[Any] = [
-        _no_end_below(before + settings.min_length, _end_tokens(model)),
+        _no_end_below(before + settings.min_length, end_tokens(model)),
         *processors,
     ]
+    if (first := forced_start(model)) is not None:
+        every_processor.append(ForcedBOSTokenLogitsProcessor(first))  # last: nothing may rule it out
     if settings.do_sample and settings.num_beams == 1:
         every_processor.append(TokenSampler(uniforms.flatten(0, 1).to(model.device), settings))
     with _for_generation(model, config):
         inputs = _shared_inputs(model, prompt_ids, prompt_mask, uniforms.shape[1], settings.num_beams)
         ids = model.generate(**inputs, generation_config=config, logits_processor=every_processor)
     ids = ids[:, 1 if is_seq2seq(model) else prompt_ids.shape[1] :]
-    is_end = torch.isin(ids, torch.tensor(_end_tokens(model), device=ids.device, dtype=ids.dtype))
+    is_end = torch.isin(ids, torch.tensor(end_tokens(model), device=ids.device, dtype=ids.dtype))
     mask = is_end.cumsum(1) - is_end.long() == 0
     longest = int(mask.sum(1).max())
     return ids[:, :longest], mask[:, :longest]
@@ -61,9 +63,10 @@ def generate_ids(
 def build_generation_config(model: PreTrainedModel, settings: GenerationSettings) -> GenerationConfig:
     """What `generate` is told; min_length, and sampling without beams, are left to processors of our own.
 
-    Of the model's own generation config nothing remains but the ids of its special tokens.
+    Of the model's own generation config nothing remains but the ids of its special tokens, among them the one
+    that a text is forced to begin with (`forced_start`), which is also left to a processor.
     """
-    ends = _end_tokens(model)
+    ends = end_tokens(model)
     beams: dict[str, Any] = {}
     if settings.num_beams > 1:
         beams = settings.model_dump(include={"num_beams", "length_penalty", "early_stopping", "do_sample"})
@@ -212,7 +215,16 @@ def _shared_inputs(
     return rows
 
 
-def _end_tokens(model: PreTrainedModel) -> list[int]:
+def forced_start(model: PreTrainedModel) -> int | None:
+    """The token that all texts of a seq2seq model begin with (a language, in mBART and NLLB); None: free.
+
+    It counts as a token of the text. As of all constraints on sampling, log-probabilities know nothing of it.
+    """
+    return _special_token(model, "forced_bos_token_id") if is_seq2seq(model) else None
+
+
+def end_tokens(model: PreTrainedModel) -> list[int]:
+    """The tokens that end a text; none, one or several."""
     ends = _special_token(model, "eos_token_id")
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
 

@@ -24,6 +24,7 @@ from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.load import is_seq2seq
 from rl4lms.model.parallel import World
 from rl4lms.model.policy import PolicyModel, Sequences
+from rl4lms.model.sampling import end_tokens
 from rl4lms.ppo.mask import MaskModel, PackedMasks
 from rl4lms.ppo.rollouts import Rollouts, Scores, fill_buffer, score_rollouts
 from rl4lms.requirements import RequirementError
@@ -197,9 +198,9 @@ def _reward_texts(actors: Actors, episodes: list[Episode], texts: list[str]) -> 
     rewards = actors.reward(make_text_batch(samples, texts, actors.policy.model, "train"))
     if actors.env.args.reward_unfinished:
         return rewards
-    end, longest = actors.tokenizer.eos_token_id, actors.env.args.max_episode_length
+    ends, longest = end_tokens(actors.policy.model), actors.env.args.max_episode_length
     return [
-        reward if len(episode.response) == longest or episode.response[-1] == end else 0.0
+        reward if len(episode.response) == longest or int(episode.response[-1]) in ends else 0.0
         for reward, episode in zip(rewards, episodes, strict=True)
     ]
 
