@@ -171,12 +171,12 @@ def check_data(run: RunDir, samples: dict[Split, list[Sample]], datapool: str) -
 
 
 def decodings(config: TrainConfig) -> dict[Split, Decoding]:
-    """How the texts of each split are generated: of train as in training, of the others as in evaluation.
+    """How the texts of each split are generated in evaluation.
 
     PPO and NLPO cut prompts to the environment's length, on the policy's side; supervised finetuning as the
     tokenizer says.
     """
-    alg, evaluation = config.alg, config.train_evaluation
+    alg = config.alg
     if isinstance(alg, SupervisedConfig):
         length, side = config.tokenizer.max_length, config.tokenizer.truncation_side
     else:
@@ -184,12 +184,10 @@ def decodings(config: TrainConfig) -> dict[Split, Decoding]:
         length, side = config.env.args.max_prompt_length, alg.policy.args.prompt_truncation_side
     return {
         split: Decoding(
-            settings=alg.generation_kwargs
-            if split == "train"
-            else evaluation.generation_kwargs or alg.generation_kwargs,
+            settings=config.evaluation_settings(split),
             max_prompt_length=length,
             truncation_side=side,
-            batch_size=evaluation.eval_batch_size,
+            batch_size=config.train_evaluation.eval_batch_size,
             seed=derive_seed(config.runtime.seed, "evaluation", split),
         )
         for split in get_args(Split)

@@ -106,6 +106,11 @@ def read_config(args: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any]]:
         raise RunError(f"{args.resume} is no run of {TRAIN_RUNNER}")
     if manifest.get("status") == "finished":
         raise RunError(f"{args.resume} is finished: there is nothing to resume")
+    if "generation_kwargs_on_train" not in read_run(args.resume).config["train_evaluation"]:
+        raise RunError(
+            f"{args.resume} was begun by an older version, which generated the texts of evaluation "
+            "otherwise: its rows could not be compared with those to come; start it anew"
+        )
     return config, manifest["options"]
 
 

@@ -174,7 +174,7 @@ class SupervisedConfig(Config):
     model_type: Kind = Field(description="kind of the language model")
     model_name: str = Field(min_length=1, description="language model to start from: hub name or folder")
     generation_kwargs: GenerationSettings = Field(
-        description="how texts are generated for train inputs; for others if train_evaluation does not say"
+        description="how texts are generated in evaluation if train_evaluation does not say (temperature: 1)"
     )
     add_eos: bool = Field(
         False, description="causal: end each training text with the end-of-text token (the paper's do not)"

@@ -15,6 +15,7 @@ from rl4lms.config.parts import Args, MetricConfig, resolved_args, unique_metric
 from rl4lms.config.train import ON_POLICY_ONLY, TrainConfig
 from rl4lms.datapools import DATAPOOLS
 from rl4lms.metrics import METRICS
+from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.rewards import REWARDS
 
 
@@ -54,7 +55,14 @@ def resolved(config: ExtractConfig | TrainConfig) -> dict[str, Any]:
         for key in place:
             block = block[key]
         block["args"] = resolved_args(registry, name, args)
-    if isinstance(config, TrainConfig) and isinstance(config.alg, SupervisedConfig):
+    if not isinstance(config, TrainConfig):
+        return data
+    on_train, elsewhere = config.evaluation_settings("train"), config.evaluation_settings("val")
+    data["train_evaluation"] |= {
+        "generation_kwargs": elsewhere.model_dump(),
+        "generation_kwargs_on_train": None if on_train == elsewhere else on_train.model_dump(),
+    }
+    if isinstance(config.alg, SupervisedConfig):
         data["alg"]["training_args"] = config.alg.trainer_arguments()
         for name in ON_POLICY_ONLY:
             del data["train_evaluation"][name]
@@ -113,7 +121,38 @@ def training_sizes(config: TrainConfig) -> list[str]:
     return [
         *lines,
         f"evaluation: {inputs} inputs of each split before and after, {often}: {_names(evaluation.metrics)}",
+        f"texts of evaluation: {_evaluation_sampling(config)}",
     ]
+
+
+def _evaluation_sampling(config: TrainConfig) -> str:
+    """How the texts of each split are generated, and whether rollouts are drawn at another temperature."""
+    on_train, elsewhere = config.evaluation_settings("train"), config.evaluation_settings("val")
+    line = f"all splits {_describe(elsewhere)}"
+    if on_train != elsewhere:
+        line = f"val and test {_describe(elsewhere)}; train {_describe(on_train)}"
+    drawn = config.alg.generation_kwargs.temperature
+    if isinstance(config.alg, SupervisedConfig) or drawn == on_train.temperature:
+        return line
+    return f"{line} (rollouts: temperature {drawn:g})"
+
+
+def _describe(settings: GenerationSettings) -> str:
+    """How texts are generated, in a few words: how they are drawn, and what is not the default."""
+    words = []
+    if settings.do_sample:
+        top = f"top-k {settings.top_k}" if settings.top_k else "no top-k"
+        words = [f"sampled at temperature {settings.temperature:g}, {top}"]
+    if settings.num_beams > 1:
+        words.append(f"by beam search with {settings.num_beams} beams")
+    said = {"max_new_tokens", "do_sample", "temperature", "top_k", "num_beams", "post_processing_fn"}
+    others = [
+        f"{name} {value}"
+        for name, value in settings
+        if name not in said and value != type(settings).model_fields[name].default
+    ]
+    longest = f"at most {settings.max_new_tokens:,} new tokens"
+    return ", ".join([*(words or ["the likeliest token each time"]), *others, longest])
 
 
 def _supervised_length(alg: SupervisedConfig) -> str:

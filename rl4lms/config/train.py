@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -29,8 +29,10 @@ from rl4lms.config.training_blocks import (
     TrainEvaluationConfig,
     TrainRuntimeConfig,
 )
+from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.source import check_model_source
 from rl4lms.rewards import REWARDS
+from rl4lms.samples import Split
 
 Algorithm = Annotated[
     PpoConfig | NlpoConfig | A2cConfig | SupervisedConfig,
@@ -68,6 +70,15 @@ class TrainConfig(Config):
             epochs=args.n_epochs,
             iterations=self.train_evaluation.n_iters,
         )
+
+    def evaluation_settings(self, split: Split) -> GenerationSettings:
+        """How the texts of a split are generated in evaluation."""
+        evaluation = self.train_evaluation
+        if split == "train" and evaluation.generation_kwargs_on_train is not None:
+            return evaluation.generation_kwargs_on_train
+        if evaluation.generation_kwargs is not None:
+            return evaluation.generation_kwargs
+        return self.alg.generation_kwargs.model_copy(update={"temperature": 1.0})
 
     def check(self) -> list[Problem]:
         """Problems between blocks, each at the field to change."""
@@ -124,10 +135,8 @@ class TrainConfig(Config):
 
     def _longest_text(self) -> int:
         """Counts the new tokens of the longest text that may be generated."""
-        evaluation = self.train_evaluation.generation_kwargs
-        return max(
-            settings.max_new_tokens for settings in (self.alg.generation_kwargs, evaluation) if settings
-        )
+        evaluated = [self.evaluation_settings(split) for split in get_args(Split)]
+        return max(settings.max_new_tokens for settings in (self.alg.generation_kwargs, *evaluated))
 
     def notices(self) -> list[str]:
         """What the user should know of a valid config: fields without effect, and possible surprises."""

@@ -85,7 +85,13 @@ class TrainEvaluationConfig(Config):
     eval_batch_size: Positive = Field(description="texts generated at a time")
     metrics: list[MetricConfig] = Field(description="what to compute of the generated texts; may be []")
     generation_kwargs: GenerationSettings | None = Field(
-        None, description="how texts are generated for val and test; null = as in training (alg)"
+        None,
+        description="how texts are generated in evaluation, for every split; null = as alg says, but at "
+        "temperature 1, so that runs with other rollouts are compared on equal terms",
+    )
+    generation_kwargs_on_train: GenerationSettings | None = Field(
+        None,
+        description="how for train, if otherwise (the paper: as rollouts are); null = as the others",
     )
     max_eval_samples: Positive | None = Field(
         None, description="inputs of a split to evaluate, the same each time; null = all"

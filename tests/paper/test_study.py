@@ -73,6 +73,22 @@ def test_every_phase_of_a_shipped_study_is_a_valid_plan(scale, clone):
             assert {experiment.repetition for experiment in loaded.experiments} == {0}
 
 
+def test_all_rows_of_the_sweeps_are_evaluated_with_one_sampling(clone):
+    """The temperature of rollouts is swept; that of the texts that are compared is 1 in all rows."""
+    study = load_study(STUDIES["laptop"])
+    pretend(study)
+    rates = dict.fromkeys(study.tasks, 3e-5)
+    task = study.sweep.task
+    configurations, runs = both(comparison(study, rates), after_sft(study, rates), sweeps(study, rates))
+    names = {run.configuration for run in runs if run.task == task and run.kind == "training"}
+    experiments = load_plan(write_plan(study, "all", configurations, 1, 1)).experiments
+    compared = [e.config for e in experiments if e.configuration in names]
+    assert len(compared) > 15
+    assert {c.alg.generation_kwargs.temperature for c in compared} == {1.0, 1.5}
+    settings = [c.evaluation_settings(split) for c in compared for split in ("train", "val", "test")]
+    assert settings.count(settings[0]) == len(settings) and settings[0].temperature == 1.0
+
+
 def test_full_sft_and_what_follows_are_the_same_runs_in_sweeps_and_comparison(clone):
     study = load_study(STUDIES["smoke"])
     pretend(study)

@@ -40,6 +40,8 @@ def test_report_of_ppo() -> None:
         "the run: 100 iterations, 257,000 tokens, 20,500 updates",
         "evaluation: all inputs of each split before and after, on val every 10 iterations: meteor, rouge, "
         "bleu, bert_score, rouge_l_max, diversity",
+        "texts of evaluation: val and test by beam search with 4 beams, at most 50 new tokens; train sampled "
+        "at temperature 1, top-k 50, at most 19 new tokens",
     ]
 
 
@@ -50,9 +52,45 @@ def test_report_of_supervised_finetuning() -> None:
         "training: 0.01 of the train samples, 5 epochs, 8 texts an update",
         "evaluation: at most 500 inputs of each split before and after, on val every 20,000 updates: "
         "sacre_bleu, meteor, parent_totto, rouge, bleu_totto, bert_score, diversity",
+        "texts of evaluation: val and test sampled at temperature 1, top-k 50, by beam search with 5 beams, "
+        "min_length 10, at most 50 new tokens; train sampled at temperature 1, no top-k, min_length 10, at "
+        "most 50 new tokens",
     ]
     steps = check_report(load_train_config(SUPERVISED, ["alg.training_args.max_steps=3000"]))
     assert steps.startswith("training: all train samples, 3,000 updates of 8 texts each\n")
+
+
+IMDB = SCRIPTS / "training" / "imdb" / "gpt2_ppo.yml"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            [],
+            "all splits sampled at temperature 1, top-k 50, min_length 48, at most 48 new tokens",
+        ),
+        (
+            ["alg.policy.args.generation_kwargs.temperature=1.5"],
+            "all splits sampled at temperature 1, top-k 50, min_length 48, at most 48 new tokens (rollouts: "
+            "temperature 1.5)",
+        ),
+        (
+            ["train_evaluation.generation_kwargs={max_new_tokens: 5, repetition_penalty: 1.2}"],
+            "all splits the likeliest token each time, repetition_penalty 1.2, at most 5 new tokens",
+        ),
+        (
+            [
+                "train_evaluation.generation_kwargs={do_sample: true, temperature: 0.7, top_p: 0.9}",
+                "alg.policy.args.generation_kwargs.temperature=0.7",
+            ],
+            "all splits sampled at temperature 0.7, top-k 50, top_p 0.9, at most 19 new tokens",
+        ),
+    ],
+)
+def test_report_says_how_the_texts_of_evaluation_are_generated(overrides: list[str], line: str) -> None:
+    lines = check_report(load_train_config(IMDB, overrides)).split("\n")
+    assert lines[lines.index("{") - 1] == f"texts of evaluation: {line}"
 
 
 def test_report_of_extraction() -> None:

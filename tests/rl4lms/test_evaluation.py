@@ -10,9 +10,11 @@ from dataclasses import replace
 import pytest
 from training_runs import config_of, new_run, ppo_config, rows_of, save_data, setup_of, supervised_config
 
+from rl4lms.config import resolved
 from rl4lms.evaluation import EvaluationError, compute_scores, evaluation_inputs
 from rl4lms.metrics import TextBatch, build_metric
 from rl4lms.model.generation import generate
+from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.load import load_model
 from rl4lms.model.parallel import World
 from rl4lms.run_setup import TrainingDataError, TrainingInterrupted, decodings
@@ -71,13 +73,50 @@ def test_metrics_see_what_the_model_wrote_or_tidied_texts(model, config, run, mo
 def test_settings_of_supervised_finetuning(config):
     config["tokenizer"]["truncation_side"] = "left"
     of = decodings(config_of(config))
-    assert (of["train"].settings.do_sample, of["train"].settings.max_new_tokens) == (True, 3)
-    for split in ("val", "test"):
+    for split in ("train", "val", "test"):
         assert (of[split].settings.do_sample, of[split].settings.max_new_tokens) == (False, 4)
     assert {(d.max_prompt_length, d.truncation_side, d.batch_size) for d in of.values()} == {(20, "left", 4)}
     assert len({d.seed for d in of.values()}) == 3
+
+
+SAMPLING = {"do_sample": True, "top_k": 7, "max_new_tokens": 3}
+
+
+@pytest.mark.parametrize("kind", ["ppo", "supervised"])
+def test_without_settings_of_its_own_every_split_is_evaluated_at_temperature_1(
+    kind, tiny_gpt2, tiny_t5, data
+):
+    config = ppo_config(tiny_gpt2, data) if kind == "ppo" else supervised_config(tiny_t5, data)
     del config["train_evaluation"]["generation_kwargs"]
-    assert decodings(config_of(config))["val"].settings == of["train"].settings
+    drawn = config["alg"]["policy"]["args"] if kind == "ppo" else config["alg"]
+    drawn["generation_kwargs"] = {**SAMPLING, "temperature": 3.0}
+    for of in decodings(config_of(config)).values():
+        assert of.settings == GenerationSettings(**SAMPLING, temperature=1.0)
+    # What is written into the run's directory says so, and gives the same run.
+    written = resolved(config_of(config))["train_evaluation"]
+    assert written["generation_kwargs"] == GenerationSettings(**SAMPLING).model_dump()
+    assert written["generation_kwargs_on_train"] is None
+
+
+def test_train_may_have_settings_of_its_own_beside_those_of_the_others(tiny_gpt2, data):
+    config = ppo_config(tiny_gpt2, data)
+    config["train_evaluation"]["generation_kwargs_on_train"] = {**SAMPLING, "temperature": 2.0}
+    of = decodings(config_of(config))
+    assert of["train"].settings == GenerationSettings(**SAMPLING, temperature=2.0)
+    assert of["val"].settings == of["test"].settings == GenerationSettings(max_new_tokens=5)
+
+
+def test_the_same_weights_score_the_same_however_rollouts_are_drawn(tiny_gpt2, data, tmp_path):
+    values = []
+    for temperature in (1.0, 3.0):
+        config = ppo_config(tiny_gpt2, data)
+        del config["train_evaluation"]["generation_kwargs"]
+        config["alg"]["policy"]["args"]["generation_kwargs"]["temperature"] = temperature
+        with new_run(tmp_path, config_of(config)) as run:
+            evaluator = setup_of(config_of(config), run).evaluator
+            model = load_model(str(tiny_gpt2), "causal", None, "cpu")
+            values.append([evaluator(model, split, 0) for split in ("train", "val", "test")])
+    assert values[0] == values[1]
 
 
 def test_settings_of_ppo(tiny_gpt2, data):
@@ -86,7 +125,6 @@ def test_settings_of_ppo(tiny_gpt2, data):
     config["alg"]["policy"]["args"]["prompt_truncation_side"] = "right"
     of = decodings(config_of(config))
     assert {(d.max_prompt_length, d.truncation_side) for d in of.values()} == {(10, "right")}
-    assert (of["train"].settings.do_sample, of["val"].settings.do_sample) == (True, False)
     del config["alg"]["policy"]["args"]["prompt_truncation_side"]
     assert {d.truncation_side for d in decodings(config_of(config)).values()} == {"left"}
 

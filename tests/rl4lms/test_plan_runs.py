@@ -113,6 +113,27 @@ def test_names_and_devices_do_not_change_the_identity_and_what_decides_numbers_d
     assert len({of(), *others}) == 5
 
 
+def test_evaluations_that_are_sampled_otherwise_are_other_runs(tmp_path, configs):
+    drawn, evaluated = "alg.generation_kwargs", "train_evaluation.generation_kwargs"
+
+    def of(**fields: Any) -> str:
+        base = {drawn: {"do_sample": True, "max_new_tokens": 4}, evaluated: None, **fields}
+        (identity,) = identities(
+            tmp_path, [{"name": "sft", "config_path": configs["sft"], "base_config": base}]
+        )
+        return identity
+
+    stated = {"do_sample": True, "max_new_tokens": 4}
+    # The same texts, said in other words.
+    assert of() == of(**{evaluated: stated}) == of(**{f"{evaluated}_on_train": stated})
+    others = [
+        of(**{evaluated: {"max_new_tokens": 4}}),
+        of(**{f"{evaluated}_on_train": {"max_new_tokens": 4}}),
+        of(**{evaluated: stated | {"temperature": 1.5}}),
+    ]
+    assert len({of(), *others}) == 4
+
+
 def test_the_identity_holds_that_of_the_model_it_starts_from(tmp_path, configs):
     of = identities(tmp_path, chain(configs))
     assert len(set(of)) == 6

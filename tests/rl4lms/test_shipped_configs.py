@@ -14,6 +14,7 @@ from common.config import ConfigError, read_source
 from common.source import parse_value
 from rl4lms.config import ExtractConfig, TrainConfig, load_extract_config, load_train_config
 from rl4lms.config.parts import SUPERVISED_CONFIGS
+from rl4lms.model.generation_config import GenerationSettings
 
 REPO = Path(__file__).parents[2]
 SCRIPTS = REPO / "rl4lms_scripts"
@@ -80,7 +81,39 @@ def test_config_holds_the_papers_values_and_no_other_field(path: Path) -> None:
     if field := ADDED.get(shipped_name(path)):
         assert field not in expected
         expected[field] = "19"
-    assert flat_fields(read_source(path).data) == expected
+    assert flat_fields(read_source(path).data) == expected | train_as_released(expected)
+
+
+def train_as_released(fields: dict[str, str]) -> dict[str, str]:
+    """The paper's library evaluated train as rollouts are drawn: said where the others are done otherwise."""
+    blocks = {
+        "alg.generation_kwargs",
+        "alg.policy.args.generation_kwargs",
+        "train_evaluation.generation_kwargs",
+    }
+    settings: dict[str, dict[str, str]] = {block: {} for block in blocks}
+    for field, value in fields.items():
+        block, _, name = field.rpartition(".")
+        if block in blocks and name != "post_processing_fn":
+            settings[block][name] = value
+    elsewhere = settings.pop("train_evaluation.generation_kwargs")
+    (drawn,) = [block for block in settings.values() if block] or [{}]
+    if not elsewhere or elsewhere == drawn:
+        return {}
+    return {f"train_evaluation.generation_kwargs_on_train.{name}": value for name, value in drawn.items()}
+
+
+@pytest.mark.parametrize("path", TRAININGS, ids=shipped_name)
+def test_evaluation_samples_as_the_papers_library_did(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPO)
+    model = "gpt2" if "gpt2" in path.stem else "t5-base"
+    start = [f"alg.policy.args.model_name={model}"] if path in ON_SUPERVISED else []
+    config = load_train_config(path, start)
+    stated = read_source(path).data["train_evaluation"].get("generation_kwargs")
+    assert config.evaluation_settings("train") == config.alg.generation_kwargs
+    for split in ("val", "test"):
+        expected = config.alg.generation_kwargs if stated is None else GenerationSettings(**stated)
+        assert config.evaluation_settings(split) == expected
 
 
 @pytest.mark.parametrize("path", EXTRACTIONS + TRAININGS, ids=shipped_name)

@@ -115,6 +115,19 @@ def test_what_will_happen_is_said_first(finished):
         assert line in log
 
 
+def test_a_run_of_a_version_that_sampled_evaluations_otherwise_is_not_gone_on_with(files, tmp_path, capsys):
+    args = runner.build_parser().parse_args(flags(files, tmp_path))
+    with open_run(args, load_train_config(files / "t5_supervised.yml"), OPTIONS) as run:
+        config = dict(run.config)
+    del config["train_evaluation"]["generation_kwargs_on_train"]
+    (run.path / f"{run.prefix}config.json").write_text(json.dumps(config))
+    assert main(["--resume", str(run.path)]) == 2
+    assert capsys.readouterr().err == (
+        f"{run.path} was begun by an older version, which generated the texts of evaluation otherwise: its "
+        "rows could not be compared with those to come; start it anew\n"
+    )
+
+
 def test_default_name_is_of_dataset_and_file():
     config = load_train_config("rl4lms_scripts/training/narrative_qa/t5_ppo.yml")
     assert default_name(Path("a/t5_ppo.yml"), config) == "narrative_qa_t5_ppo"
