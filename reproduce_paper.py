@@ -11,11 +11,11 @@ from common.arguments import this_command
 from common.config import add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
+from paper.draw_given import draw_given_runs
 from paper.reproduce import (
     add_arguments,
     check_arguments,
     choose_items,
-    draw_given_runs,
     print_stages,
     run_and_draw,
 )

@@ -18,7 +18,7 @@ from common.schedule import run_jobs
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import Plan, load_plan
 from sft_vs_rft.schedule import INTERRUPT_MESSAGE, make_jobs, read_score
-from sft_vs_rft.summary import print_check, summary
+from sft_vs_rft.summary import describe_groups, print_check, summary
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             logger.warning("stopped at once; the same command goes on from the last checkpoints")
             return INTERRUPTED_EXIT_CODE
         scores = [read_score(outcome) for outcome in outcomes]
-        for line in summary(loaded.plan, loaded.experiments, outcomes, scores):
+        lines = summary(loaded.plan, loaded.experiments, outcomes, scores)
+        for line in [*lines, *describe_groups(loaded.experiments, outcomes)]:
             logger.info("%s", line)
     return exit_code(outcomes)
 

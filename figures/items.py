@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from figures.claims import Results
+from figures.claims import Results, evaluate
 from figures.criteria import CONTRAST_TASK, HARD_TASK, SWEPT_TASK
 from figures.figure1_5 import figure1_numbers, figure1_tasks, figure5_numbers, figure5_panel
 from figures.figure2_table1 import NEEDED, figure2, rank_correlations, table1_shown
 from figures.figure4_table2 import figure4, table2, table2_shown
-from figures.report import Item
+from figures.report import Item, write_report
 from figures.runs import load_extraction
 from figures.study import (
     METHODS,
@@ -118,6 +118,18 @@ def draw(name: str, study: Study, results: Results, folder: Path) -> Item:
     return DRAWN[name](study, results, folder)
 
 
+def write_page(
+    folder: Path, intro: str, items: Sequence[Item], results: Results, is_full_scale: bool = True
+) -> Path:
+    """Write the page with the items, their claims and whether they hold; returns its path.
+
+    is_full_scale: see `evaluate`.
+    """
+    path = folder / "report.html"
+    write_report(path, "The paper in miniature", intro, items, evaluate(results, is_full_scale))
+    return path
+
+
 def saved_item(name: str, title: str, caption: str, stem: Path) -> Item:
     """The item of a figure that `save_figure` has left."""
     runs = json.loads(stem.with_name(f"{stem.name}.json").read_bytes())["runs"]
@@ -155,6 +167,8 @@ def _figure1(study: Study, results: Results, folder: Path) -> Item:
     seed = int(results.inputs["seed"].min())
     sources = [s for s in study.extractions if (s.seed, s.sample, s.split) == (seed, 1, "train")]
     numbers = figure1_numbers(results.inputs, seed)
+    if numbers.empty:  # no pretrained model, by which inputs are ordered
+        return _item("figure1", sources)
     every = list(dict.fromkeys(numbers["task"]))
     few = _shown(every)
     stems = []

@@ -30,7 +30,8 @@ class Item:
     """A figure or table as it was drawn.
 
     stems: of its files, the first part of their names; table: as text; runs: what identifies each run that
-    it comes from, with its "path"; missing: see `figures.study.gaps`.
+    it comes from, with its "path"; missing: see `figures.study.gaps`; lacks: why nothing was drawn, if that
+    is not for its missing runs alone.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Item:
     table: pd.DataFrame | None = None
     runs: Sequence[Mapping[str, Any]] = ()
     missing: Sequence[Mapping[str, str]] = field(default=())
+    lacks: str = ""
 
 
 def write_report(

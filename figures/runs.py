@@ -136,13 +136,28 @@ def extraction_table(panels: dict[str, Path]) -> pd.DataFrame:
 
 
 def load_extraction(path: Path) -> dict[str, Any]:
-    """What an extraction left in its .pt file. Raises NoRunsError if it is not one."""
+    """What an extraction left in its .pt file. Raises NoRunsError if it is not one.
+
+    The released code's files hold no prompts: theirs are named by their positions among the train inputs.
+    """
     import torch
 
     try:
         content = torch.load(path, weights_only=True)
-        if {"all_metric_values", "all_generated_texts", "prompts", "ids"} <= content.keys():
-            return content
+        if not {"all_metric_values", "all_generated_texts"} <= content.keys():
+            raise ValueError("it lacks texts or rewards")
+        if "prompts" not in content:
+            ids = [str(int(i)) for i in content["used_train_indices"]]
+            values = {name: torch.as_tensor(rows) for name, rows in content["all_metric_values"].items()}
+            prompts = [f"train input {i} (the file holds no prompts)" for i in ids]
+            return {
+                **content,
+                "all_metric_values": values,
+                "ids": ids,
+                "prompts": prompts,
+                "references": [[] for _ in ids],
+            }
+        return content
     except Exception as error:
-        raise NoRunsError(f"{path} cannot be read as an extraction file: {error}") from error
-    raise NoRunsError(f"{path} is not an extraction file: it lacks texts, rewards or prompts")
+        reason = str(error).split("\n")[0]
+        raise NoRunsError(f"{path} cannot be read as an extraction file: {reason}") from error

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.workers import preload
 from paper import controlled, text_study
-from paper.given_runs import EXTRACTION_SUFFIX, draw_extractions, draw_given_study
 from paper.gpu_hours import format_table
 
 if TYPE_CHECKING:
-    from figures.claims import Results
     from figures.report import Item
 
 DEFAULT_SEEDS = {"laptop": 3, "smoke": 1, "paper": 3}
@@ -105,19 +101,6 @@ def print_stages(args: argparse.Namespace, asked: Asked) -> None:
         print(f"{args.scale} scale, times on two cores without a GPU:", *format_table(stages), sep="\n")
 
 
-def draw_given_runs(args: argparse.Namespace) -> int:
-    """Draw from what exists: extraction files, or folders of runs."""
-    items = [item for item in text_study.ITEMS if item in (args.only or ())]
-    if not items:
-        return controlled.draw_runs(args)
-    if len(items) < len(args.only):
-        print("--runs draws items of text generation or of controlled runs, not both", file=sys.stderr)
-        return 2
-    if all(path.suffix == EXTRACTION_SUFFIX for path in args.runs):
-        return draw_extractions(args, items)
-    return draw_given_study(args, items)
-
-
 def run_and_draw(args: argparse.Namespace, asked: Asked) -> int:
     """The controlled experiments first, which take minutes, then the study, then the page."""
     folder = args.output_dir / args.scale
@@ -139,19 +122,9 @@ def run_and_draw(args: argparse.Namespace, asked: Asked) -> int:
             for stem in item.stems:
                 print(f"{item.name}: {stem}.*")
     if args.report:
-        write_page(args, folder, drawn, results, asked.controlled_items)
+        from figures.items import write_page
+
+        every = [*drawn, *controlled.report_items(args, asked.controlled_items, results)]
+        intro = f"Scale: {args.scale}. {INTRO[args.scale]}"
+        print(f"page: {write_page(folder, intro, every, results, args.scale != 'smoke')}")
     return 0
-
-
-def write_page(
-    args: argparse.Namespace, folder: Path, drawn: list[Item], results: Results, items: Sequence[str]
-) -> None:
-    """Write one page with the drawn items and the controlled `items`, their claims, and whether they hold."""
-    from figures.claims import evaluate
-    from figures.report import write_report
-
-    every = [*drawn, *controlled.report_items(args, items, results)]
-    intro = f"Scale: {args.scale}. {INTRO[args.scale]}"
-    path = folder / "report.html"
-    write_report(path, "The paper in miniature", intro, every, evaluate(results))
-    print(f"page: {path}")
