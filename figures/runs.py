@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from common.errors import UserError
+from common.files import describe_load_error
 from common.run_dir import RunInfo, find_runs, read_metrics, read_run
 from rft_diagnose.statistics import input_statistics
 
@@ -144,5 +145,7 @@ def load_extraction(path: Path) -> dict[str, Any]:
         if {"all_metric_values", "all_generated_texts", "prompts", "ids"} <= content.keys():
             return content
     except Exception as error:
-        raise NoRunsError(f"{path} cannot be read as an extraction file: {error}") from error
+        raise NoRunsError(
+            f"{path} cannot be read as an extraction file: {describe_load_error(error)}"
+        ) from error
     raise NoRunsError(f"{path} is not an extraction file: it lacks texts, rewards or prompts")
