@@ -68,7 +68,7 @@ class RunDir:
     """
 
     def __init__(self, path: Path, lock: int, config: dict[str, Any], manifest: dict[str, Any]) -> None:
-        self.path = path
+        self.path = path.absolute()  # whatever becomes the working directory while the run is written to
         self.prefix: str = manifest.get("prefix", "")
         self.config = config
         self._lock: int | None = lock
