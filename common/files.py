@@ -67,6 +67,15 @@ def atomic_torch_save(path: Path, obj: Any) -> None:
         torch.save(obj, file)
 
 
+def describe_load_error(error: Exception) -> str:
+    """Why torch.load(weights_only=True) refused a file: its own words advise to run the code in it."""
+    if type(error).__name__ != "UnpicklingError":
+        return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+    name = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"Unsupported \w+ (\S+)", str(error))
+    what = name[1] if name else "an object of another kind"
+    return f"holds more than tensors and plain values, not loaded: {what}, which could run code"
+
+
 def make_directory(path: Path) -> None:
     """Make `path`, if it is not there, in an existing directory, and its name durable."""
     if not path.is_dir():

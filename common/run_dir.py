@@ -28,6 +28,7 @@ from common.files import (
     RunError,
     atomic_torch_save,
     atomic_write_json,
+    describe_load_error,
     drop_torn_line,
     make_directory,
     read_rows,
@@ -67,7 +68,7 @@ class RunDir:
     """
 
     def __init__(self, path: Path, lock: int, config: dict[str, Any], manifest: dict[str, Any]) -> None:
-        self.path = path
+        self.path = path.absolute()  # whatever becomes the working directory while the run is written to
         self.prefix: str = manifest.get("prefix", "")
         self.config = config
         self._lock: int | None = lock
@@ -297,12 +298,9 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         state = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "Unsupported" in line), str(error)).strip()
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values, not loaded: {reason}"
-        ) from None
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise CheckpointError(f"{path} {describe_load_error(error)}") from None
+    except Exception as error:  # torch answers what it cannot read with errors of many kinds
+        reason = describe_load_error(error)
         if "PytorchStreamReader" in reason:
             raise CheckpointError(f"corrupt checkpoint {path}: {reason}{_older_hint(path)}") from None
         raise CheckpointError(f"{path} cannot be loaded: {reason}") from None

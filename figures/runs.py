@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from common.errors import UserError
+from common.files import describe_load_error
 from common.run_dir import RunInfo, find_runs, read_metrics, read_run
 from rft_diagnose.statistics import input_statistics
 
@@ -159,5 +160,6 @@ def load_extraction(path: Path) -> dict[str, Any]:
             }
         return content
     except Exception as error:
-        reason = str(error).split("\n")[0]
-        raise NoRunsError(f"{path} cannot be read as an extraction file: {reason}") from error
+        raise NoRunsError(
+            f"{path} cannot be read as an extraction file: {describe_load_error(error)}"
+        ) from error

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common import console
 from common.errors import Interrupted, UserError
-from common.files import atomic_torch_save, atomic_write_text
+from common.files import atomic_torch_save, atomic_write_text, describe_load_error
 from common.jobs import ending
 from common.run_dir import RunDir
 from rft_diagnose.statistics import input_statistics
@@ -178,7 +178,7 @@ def read_indices(path: str, pool: Sequence[Sample], split: Split) -> list[int]:
         indices, prompts = [int(i) for i in earlier["used_train_indices"]], earlier["prompts"]
     except Exception as error:
         raise ExtractionError(
-            f"datapool.used_indices_from: {path!r} is no extraction file ({error})"
+            f"datapool.used_indices_from: {path!r} is no extraction file ({describe_load_error(error)})"
         ) from error
     for i, prompt in zip(indices, prompts, strict=True):
         if i >= len(pool) or pool[i].prompt_or_input_text != prompt:

@@ -12,6 +12,7 @@ import torch
 
 from common.config import ConfigError, Located, validate
 from common.console import progress
+from common.run_dir import CheckpointError, load_checkpoint
 from rft_diagnose.diagnose import Diagnosis
 from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.groups import Floats
@@ -26,8 +27,10 @@ from rl4lms.model.source import check_model_source
 
 
 def read_extraction(path: Path) -> tuple[dict[str, Any], ExtractConfig]:
-    """The content of an extraction's file, and its config. Raises ConfigError."""
-    content = torch.load(path, weights_only=True)
+    """The content of an extraction's file, and its config. Raises ConfigError, CheckpointError."""
+    content = load_checkpoint(path)
+    if not isinstance(content.get("config"), dict):
+        raise CheckpointError(f"{path} is no extraction's file: it holds no config")
     config, problems = validate(ExtractConfig, content["config"])
     if config is None:
         raise ConfigError(path, [Located(None, problem.path, problem.message) for problem in problems])

@@ -18,6 +18,8 @@ from common.config import (
     Located,
     Problem,
     Source,
+    field_problems,
+    parse_path,
     raise_problems,
     read_source,
     unknown_key,
@@ -30,10 +32,13 @@ from common.plan import (
     Target,
     check_plan,
     configurations_in,
+    count_choices,
     empty_options,
     expand,
     fill_braces,
     locate_in_choice,
+    overridden_base,
+    too_many,
 )
 from common.run_dir import CheckpointError
 from sft_vs_rft.config import (
@@ -72,7 +77,10 @@ class Plan(PlanSettings):
 
     def check(self) -> list[Problem]:
         problems = empty_options(self.configurations)
-        count = sum(math.prod(map(len, c.options.values())) for c in self.configurations)
+        count = sum(map(count_choices, self.configurations))
+        problems += too_many(
+            "repetitions" if self.repetitions > count else "configurations", count * self.repetitions
+        )
         if not problems and self.skip >= count:
             problems.append(Problem("skip", f"skips all {count} configurations of the plan"))
         return problems
@@ -101,6 +109,8 @@ def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> LoadedPlan:
             located += problems
             if config is not None:
                 configs.append(config)
+        if (choice := overridden_base(i, configuration)) is not None:
+            located += _check_overridden(source, choice, set(configuration.base_config))
     raise_problems(source, located)
     configs = configs[plan.skip :]
     seen: dict[str, int] = {}
@@ -143,6 +153,20 @@ def _make_config(source: Source, choice: Choice, repetition: int, start: Draft |
         notices,
         [place for problem in problems for place in locate_in_choice(problem, source, origin)],
     )
+
+
+def _check_overridden(source: Source, choice: Choice, base: set[str]) -> list[Located]:
+    """Values of base_config that no experiment can have, though options replace them all."""
+    meant = {name: value for name, value in choice.values.items() if name not in MEANINGLESS_FIELDS}
+    fields, problems = format_strings(meant)
+    problems += field_problems(ExperimentConfig, fields)
+    names = base & choice.options.keys()
+    return [
+        place
+        for problem in problems
+        if (name := str(parse_path(problem.path)[0])) in names
+        for place in locate_in_choice(problem, source, {(name,): choice.places[name]})
+    ]
 
 
 def _repeat(number: int, config: ExperimentConfig, repetition: int) -> Experiment:
