@@ -34,19 +34,20 @@ def draw_extractions(args: argparse.Namespace, items: Sequence[str]) -> int:
         )
         return 2
     from figures.figure1_5 import example_inputs, figure1, figure5
-    from figures.runs import NoRunsError, extraction_table, load_extraction
+    from figures.runs import NoRunsError, extraction_table, extraction_task, load_extraction, load_rewards
     from figures.style import save_figure
 
     panels = dict(zip(PANELS, args.runs, strict=False))
     try:
         table = extraction_table(panels)
-        first = load_extraction(args.runs[0])
+        # The files of the paper's released code have no prompts, which Figure 5 shows.
+        first = (load_extraction if "figure5" in items else load_rewards)(args.runs[0])
     except NoRunsError as error:
         print(error, file=sys.stderr)
         return 2
     reward, values = next(iter(first["all_metric_values"].items()))
     if "figure1" in items:
-        title = f"{first['config']['datapool']['id']}: {len(values):,} train inputs"
+        title = f"{extraction_task(first) or args.runs[0].stem}: {len(values):,} train inputs"
         runs = [{"panel": panel, "path": str(path)} for panel, path in panels.items()]
         show(save_figure(figure1(table, reward, title), args.output_dir / "runs" / "figure1", table, runs))
     if "figure5" in items:
