@@ -91,7 +91,7 @@ def draw_extractions(args: argparse.Namespace) -> list[Item]:
     from figures.figure1_5 import example_inputs, figure1, figure5, figure5_numbers, figure5_panel
     from figures.items import CAPTIONS, TITLES
     from figures.report import Item
-    from figures.runs import NoRunsError, extraction_table, load_extraction
+    from figures.runs import NoRunsError, extraction_table, extraction_task, load_extraction, load_rewards
     from figures.style import save_figure
 
     asked = args.only or EXTRACTION_ITEMS
@@ -104,9 +104,10 @@ def draw_extractions(args: argparse.Namespace) -> list[Item]:
         )
     panels = dict(zip(PANELS, args.runs, strict=False))
     table = extraction_table(panels)
-    first = load_extraction(args.runs[0])
+    # The files of the paper's released code have no prompts, which Figure 5 shows.
+    first = (load_extraction if "figure5" in asked else load_rewards)(args.runs[0])
     reward, values = next(iter(first["all_metric_values"].items()))
-    data = (first.get("config") or {}).get("datapool", {}).get("id", args.runs[0].stem)
+    data = extraction_task(first) or args.runs[0].stem
     used = [{"panel": panel, "path": str(path)} for panel, path in panels.items()]
     items = []
     for name in [name for name in EXTRACTION_ITEMS if name in asked]:

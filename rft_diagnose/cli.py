@@ -21,6 +21,7 @@ from rft_diagnose.results import (
     atomic_path,
     input_columns,
     numbers_csv,
+    results_together,
     supervised_rows,
     write_inputs,
     write_json,
@@ -199,7 +200,20 @@ def check(
 
     judged: what the report's title names, if not the files themselves. Raises DiagnosisError.
     """
-    judged = judged or paths
+    try:
+        return _check(args, paths, judged or paths, complete, measure)
+    except MemoryError as error:
+        names = ", ".join(str(path) for path in paths)
+        raise DiagnosisError(f"{names}: there is not enough memory for the diagnosis") from error
+
+
+def _check(
+    args: argparse.Namespace,
+    paths: Sequence[Path],
+    judged: Sequence[Path],
+    complete: Complete | None,
+    measure: Measure | None,
+) -> dict[str, Any]:
     folder = args.output_path or default_folder(judged[0])
     table, diagnoses = read_and_diagnose(args, paths, complete)
     (name, diagnosis), *rest = diagnoses.items()
@@ -212,13 +226,8 @@ def check(
         comparison = compare(before, relabelled(diagnosis, table.labels))
     gradients, gradient_summary = measure(diagnoses) if measure is not None else ([], None)
 
-    folder.mkdir(parents=True, exist_ok=True)
     columns = input_columns(table, diagnosis, dict(rest), before, comparison)
-    write_inputs(columns, folder / "inputs.csv")
     supervised, supervised_notes = supervised_rows(table, diagnosis, SUPERVISED)
-    (folder / SUPERVISED).unlink(missing_ok=True)  # of an earlier check, which may have had some
-    if supervised:
-        write_text(folder / SUPERVISED, "\n".join(supervised) + "\n")
     findings = Findings(
         name=name,
         summary=summary,
@@ -230,16 +239,26 @@ def check(
     )
     made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command()}
     sources = {"inputs": [str(path) for path in paths]}
-    write_json(folder / "summary.json", {**made, **sources, **findings.content()})
     title = f"Vanishing gradients: {', '.join(path.name for path in judged)}"
-    reported = write_report(folder, title, findings, columns, gradients, paths)
-    print("\n".join(terminal_lines(findings)))
+    with results_together(folder) as staging:
+        write_inputs(columns, staging / "inputs.csv")
+        if supervised:
+            write_text(staging / SUPERVISED, "\n".join(supervised) + "\n")
+        write_json(staging / "summary.json", {**made, **sources, **findings.content()})
+        reported = write_report(staging, title, findings, columns, gradients, paths)
     extra = f", {SUPERVISED}" if supervised else ""
     if reported:
-        print(f"report: {folder / REPORT}; also inputs.csv, summary.json, pictures{extra}")
+        last = f"report: {folder / REPORT}; also inputs.csv, summary.json, pictures{extra}"
     else:
-        print(f"results in {folder}: inputs.csv, summary.json{extra}")
+        last = f"results in {folder}: inputs.csv, summary.json{extra}"
+    say("\n".join([*terminal_lines(findings), last]))
     return summary
+
+
+def say(text: str) -> None:
+    """Print to the terminal, what it cannot write as escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _command() -> str:
@@ -257,7 +276,6 @@ def write_report(
     paths: Sequence[Path],
 ) -> bool:
     """Write pictures and page; return whether the packages that they need are there, and say if not."""
-    (folder / REPORT).unlink(missing_ok=True)
     try:
         with needed_for("the report with its pictures", "report"):
             import jinja2  # noqa: F401

@@ -19,11 +19,15 @@ STEP = re.compile(
 
 def list_files(path: Path) -> list[Path]:
     """List the tables in a folder, or the path itself. Raises DiagnosisError: there is none."""
+    try:
+        return _list_files(path)
+    except OSError as error:
+        raise DiagnosisError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _list_files(path: Path) -> list[Path]:
     if path.is_dir():
-        try:
-            files = _tables_in(path)
-        except OSError as error:
-            raise DiagnosisError(f"{path} cannot be read: {error}") from error
+        files = _tables_in(path)
         if not files:
             raise DiagnosisError(f"{path}: no table in this folder ({', '.join(ROW_FORMATS)})")
         return files

@@ -90,15 +90,11 @@ def weighted_sum(columns: Sequence[Floats], weights: Sequence[float]) -> Floats:
 
 def read_rewards(paths: Sequence[Path], columns: Columns) -> RewardTable:
     """Read the rewards in files, or in all tables of a folder. Raises DiagnosisError: they cannot be used."""
-    listed = [(file, path.is_dir()) for path in paths for file in list_files(path)]
+    listed = [(file, file != path) for path in paths for file in list_files(path)]
     files = list(dict.fromkeys(file for file, _ in listed))
     extractions = [file for file in files if file.suffix == ".pt"]
-    try:
-        if not extractions:
-            return read_tables(files, columns, {file for file, in_folder in listed if in_folder})
-        if len(listed) > 1:
-            raise DiagnosisError(f"{extractions[0]}: one extraction at a time, and no other file beside it")
-        return read_extraction(files[0], columns)
-    except MemoryError as error:
-        names = ", ".join(str(path) for path in paths)
-        raise DiagnosisError(f"{names}: there is not enough memory to read this") from error
+    if not extractions:
+        return read_tables(files, columns, {file for file, in_folder in listed if in_folder})
+    if len(listed) > 1:
+        raise DiagnosisError(f"{extractions[0]}: one extraction at a time, and no other file beside it")
+    return read_extraction(files[0], columns)

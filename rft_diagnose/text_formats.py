@@ -11,7 +11,7 @@ import json
 import operator
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -32,9 +32,9 @@ SAMPLE = 1_000  # rows that are looked at before the columns are chosen
 SEPARATORS = (",", "\t", ";", "|")
 GZIP = b"\x1f\x8b"
 BYTE_ORDERS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-# Columns of the file that a diagnosis leaves, and what its texts that a spreadsheet would compute look like.
-OWN_COLUMNS = {"input", "std_ddof0", "looks", "more"}
-DEFUSED = re.compile(r"'+[=+\-@\t\r]")
+# Columns of the tables that a diagnosis leaves, and what texts look like that a spreadsheet would compute.
+OWN_COLUMNS = ({"input", "std_ddof0", "looks", "more"}, {"input", "fresh_std", "squared", "norm"})
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def read_separated(path: Path, where: str, separator: str, choose: Choose) -> Pa
             distinct = list(dict.fromkeys(names))
             wanted = choose(distinct, lambda name: read_as_numbers(row[places[name]] for row in first))
             reject_repeated(names, wanted, where)
-            own = set(names) >= OWN_COLUMNS
+            own = is_own(names)
 
             def getter(name: str) -> Callable[[list[str]], str]:
                 get = operator.itemgetter(places[name])
@@ -120,6 +120,8 @@ def _separated_rows(
     if not header:
         raise DiagnosisError(f"{where} cannot be read: it is empty")
     names = [name.strip() for name in header]
+    if is_own(names):
+        names = [_restore(name) for name in names]
 
     def rows() -> Iterator[list[str]]:
         record.clear()
@@ -171,9 +173,19 @@ def _has_rows(lines: list[str], columns: int, separator: str, spaced: bool) -> b
     return columns > 1 and any(len(row) == columns for row in rows)
 
 
+def is_own(names: Sequence[str]) -> bool:
+    """Tell whether a table with these columns is one that a diagnosis left."""
+    return any(set(names) >= columns for columns in OWN_COLUMNS)
+
+
+def defuse(text: str) -> str:
+    """Keep a spreadsheet from computing a text: an apostrophe stands before what looks like a formula."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
 def _restore(text: str) -> str:
-    """Undo what keeps a spreadsheet from computing a text (results.py)."""
-    return text[1:] if DEFUSED.match(text) else text
+    """Undo `defuse`."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text
 
 
 # JSON

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -353,4 +354,6 @@ def test_a_pipe_says_its_own_name(tmp_path):
     assert message.startswith(f"{tmp_path / 'pipe'}: which column is the reward?")
     assert "it is empty" in piped(tmp_path / "empty", b"", refused)
     with pytest.raises(DiagnosisError, match="/dev/null: neither a file nor a pipe"):
-        verdict(type(tmp_path)("/dev/null"))
+        verdict(Path("/dev/null"))
+    with pytest.raises(DiagnosisError, match="x cannot be read: File name too long"):
+        verdict(tmp_path / ("x" * 300))
