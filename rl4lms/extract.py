@@ -16,7 +16,7 @@ from torch import Tensor
 from common import console
 from common.errors import Interrupted, UserError
 from common.files import atomic_torch_save, atomic_write_text
-from common.jobs import ending
+from common.jobs import ending, remove_if_refused
 from common.run_dir import RunDir
 from rft_diagnose.statistics import input_statistics
 from rl4lms.config import ExtractConfig, missing_components, resolved, unique_metrics
@@ -133,6 +133,7 @@ def run_extraction(config: ExtractConfig, run: RunDir, resume_command: str) -> E
         console.progress(config.generations or 0, "extraction", unit="text") as bar,
     ):
         return extract(config, run, bar.move_to, stop)
+    remove_if_refused(run, end)
     return end.code
 
 

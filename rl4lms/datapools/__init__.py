@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+from common.config import Problem, validate
 from common.registry import Entry, Registry
 from common.source import unknown_name
 from rl4lms.datapools.cnn_daily_mail import CnnDailyMailArgs
@@ -12,7 +13,7 @@ from rl4lms.datapools.commongen import CommonGenArgs
 from rl4lms.datapools.daily_dialog import DailyDialogArgs
 from rl4lms.datapools.imdb import ImdbArgs, ImdbSeq2SeqArgs
 from rl4lms.datapools.iwslt2017en_de import Iwslt2017Args
-from rl4lms.datapools.jsonl import JsonlArgs
+from rl4lms.datapools.jsonl import JsonlArgs, find_problems
 from rl4lms.datapools.python_docs import PythonDocsArgs
 from rl4lms.datapools.sources import DatasetArgs
 from rl4lms.datapools.totto import TottoArgs
@@ -33,6 +34,13 @@ DATAPOOLS = Registry(
         "python_docs": Entry("rl4lms.datapools.python_docs:load", PythonDocsArgs),
     },
 )
+
+
+def local_problems(id: str, args: Mapping[str, Any], splits: Sequence[Split]) -> list[Problem]:
+    """Looks quickly into the user's own JSON lines for what a run would refuse; [] for other datapools."""
+    config = validate(JsonlArgs, args)[0] if id == "jsonl" else None
+    problems = [] if config is None else find_problems(config, splits)
+    return [Problem(f"args.{problem.path}", problem.message) for problem in problems]
 
 
 def load_datapool(id: str, split: Split, args: Mapping[str, Any] | None = None) -> list[Sample]:

@@ -39,6 +39,8 @@ _MODEL_FILES = "a model folder holds config.json, model.safetensors and tokenize
 class ModelSourceError(UserError):
     """A model or tokenizer that cannot be used as asked: the user's mistake, said in one line."""
 
+    is_refusal = True
+
 
 def check_model_source(name: str, kind: Kind | None = None) -> str | None:
     """What is wrong with the model that `name` (hub name or folder) points to, None if nothing is known.
