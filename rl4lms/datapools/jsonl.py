@@ -51,12 +51,27 @@ def find_problems(args: JsonlArgs, splits: Sequence[Split]) -> list[Problem]:
     return [Problem("data_path", message) for message in messages]
 
 
-def load(split: Split, **args: str) -> list[Sample]:
+def load(
+    split: Split,
+    *,
+    data_path: str,
+    prompt_field: str,
+    references_field: str,
+    id_field: str,
+    split_field: str,
+) -> list[Sample]:
     """Read a sample per line; fields that are neither prompt, references, id nor split are its meta_data.
 
-    args: of JsonlArgs. Raises DataError that names the line.
+    Raises DataError that names the line.
     """
-    return read_samples(split, JsonlArgs(**args))
+    args = JsonlArgs(
+        data_path=data_path,
+        prompt_field=prompt_field,
+        references_field=references_field,
+        id_field=id_field,
+        split_field=split_field,
+    )
+    return read_samples(split, args)
 
 
 def read_samples(split: Split, args: JsonlArgs, most: int | None = None) -> list[Sample]:
