@@ -15,7 +15,7 @@ from common.config import describe_fields
 from common.console import setup_logging
 from common.errors import UserError
 from common.run_dir import RunDir
-from rl4lms.config import ExtractConfig, check_components, check_report, load_extract_config, resolved
+from rl4lms.config import ExtractConfig, check_components, check_locally, load_extract_config, resolved
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             config = config_of_run(args.resume, ExtractConfig)
         else:
             config = load_extract_config(args.config_path, args.overrides)
+        report = check_locally(args.config_path or args.resume, config)
         if args.check:
-            print(check_report(config))
+            print(report)
             return 0
         check_components(args.config_path or args.resume, config)
         if args.resume:

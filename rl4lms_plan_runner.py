@@ -16,7 +16,7 @@ from common.plan_jobs import exit_code
 from common.schedule import run_jobs
 from rl4lms.config import ExtractConfig, TrainConfig
 from rl4lms.plan import Plan, load_plan
-from rl4lms.plan.report import print_check, report, what_is_missing
+from rl4lms.plan.report import data_problems, print_check, report, what_is_missing
 from rl4lms.plan.runs import make_jobs
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("the following arguments are required: --plan_config_path")
     try:
         loaded = load_plan(args.plan_config_path, args.overrides)
+        if refused := data_problems(loaded):
+            raise ConfigError(args.plan_config_path, refused)
         if args.check:
             print_check(loaded)
             return 0

@@ -15,13 +15,13 @@ from common.arguments import add_run_arguments, config_of_run, resume_command
 from common.config import describe_fields
 from common.console import setup_logging, stop_request
 from common.errors import UserError
-from common.jobs import ending
-from rl4lms.config import TrainConfig, check_report
+from common.jobs import ending, remove_if_refused
+from rl4lms.config import TrainConfig, check_components
 from rl4lms.errors import TrainingInterrupted
 from rl4lms.train import (
     add_arguments,
     check_arguments,
-    check_needs,
+    check_local,
     open_run,
     read_config,
     start_tracker,
@@ -55,10 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_arguments(parser, args)
     try:
         config, options = read_config(args)
+        report = check_local(args.config_path or args.resume, config, options)
         if args.check:
-            print(check_report(config))
+            print(report)
             return 0
-        check_needs(args.config_path or args.resume, config, options)
+        check_components(args.config_path or args.resume, config)
         from rl4lms.model.parallel import join_world  # seconds, only now that the config is good
 
         world = join_world(config.runtime.device)
@@ -81,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             train(config, path, run, world, tracker, stop)
         if tracker is not None:
             tracker.close(failed=end.code == 1)
+        remove_if_refused(run, end)
     return end.code
 
 

@@ -10,6 +10,7 @@ class UserError(Exception):
     """
 
     is_final = False
+    is_refusal = False  # what a job is asked for cannot be had, so that it does not begin
 
 
 class Interrupted(Exception):

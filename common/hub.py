@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 class DataError(UserError):
     """The user's data is missing, damaged or does not fit the config; the message says what to do."""
 
+    is_refusal = True
+
 
 # What a split is called in files and folders; the hub's name comes first.
 SPLIT_NAMES: dict[str, tuple[str, ...]] = {

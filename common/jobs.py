@@ -12,13 +12,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
 from common.console import INTERRUPTED_EXIT_CODE, console_silenced, setup_logging
 from common.errors import Interrupted, UserError
 from common.identity import open_or_create
-from common.run_dir import MANIFEST, RunDir, read_run
+from common.run_dir import CONFIG, LOCK, MANIFEST, RunDir, read_run
 
 logger = logging.getLogger(__name__)
 
@@ -144,10 +145,14 @@ def read_outcome(path: Path, otherwise: str = "its run does not say how it ended
 
 @dataclass
 class Ending:
-    """How a run ended, known after the block of `ending`. error: what ended the block before its time."""
+    """How a run ended, known after the block of `ending`.
+
+    error: what ended the block before its time. is_new: this was the first try.
+    """
 
     status: Literal["finished", "failed", "interrupted"] = "finished"
     error: BaseException | None = None
+    is_new: bool = False
 
     @property
     def code(self) -> int:
@@ -184,7 +189,7 @@ def ending(
     that was not there before (`kept`: globs in the run's directory): a try without would come to the same
     error. None = the caller says how to go on. label: what an error's line begins with.
     """
-    end = Ending()
+    end = Ending(is_new=run is not None and run.manifest["updated"] == run.manifest["created"])
     before = _sizes(run, kept)
     _record(run, status="running", error=None)
     try:
@@ -207,6 +212,19 @@ def ending(
             logger.error("%s%s", label, message, exc_info=is_bug)
         if resume_command is not None and not is_final and _sizes(run, kept) - before:
             logger.error("what was computed is kept; to go on: %s", resume_command)
+
+
+def remove_if_refused(run: RunDir | None, end: Ending) -> None:
+    """Remove a new run that was refused before it began: it holds nothing but the words that were said."""
+    is_refused = isinstance(end.error, UserError) and end.error.is_refusal
+    if run is None or not end.is_new or not is_refused:
+        return
+    empty = [MANIFEST, LOCK, f"{run.prefix}{CONFIG}", f"{run.prefix}log.txt", "tensorboard/*", "wandb/*"]
+    files = [path for path in run.path.rglob("*") if path.is_file() and path.stat().st_size]
+    names = [path.relative_to(run.path).as_posix() for path in files]
+    if all(any(fnmatch(name, glob) for glob in empty) for name in names):
+        shutil.rmtree(run.path, ignore_errors=True)
+        logger.info("nothing has begun: the run's folder is removed")
 
 
 def _record(run: RunDir | None, **fields: str | None) -> None:

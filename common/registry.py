@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError, create_model
 
 from common.config import Config, ConfigError, Located, Problem, closest, unknown_key, unknown_name, validate
-from common.user_code import directory_kept, keep_directory
+from common.user_code import directory_kept, explain_failure, keep_directory
 from common.validation import field_errors
 
 
@@ -169,8 +169,11 @@ def _attribute(target: str) -> Any:
                 f"{os.getcwd()}"
             ) from None
         raise ValueError(f"importing {module_name!r} failed: {error}") from error
-    except Exception as error:  # users' own code
-        raise ValueError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # users' own code, which may even call sys.exit()
+        what = f"{type(error).__name__}{explain_failure(error)}"
+        raise ValueError(f"importing {module_name!r} failed: {what}") from error
     for name in attribute.split("."):
         if not hasattr(value, name):
             suggestion = closest(name, [known for known in vars(value) if not known.startswith("_")])

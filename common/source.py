@@ -45,6 +45,8 @@ class Located:
 class ConfigError(UserError):
     """What is wrong with one config file: all problems at once, each once, in the order of the lines."""
 
+    is_refusal = True
+
     def __init__(self, file: str | Path, problems: Iterable[Located]) -> None:
         self.file = file
         self.problems = sorted(dict.fromkeys(problems), key=_order)

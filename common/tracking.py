@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import netrc
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from common.errors import UserError
 from common.run_dir import RunDir
@@ -18,6 +22,8 @@ _NEVER_UPLOADED = ("wandb/*", ".*", "*/.*")
 
 class TrackerError(UserError):
     """A tracker that could not start; the message is for the user."""
+
+    is_refusal = True
 
 
 @dataclass(frozen=True)
@@ -38,18 +44,43 @@ class WandbSettings:
 
 
 def check_trackers(tensorboard: bool, wandb: bool, asked_by: str = "use_") -> str | None:
-    """What is missing for the trackers asked for, and how to install it; None if nothing. Imports neither.
+    """What is missing for the trackers asked for, and how to get it; None if nothing. Imports neither.
 
     asked_by: what the names of their fields or flags begin with.
     """
     requested = {"tensorboard": tensorboard, "wandb": wandb}
     missing = [package for package, enabled in requested.items() if enabled and not _installed(package)]
     if not missing:
-        return None
+        return _login_problem(asked_by) if wandb else None
     if len(missing) == 1:
         return f"{asked_by}{missing[0]} needs a package that is not installed: pip install {missing[0]}"
     fields = " and ".join(f"{asked_by}{package}" for package in missing)
     return f"{fields} need packages that are not installed: pip install {' '.join(missing)}"
+
+
+def _login_problem(asked_by: str) -> str | None:
+    """Why Weights & Biases would not start: no login where it looks for one. None if there may be one."""
+    environment = os.environ
+    if environment.get("WANDB_MODE", "online") != "online" or sys.stdin.isatty():  # a terminal is asked
+        return None
+    if any(environment.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
+        return None
+    config = Path(environment.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
+    local = Path(environment.get("WANDB_DIR") or ".") / "wandb"
+    if (config / "settings").is_file() or (local / "settings").is_file():  # a mode, a server, a key
+        return None
+    host = urlsplit(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    names = [environment["NETRC"]] if environment.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    try:
+        for file in (Path(name).expanduser() for name in names):
+            if file.is_file() and netrc.netrc(str(file)).authenticators(host):
+                return None
+    except (OSError, netrc.NetrcParseError):
+        return None  # wandb says what is wrong with it
+    return (
+        f"{asked_by}wandb: Weights & Biases has no login on this machine: log in (wandb login), work offline "
+        f"(WANDB_MODE=offline), or do without {asked_by}wandb"
+    )
 
 
 class Tracker:

@@ -20,6 +20,7 @@ from common.files import RowLog, atomic_write_json
 from common.run_dir import RunDir
 from common.seeding import derive_seed, isolated_rng
 from common.tracking import Tracker
+from common.user_code import explain_failure
 from rl4lms.errors import TrainingInterrupted
 from rl4lms.metrics import Metric
 from rl4lms.model.generation import Batch, Decoding, generate_batch, plan_batches
@@ -199,16 +200,20 @@ def evaluation_inputs(samples: Sequence[Sample], split: Split, most: int | None)
 
 
 def compute_scores(name: str, metric: Metric, batch: TextBatch) -> dict[str, Score]:
-    """Compute a metric of a batch. Raises EvaluationError: it raised (on which text first), or is none."""
+    """Compute a metric of a batch. Raises EvaluationError: it raised (on which text first), or is none.
+
+    Whatever it raises is its error, `sys.exit()` too, but not the user's Ctrl-C.
+    """
     try:
         returned: Any = metric(batch)
-    except RequirementError:
+    except (RequirementError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         index = find_failing_text(metric, batch)
         where = f"{len(batch):,} texts together" if index is None else _describe_text(batch, index)
         raise EvaluationError(
-            f"metric {name!r} raised {type(error).__name__} on {batch.split} for {where}: {error}"
+            f"metric {name!r} raised {type(error).__name__} on {batch.split} for {where}"
+            f"{explain_failure(error)}"
         ) from error
     if not isinstance(returned, Mapping) or not all(isinstance(s, Score) for s in returned.values()):
         raise EvaluationError(

@@ -16,8 +16,9 @@ from torch import Tensor
 from common import console
 from common.errors import Interrupted, UserError
 from common.files import atomic_torch_save, atomic_write_text, describe_load_error
-from common.jobs import ending
+from common.jobs import ending, remove_if_refused
 from common.run_dir import RunDir
+from common.user_code import explain_failure
 from rft_diagnose.statistics import input_statistics
 from rl4lms.blind_metrics import check_reward, warn_of_blind_metrics
 from rl4lms.config import ExtractConfig, missing_components, resolved, unique_metrics
@@ -137,6 +138,7 @@ def run_extraction(config: ExtractConfig, run: RunDir, resume_command: str) -> E
         console.progress(config.generations or 0, "extraction", unit="text") as bar,
     ):
         return extract(config, run, bar.move_to, stop)
+    remove_if_refused(run, end)
     return end.code
 
 
@@ -250,9 +252,9 @@ def score_texts(
     try:
         scores = metric(batch)
         complete = all(score.per_sample is not None for score in scores.values())
-    except RequirementError:
+    except (RequirementError, KeyboardInterrupt):
         raise
-    except Exception:
+    except BaseException:  # `sys.exit()` too
         complete = False
     if not complete:
         alone = _score_each_alone(name, metric, batch, owners)
@@ -274,12 +276,12 @@ def _score_each_alone(
     try:
         for i in range(len(batch)):
             scores.append(metric(batch.select([i])))
-    except RequirementError:
+    except (RequirementError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         place = _describe_text(batch, owners, len(scores))
         raise ExtractionError(
-            f"metric {name!r} raised {type(error).__name__} for {place}: {error}"
+            f"metric {name!r} raised {type(error).__name__} for {place}{explain_failure(error)}"
         ) from error
     return scores
 

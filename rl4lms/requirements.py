@@ -22,6 +22,8 @@ _HUB_TIMEOUT = 10.0  # seconds
 class RequirementError(UserError):
     """Something to be downloaded or named differently; the message is for the user."""
 
+    is_refusal = True
+
 
 def require(problem: str | None) -> None:
     """Raises RequirementError if a check found a problem."""
@@ -97,6 +99,31 @@ def model_problem(name: str) -> str | None:
 def tokenizer_problem(name: str) -> str | None:
     """None if a language model's tokenizer is in this folder or the hub's cache, or on the hub."""
     return check_tokenizer_source(name) or _unavailable(name, has_tokenizer)
+
+
+def offline_problem(name: str) -> str | None:
+    """Why a model cannot be had: the hub is not to be asked, and this machine has nothing of that name."""
+    variables = [variable for variable in _OFFLINE if os.environ.get(variable, "").upper() in _TRUE]
+    if not variables or Path(name).expanduser().is_dir():
+        return None
+    cache = _hub_cache()
+    if any((cache / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/*")):
+        return None
+    return (
+        f"{name!r} is not in this machine's cache ({cache}), and {variables[0]} forbids to ask the hub: "
+        f"get it where there is a network with: hf download {name}; or name the folder of a copy"
+    )
+
+
+_OFFLINE, _TRUE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), ("1", "ON", "YES", "TRUE")
+
+
+def _hub_cache() -> Path:
+    """Where the hub's client keeps models, without the half second that importing it takes."""
+    environment = os.environ
+    home = environment.get("HF_HOME") or f"{environment.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    cache = environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
+    return Path(os.path.expandvars(cache)).expanduser()
 
 
 def _is_encoder(has: Callable[[str], bool]) -> bool:

@@ -11,7 +11,6 @@ lists over the texts. Importing this module imports none of the libraries that t
 from __future__ import annotations
 
 import inspect
-import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from pydantic import Field
 from common.config import Config, Problem
 from common.errors import UserError
 from common.registry import Arguments, Entry, Registry, arguments_after_first, settable_arguments
+from common.user_code import explain_failure
 from rl4lms.metrics import METRICS
 from rl4lms.metrics import args as metric_args
 from rl4lms.metrics.args import (
@@ -221,39 +221,60 @@ def build_reward(id: str, args: Mapping[str, Any] | None = None) -> Reward:
 def checked(reward: Reward, name: str | None = None) -> Reward:
     """The same reward, whose failures are one RewardError with its name and the first text it failed on.
 
-    It fails if it raises, or returns anything but one finite number per text.
+    It fails if it raises (whatever that is, but for the user's Ctrl-C), or returns anything but one finite
+    number per text; a tensor or an array of one number is that number.
     """
     called = f"reward {name or getattr(reward, '__qualname__', repr(reward))!r}"
 
     def wrapper(batch: TextBatch) -> list[float]:
         try:
             returned: Any = reward(batch)
-        except RequirementError:
+        except (RequirementError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
             index = find_failing_text(reward, batch)
             where = f"{len(batch)} texts together" if index is None else _describe_text(batch, index)
             raise RewardError(
-                f"{called} raised {type(error).__name__} for {where}: {error}", index
+                f"{called} raised {type(error).__name__} for {where}{explain_failure(error)}", index
             ) from error
         values = returned.tolist() if hasattr(returned, "tolist") else returned  # a tensor, an array
         if not isinstance(values, Sequence) or isinstance(values, str):
             raise RewardError(
-                f"{called} returned {_shorten(returned)}; expected a list with one number per text"
+                f"{called} returned {_shorten(returned)}; expected a list with one number per text: "
+                "[reward of the first text, ...]"
             )
         if len(values) != len(batch):
             raise RewardError(
-                f"{called} returned {len(values)} values for {len(batch)} texts; expected one number per text"
+                f"{called} returned {len(values)} values for {len(batch)} texts; expected one number per "
+                "text: also for those that it has nothing to say about, in their order"
             )
-        for i, value in enumerate(values):
-            if not isinstance(value, Real) or not math.isfinite(value):
+        numbers = [value.tolist() if getattr(value, "ndim", None) == 0 else value for value in values]
+        for i, value in enumerate(numbers):
+            if remedy := _remedy(value):
                 where = _describe_text(batch, i)
                 raise RewardError(
-                    f"{called} returned {_shorten(value)} for {where}; expected a finite number", i
+                    f"{called} returned {_shorten(value)} for {where}; expected a finite number: {remedy}", i
                 )
-        return [float(value) for value in values]
+        return [float(value) for value in numbers]
 
     return wrapper
+
+
+_LARGEST = 3.4e38  # rewards are kept in float32
+
+
+def _remedy(value: Any) -> str | None:
+    """What to do about a value that is no reward; None for a finite number."""
+    is_number = isinstance(value, Real)
+    if is_number:
+        if -_LARGEST <= value <= _LARGEST:  # NaN is not
+            return None
+        return f"one between -{_LARGEST:g} and {_LARGEST:g}, also where it cannot be computed"
+    if value is None:
+        return "return one for every text, such as 0.0 where the reward does not apply"
+    if hasattr(value, "__len__") and not isinstance(value, str):
+        return "return a flat list, array or tensor of shape [N] for N texts"
+    return "turn it into one, such as float(value)"
 
 
 def _describe_text(batch: TextBatch, index: int) -> str:

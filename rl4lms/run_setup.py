@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 class TrainingDataError(UserError):
     """Data that a run cannot go on with; the message is for the user."""
 
+    is_refusal = True
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetup:

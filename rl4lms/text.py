@@ -66,6 +66,8 @@ def make_text_batch(samples: Sequence[Sample], texts: Sequence[str], model: Any,
 def find_failing_text(function: Callable[[TextBatch], Any], batch: TextBatch) -> int | None:
     """Finds a text for which the function raises when it gets it alone, by halving; None if there is none.
 
+    Whatever it raises counts, `sys.exit()` too, but not the user's Ctrl-C.
+
     It is the first one, if the function fails on every batch that holds a bad text.
     """
     return _find_failing(function, batch, 0, len(batch)) if len(batch) else None
@@ -77,7 +79,9 @@ def _find_failing(
     try:
         function(batch.select(range(first, after)))
         return None
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         if after - first == 1:
             return first
     middle = (first + after) // 2

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from common.arguments import check_run_arguments, config_of_run
 from common.run_dir import RunDir, RunError, read_run
 from common.tracking import Tracker, WandbSettings, check_trackers
-from rl4lms.config import SupervisedConfig, TrainConfig, check_components, load_train_config, resolved
+from rl4lms.config import SupervisedConfig, TrainConfig, check_locally, load_train_config, resolved
 
 if TYPE_CHECKING:
     from rl4lms.model.parallel import World
@@ -66,11 +66,14 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--upload_model_to_wandb needs --log_to_wandb")
 
 
-def check_needs(path: Path, config: TrainConfig, options: dict[str, Any]) -> None:
-    """Raises RunError, ConfigError: this machine lacks what trackers, dataset, reward or metrics need."""
+def check_local(path: Path, config: TrainConfig, options: dict[str, Any]) -> str:
+    """What `--check` prints.
+
+    Raises RunError, ConfigError: trackers that could not start, data files that a run would refuse.
+    """
     if missing := check_trackers(options["log_to_tensorboard"], options["log_to_wandb"], "--log_to_"):
         raise RunError(missing)
-    check_components(path, config)
+    return check_locally(path, config)
 
 
 def create_training_run(base: Path, name: str, config: TrainConfig, manifest: dict[str, Any]) -> RunDir:

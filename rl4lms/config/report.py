@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from common.config import ConfigError, Keys, Located, Problem, load_config, parse_path, path_text
 from common.registry import Registry
@@ -13,10 +13,14 @@ from rl4lms.config.algorithms import SupervisedConfig
 from rl4lms.config.extract import ExtractConfig
 from rl4lms.config.parts import Args, MetricConfig, resolved_args, unique_metrics
 from rl4lms.config.train import ON_POLICY_ONLY, TrainConfig
+from rl4lms.config.training_blocks import TrainDatapoolConfig
 from rl4lms.datapools import DATAPOOLS
+from rl4lms.datapools import local_problems as datapool_problems
 from rl4lms.metrics import METRICS
 from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.requirements import offline_problem
 from rl4lms.rewards import REWARDS
+from rl4lms.samples import Split
 
 
 def load_extract_config(path: str | Path, overrides: Iterable[str] = ()) -> ExtractConfig:
@@ -41,10 +45,42 @@ def missing_components(config: ExtractConfig | TrainConfig) -> list[Problem]:
     ]
 
 
+def models_missing(config: ExtractConfig | TrainConfig) -> list[Problem]:
+    """The model and the tokenizer that cannot be had offline; the hub is not asked."""
+    model = "alg.model_name"
+    if isinstance(config, TrainConfig) and not isinstance(config.alg, SupervisedConfig):
+        model = "alg.policy.args.model_name"
+    names = {"tokenizer.model_name": config.tokenizer.model_name, model: config.alg.model_name}
+    problems = {field: offline_problem(name) for field, name in names.items()}
+    return [Problem(field, message) for field, message in problems.items() if message]
+
+
 def check_components(path: Path, config: ExtractConfig | TrainConfig) -> None:
     """Raises ConfigError with all that the config at `path` needs and this machine lacks."""
-    if missing := missing_components(config):
+    if missing := models_missing(config) + missing_components(config):
         raise ConfigError(path, [Located(None, problem.path, problem.message) for problem in missing])
+
+
+def local_problems(config: ExtractConfig | TrainConfig) -> list[Problem]:
+    """What a run would refuse in the data files that a config names, as far as a quick look tells.
+
+    It is part of `--check`: it imports nothing heavy and asks nobody.
+    """
+    pool = config.datapool
+    splits = get_args(Split) if isinstance(pool, TrainDatapoolConfig) else (pool.split,)
+    return [
+        Problem(f"datapool.{problem.path}", problem.message)
+        for problem in datapool_problems(pool.id, pool.args, splits)
+    ]
+
+
+def check_locally(path: Path, config: ExtractConfig | TrainConfig) -> str:
+    """What `--check` prints. Raises ConfigError with the `local_problems` of the config at `path`."""
+    if problems := local_problems(config):
+        raise ConfigError(path, [Located(None, problem.path, problem.message) for problem in problems])
+    # Of models not on this machine, which may not be the one that is to run it.
+    notes = [f"note: {problem.path}: {problem.message}\n" for problem in models_missing(config)]
+    return "".join(notes) + check_report(config)
 
 
 def resolved(config: ExtractConfig | TrainConfig) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,25 @@ class JsonlArgs(Config):
         return existing_path(self.data_path)
 
 
+READ_WHOLE = 8 << 20  # bytes of a dataset that a quick look reads to its end: a tenth of a second
+FIRST_ROWS = 2_000  # of each split of a larger one
+
+
+def find_problems(args: JsonlArgs, splits: Sequence[Split]) -> list[Problem]:
+    """Looks quickly for what `load` refuses: in all rows of small files, else in the first of each split."""
+    path = Path(args.data_path).expanduser()
+    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("*.jsonl")))
+    most = None if size <= READ_WHOLE else FIRST_ROWS
+    messages: dict[str, None] = {}  # each once: splits may be of one file
+    for split in splits:
+        try:
+            if not read_samples(split, args, most) and most is None:
+                messages[f"{path} has no rows of split {split!r}"] = None
+        except (DataError, OSError) as error:
+            messages[str(error)] = None
+    return [Problem("data_path", message) for message in messages]
+
+
 def load(
     split: Split,
     *,
@@ -44,10 +64,24 @@ def load(
 
     Raises DataError that names the line.
     """
-    fields = (prompt_field, references_field, id_field, split_field)
+    args = JsonlArgs(
+        data_path=data_path,
+        prompt_field=prompt_field,
+        references_field=references_field,
+        id_field=id_field,
+        split_field=split_field,
+    )
+    return read_samples(split, args)
+
+
+def read_samples(split: Split, args: JsonlArgs, most: int | None = None) -> list[Sample]:
+    """Read the samples of a split, or of its so many first rows. Raises DataError."""
+    prompt_field, references_field, id_field = args.prompt_field, args.references_field, args.id_field
+    fields = (prompt_field, references_field, id_field, args.split_field)
     places: dict[str | int, str] = {}
     samples = []
-    for number, (where, row) in enumerate(_read_rows(split, Path(data_path).expanduser(), split_field)):
+    rows = _read_rows(split, Path(args.data_path).expanduser(), args.split_field, most)
+    for number, (where, row) in enumerate(rows):
         sample = Sample(
             _read_id(row, id_field, where, f"{split}_{number}"),
             _read_prompt(row, prompt_field, where),
@@ -61,19 +95,24 @@ def load(
     return samples
 
 
-def _read_rows(split: Split, path: Path, split_field: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield a split's rows: its own file's in a folder, or those that name it, or all if none names any."""
+def _read_rows(
+    split: Split, path: Path, split_field: str, most: int | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a split's rows: its own file's in a folder, or those that name it, or all if none names any.
+
+    most: only those among so many first rows.
+    """
     if path.is_dir():
         names = [f"{name}.jsonl" for name in SPLIT_NAMES[split]]
         path = next((path / name for name in names if (path / name).is_file()), path)
         if path.is_dir():
             raise DataError(f"{str(path)!r} has no {' or '.join(names)}")
         with path.open("rb") as lines:
-            yield from json_lines(lines, str(path))
+            yield from islice(json_lines(lines, str(path)), most)
         return
     try:
         with path.open("rb") as lines:
-            rows = list(json_lines(lines, str(path)))
+            rows = list(islice(json_lines(lines, str(path)), most))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     row_splits = [row.get(split_field) for _, row in rows]
@@ -101,6 +140,8 @@ def _read_id(row: dict[str, Any], name: str, where: str, default: str) -> str | 
 
 def _read_prompt(row: dict[str, Any], name: str, where: str) -> str:
     value = _read_value(row, name, "prompt_field", where)
+    if _is_chat(value):
+        raise DataError(f"{where}: {name!r} {_CHAT}")
     if not isinstance(value, str):
         raise DataError(f"{where}: {name!r} must be a string, is {value!r:.60}")
     return value
@@ -118,8 +159,25 @@ def _read_value(row: dict[str, Any], name: str, argument: str, where: str) -> An
     if name not in row:
         suggestion = closest(name, row)
         hint = f"did you mean {suggestion!r}? " if suggestion else ""
-        raise DataError(
-            f"{where}: no {name!r}; {hint}there are: {', '.join(row) or 'none'}; "
-            f"say which it is with --set datapool.args.{argument}=NAME"
-        )
+        remedy = f"say which it is with --set datapool.args.{argument}=NAME"
+        if argument == "references_field":
+            remedy += f', or write "{name}": [] where there is none'
+        chats = [column for column, value in row.items() if _is_chat(value)]
+        if argument == "prompt_field" and chats:
+            remedy = f"{chats[0]!r} {_CHAT}"
+        raise DataError(f"{where}: no {name!r}; {hint}there are: {', '.join(row) or 'none'}; {remedy}")
     return row[name]
+
+
+_CHAT = (
+    "is a chat, a list of messages; a prompt is one text: write what the model is to see into a field of its "
+    "own, such as tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)"
+)
+
+
+def _is_chat(value: Any) -> bool:
+    """Whether a field holds messages with who says them, in either of the usual forms."""
+    roles = ("role", "from")
+    return isinstance(value, list) and any(
+        isinstance(message, dict) and any(role in message for role in roles) for message in value
+    )

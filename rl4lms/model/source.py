@@ -39,6 +39,8 @@ _MODEL_FILES = "a model folder holds config.json, model.safetensors and tokenize
 class ModelSourceError(UserError):
     """A model or tokenizer that cannot be used as asked: the user's mistake, said in one line."""
 
+    is_refusal = True
+
 
 def check_model_source(name: str, kind: Kind | None = None) -> str | None:
     """What is wrong with the model that `name` (hub name or folder) points to, None if nothing is known.
@@ -48,6 +50,8 @@ def check_model_source(name: str, kind: Kind | None = None) -> str | None:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return _check_hub_name(name)
+    if (folder / _ADAPTER).is_file() and not has_weights(lambda file: (folder / file).is_file()):
+        return _describe_adapter(folder, name, kind)
     if not (folder / "config.json").is_file():
         inside = sorted(file.parent for file in folder.glob("*/config.json"))
         hint = f"did you mean {str(inside[-1])!r}?" if inside else _MODEL_FILES
@@ -64,6 +68,26 @@ def check_model_source(name: str, kind: Kind | None = None) -> str | None:
     if kind and bool(config.get("is_encoder_decoder")) != (kind == "seq2seq"):
         return wrong_kind(name, str(config.get("model_type", "unknown")), kind)
     return None
+
+
+_ADAPTER = "adapter_config.json"
+
+
+def _describe_adapter(folder: Path, name: str, kind: Kind | None) -> str:
+    """Say what to do with the adapter of a finetuning by LoRA and the like, as peft writes it."""
+    try:
+        base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        base = None
+    whose = f" of {base!r}" if base else ""
+    loader = {"causal": "AutoPeftModelForCausalLM", "seq2seq": "AutoPeftModelForSeq2SeqLM"}.get(
+        kind or "", "AutoPeftModel"
+    )
+    return (
+        f"folder {name!r} holds an adapter (LoRA){whose}, no whole model: merge it and name the result: "
+        f"peft.{loader}.from_pretrained({name!r}).merge_and_unload().save_pretrained(FOLDER), and save the "
+        "tokenizer there too"
+    )
 
 
 def check_tokenizer_source(name: str, *, encoder: bool = False) -> str | None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.config import Located
+from common.config import Located, Problem
 from common.files import atomic_write_text
 from common.jobs import Outcome
 from common.plan_jobs import describe_outcomes, group_by_setting
-from rl4lms.config import ExtractConfig, extraction_sizes, missing_components, training_sizes
-from rl4lms.plan.schema import LoadedPlan
+from rl4lms.config import (
+    ExtractConfig,
+    extraction_sizes,
+    local_problems,
+    missing_components,
+    training_sizes,
+)
+from rl4lms.plan.schema import LoadedPlan, RunConfig
 from rl4lms.plan.summary import summarise, table_csv, table_text, unknown_metric
 
 logger = logging.getLogger(__name__)
@@ -40,11 +47,32 @@ def print_check(loaded: LoadedPlan) -> None:
 
 def what_is_missing(loaded: LoadedPlan) -> list[Located]:
     """What rewards, metrics and datasets of any experiment need and this machine lacks."""
+    return _of_configurations(loaded, missing_components)
+
+
+def data_problems(loaded: LoadedPlan) -> list[Located]:
+    """What runs would refuse in the data files of the plan's configurations, each dataset looked at once."""
+    known: dict[str, list[Problem]] = {}
+
+    def look(config: RunConfig) -> list[Problem]:
+        pool = config.datapool.model_dump(include={"id", "args", "split"})
+        key = json.dumps(pool, sort_keys=True, default=str)
+        if key not in known:
+            known[key] = local_problems(config)
+        return known[key]
+
+    return _of_configurations(loaded, look)
+
+
+def _of_configurations(
+    loaded: LoadedPlan, problems_of: Callable[[RunConfig], list[Problem]]
+) -> list[Located]:
+    """The problems of each configuration's first experiment."""
     first = {experiment.configuration: experiment for experiment in reversed(loaded.experiments)}
     return [
         Located(None, f"{name}: {problem.path}", problem.message)
         for name, experiment in reversed(first.items())
-        for problem in missing_components(experiment.config)
+        for problem in problems_of(experiment.config)
     ]
 
 

@@ -122,7 +122,11 @@ def test_own_code_that_cannot_be_imported(registry: Registry, module: str, tmp_p
     assert (
         message("broken_one:f") == "importing 'broken_one' failed: No module named 'not_a_package_of_anyone'"
     )
-    assert message("broken_two:f") == "importing 'broken_two' failed: RuntimeError: no licence"
+    failed = "importing 'broken_two' failed: RuntimeError: no licence, at "
+    assert message("broken_two:f").startswith(failed) and message("broken_two:f").endswith("broken_two.py:1")
+    (tmp_path / "broken_three.py").write_text("import sys\nsys.exit(4)\n")
+    failed = f"importing 'broken_three' failed: SystemExit: 4, at {tmp_path / 'broken_three.py'}:2"
+    assert message("broken_three:f") == failed
     assert message(f"{module}:tpyed") == f"module {module!r} has no 'tpyed'; did you mean 'typed'?"
     assert message(f"{module}:constant") == f"'{module}:constant' is of type int; a rule is a function"
     assert message(f"{module}:Group") == f"'{module}:Group' is a class; a rule is a function"

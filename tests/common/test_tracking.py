@@ -261,3 +261,56 @@ def test_the_folder_that_wandb_leaves_behind_is_not_the_package(
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert importlib.util.find_spec("wandb") is not None
     assert check_trackers(False, True) == "use_wandb needs a package that is not installed: pip install wandb"
+
+
+@pytest.fixture
+def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A home and a working directory without a login, and no terminal."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr("common.tracking._installed", lambda package: True)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False))
+    return tmp_path
+
+
+def test_weights_and_biases_without_a_login_is_said_before_the_run(no_login: Path, monkeypatch: Any) -> None:
+    message = (
+        "--log_to_wandb: Weights & Biases has no login on this machine: log in (wandb login), work offline "
+        "(WANDB_MODE=offline), or do without --log_to_wandb"
+    )
+    assert check_trackers(False, True, "--log_to_") == message
+    assert check_trackers(True, False, "--log_to_") is None
+    (no_login / ".netrc").write_text("machine example.org login user password secret\n")
+    assert check_trackers(False, True, "--log_to_") == message
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    assert check_trackers(False, True) is None, "wandb asks the user"
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        {"WANDB_API_KEY": "k" * 40},
+        {"WANDB_MODE": "offline"},
+        {"WANDB_MODE": "disabled"},
+        {"file": ".netrc", "text": "machine api.wandb.ai login user password secret\n"},
+        {
+            "file": "_netrc",
+            "text": "machine here.example login user password s\n",
+            "WANDB_BASE_URL": "https://here.example",
+        },
+        {"file": "settings", "text": "[default]\nmode = offline\n"},
+        {"file": ".netrc", "text": "what is this"},
+    ],
+    ids=str,
+)
+def test_where_there_may_be_a_login_the_run_may_start(
+    no_login: Path, monkeypatch: pytest.MonkeyPatch, login: dict[str, str]
+) -> None:
+    for name, value in login.items():
+        if name.isupper():
+            monkeypatch.setenv(name, value)
+    if "file" in login:
+        (no_login / login["file"]).write_text(login["text"])
+    assert check_trackers(False, True, "--log_to_") is None

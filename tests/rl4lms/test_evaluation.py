@@ -214,11 +214,15 @@ def own_metric(monkeypatch, folder, body):
         (
             "[1 / meta['n'] for meta in batch.meta]",
             r"^metric 'own_metric:metric' raised ZeroDivisionError on val for text 0 \('.*' after prompt "
-            r"'the dog 0 looks at'\): ",
+            r"'the dog 0 looks at'\): division by zero, at /.*/own_metric.py:4$",
         ),
         (
             "assert len(batch) < 2",
             r"^metric 'own_metric:metric' raised AssertionError on val for 6 texts together: ",
+        ),
+        (
+            "raise SystemExit(3)",
+            r"raised SystemExit on val for text 0 \(.*\): 3, at /.*/own_metric.py:4",
         ),
         ("return [0.5]", r"returned \[0.5\]; expected a dict of name -> rl4lms.metrics.Score$"),
         (

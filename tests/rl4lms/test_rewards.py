@@ -204,21 +204,42 @@ def failing(batch: TextBatch) -> list[float]:
     return [1 / (len(text) - 5) for text in batch.generated]
 
 
+ONE_EACH = "expected a list with one number per text: [reward of the first text, ...]"
+IN_RANGE = "expected a finite number: one between -3.4e+38 and 3.4e+38, also where it cannot be computed"
+FLAT = "expected a finite number: return a flat list, array or tensor of shape [N] for N texts"
+FIRST, SECOND = "for text 0 ('a cat' after prompt '')", "for text 1 ('a dog' after prompt '')"
+
+
 @pytest.mark.parametrize(
     ("returned", "message", "index"),
     [
-        ([1.0, math.nan], "returned nan for text 1 ('a dog' after prompt ''); expected a finite number", 1),
-        ([math.inf, 1.0], "returned inf for text 0 ('a cat' after prompt ''); expected a finite number", 0),
-        ([1.0, None], "returned None for text 1 ('a dog' after prompt ''); expected a finite number", 1),
-        (["1", 2.0], "returned '1' for text 0 ('a cat' after prompt ''); expected a finite number", 0),
-        ([1.0], "returned 1 values for 2 texts; expected one number per text", None),
-        (0.5, "returned 0.5; expected a list with one number per text", None),
-        (None, "returned None; expected a list with one number per text", None),
+        ([1.0, math.nan], f"returned nan {SECOND}; {IN_RANGE}", 1),
+        ([math.inf, 1.0], f"returned inf {FIRST}; {IN_RANGE}", 0),
+        ([1.0, torch.tensor(math.nan)], f"returned nan {SECOND}; {IN_RANGE}", 1),
+        ([1.0, -3.5e38], f"returned -3.5e+38 {SECOND}; {IN_RANGE}", 1),
+        ([1.0, 10**39], f"returned 1{'0' * 39} {SECOND}; {IN_RANGE}", 1),
         (
-            torch.tensor([[1.0], [2.0]]),
-            "returned [1.0] for text 0 ('a cat' after prompt ''); expected a finite number",
+            [1.0, None],
+            f"returned None {SECOND}; expected a finite number: return one for every text, such as 0.0 where "
+            "the reward does not apply",
+            1,
+        ),
+        (
+            ["1", 2.0],
+            f"returned '1' {FIRST}; expected a finite number: turn it into one, such as float(value)",
             0,
         ),
+        (
+            [1.0],
+            "returned 1 values for 2 texts; expected one number per text: also for those that it has nothing "
+            "to say about, in their order",
+            None,
+        ),
+        (0.5, f"returned 0.5; {ONE_EACH}", None),
+        (torch.tensor(0.5), f"returned tensor(0.5000); {ONE_EACH}", None),
+        (None, f"returned None; {ONE_EACH}", None),
+        (torch.tensor([[1.0], [2.0]]), f"returned [1.0] {FIRST}; {FLAT}", 0),
+        ([torch.tensor([1.0]), 1.0], f"returned tensor([1.]) {FIRST}; {FLAT}", 0),
     ],
     ids=str,
 )
@@ -234,7 +255,16 @@ def test_what_a_reward_may_not_return(returned: Any, message: str, index: int | 
 
 @pytest.mark.parametrize(
     "returned",
-    [[1, 0.5], (True, 0.5), np.array([1, 0.5], np.float32), torch.tensor([1, 0.5]), [np.float32(1), 0.5]],
+    [
+        [1, 0.5],
+        (True, 0.5),
+        np.array([1, 0.5], np.float32),
+        [np.float32(1), np.float64(0.5)],
+        [np.bool_(True), np.array(0.5)],
+        torch.tensor([1, 0.5], requires_grad=True),
+        torch.tensor([1, 0.5], dtype=torch.bfloat16),
+        [torch.tensor(1), torch.tensor(0.5, requires_grad=True)],
+    ],
     ids=repr,
 )
 def test_what_a_reward_may_return(returned: Any) -> None:
@@ -247,12 +277,50 @@ def test_a_reward_that_raises_names_the_first_text() -> None:
     batch = TextBatch(["p", "a prompt", "p"], texts, [[]] * 3, [{}] * 3)
     with pytest.raises(RewardError) as caught:
         checked(failing)(batch)
+    line = failing.__code__.co_firstlineno + 1
     assert str(caught.value) == (
         "reward 'failing' raised ZeroDivisionError for text 1 ('abcde' after prompt 'a prompt'): "
-        "division by zero"
+        f"division by zero, at {__file__}:{line}"
     )
     assert caught.value.index == 1
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), SystemExit(), GeneratorExit("gone"), BaseException("all")])
+def test_whatever_a_reward_raises_is_its_error(error: BaseException) -> None:
+    def judge(batch: TextBatch) -> list[float]:
+        if "a dog" in batch.generated:
+            raise error
+        return [0.0] * len(batch)
+
+    with pytest.raises(RewardError) as caught:
+        checked(judge, "judge")(PAIR)
+    place = f"{__file__}:{judge.__code__.co_firstlineno + 2}"
+    said = f"{error}, " if str(error) else ""
+    assert str(caught.value) == (f"reward 'judge' raised {type(error).__name__} {SECOND}: {said}at {place}")
+    assert caught.value.index == 1
+
+
+def test_ctrl_c_in_a_reward_is_the_user_s() -> None:
+    def judge(batch: TextBatch) -> list[float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        checked(judge, "judge")(PAIR)
+
+
+def test_ctrl_c_while_the_failing_text_is_sought_is_the_user_s() -> None:
+    calls = []
+
+    def judge(batch: TextBatch) -> list[float]:
+        calls.append(len(batch))
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        raise ValueError
+
+    with pytest.raises(KeyboardInterrupt):
+        checked(judge, "judge")(PAIR)
+    assert calls == [2, 2]
 
 
 def test_a_reward_that_raises_only_for_several_texts() -> None:
@@ -279,7 +347,7 @@ def test_long_texts_are_shortened_in_messages() -> None:
     batch = TextBatch(["p" * 1000], ["t" * 1000], [[]], [{}])
     with pytest.raises(RewardError) as caught:
         checked(lambda batch: [math.nan], "mine")(batch)
-    assert len(str(caught.value)) < 300
+    assert len(str(caught.value)) < 400
 
 
 def test_what_is_not_on_this_machine_is_no_fault_of_a_text() -> None:

@@ -1,3 +1,4 @@
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -86,6 +87,25 @@ def test_what_a_model_folder_lacks_is_named(folder: Path, removed: str, message:
     (folder / removed).unlink()
     with pytest.raises(ModelSourceError, match=message):
         load_model(str(folder), "seq2seq", torch.float32, "cpu")
+
+
+@pytest.mark.parametrize("base", ["t5-base", None])
+def test_what_to_do_with_an_adapter_is_said(folder: Path, base: str | None) -> None:
+    """As peft saves it: without the model's weights, and mostly without its config."""
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base} if base else {}))
+    whose = f" of {base!r}" if base else ""
+    message = (
+        f"folder {str(folder)!r} holds an adapter (LoRA){whose}, no whole model: merge it and name the result"
+        f": peft.AutoPeftModelForSeq2SeqLM.from_pretrained({str(folder)!r}).merge_and_unload()"
+        ".save_pretrained(FOLDER), and save the tokenizer there too"
+    )
+    assert check_model_source(str(folder), "seq2seq") == message
+    (folder / "config.json").unlink()
+    assert check_model_source(str(folder), "seq2seq") == message
+    assert "AutoPeftModelForCausalLM" in (check_model_source(str(folder), "causal") or "")
+    (folder / "adapter_config.json").write_text("[")
+    assert "holds an adapter (LoRA), no whole model" in (check_model_source(str(folder)) or "")
 
 
 def test_a_folder_without_tokenizer(folder: Path) -> None:
