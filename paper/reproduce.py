@@ -22,7 +22,8 @@ _NO_DOWNLOAD = (
 INTRO = {
     "laptop": f"{_NO_DOWNLOAD}Small models; what holds here need not hold at the paper's scale.",
     "smoke": f"{_NO_DOWNLOAD}Models that were trained for seconds, few inputs and updates: this page shows "
-    "that everything runs; its claims are of no weight, held or not.",
+    "that everything runs. Its numbers are of no weight, and no claim but the theory's is "
+    "tested at this scale.",
     "paper": "Data, models and settings of the paper.",
 }
 ITEMS = [*text_study.ITEMS, *controlled.FIGURE3_ITEMS, "theory"]
