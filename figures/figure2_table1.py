@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
+from figures.style import add_title
 from figures.tables import percent, short, signed, with_interval
 from rft_diagnose.statistics import (
     Floats,
@@ -146,8 +147,7 @@ def figure2(numbers: pd.DataFrame, labels: Mapping[str, str], title: str | None 
             axes.set_xlabel("10th percentile of the reward std, pretrained")
         legend = grid[0][0].get_legend_handles_labels()
         figure.legend(*legend, loc="outside right center", title="task")
-        if title:
-            figure.suptitle(title, fontsize="large")
+        add_title(figure, title)
         figure.draw_without_rendering()  # only now it is known which markers meet
         for axes, name in zip(grid.flat, PANELS, strict=True):
             _enlarge_covered(axes, numbers[["percentile", name]].to_numpy())

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from figures.style import add_title
 from figures.tables import percent, setting, with_interval, with_std
 from rft_diagnose.statistics import Difference, normal_quantile, paired_difference
 from rft_diagnose.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, house_style
@@ -138,8 +139,7 @@ def figure4(numbers: pd.DataFrame, title: str | None = None) -> Figure:
             loc="outside lower center",
             ncols=1 + len(labels) if has_ratios else 2,
         )
-        if title:
-            figure.suptitle(title, fontsize="large")
+        add_title(figure, title)
     return figure
 
 

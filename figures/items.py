@@ -12,10 +12,10 @@ import pandas as pd
 
 from figures.claims import Results, evaluate
 from figures.criteria import CONTRAST_TASK, HARD_TASK, SWEPT_TASK
-from figures.figure1_5 import figure1_numbers, figure1_tasks, figure5_numbers, figure5_panel
+from figures.figure1_5 import figure1_narrow, figure1_numbers, figure1_tasks, figure5_numbers, figure5_panel
 from figures.figure2_table1 import NEEDED, figure2, rank_correlations, table1_shown
 from figures.figure4_table2 import figure4, table2, table2_shown
-from figures.report import Item, write_report
+from figures.report import NARROW, Item, write_report
 from figures.runs import load_extraction
 from figures.study import (
     METHODS,
@@ -28,7 +28,7 @@ from figures.study import (
     partial_note,
     runs_table,
 )
-from figures.style import save_figure
+from figures.style import save_figure, save_picture
 from figures.table_rewards import rewards_shown
 from figures.tables import save_table
 
@@ -187,6 +187,7 @@ def _figure1(study: Study, results: Results, folder: Path) -> Item:
         figure = figure1_tasks(rows, study.labels, title)
         stems.append(folder / name)
         save_figure(figure, stems[-1], rows, describe_runs(finished(part)), **_meta(study, part, seed=seed))
+        save_picture(figure1_narrow(rows, study.labels, title), folder / f"{name}{NARROW}")
     item = _item("figure1", sources, stems)
     if (results.inputs["sample"] == 2).any() or results.inputs["seed"].nunique() > 1:
         return replace(item, caption=f"{item.caption} {OTHER_MEANS}")

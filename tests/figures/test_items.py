@@ -74,7 +74,7 @@ def test_every_item_is_drawn_with_its_numbers_and_its_runs(study, tmp_path):
     plotted = pd.read_csv(tmp_path / "figure2.csv")
     pd.testing.assert_frame_equal(plotted, results.figure2, check_dtype=False)
     page = render("T", "I", items, evaluate(results), tmp_path)
-    assert page.count("data:image/png") == 6
+    assert page.count("src='data:image/png") == 6
     assert saved_item("x", "X", "", tmp_path / "figure2").runs == items[1].runs
 
 
