@@ -67,8 +67,6 @@ def test_without_a_kl_penalty_no_panel_is_flat_at_0(ppo):
     ]
     rows = [{"rollout_info/kl_div_mean": 0.01 * e, "rollout_info/kl_coeff": 0} for e in (1, 2)]
     rollouts = [{"epoch": e} | row for e, row in enumerate(rows)]
-        {"epoch": e, "rollout_info/kl_div_mean": 0.01 * e, "rollout_info/kl_coeff": 0} for e in (1, 2)
-    ]
     write(ppo, "rollout_info", rollouts)
     assert [panel.title for panel in arrange_rows(ppo, "mine_")["kl"]] == ["KL to the reference, per token"]
     write(ppo, "rollout_info", [{"epoch": 1, "rollout_info/kl_div_mean": 0.0, "rollout_info/kl_coeff": 0}])
