@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.runs:
             return draw_given_runs(args)
         asked = choose_items(args)
-        print_stages(args, asked)
+        runs_left = print_stages(args, asked)
         if args.check or args.dry_run:
             return 0
         if args.scale == "paper" and asked.study_items:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "above, then draw with --runs, or leave them out with --only"
             )
         with setup_logging(console=True):
-            return run_and_draw(args, asked)
+            return run_and_draw(args, asked, runs_left)
     except (KeyboardInterrupt, StudyInterrupted):
         print(f"interrupted; to go on: {this_command()}", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE

@@ -17,8 +17,8 @@ from common.plan_jobs import exit_code
 from common.schedule import run_jobs
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import Plan, load_plan
-from sft_vs_rft.schedule import INTERRUPT_MESSAGE, make_jobs, read_score
-from sft_vs_rft.summary import describe_groups, print_check, summary
+from sft_vs_rft.schedule import INTERRUPT_MESSAGE, make_jobs
+from sft_vs_rft.summary import print_check, report
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             logger.warning("stopped at once; the same command goes on from the last checkpoints")
             return INTERRUPTED_EXIT_CODE
-        scores = [read_score(outcome) for outcome in outcomes]
-        lines = summary(loaded.plan, loaded.experiments, outcomes, scores)
-        for line in [*lines, *describe_groups(loaded.experiments, outcomes)]:
+        for line in report(loaded, outcomes):
             logger.info("%s", line)
     return exit_code(outcomes)
 

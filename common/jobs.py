@@ -69,9 +69,10 @@ class Job:
     it stands; it asks stop() now and then, and raises Interrupted when that is true and it can be resumed.
     Both are functions of modules, or functools.partial of some, with arguments that can be pickled: a job is
     data that can be sent to another process or machine.
-    imports: the modules that take seconds to import. steps, unit: of its bar. shown: loggers whose lines a
-    user is to see wherever the job is done. silent: no bar and no log lines on the console. log_file: its
-    name after the run's prefix, None = no file. keep_checkpoints: also when the run is finished.
+    imports: the modules that take seconds to import. kind: the same for jobs that take about as long. steps,
+    unit: of its bar. shown: loggers whose lines a user is to see wherever the job is done. silent: no bar and
+    no log lines on the console. log_file: its name after the run's prefix, None = no file. keep_checkpoints:
+    also when the run is finished.
     """
 
     label: str
@@ -83,6 +84,7 @@ class Job:
     imports: tuple[str, ...] = ()
     steps: int = 1
     unit: str = "epoch"
+    kind: str = ""
     shown: tuple[str, ...] = ()
     silent: bool = False
     log_file: str | None = "log.txt"

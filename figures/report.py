@@ -22,6 +22,7 @@ BADGES: dict[Outcome, tuple[str, str]] = {  # class in the style sheet, text
     "fails": ("fails", "\N{BALLOT X} fails"),
     "not tested": ("not", "\N{EN DASH} not tested"),
 }
+NARROW = "_narrow.png"  # ends the name of a picture that takes another's place on a phone
 SUFFIXES = ("pdf", "png", "csv", "tex", "md", "json")
 
 
@@ -68,6 +69,7 @@ def render(title: str, intro: str, items: Sequence[Item], verdicts: Sequence[Ver
             paper=PAPER,
             marks=MARKS,
             embed=embed,
+            NARROW=NARROW,
             files=_files,
             relative=lambda file: Path(os.path.relpath(file, folder)).as_posix(),
             origin=_origin(items),

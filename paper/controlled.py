@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from common.arguments import this_command
 from common.config import ConfigError
 from common.identity import finished_runs
+from common.jobs import JobKey
+from common.outlook import Series
 from common.plan_jobs import exit_code
 from common.run_dir import RunInfo, read_run
 from common.schedule import run_jobs
@@ -144,6 +146,7 @@ def estimate_minutes(config: ExperimentConfig) -> float:
 
 def run_and_draw(args: argparse.Namespace, items: Sequence[str], plans: Sequence[PlanOfItem]) -> int:
     """Run the plans, skipping what is finished, and draw each asked item as soon as its runs are there."""
+    here: set[JobKey] = set()  # the items share their pretraining
     for item in items:
         if item == "theory":
             draw_theory(args)
@@ -154,7 +157,10 @@ def run_and_draw(args: argparse.Namespace, items: Sequence[str], plans: Sequence
             for notice in loaded.notices:
                 logger.info("%s", notice)
             outcomes = run_jobs(
-                loaded.plan, make_jobs(loaded.experiments), interrupt_message=INTERRUPT_MESSAGE
+                loaded.plan,
+                make_jobs(loaded.experiments),
+                interrupt_message=INTERRUPT_MESSAGE,
+                series=Series(here=here),
             )
             for experiment, outcome in zip(loaded.experiments, outcomes, strict=True):
                 if not outcome.is_done:

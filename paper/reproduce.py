@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from common.workers import preload
 from paper import controlled, text_study
-from paper.gpu_hours import format_table
+from paper.gpu_hours import Stage, format_table
 
 if TYPE_CHECKING:
     from figures.report import Item
@@ -22,7 +22,8 @@ _NO_DOWNLOAD = (
 INTRO = {
     "laptop": f"{_NO_DOWNLOAD}Small models; what holds here need not hold at the paper's scale.",
     "smoke": f"{_NO_DOWNLOAD}Models that were trained for seconds, few inputs and updates: this page shows "
-    "that everything runs; its claims are of no weight, held or not.",
+    "that everything runs. Its numbers are of no weight, and no claim but the theory's is "
+    "tested at this scale.",
     "paper": "Data, models and settings of the paper.",
 }
 ITEMS = [*text_study.ITEMS, *controlled.FIGURE3_ITEMS, "theory"]
@@ -89,20 +90,28 @@ def choose_items(args: argparse.Namespace) -> Asked:
     return Asked(text_study.asked_items(args.only), controlled_items, controlled.choose_plans(args))
 
 
-def print_stages(args: argparse.Namespace, asked: Asked) -> None:
-    """What would run, with sizes and times; a mistake in any of it is found here, before the first stage."""
+def print_stages(args: argparse.Namespace, asked: Asked) -> int:
+    """What would run, with sizes and times; a mistake in any of it is found here, before the first stage.
+
+    Returns how many runs of the text study are left.
+    """
+    study_stages: list[Stage] = []
     stages = controlled.stages(asked.controlled_items, asked.plans)
     if args.scale == "paper":
         for line in text_study.paper_commands(asked.study_items):
             print(line)
     elif asked.study_items:
-        stages += text_study.stages(args.scale, asked.study_items, args.seeds, args.jobs)
-    if stages:
+        study_stages = text_study.stages(args.scale, asked.study_items, args.seeds, args.jobs)
+    if stages := stages + study_stages:
         print(f"{args.scale} scale, times on two cores without a GPU:", *format_table(stages), sep="\n")
+    return sum(stage.runs for stage in study_stages)
 
 
-def run_and_draw(args: argparse.Namespace, asked: Asked) -> int:
-    """The controlled experiments first, which take minutes, then the study, then the page."""
+def run_and_draw(args: argparse.Namespace, asked: Asked, runs_left: int) -> int:
+    """The controlled experiments first, which take minutes, then the study, then the page.
+
+    runs_left: of the study, see `print_stages`.
+    """
     folder = args.output_dir / args.scale
     if args.jobs > 1 and asked.study_items:
         modules = text_study.list_study_imports(text_study.study_for(args.scale, asked.study_items))
@@ -117,7 +126,7 @@ def run_and_draw(args: argparse.Namespace, asked: Asked) -> int:
     drawn: list[Item] = []
     results = Results()
     if asked.study_items:
-        drawn, results = text_study.run_and_draw(args, folder)
+        drawn, results = text_study.run_and_draw(args, folder, runs_left)
         for item in drawn:
             for stem in item.stems:
                 print(f"{item.name}: {stem}.*")

@@ -46,6 +46,7 @@ _PANELS: dict[str, list[tuple[str, str, str | None, bool]]] = {
         ("gradient norm, before clipping", "grad_norm", None, True),
     ],
 }
+NOTHING_IF_ZERO = ("kl",)  # pictures whose panels are left out where they are 0 all along
 # Panels of several curves: title, label -> key and look. Of inputs with two texts or more in the last
 # iterations; the classes have the colours that they have in a diagnosis.
 _SIGNAL: list[tuple[str, dict[str, tuple[str, int]]]] = [
@@ -103,7 +104,10 @@ def arrange_rows(path: Path, prefix: str = "") -> dict[str, list[Panel]]:
     pictures: dict[str, list[Panel]] = {}
     for name, wanted in _PANELS.items():
         for title, key, band, log in wanted:
-            if (curve := _make_curve(rows, key, band=band)).points:
+            curve = _make_curve(rows, key, band=band)
+            if name in NOTHING_IF_ZERO and all(y == 0 for _, y in curve.points):
+                continue
+            if curve.points:
                 pictures.setdefault(name, []).append(Panel(title, [curve], log=log))
     for title, keys in _SIGNAL:
         curves = [_make_curve(rows, key, label, look) for label, (key, look) in keys.items()]

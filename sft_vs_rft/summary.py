@@ -13,6 +13,7 @@ from common.jobs import Outcome
 from common.plan_jobs import describe_outcomes, group_by_setting, mean_and_std
 from common.run_dir import read_metrics
 from sft_vs_rft.plan import Experiment, LoadedPlan, Plan, describe_steps
+from sft_vs_rft.schedule import read_score
 
 OBJECTIVE = re.compile(r"\b(loss|objective)\b")  # in the name of a metric that each method has its own of
 GROUPS = {"small": "reward small reward std", "large": "reward large reward std"}
@@ -27,6 +28,12 @@ def print_check(loaded: LoadedPlan) -> None:
     for experiment in loaded.experiments:
         print(f"\n{experiment.name}: {describe_steps(experiment.config)}")
         print(json.dumps(experiment.config.model_dump(), indent=2))
+
+
+def report(loaded: LoadedPlan, outcomes: Sequence[Outcome]) -> list[str]:
+    """All lines about a plan that has ended."""
+    lines = summary(loaded.plan, loaded.experiments, outcomes, [read_score(outcome) for outcome in outcomes])
+    return lines + describe_groups(loaded.experiments, outcomes)
 
 
 def summary(
