@@ -5,13 +5,17 @@ It is `rft-diagnose` (rft_diagnose/cli.py), and what takes a model: texts sample
 
 from __future__ import annotations
 
+from common import process
+
+if __name__ == "__main__":
+    process.begin()  # before the imports that take seconds
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import process
 from common.arguments import resume_command
 from common.config import add_config_arguments, describe_fields
 from common.console import setup_logging

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from common import process
+
+if __name__ == "__main__":
+    process.begin()  # before the imports that take seconds
+
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import process
 from common.config import ConfigError, add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError

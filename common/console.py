@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from common.process import INTERRUPTED_EXIT_CODE, exit_at_once, raise_interrupt
+
 if TYPE_CHECKING:
     _TqdmBase = tqdm[Any]
 else:
@@ -28,6 +30,18 @@ Report = Callable[[float, float, str], None]  # steps done, of how many, how it 
 CONSOLE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 FILE_FORMAT = "%(asctime)sZ %(levelname)s %(name)s %(message)s"
 
+__all__ = [
+    "INTERRUPTED_EXIT_CODE",
+    "Progress",
+    "Report",
+    "StopRequest",
+    "bars_reported",
+    "console_silenced",
+    "is_ours",
+    "progress",
+    "setup_logging",
+    "stop_request",
+]
 logger = logging.getLogger(__name__)
 
 
@@ -223,9 +237,6 @@ def _is_ours_or_serious(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or is_ours(record)
 
 
-INTERRUPTED_EXIT_CODE = 130
-
-
 class StopRequest:
     """`requested` turns True with the first signal. at_once: nothing is to be waited for any more."""
 
@@ -252,4 +263,5 @@ def stop_request(message: str) -> Iterator[StopRequest]:
         yield request
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # Work has begun: what is still to do cleans up behind itself.
+            signal.signal(number, raise_interrupt if handler is exit_at_once else handler)

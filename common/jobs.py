@@ -18,6 +18,7 @@ from typing import Any, Literal
 from common.console import INTERRUPTED_EXIT_CODE, console_silenced, setup_logging
 from common.errors import Interrupted, UserError
 from common.identity import open_or_create
+from common.process import work_begins
 from common.run_dir import MANIFEST, RunDir, read_run
 
 logger = logging.getLogger(__name__)
@@ -185,6 +186,7 @@ def ending(
     error. None = the caller says how to go on. label: what an error's line begins with.
     """
     end = Ending()
+    work_begins()
     before = _sizes(run, kept)
     _record(run, status="running", error=None)
     try:

@@ -35,6 +35,7 @@ from common.files import (
     remove_temporary_files,
     sync,
 )
+from common.process import just_made
 
 MANIFEST, CONFIG, METRICS = "manifest.json", "config.json", "metrics.jsonl"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
@@ -86,7 +87,7 @@ class RunDir:
         folder; recorded in the manifest. Raises RunError if `name` cannot be the name of a directory, or the
         prefix begin one.
         """
-        if not name or Path(name).name != name:
+        if not name or Path(name).name != name or "\0" in name:
             raise RunError(f"{name!r} cannot name a run directory: it must not be empty or hold '/'")
         if Path(prefix + CONFIG).name != prefix + CONFIG:
             raise RunError(f"{prefix!r} cannot begin the names of a run's files: it must not hold '/'")
@@ -229,6 +230,7 @@ def _make_run_directory(base: Path, name: str) -> Path:
         except FileExistsError:
             n += 1
             path = base / f"{stem}_{n}"
+    just_made(path)
     sync(base)
     return path
 
