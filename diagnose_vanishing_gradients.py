@@ -20,6 +20,7 @@ from common.arguments import resume_command
 from common.config import add_config_arguments, describe_fields
 from common.console import setup_logging
 from common.errors import UserError
+from common.output import check_output_folder
 from common.run_dir import RunDir
 from rft_diagnose import cli
 from rft_diagnose.advice import ConditionError, parse_condition
@@ -115,7 +116,7 @@ def sample(args: argparse.Namespace) -> Path | int:
     check_components(args.config_path, config)
     from rl4lms.extract import run_extraction
 
-    args.output_path.mkdir(parents=True, exist_ok=True)
+    check_output_folder(args.output_path, "--output_path")
     with RunDir.create(args.output_path, config.run_name(), resolved(config), {"job": "extraction"}) as run:
         resume = f"{resume_command(EXTRACT_RUNNER, run.path)}, then give its .pt to this check"
         result = run_extraction(config, run, resume)

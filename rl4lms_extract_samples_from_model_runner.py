@@ -18,6 +18,8 @@ from common.arguments import add_run_arguments, check_run_arguments, config_of_r
 from common.config import describe_fields
 from common.console import setup_logging
 from common.errors import UserError
+from common.output import check_output_folder
+from common.plots import optional_drawing
 from common.run_dir import RunDir
 from rl4lms.config import ExtractConfig, check_components, check_report, load_extract_config, resolved
 
@@ -66,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run = RunDir.open(args.resume)
         else:  # named as the released code names its results
             name = config.run_name(args.output_file_suffix)
+            check_output_folder(args.output_path, "--output_path")
             run = RunDir.create(args.output_path, name, resolved(config), {"job": "extraction"})
     except UserError as error:
         print(error, file=sys.stderr)
@@ -81,8 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return result
         for line in describe(summarise(result.rewards.double().numpy()), result.reward):
             logger.info("%s", line)
-        picture = save_scatter(result.path, result.reward)
-        logger.info("results: %s, %s, %s", result.path, result.csv, picture)
+        files = [result.path, result.csv]
+        with optional_drawing(run.path.with_name(f"{run.path.name}_scatter.png")):
+            files.append(save_scatter(result.path, result.reward))
+        logger.info("results: %s", ", ".join(map(str, files)))
     return 0
 
 

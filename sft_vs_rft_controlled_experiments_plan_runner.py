@@ -16,6 +16,7 @@ from pathlib import Path
 from common.config import add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
+from common.output import check_output_folder
 from common.plan_jobs import exit_code
 from common.schedule import run_jobs
 from sft_vs_rft.config import ExperimentConfig
@@ -57,12 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_file = choose_log_file(parser, args)
     try:
         loaded = load_plan(args.plan_config_path, args.overrides)
+        if args.check:
+            print_check(loaded)
+            return 0
+        for folder in sorted({experiment.config.outputs_dir for experiment in loaded.experiments}):
+            check_output_folder(Path(folder), "outputs_dir")
+        if log_file is not None:
+            check_output_folder(args.log_dir, "--log_dir")
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    if args.check:
-        print_check(loaded)
-        return 0
     console = not args.disable_console_log
     with setup_logging(console=console, log_file=log_file):
         for notice in loaded.notices:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from common.output import writing
 from common.run_dir import CONFIG, LOCK, MANIFEST, RunBusyError, RunDir, RunInfo, find_runs
 
 IDENTITY = "identity"  # of the manifest
@@ -77,7 +78,8 @@ def open_or_create(
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Within the block no other process is in such a block for the same folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # Some network file systems lock no folders.

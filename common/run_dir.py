@@ -35,6 +35,7 @@ from common.files import (
     remove_temporary_files,
     sync,
 )
+from common.output import OutputError, writing
 from common.process import just_made
 
 MANIFEST, CONFIG, METRICS = "manifest.json", "config.json", "metrics.jsonl"
@@ -116,9 +117,10 @@ class RunDir:
         read_run(path)
         lock = _acquire(path)
         try:
-            remove_temporary_files(path)
-            for file in path.glob("*.jsonl"):
-                drop_torn_line(file)
+            with writing(path):
+                remove_temporary_files(path)
+                for file in path.glob("*.jsonl"):
+                    drop_torn_line(file)
             run = read_run(path)  # Again: it may have changed before the lock was ours.
         except BaseException:
             _release(lock)
@@ -220,14 +222,18 @@ def _now() -> str:
 
 
 def _make_run_directory(base: Path, name: str) -> Path:
-    base.mkdir(parents=True, exist_ok=True)
+    with writing(base):
+        base.mkdir(parents=True, exist_ok=True)
     stem = f"{name}_{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}"
     path, n = base / stem, 1
     while True:
         try:
-            path.mkdir()
+            with writing(path):
+                path.mkdir()
             break
-        except FileExistsError:
+        except OutputError as error:
+            if not isinstance(error.__cause__, FileExistsError):
+                raise
             n += 1
             path = base / f"{stem}_{n}"
     just_made(path)
@@ -237,7 +243,8 @@ def _make_run_directory(base: Path, name: str) -> Path:
 
 def _acquire(path: Path) -> int:
     """Lock a run directory until `_release` or the end of the process, however it ends."""
-    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    with writing(path):
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -249,8 +256,13 @@ def _acquire(path: Path) -> int:
             f"run directory {path} is in use by a running process (pid {holder}): wait for it, or stop it"
         )
         raise RunBusyError(message) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    try:
+        with writing(path):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except OutputError:
+        _release(lock)
+        raise
     return lock
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.plots import optional_drawing
 from common.run_dir import RunDir, load_checkpoint, read_metrics
 from common.tracking import Tracker, WandbSettings
 from sft_vs_rft.config import ExperimentConfig, start_checkpoint
@@ -202,8 +203,9 @@ def _draw_regularly(
 
 
 def _draw(config: ExperimentConfig, run: RunDir) -> None:
-    if config.save_metric_plots and (rows := read_metrics(run.path)):
-        save_metric_plots(rows, run.path / "plots")
+    with optional_drawing(run.path / "plots"):
+        if config.save_metric_plots and (rows := read_metrics(run.path)):
+            save_metric_plots(rows, run.path / "plots")
 
 
 # The start

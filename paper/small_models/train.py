@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.optimization import Adafactor
 
 from common.errors import UserError
+from common.plots import optional_drawing
 from common.run_dir import RunDir, load_checkpoint
 from common.seeding import derive_seed, isolated_rng
 from paper.small_models.config import PretrainConfig, model_folder
@@ -102,7 +103,9 @@ def pretrain(
         if saved or stop:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             run.delete_checkpoints(keep=[run.save_checkpoint(state, step)])
-            save_loss_plot(rows.read(), run.path / "plots" / "loss.png", config.name)
+            picture = run.path / "plots" / "loss.png"
+            with optional_drawing(picture):
+                save_loss_plot(rows.read(), picture, config.name)
         report(step, status)
         if stop and not last:
             raise TrainingInterrupted
