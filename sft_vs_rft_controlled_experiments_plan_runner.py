@@ -20,6 +20,7 @@ from common.output import check_output_folder
 from common.plan_jobs import exit_code
 from common.schedule import run_jobs
 from sft_vs_rft.config import ExperimentConfig
+from sft_vs_rft.npz_labels import check_npz_files
 from sft_vs_rft.plan import Plan, load_plan
 from sft_vs_rft.plan_log import add_log_arguments, choose_log_file
 from sft_vs_rft.schedule import INTERRUPT_MESSAGE, make_jobs, read_score
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_file = choose_log_file(parser, args)
     try:
         loaded = load_plan(args.plan_config_path, args.overrides)
+        check_npz_files(experiment.config for experiment in loaded.experiments)
         if args.check:
             print_check(loaded)
             return 0

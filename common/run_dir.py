@@ -7,19 +7,17 @@ can be opened again. Only files of rows (`metrics.jsonl`) grow in place; see `co
 from __future__ import annotations
 
 import fcntl
-import functools
 import json
 import logging
 import os
-import platform
 import re
-import subprocess
 import sys
+import textwrap
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +35,10 @@ from common.files import (
 )
 from common.output import OutputError, writing
 from common.process import just_made
+from common.provenance import provenance
 
 MANIFEST, CONFIG, METRICS = "manifest.json", "config.json", "metrics.jsonl"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
-RECORDED_PACKAGES = ("torch", "numpy", "transformers", "datasets", "scikit-learn", "matplotlib")
 _CHECKPOINT = re.compile(r"epoch_(\d+)\.pt")
 
 logger = logging.getLogger(__name__)
@@ -323,6 +321,30 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     return state
 
 
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a checkpoint's content is taken over into an error about its file."""
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"{path} is no checkpoint to go on from: it has no {error}") from error
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        reason = textwrap.shorten(str(error) or type(error).__name__, 300)
+        raise CheckpointError(f"{path} does not fit this run: {reason}") from error
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raises ValueError: what a torch optimizer has loaded is not of the shapes of its weights."""
+    for group in optimizer.param_groups:
+        for number, parameter in enumerate(group["params"]):
+            for name, value in optimizer.state.get(parameter, {}).items():
+                shape, wanted = list(getattr(value, "shape", [])), list(parameter.shape)
+                if name.startswith("exp_avg") and "_sq_" not in name and shape != wanted:
+                    raise ValueError(
+                        f"the optimizer's {name} of weight {number} is {shape}, must be {wanted}"
+                    )
+
+
 def checkpoints_in(directory: Path) -> list[Path]:
     """The checkpoints in a directory, oldest epoch first."""
     matches = [(_CHECKPOINT.fullmatch(path.name), path) for path in directory.glob("epoch_*.pt")]
@@ -353,44 +375,3 @@ def _older_hint(path: Path) -> str:
     if intact is None:
         return ". There is no intact older checkpoint beside it: run that experiment anew"
     return f". {intact} is older and intact: delete the corrupt file to continue from there"
-
-
-def provenance() -> dict[str, Any]:
-    """Say what produced a run: `versions`, `commit` and `dirty` (None outside a git checkout), `platform`."""
-    commit, dirty = _git_state()
-    system = {"system": platform.system(), "release": platform.release(), "machine": platform.machine()}
-    return {
-        "versions": dict(_versions()),
-        "commit": commit,
-        "dirty": dirty,
-        "platform": {**system, "cpu_count": os.cpu_count()},
-    }
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-@functools.cache  # The code that runs is the code that was there when the process started.
-def _git_state() -> tuple[str | None, bool | None]:
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None, None
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        changes = _git(root, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    return commit, bool(changes)
-
-
-def _git(root: Path, *args: str) -> str:
-    command = ["git", "-C", str(root), *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
