@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_file = choose_log_file(parser, args)
     try:
         loaded = load_plan(args.plan_config_path, args.overrides)
-        check_npz_files(experiment.config for experiment in loaded.experiments)
+        check_npz_files([experiment.config for experiment in loaded.experiments], readable=args.check)
         if args.check:
             print_check(loaded)
             return 0

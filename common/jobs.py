@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from common.console import INTERRUPTED_EXIT_CODE, console_silenced, setup_logging
 from common.errors import Interrupted, UserError
-from common.identity import open_or_create
+from common.identity import RunIndex, open_or_create
 from common.output import output_error
 from common.process import work_begins
 from common.run_dir import MANIFEST, RunDir, read_run
@@ -95,13 +95,15 @@ class Job:
         return self.folder, self.identity
 
 
-def prepare(job: Job, earlier: Sequence[Path], place: Place, fresh: bool = False) -> Path | Outcome:
+def prepare(
+    job: Job, earlier: Sequence[Path], place: Place, fresh: bool = False, index: RunIndex | None = None
+) -> Path | Outcome:
     """The job's run directory: that of an earlier try unless `fresh`, or a new one; or why it cannot be done.
 
-    earlier: runs of the jobs in `job.after`.
+    earlier: runs of the jobs in `job.after`. index: of the job's folder.
     """
     try:
-        run, _ = open_or_create(job.folder, job.identity, lambda: job.create(earlier, place), fresh)
+        run, _ = open_or_create(job.folder, job.identity, lambda: job.create(earlier, place), fresh, index)
     except Exception as error:
         return Outcome("failed", error=str(error))
     with run:

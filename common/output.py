@@ -17,7 +17,7 @@ _REASONS = {
     errno.EROFS: "it is on a read-only file system",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
-    errno.ENAMETOOLONG: "its name is too long",
+    errno.ENAMETOOLONG: "File name too long",
     errno.ELOOP: "a link on the way to it leads back to itself",
     errno.EFBIG: "the file would be larger than this user may write",
     errno.EIO: "the disk reports an error",

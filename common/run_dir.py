@@ -212,7 +212,12 @@ def find_runs(base: Path) -> list[RunInfo]:
             runs.append(read_run(path))
         except RunError as error:
             logger.debug("skipped %s: %s", path, error)
-    return sorted(runs, key=lambda run: (str(run.manifest.get("created", "")), run.path.name))
+    return sorted(runs, key=age)
+
+
+def age(run: RunInfo) -> tuple[str, str]:
+    """Sort key of runs, oldest first."""
+    return str(run.manifest.get("created", "")), run.path.name
 
 
 def _now() -> str:

@@ -39,7 +39,7 @@ def in_the_way(folder: Path) -> dict[str, tuple[Path, str]]:
             f"{folder / 'link'} is a link to {folder / 'gone'}, which does not exist",
         ),
         "a loop": (folder / "loop" / "x", "a link on the way to it leads back to itself"),
-        "a long name": (folder / ("x" * 300), "its name is too long"),
+        "a long name": (folder / ("x" * 300), "File name too long"),
         "no file system": (Path("/proc/x"), ""),
     }
 
