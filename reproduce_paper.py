@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from common import process
+
+if __name__ == "__main__":
+    process.begin()  # before the imports that take seconds
+
 import argparse
 import sys
 from collections.abc import Sequence
 
-from common import process
 from common.arguments import this_command
 from common.config import add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging

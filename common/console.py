@@ -11,12 +11,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
+
+from common.output import explain, writing
+from common.process import INTERRUPTED_EXIT_CODE, exit_at_once, raise_interrupt
 
 if TYPE_CHECKING:
     _TqdmBase = tqdm[Any]
@@ -30,6 +33,18 @@ FILE_FORMAT = "%(asctime)sZ %(levelname)s %(name)s %(message)s"
 
 UNPACED = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
+__all__ = [
+    "INTERRUPTED_EXIT_CODE",
+    "Progress",
+    "Report",
+    "StopRequest",
+    "bars_reported",
+    "console_silenced",
+    "is_ours",
+    "progress",
+    "setup_logging",
+    "stop_request",
+]
 logger = logging.getLogger(__name__)
 
 
@@ -45,8 +60,9 @@ def setup_logging(console: bool, log_file: Path | None = None, level: int = logg
     if console and not any(isinstance(handler, _ConsoleHandler) for handler in root.handlers):
         handlers.append(_ConsoleHandler())
     if log_file is not None and not any(_writes_to(handler, log_file) for handler in root.handlers):
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(_file_handler(log_file))
+        with writing(log_file):
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(_file_handler(log_file))
     if not console:
         handlers.append(logging.NullHandler())  # Without any handler, Python prints warnings on stderr.
 
@@ -228,8 +244,26 @@ class _ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
+class _FileHandler(logging.FileHandler):
+    """Says once, on stderr, that its file cannot be written: on a full disk each line was a traceback."""
+
+    _has_said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._has_said:
+            self._has_said = True
+            tqdm.write(explain(Path(self.baseFilename), error), file=sys.stderr)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written before
+            super().close()
+
+
 def _file_handler(path: Path) -> logging.FileHandler:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _FileHandler(path, encoding="utf-8")
     formatter = logging.Formatter(FILE_FORMAT, "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
@@ -251,9 +285,6 @@ def is_ours(record: logging.LogRecord) -> bool:
 
 def _is_ours_or_serious(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or is_ours(record)
-
-
-INTERRUPTED_EXIT_CODE = 130
 
 
 class StopRequest:
@@ -282,4 +313,5 @@ def stop_request(message: str) -> Iterator[StopRequest]:
         yield request
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # Work has begun: what is still to do cleans up behind itself.
+            signal.signal(number, raise_interrupt if handler is exit_at_once else handler)

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from common.console import progress, stop_request
-from common.identity import finished_runs, remove_incomplete_runs
+from common.identity import RunIndex, finished_runs, remove_incomplete_runs
 from common.jobs import Job, JobKey, Outcome, Place, prepare
 from common.outlook import Running, Series, show_outlook
 from common.plan import PlanSettings
@@ -52,8 +53,11 @@ def run_jobs(
     series = series or Series()
     outcomes: dict[JobKey, Outcome] = {}
     finished: dict[Path, dict[str, Path]] = {}  # by an earlier plan: folder -> identity -> run
+    indexes: dict[Path, RunIndex] = {}
 
     def add_jobs(jobs: Sequence[Job]) -> None:
+        if not jobs:
+            return
         known = {job.key for job in asked}
         new = {job.key: job for job in jobs[::-1] if job.key not in known}  # the first of the same work
         known |= new.keys()
@@ -63,6 +67,7 @@ def run_jobs(
         for job in [job for job in jobs if new.get(job.key) is job]:
             if job.folder not in finished:
                 remove_incomplete_runs(job.folder)
+                indexes[job.folder] = RunIndex(job.folder)
                 finished[job.folder] = {} if fresh else finished_runs(job.folder)
             if path := finished[job.folder].get(job.identity):
                 if job.key not in series.here:
@@ -75,7 +80,7 @@ def run_jobs(
     def run_job(item: Running, place: Place) -> Outcome:
         job = item.job
         earlier = [run for need in job.after if (run := outcomes[need.key].run) is not None]
-        path = prepare(job, earlier, place, fresh)
+        path = prepare(job, earlier, place, fresh, indexes[job.folder])
         if isinstance(path, Outcome):
             return path
         manifest = read_run(path).manifest
@@ -119,12 +124,15 @@ def run_jobs(
         try:
             while True:
                 while dead := next(
-                    ((job, end) for job in waiting if (end := check_blocked(job, outcomes))), None
+                    ((job, end) for job in waiting if job.after and (end := check_blocked(job, outcomes))),
+                    None,
                 ):
                     waiting.remove(dead[0])
                     end_job(*dead)
-                can_start = free and not stop.requested
-                ready = [job for job in waiting if is_ready(job, outcomes)] if can_start else []
+                can_start = not stop.requested
+                ready = list(
+                    islice((job for job in waiting if is_ready(job, outcomes)), len(free) * can_start)
+                )
                 for job, place in zip(ready, list(free), strict=False):
                     waiting.remove(job)
                     free.remove(place)

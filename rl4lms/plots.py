@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.files import Row, read_rows
-from common.plots import Curve, Panel, save_panels
+from common.plots import Curve, Panel, optional_drawing, save_panels
 from rft_diagnose.style import CURVE_COLORS, house_style
 
 _LOOKS = {"train": 1, "val": 0, "test": 2}
@@ -83,19 +83,21 @@ _SIGNAL: list[tuple[str, dict[str, tuple[str, int]]]] = [
 def draw_training(path: Path, prefix: str = "") -> list[Path]:
     """Draws what the run in `path` has recorded so far; returns the pictures, each written atomically.
 
+    That they cannot be drawn is logged.
     prefix: what the names of its files begin with. Nothing is drawn of what has no row yet.
     """
-    pictures = arrange_rows(path, prefix)
-    folder = path / "plots"
-    if pictures:
-        folder.mkdir(exist_ok=True)
-    # Rows of supervised finetuning count epochs, the others iterations.
-    supervised = any("step" in row for row in _read(path, f"{prefix}training_info.jsonl")[:1])
-    with house_style():
+    drawn, folder = [], path / "plots"
+    with optional_drawing(folder), house_style():
+        pictures = arrange_rows(path, prefix)
+        if pictures:
+            folder.mkdir(exist_ok=True)
+        # Rows of supervised finetuning count epochs, the others iterations.
+        supervised = any("step" in row for row in _read(path, f"{prefix}training_info.jsonl")[:1])
         for name, panels in pictures.items():
             x_label = "epoch" if supervised else "iteration"
             save_panels(folder / f"{name}.png", panels, x_label, CURVE_COLORS)
-    return [folder / f"{name}.png" for name in pictures]
+            drawn.append(folder / f"{name}.png")
+    return drawn
 
 
 def arrange_rows(path: Path, prefix: str = "") -> dict[str, list[Panel]]:

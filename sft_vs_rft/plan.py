@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +41,7 @@ from common.plan import (
     overridden_base,
     too_many,
 )
-from common.run_dir import CheckpointError
+from common.run_dir import CheckpointError, RunInfo, find_runs
 from sft_vs_rft.config import (
     AUTO_CHECKPOINT,
     COSMETIC_FIELDS,
@@ -101,10 +102,11 @@ def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> LoadedPlan:
     number = len(configurations_in(source.data))
     plan, source, located = check_plan(source, overrides, Plan, partial(_targets, number))
 
+    runs_in = functools.cache(find_runs)
     notices: list[str] = []
     configs: list[ExperimentConfig] = []
     for i, configuration in enumerate(plan.configurations):
-        for ((config, notes, problems),) in expand(i, configuration, partial(_make_config, source)):
+        for ((config, notes, problems),) in expand(i, configuration, partial(_make_config, source, runs_in)):
             notices += notes
             located += problems
             if config is not None:
@@ -131,10 +133,13 @@ def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> LoadedPlan:
     return LoadedPlan(plan, experiments, list(dict.fromkeys(notices)))
 
 
+RunFinder = Callable[[Path], list[RunInfo]]
 Draft = tuple[ExperimentConfig | None, list[str], list[Located]]  # config, notices, problems
 
 
-def _make_config(source: Source, choice: Choice, repetition: int, start: Draft | None) -> Draft:
+def _make_config(
+    source: Source, runs_in: RunFinder, choice: Choice, repetition: int, start: Draft | None
+) -> Draft:
     """The config of a choice of options, if it is valid; that of a repetition is the same."""
     fields, notices = dict(choice.values), []
     for name in MEANINGLESS_FIELDS.keys() & fields.keys():
@@ -144,7 +149,7 @@ def _make_config(source: Source, choice: Choice, repetition: int, start: Draft |
     config, faults = validate(ExperimentConfig, fields)
     problems += faults
     if config is not None and not problems:
-        config, problems, notes = _resolve_start(config)
+        config, problems, notes = _resolve_start(config, runs_in)
         notices += notes
     origin: dict[Keys, Keys] = {(): ("configurations", choice.configuration, "base_config")}
     origin |= {(name,): place for name, place in choice.places.items()}
@@ -199,12 +204,14 @@ def format_strings(fields: dict[str, Any]) -> tuple[dict[str, Any], list[Problem
     return formatted, problems
 
 
-def _resolve_start(config: ExperimentConfig) -> tuple[ExperimentConfig, list[Problem], list[str]]:
+def _resolve_start(
+    config: ExperimentConfig, runs_in: RunFinder
+) -> tuple[ExperimentConfig, list[Problem], list[str]]:
     """`auto` replaced by the checkpoint it stands for; an explicit one compared with its own run's config."""
     field = "load_model_from_checkpoint"
     start = config.load_model_from_checkpoint
     if start == AUTO_CHECKPOINT:
-        checkpoint = find_pretraining(config)
+        checkpoint = find_pretraining(config, runs_in)
         if checkpoint is None:
             message = f"'auto' found no finished matching pretraining run under {config.outputs_dir!r}: "
             return config, [Problem(field, message + pretrain_hint(config))], []

@@ -75,7 +75,8 @@ def test_runners_stand_at_the_top():
     assert offences([REPO / f"{name}.py" for name in sorted(RUNNERS)], set(MAY_IMPORT)) == []
 
 
-LONGEST = {name: 90 for name in RUNNERS} | {"diagnose_vanishing_gradients": 150}  # lines
+# Lines; four of them answer Ctrl-C while the others import.
+LONGEST = {name: 95 for name in RUNNERS} | {"diagnose_vanishing_gradients": 154}
 
 
 @pytest.mark.parametrize("runner", sorted(RUNNERS))

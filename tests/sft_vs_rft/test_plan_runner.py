@@ -208,3 +208,13 @@ def test_files_and_folders_beside_the_runs_do_no_harm(tmp_path):
     (tmp_path / "runs" / "folder").mkdir()
     assert run(plan) == 0
     assert len(find_runs(tmp_path / "runs")) == 1
+
+
+@pytest.mark.parametrize("prefix", ["../../x", "/tmp/x", "a/b", "..", "x\n", "x" * 300])
+def test_the_name_of_the_log_stays_in_its_folder(tmp_path, prefix, capsys):
+    plan = write_plan(tmp_path, epochs=1)
+    flags = ["--save_logs", "--log_dir", str(tmp_path / "logs"), "--log_file_name_prefix", prefix]
+    with pytest.raises(SystemExit, match="2"):
+        main(["--plan_config_path", str(plan), *flags])
+    assert f"--log_file_name_prefix becomes part of a file name, got {prefix!r}" in capsys.readouterr().err
+    assert not (tmp_path / "logs").exists()

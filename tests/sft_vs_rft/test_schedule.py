@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_made_fails_its_experiment_alone(tmp_path, caplo
     plan = write_plan(tmp_path, {"experiment_name": ["x" * 300, "x"]})
     assert run(plan) == 1
     assert [run.config["experiment_name"] for run in runs_of(tmp_path)] == ["x"]
-    assert "failed: [Errno 36] File name too long" in caplog.text
+    assert "cannot be written: File name too long" in caplog.text
 
 
 def test_a_mistake_in_the_plan_is_exit_status_2(tmp_path, capsys):
