@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from common.errors import UserError
 from rl4lms.model.generation_config import GenerationSettings
-from rl4lms.model.load import is_seq2seq
+from rl4lms.model.load import decoder_start, is_seq2seq, special_token
 
 # Changes scores [B, V] after input ids [B, t]; applied before temperature and top-k.
 Processor = Callable[[Tensor, Tensor], Tensor]
@@ -77,9 +77,9 @@ def build_generation_config(model: PreTrainedModel, settings: GenerationSettings
         no_repeat_ngram_size=settings.no_repeat_ngram_size,
         repetition_penalty=settings.repetition_penalty,
         eos_token_id=ends or None,
-        pad_token_id=_special_token(model, "pad_token_id", (ends or [0])[0]),
-        decoder_start_token_id=_special_token(model, "decoder_start_token_id"),
-        bos_token_id=_special_token(model, "bos_token_id"),
+        pad_token_id=special_token(model, "pad_token_id", (ends or [0])[0]),
+        decoder_start_token_id=decoder_start(model),
+        bos_token_id=special_token(model, "bos_token_id"),
         **beams,
     )
 
@@ -220,17 +220,10 @@ def forced_start(model: PreTrainedModel) -> int | None:
 
     It counts as a token of the text. As of all constraints on sampling, log-probabilities know nothing of it.
     """
-    return _special_token(model, "forced_bos_token_id") if is_seq2seq(model) else None
+    return special_token(model, "forced_bos_token_id") if is_seq2seq(model) else None
 
 
 def end_tokens(model: PreTrainedModel) -> list[int]:
     """The tokens that end a text; none, one or several."""
-    ends = _special_token(model, "eos_token_id")
+    ends = special_token(model, "eos_token_id")
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
-
-
-def _special_token(model: PreTrainedModel, name: str, default: Any = None) -> Any:
-    for config in (model.generation_config, model.config):
-        if getattr(config, name, None) is not None:
-            return getattr(config, name)
-    return default

@@ -185,6 +185,8 @@ def training_rows(setup: TrainingSetup, model: PreTrainedModel) -> Rows:
     """
     alg, tokenizer = setup.config.alg, setup.tokenizer
     assert isinstance(alg, SupervisedConfig)
+    if getattr(model.config, "pad_token_id", None) is None:  # what ignored labels are to a decoder
+        model.config.pad_token_id = tokenizer.pad_token_id
     limit = min(tokenizer.model_max_length, max_positions(model) or _NO_LIMIT)
     _choose_target_language(tokenizer, forced_start(model))
     rows = Rows(
