@@ -82,7 +82,8 @@ LONGEST = {name: 95 for name in RUNNERS} | {"diagnose_vanishing_gradients": 154}
 @pytest.mark.parametrize("runner", sorted(RUNNERS))
 def test_a_runner_parses_loads_checks_opens_and_calls(runner):
     """And no more: what else there is to do has a room of its own."""
-    assert len((REPO / f"{runner}.py").read_text().splitlines()) <= LONGEST[runner]
+    lines = (REPO / f"{runner}.py").read_text().splitlines()
+    assert len([line for line in lines if line.strip()]) <= LONGEST[runner]
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)

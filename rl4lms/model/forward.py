@@ -153,9 +153,9 @@ def _encoded(model: PreTrainedModel, arguments: dict[str, Tensor]) -> Tensor:
 
 def _decoder_ids(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     """The decoder's input [B, T]: the responses, one to the right."""
-    responses = sequences.response_ids
-    start = responses.new_full((len(responses), 1), decoder_start(model))
-    return torch.cat([start, responses[:, :-1]], 1)
+    responses, start = sequences.response_ids, decoder_start(model)
+    assert start is not None  # of a seq2seq model
+    return torch.cat([responses.new_full((len(responses), 1), start), responses[:, :-1]], 1)
 
 
 def _padded_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

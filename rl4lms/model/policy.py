@@ -26,7 +26,7 @@ from rl4lms.model.forward import (
     token_logits,
 )
 from rl4lms.model.generation_config import GenerationSettings
-from rl4lms.model.load import decoder_start, is_seq2seq, load_model, special_token
+from rl4lms.model.load import decoder_start, load_model, special_token
 from rl4lms.model.sampling import Processor, generate_ids, sampled_logits
 from rl4lms.model.source import Kind, ModelSourceError
 
@@ -184,8 +184,8 @@ def try_states(model: PreTrainedModel) -> int:
     try:
         forward = padded(model, sequences, rows, columns)
         logits, states = compute_logits(model, forward), compute_states(model, forward)
-        if is_seq2seq(model):
-            decoder_ids = torch.cat([ids.new_full((1, 1), decoder_start(model)), response[:, :1]], 1)
+        if (start := decoder_start(model)) is not None:  # seq2seq
+            decoder_ids = torch.cat([ids.new_full((1, 1), start), response[:, :1]], 1)
             expected = model(input_ids=prompt, decoder_input_ids=decoder_ids).logits[0]
         else:
             expected = model(input_ids=torch.cat([prompt, response[:, :1]], 1)).logits[0]
