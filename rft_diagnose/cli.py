@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rft_diagnose.advice import NAMES, Condition, ConditionError, advise, holds, parse_condition, read_value
 from rft_diagnose.compare import Comparison, compare, relabelled
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _log_on_console():
             summary = check(args, args.inputs)
     except (DiagnosisError, ConditionError) as error:
-        print(error, file=sys.stderr)
+        say(str(error), sys.stderr)
         return 2
     return exit_status(conditions, summary)
 
@@ -251,14 +251,14 @@ def _check(
         last = f"report: {folder / REPORT}; also inputs.csv, summary.json, pictures{extra}"
     else:
         last = f"results in {folder}: inputs.csv, summary.json{extra}"
-    say("\n".join([*terminal_lines(findings), last]))
+    say("\n".join([*terminal_lines(findings), last]), sys.stdout)
     return summary
 
 
-def say(text: str) -> None:
+def say(text: str, stream: TextIO) -> None:
     """Print to the terminal, what it cannot write as escapes."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    encoding = stream.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 def _command() -> str:

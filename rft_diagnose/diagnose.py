@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from rft_diagnose.classes import CLASSES, ERROR_RATE, Inputs, dead_needs, describe_inputs
 from rft_diagnose.errors import DiagnosisError, listed
 from rft_diagnose.groups import (
+    LARGEST,
     Floats,
     Groups,
     Ints,
@@ -184,6 +185,9 @@ def _floats(values: ArrayLike, name: str) -> Floats:
         raise DiagnosisError(f"{name} must be numbers: {error}") from error
     if np.isinf(array).any():
         raise DiagnosisError(f"{name}: number {int(np.isinf(array).argmax()):,} (from 0) is infinite")
+    if (np.abs(array) > LARGEST).any():
+        place = int((np.abs(array) > LARGEST).argmax())
+        raise DiagnosisError(f"{name}: number {place:,} (from 0) is too large: {array.flat[place]:g}")
     return array
 
 

@@ -13,6 +13,7 @@ from rft_diagnose.statistics import NEAR_OPTIMAL_MEAN, Floats
 
 Ints = NDArray[np.int64]
 
+LARGEST = 1e60  # of a reward: sums of its fourth powers are numbers, too
 RARE = 0.001  # at each end the share of the rewards that may be mistakes, or at least one reward
 FEWEST = 20  # rewards below which none is taken for a mistake
 # A mistake lies beyond the others by more than so many times their range. At the upper end it may be a rare

@@ -41,7 +41,7 @@ POSITIONS = re.compile(
 # Columns that name the reward function or filter that a row is of, where each has a row of its own.
 _JUDGES = (
     "filter|metric|func|function|scorer|grader|judge|criterion|criteria|component|aspect|variable|rubric|"
-    "verifier|evaluator|measure|dimension"
+    "verifier|evaluator|measure|dimension|rater|annotator|reviewer"
 )
 KINDS = re.compile(
     rf"(.*[^a-z])?({_JUDGES})s?([^a-z](name|id|type|kind|key|fn))?"

@@ -13,7 +13,7 @@ import numpy as np
 from rft_diagnose.columns import Choose, Encoded, Part, Wanted, numbers, values_at
 from rft_diagnose.errors import ColumnsError, DiagnosisError, listed
 from rft_diagnose.formats import read_columns
-from rft_diagnose.groups import Floats, Ints
+from rft_diagnose.groups import LARGEST, Floats, Ints
 from rft_diagnose.names import Chosen, Columns, choose_columns
 
 
@@ -148,6 +148,10 @@ def join_numbers(sources: Sequence[Source], name: str) -> Floats:
     if np.isinf(values).any():
         where, row = place(int(np.isinf(values).argmax()), sources)
         raise DiagnosisError(f"{where}: {name!r} is infinite in row {row:,}")
+    if (np.abs(values) > LARGEST).any():
+        number = int((np.abs(values) > LARGEST).argmax())
+        where, row = place(number, sources)
+        raise DiagnosisError(f"{where}: {name!r} in row {row:,} is too large: {values[number]:g}")
     return values
 
 

@@ -79,11 +79,11 @@ def read_separated(path: Path, where: str, separator: str, choose: Choose) -> Pa
             distinct = list(dict.fromkeys(names))
             wanted = choose(distinct, lambda name: read_as_numbers(row[places[name]] for row in first))
             reject_repeated(names, wanted, where)
-            is_ours = is_own(names)
+            is_defused = is_own(names)
 
             def getter(name: str) -> Callable[[list[str]], str]:
                 get = operator.itemgetter(places[name])
-                return (lambda row: _restore(get(row))) if is_ours else get
+                return (lambda row: _restore(get(row))) if is_defused else get
 
             part = collect(itertools.chain(first, rows), wanted, getter)
     finally:

@@ -230,11 +230,12 @@ def test_two_columns_of_one_name_are_refused_where_they_matter(tmp_path):
         ("1" + "0" * 400, "'reward' must hold numbers, row 2 holds 1"),
         (HUGE, "'reward' is infinite in row 2"),
         ("1e999", "'reward' is infinite in row 2"),
+        ("-1e200", "'reward' in row 2 is too large: -1e+200"),
         ("[" * 100_000, "line 2 is not JSON: it is nested too deeply"),
         ("[" * 300 + "]" * 300, "'reward' must hold numbers, holds list"),
         ('"x"', "'reward' must hold numbers, row 2 holds 'x'"),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_rewards_that_are_no_numbers(tmp_path, reward, message):
     rows = ["1", reward, "0"]

@@ -142,9 +142,8 @@ def test_a_log_of_trl_and_a_clean_exit(tmp_path, capsys):
     both = "accuracy_reward + format_reward"
     assert list(content["rewards"]) == [both, "accuracy_reward", "format_reward"]
     assert "recognised as completions logged by TRL" in content["notes"][0]
-    assert (output / "over_time.png").exists() and len(
-        content["rewards"]["accuracy_reward"]["over_time"]
-    ) == 3
+    assert (output / "over_time.png").exists()
+    assert len(content["rewards"]["accuracy_reward"]["over_time"]) == 3
     assert "accuracy_reward: mean" in capsys.readouterr().out
 
 
