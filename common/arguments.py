@@ -23,16 +23,24 @@ def add_run_arguments(parser: argparse.ArgumentParser, configs: str) -> None:
 
 
 def check_run_arguments(
-    parser: argparse.ArgumentParser, args: argparse.Namespace, fixed: Sequence[str] = ()
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    fixed: Sequence[str] = (),
+    changeable: Sequence[str] = (),
 ) -> None:
-    """End with status 2 unless one of config and run is given, and --set and `fixed` flags with a config."""
+    """End with status 2 unless one of config and run is given, and --set and `fixed` flags with a config.
+
+    changeable: fields that --set may also change of a run.
+    """
     if (args.config_path is None) == (args.resume is None):
         parser.error("give one of --config_path and --resume")
     if args.resume is not None:
         given = [f"--{name}" for name in fixed if getattr(args, name) not in (None, False)]
-        given += ["--set"] if args.overrides else []
+        others = [text for text in args.overrides if text.partition("=")[0].strip() not in changeable]
+        given += ["--set"] if others else []
         if given:
-            parser.error(f"{', '.join(given)} cannot change a run that is resumed")
+            but = f"; what can be changed is {changeable[0]}" if others and changeable else ""
+            parser.error(f"{', '.join(given)} cannot change a run that is resumed{but}")
 
 
 def config_of_run(path: Path, model: type[ConfigT]) -> ConfigT:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from numbers import Real
 from pathlib import Path
@@ -102,13 +103,18 @@ class Evaluator:
 
     def drop_after(self, epoch: Epoch) -> None:
         """Drop what was recorded after `epoch`, from which a run is resumed."""
+        self.keep(lambda split, recorded: recorded <= epoch)
+
+    def keep(self, wanted: Callable[[Split, Epoch], bool]) -> None:
+        """Drop the evaluations of a split at an epoch that are not wanted."""
         if self.run is None:
             return
         for split in self.samples:
-            self._log(split).keep(lambda row: row["epoch"] <= epoch)
+            kept = {row["epoch"] for row in self._log(split).read() if wanted(split, row["epoch"])}
+            self._log(split).keep(partial(_has_epoch, kept))
             for path in self.run.path.glob(f"{self.run.prefix}epoch_*_{split}_split_predictions.json"):
                 label = path.name.removeprefix(f"{self.run.prefix}epoch_").partition("_")[0]
-                if float(label) > epoch:
+                if not wanted(split, float(label)):
                     path.unlink()
 
     def _generate(self, model: PreTrainedModel, split: Split) -> list[str]:
@@ -180,6 +186,10 @@ class Evaluator:
     def _log(self, split: Split) -> RowLog:
         assert self.run is not None  # the main process's
         return self.run.rows(f"{self.run.prefix}{split}_split_metrics.jsonl", "epoch")
+
+
+def _has_epoch(epochs: Collection[Epoch], row: Mapping[str, Any]) -> bool:
+    return row["epoch"] in epochs
 
 
 def predictions_path(run: RunDir, split: str, epoch: Epoch) -> Path:

@@ -15,6 +15,7 @@ from common.output import check_output_folder
 from common.run_dir import RunDir, RunError, read_run
 from common.tracking import Tracker, WandbSettings, check_trackers
 from rl4lms.config import SupervisedConfig, TrainConfig, check_locally, load_train_config, resolved
+from rl4lms.prolong import CHANGEABLE, prolong, record_length
 
 if TYPE_CHECKING:
     from rl4lms.model.parallel import World
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End with status 2 if the flags do not go together."""
-    check_run_arguments(parser, args, fixed=["experiment_name", "seed", *OPTIONS])
+    check_run_arguments(parser, args, ["experiment_name", "seed", *OPTIONS], CHANGEABLE)
     if args.experiment_name is not None and not re.fullmatch(r"\w[\w.+-]*", args.experiment_name):
         parser.error(f"--experiment_name becomes part of file names, got {args.experiment_name!r}")
     if args.upload_model_to_wandb and not args.log_to_wandb:
@@ -105,17 +106,17 @@ def read_config(args: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any]]:
     if args.resume is None:
         overrides = [*args.overrides, *([] if args.seed is None else [f"runtime.seed={args.seed}"])]
         return load_train_config(args.config_path, overrides), {name: getattr(args, name) for name in OPTIONS}
-    manifest, config = read_run(args.resume).manifest, config_of_run(args.resume, TrainConfig)
-    if manifest.get("job") != "training":
+    run, config = read_run(args.resume), config_of_run(args.resume, TrainConfig)
+    if run.manifest.get("job") != "training":
         raise RunError(f"{args.resume} is no run of {TRAIN_RUNNER}")
-    if manifest.get("status") == "finished":
+    if run.manifest.get("status") == "finished" and not args.overrides:
         raise RunError(f"{args.resume} is finished: there is nothing to resume")
-    if "generation_kwargs_on_train" not in read_run(args.resume).config["train_evaluation"]:
+    if "generation_kwargs_on_train" not in run.config["train_evaluation"]:
         raise RunError(
             f"{args.resume} was begun by an older version, which generated the texts of evaluation "
             "otherwise: its rows could not be compared with those to come; start it anew"
         )
-    return config, manifest["options"]
+    return prolong(run, config, args.overrides), run.manifest["options"]
 
 
 def open_run(args: argparse.Namespace, config: TrainConfig, options: dict[str, Any]) -> RunDir:
@@ -124,7 +125,9 @@ def open_run(args: argparse.Namespace, config: TrainConfig, options: dict[str, A
     Raises OutputError, RunError.
     """
     if args.resume is not None:
-        return RunDir.open(args.resume)
+        run = RunDir.open(args.resume)
+        record_length(run, config)
+        return run
     check_output_folder(args.base_path_to_store_results, "--base_path_to_store_results")
     name = args.experiment_name or default_name(args.config_path, config)
     return create_training_run(args.base_path_to_store_results, name, config, {"options": options})

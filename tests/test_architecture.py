@@ -33,7 +33,8 @@ FLOORS = [
     {"evaluation"},
     {"run_setup"},
     {"ppo", "sft", "extract"},
-    {"input_gradients", "train"},
+    {"input_gradients", "prolong"},
+    {"train"},
     {"extraction_diagnosis", "plan"},
 ]
 OURS = RUNNERS | MAY_IMPORT.keys() | {"benchmarks", "tests"}

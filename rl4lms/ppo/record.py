@@ -20,6 +20,7 @@ from rl4lms.ppo.reward_log import RewardLog
 from rl4lms.ppo.rollouts import Rollouts
 from rl4lms.ppo.update import NonFiniteError, UpdateLog
 from rl4lms.run_setup import TrainingSetup, save_model
+from rl4lms.samples import Split
 
 logger = logging.getLogger(__name__)
 CHECKPOINTS_KEPT = 2
@@ -163,18 +164,18 @@ class Record:
     def _evaluate(self) -> None:
         """Evaluate what is due: all splits before and after training, val between."""
         setup, done = self._setup, self._learner.iteration
-        if done in (0, self._iterations):
-            splits = setup.splits
-        elif done % setup.config.train_evaluation.eval_every == 0:
-            splits = ["val"]
-        else:
-            return
         try:
-            for split in splits:
+            for split in self._due_splits(done):
                 setup.evaluator(self._learner.policy.model, split, done)
         except TrainingInterrupted:
             self._save_checkpoint()
             raise
+
+    def _due_splits(self, done: float) -> list[Split]:
+        """The splits that are evaluated after so many iterations."""
+        if done in (0, self._iterations):
+            return self._setup.splits
+        return ["val"] if done % self._setup.config.train_evaluation.eval_every == 0 else []
 
     def _save_checkpoint(self) -> None:
         """Write the checkpoint of the completed iterations, if it is not there; keep the newest ones."""
@@ -197,7 +198,10 @@ class Record:
             for name in ("rollout_info", "training_info"):
                 self._rows(name, "epoch").keep(lambda row: row["epoch"] <= learner.iteration)
             self._rows(_REWARDS, "step").keep(lambda row: row["step"] <= learner.iteration)
-        setup.evaluator.drop_after(learner.iteration)
+        # A run that is prolonged had its last evaluation where there is none of train and test now.
+        setup.evaluator.keep(
+            lambda split, done: done <= learner.iteration and split in self._due_splits(done)
+        )
 
     def _rows(self, name: str, key: str) -> RowLog:
         assert self._setup.run is not None
