@@ -76,7 +76,8 @@ def _reject_kinds(
         if len(kinds.texts) > 1 and are_rows_of_kinds(kinds.codes[chosen] + 1, groups, rows):
             raise DiagnosisError(
                 f"{sources[0].where}: each generation has a row for every {name!r} ({listed(kinds.texts)}): "
-                "give a row per generation, with a column for each of these (a pivot table), or the rows of one"
+                "give a row per generation, with a column for each of these (a pivot table), or the rows of "
+                "one"
             )
     if rows is not None and (times := rows_per_text(groups, rows)) > 1:
         raise DiagnosisError(
