@@ -232,9 +232,11 @@ def _encoded(column: Any) -> Encoded:
         return Encoded(np.zeros(0, dtype=np.int64), [])
     codes = pc.fill_null(pa.chunked_array([chunk.indices for chunk in column.chunks]), -1)
     values = column.chunk(0).dictionary.to_pylist()
-    missing = np.array([value is None or value != value for value in values] + [True])
     codes = codes.to_numpy().astype(np.int64)
-    return Encoded(np.where(missing[codes], -1, codes), [as_text(value) for value in values])
+    missing = [place for place, value in enumerate(values) if value is None or value != value]
+    if missing:
+        codes[np.isin(codes, missing)] = -1
+    return Encoded(codes, [as_text(value) for value in values])
 
 
 def _in_batches(chunk: Any) -> Iterator[Any]:

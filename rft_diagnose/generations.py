@@ -9,7 +9,7 @@ import numpy as np
 from rft_diagnose.errors import DiagnosisError, listed
 from rft_diagnose.groups import Floats, Ints
 from rft_diagnose.rows import Bools, are_rows_of_kinds, copied_blocks, mix, repeated_blocks, rows_per_text
-from rft_diagnose.sources import Source
+from rft_diagnose.sources import Source, join_texts
 
 
 def drop_repeated(
@@ -43,10 +43,13 @@ def drop_repeated(
                     f"{len(again):,} steps log the batch of the step before once more: it is counted once "
                     f"(steps {listed(again)})"
                 )
+    kinds = [name for name in sources[0].chosen.kinds if all(name in s.part.texts for s in sources)]
+    if texts is None and not kinds:
+        return kept, notes
     chosen = slice(None) if kept is None else kept
     groups = codes if steps is None else np.unique(mix(codes, steps), return_inverse=True)[1]
     groups = groups[chosen]
-    _reject_kinds(sources, groups, None if texts is None else texts[chosen], chosen)
+    _reject_kinds(sources, kinds, groups, None if texts is None else texts[chosen], chosen)
     return kept, notes
 
 
@@ -59,26 +62,22 @@ def _join_hashes(sources: Sequence[Source]) -> Ints | None:
     return texts if texts.all() else None
 
 
-def _reject_kinds(sources: Sequence[Source], groups: Ints, texts: Ints | None, chosen: Bools | slice) -> None:
+def _reject_kinds(
+    sources: Sequence[Source],
+    names: Sequence[str],
+    groups: Ints,
+    texts: Ints | None,
+    chosen: Bools | slice,
+) -> None:
     """Raise DiagnosisError if rows are of reward functions or filters rather than of generations."""
     rows = None if texts is None else mix(groups, texts)
-    for name in sources[0].chosen.kinds:
-        if not all(name in source.part.texts for source in sources):
-            continue
-        places: dict[str, int] = {}
-        kinds = np.concatenate(
-            [
-                np.array(
-                    [*(places.setdefault(text, len(places)) for text in source.part.texts[name].texts), -1],
-                    dtype=np.int64,
-                )[source.part.texts[name].codes]
-                for source in sources
-            ]
-        )[chosen]
-        if len(places) > 1 and are_rows_of_kinds(kinds + 1, groups, rows):
+    for name in names:
+        kinds = join_texts(sources, name)
+        if len(kinds.texts) > 1 and are_rows_of_kinds(kinds.codes[chosen] + 1, groups, rows):
             raise DiagnosisError(
-                f"{sources[0].where}: each generation has a row for every {name!r} ({listed(places)}): give "
-                "a row per generation, with a column for each of these (a pivot table), or the rows of one"
+                f"{sources[0].where}: each generation has a row for every {name!r} ({listed(kinds.texts)}): "
+                "give a row per generation, with a column for each of these (a pivot table), or the rows of "
+                "one"
             )
     if rows is not None and (times := rows_per_text(groups, rows)) > 1:
         raise DiagnosisError(

@@ -25,12 +25,13 @@ from rft_diagnose.sources import (
     first_broken,
     join_first,
     join_numbers,
-    join_texts,
+    join_whole_texts,
     place,
     read_sources,
 )
 
 NUMBERED = re.compile(r"[A-Za-z][A-Za-z_ .:-]*(\d+)")  # a step: "step_10", "checkpoint-500"
+OWN_LOG = {"step", "prompt_id", "reward", "kl_penalty"}  # columns of a training run here; ids of its data
 ROUNDED = re.compile(r"[+-]?\d+(\.\d+)?[eE]\+?\d+")  # how a large whole number is written once it is rounded
 Messages = list[dict[str, Any]]
 
@@ -169,10 +170,10 @@ def _name_inputs(
     Raises DiagnosisError: a name is missing, or names several inputs.
     """
     name, text_name = sources[0].chosen.prompt, sources[0].chosen.text
-    inputs = join_texts(sources, name)
+    inputs = join_whole_texts(sources, name)
     texts, note = None, None
     if text_name is not None and all(text_name in source.part.texts for source in sources):
-        texts = join_texts(sources, text_name)
+        texts = join_whole_texts(sources, text_name)
         several = ambiguous_id(inputs, texts)
         if several is not None:
             reason = f"{name!r} does not name the input: {several!r:.60} stands for several {text_name!r}"
@@ -203,7 +204,8 @@ def _check_ids(
             f"{sources[0].where}: {name!r} holds {rounded}, a rounded number, which may stand for several "
             "inputs: write ids as whole numbers or texts"
         )
-    if texts is not None or (asked.prompt is not None and not POSITIONS.fullmatch(name)):
+    names = set(sources[0].chosen.names)
+    if texts is not None or names == OWN_LOG or (asked.prompt is not None and not POSITIONS.fullmatch(name)):
         return
     blocks = np.repeat(np.arange(len(sources)), [source.size for source in sources])
     ends = restart(inputs.texts, inputs.codes, blocks if steps is None else steps)

@@ -99,19 +99,24 @@ def _as_text(value: str | tuple[str, ...] | None) -> str:
     return value if isinstance(value, str) else ", ".join(sorted(value))
 
 
+def join_whole_texts(sources: Sequence[Source], name: str) -> Encoded:
+    """Join a column of all files, see `join_texts`. Raises DiagnosisError: one is no whole text."""
+    joined = join_texts(sources, name)
+    if (wrong := first_broken(joined.texts)) is not None:
+        where, row = place(int((joined.codes == wrong).argmax()), sources)
+        raise DiagnosisError(f"{where}: {name!r} in row {row:,} {broken_text(joined.texts[wrong])}")
+    return joined
+
+
 def join_texts(sources: Sequence[Source], name: str) -> Encoded:
-    """Join a column of all files; a text has one code. Raises DiagnosisError: one is no whole text."""
+    """Join a column of all files; a text has one code."""
     places: dict[str, int] = {}
     codes = []
     for source in sources:
         column = source.part.texts[name]
         known = [places.setdefault(text, len(places)) for text in column.texts]
         codes.append(np.array([*known, -1], dtype=np.int64)[column.codes])  # at the end, of what is missing
-    joined = Encoded(np.concatenate(codes), list(places))
-    if (wrong := first_broken(joined.texts)) is not None:
-        where, row = place(int((joined.codes == wrong).argmax()), sources)
-        raise DiagnosisError(f"{where}: {name!r} in row {row:,} {broken_text(joined.texts[wrong])}")
-    return joined
+    return Encoded(np.concatenate(codes), list(places))
 
 
 def first_broken(texts: Sequence[str]) -> int | None:
@@ -144,13 +149,14 @@ def join_numbers(sources: Sequence[Source], name: str) -> Floats:
             if columns:
                 raise DiagnosisError(f"the files' columns do not fit together: {error}") from error
             raise
-    values = np.concatenate(columns) + 0.0  # and -0 is 0
-    if np.isinf(values).any():
-        where, row = place(int(np.isinf(values).argmax()), sources)
-        raise DiagnosisError(f"{where}: {name!r} is infinite in row {row:,}")
-    if (np.abs(values) > LARGEST).any():
-        number = int((np.abs(values) > LARGEST).argmax())
+    values = np.concatenate(columns)
+    values += 0.0  # -0 is 0
+    too_large = (values > LARGEST) | (values < -LARGEST)
+    if too_large.any():
+        number = int(too_large.argmax())
         where, row = place(number, sources)
+        if np.isinf(values[number]):
+            raise DiagnosisError(f"{where}: {name!r} is infinite in row {row:,}")
         raise DiagnosisError(f"{where}: {name!r} in row {row:,} is too large: {values[number]:g}")
     return values
 

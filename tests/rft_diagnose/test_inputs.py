@@ -200,3 +200,13 @@ def test_planted_inputs_are_seen_in_folders_of_steps(tmp_path):
         write(tmp_path / f"global_step_{step}" / "rollout.jsonl", rows)
     (tmp_path / "config.json").write_text(json.dumps({"lr": 1}))
     assert verdict(tmp_path)[0] == PLANTED
+
+
+def test_ids_in_the_log_of_a_run_here_are_those_of_the_data(tmp_path):
+    rows = [
+        {"step": step, "prompt_id": str(i), "reward": i % 2, "kl_penalty": 0.0}
+        for step in range(3)
+        for i in range(12)
+    ]
+    write(tmp_path / "x_rollout_rewards.jsonl", rows)
+    assert len(read_rewards([tmp_path], Columns()).labels) == 12
