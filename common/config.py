@@ -201,13 +201,27 @@ def field_problems(model: type[Config], data: Mapping[str, Any]) -> list[Problem
 def _check(value: Any, keys: Keys = ()) -> Iterator[Problem]:
     """Problems that `check` of this config and of all configs inside it returns."""
     if isinstance(value, Config):
-        for problem in value.check():
+        for problem in _check_fields(value):
             yield Problem(path_text(keys + parse_path(problem.path)), problem.message)
         for name in type(value).model_fields:
             yield from _check(getattr(value, name), (*keys, name))
     elif isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _check(item, (*keys, key))
+
+
+def _check_fields(config: Config) -> list[Problem]:
+    """What `check` returns; a path that cannot even be looked up is a problem of the field that names it."""
+    try:
+        return config.check()
+    except (OSError, RuntimeError) as error:  # a name of 300 letters; ~nobody
+        path = getattr(error, "filename", None)
+        is_named = "~" if path is None else str(path)
+        texts = {n: v for n in type(config).model_fields if isinstance(v := getattr(config, n), str) and v}
+        fields = [name for name, text in texts.items() if text in is_named or text.startswith(is_named)]
+        if not fields:
+            raise
+        return [Problem(fields[0], f"{show(texts[fields[0]])}: {getattr(error, 'strerror', None) or error}")]
 
 
 def _check_without(errors: list[FieldError], model: type[Config], data: Mapping[str, Any]) -> list[Problem]:

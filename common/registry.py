@@ -97,7 +97,12 @@ class Registry:
         """What this machine lacks for a component, at the argument to change; [] if its config is wrong."""
         entry = self.entries.get(name)
         config = validate(entry.args, args)[0] if entry else None
-        return _under_args(entry.missing(config)) if entry and config is not None else []
+        if entry is None or config is None:
+            return []
+        try:
+            return _under_args(entry.missing(config))
+        except (OSError, RuntimeError) as error:  # a path of 300 letters; ~nobody
+            return [Problem("args", str(error))]
 
     def build(self, name: str, args: Mapping[str, Any]) -> Callable[..., Any]:
         """The component with its arguments bound. Raises ConfigError with all problems."""

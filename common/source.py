@@ -20,7 +20,7 @@ from common.yaml_nodes import MAX_DEPTH, Loader, TooLargeError, compose
 Keys = tuple[str | int, ...]  # steps from the top of a file to a value: mapping keys and list indices
 Line = int | Literal["--set"]
 
-_STEP = re.compile(r'\.([^.\[\]]+)|\[(\d+)\]|\[("(?:[^"\\]|\\.)*")\]')
+_STEP = re.compile(r'\.([^.\[\]]+)|\[(\d+)\]|\.?\[("(?:[^"\\]|\\.)*")\]')  # `.[` where paths are put together
 _MIN_PATH_WIDTH = 19  # short reports line up with each other
 _MAX_PATH_WIDTH = 80  # a longer path does not push the others' messages away
 

@@ -1,5 +1,6 @@
 """The environment every test runs in: one thread, no network, no window, nothing left behind."""
 
+import functools
 import os
 import shutil
 import socket
@@ -30,6 +31,34 @@ os.environ["WANDB_CACHE_DIR"] = str(CACHE / "wandb")
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(CACHE, ignore_errors=True)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine lacks the means for, with the reason."""
+    if item.get_closest_marker("gpu") and (reason := no_gpu()):
+        pytest.skip(reason)
+    if item.get_closest_marker("network") and (reason := no_network()):
+        pytest.skip(reason)
+
+
+@functools.cache
+def no_gpu() -> str | None:
+    """Why no test can use a GPU here."""
+    import torch
+
+    return None if torch.cuda.is_available() else "no CUDA device here"
+
+
+@functools.cache
+def no_network() -> str | None:
+    """Why no test can download anything here."""
+    if os.environ["HF_HUB_OFFLINE"] not in ("0", ""):
+        return "HF_HUB_OFFLINE is set: HF_HUB_OFFLINE=0 lets tests download"
+    try:
+        socket.create_connection(("huggingface.co", 443), timeout=5).close()
+    except OSError as error:
+        return f"no network here: {error}"
+    return None
 
 
 @pytest.fixture(autouse=True)

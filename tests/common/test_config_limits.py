@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from common.config import Config, ConfigError, apply_overrides, load_config, read_source
+from common.config import Config, ConfigError, Problem, apply_overrides, load_config, read_source
 from common.files import describe_load_error
 from common.plan import BraceError, fill_braces
 from common.run_dir import CheckpointError, load_checkpoint
-from common.source import MAX_BYTES, parse_field, parse_path
+from common.source import MAX_BYTES, parse_field, parse_path, path_text
 from common.yaml_nodes import MAX_VALUES
 
 
@@ -155,3 +155,32 @@ def test_a_payload_is_refused_in_our_own_words(tmp_path):
     with pytest.raises(Exception) as raw:  # what torch itself says
         torch.load(path, weights_only=True)
     assert "weights_only" in str(raw.value) and "weights_only" not in describe_load_error(raw.value)
+
+
+class Source(Config):
+    name: str = ""
+    data_path: str = ""
+
+    def check(self) -> list[Problem]:
+        missing = self.data_path and not Path(self.data_path).expanduser().exists()
+        return [Problem("data_path", "no such file")] if missing else []
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [("x" * 300, "File name too long"), ("~nobody-of-this-name/x", "Could not determine home directory.")],
+)
+def test_paths_that_cannot_be_looked_up_are_problems_of_their_field(tmp_path, written, message):
+    path = tmp_path / "c.yml"
+    path.write_text(f"name: a\ndata_path: {written}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, Source)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.path) == (2, "data_path")
+    assert problem.message.endswith(f": {message}") and len(problem.message) < 120
+
+
+def test_paths_put_together_with_a_key_that_is_no_name():
+    """A config that checks the fields of another: `args.` and the path of its problem."""
+    for key in ("num]ochs", "a.b", "", "\x81"):
+        assert parse_path(f"args.{path_text((key,))}") == ("args", key)
