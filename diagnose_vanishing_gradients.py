@@ -5,17 +5,22 @@ It is `rft-diagnose` (rft_diagnose/cli.py), and what takes a model: texts sample
 
 from __future__ import annotations
 
+from common import process
+
+if __name__ == "__main__":
+    process.begin()  # before the imports that take seconds
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import process
 from common.arguments import resume_command
 from common.config import add_config_arguments, describe_fields
 from common.console import setup_logging
 from common.errors import UserError
+from common.output import check_output_folder
 from common.run_dir import RunDir
 from rft_diagnose import cli
 from rft_diagnose.advice import ConditionError, parse_condition
@@ -111,7 +116,7 @@ def sample(args: argparse.Namespace) -> Path | int:
     check_components(args.config_path, config)
     from rl4lms.extract import run_extraction
 
-    args.output_path.mkdir(parents=True, exist_ok=True)
+    check_output_folder(args.output_path, "--output_path")
     with RunDir.create(args.output_path, config.run_name(), resolved(config), {"job": "extraction"}) as run:
         resume = f"{resume_command(EXTRACT_RUNNER, run.path)}, then give its .pt to this check"
         result = run_extraction(config, run, resume)

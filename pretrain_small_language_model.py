@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from common import process
+
+if __name__ == "__main__":
+    process.begin()  # before the imports that take seconds
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import process
 from common.arguments import add_run_arguments, check_run_arguments, config_of_run, resume_command
 from common.config import describe_fields
 from common.console import setup_logging
 from common.errors import UserError
+from common.output import check_output_folder
 from common.run_dir import RunDir, RunError
 from paper.small_models.config import PretrainConfig, load_pretrain_config, pretrain_report
 from paper.small_models.jobs import manifest, run_pretraining
@@ -54,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.check:
             print(pretrain_report(config, folder))
             return 0
+        if not args.resume:
+            check_output_folder(folder, "--output_path")
         link = folder / config.name
         if problem := link_problem(link):
             raise RunError(problem)

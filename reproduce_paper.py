@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from common import process
+
+if __name__ == "__main__":
+    process.begin()  # before the imports that take seconds
+
 import argparse
 import sys
 from collections.abc import Sequence
 
-from common import process
 from common.arguments import this_command
 from common.config import add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
+from paper.draw_given import draw_given_runs
 from paper.reproduce import (
     add_arguments,
     check_arguments,
     choose_items,
-    draw_given_runs,
     print_stages,
     run_and_draw,
 )
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.runs:
             return draw_given_runs(args)
         asked = choose_items(args)
-        print_stages(args, asked)
+        runs_left = print_stages(args, asked)
         if args.check or args.dry_run:
             return 0
         if args.scale == "paper" and asked.study_items:
@@ -59,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "above, then draw with --runs, or leave them out with --only"
             )
         with setup_logging(console=True):
-            return run_and_draw(args, asked)
+            return run_and_draw(args, asked, runs_left)
     except (KeyboardInterrupt, StudyInterrupted):
         print(f"interrupted; to go on: {this_command()}", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from common import process
+
+if __name__ == "__main__":
+    process.begin()  # before the imports that take seconds
+
 import argparse
 import logging
 import re
@@ -9,11 +14,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import process
 from common.arguments import add_run_arguments, check_run_arguments, config_of_run, resume_command
 from common.config import describe_fields
 from common.console import setup_logging
 from common.errors import UserError
+from common.output import check_output_folder
+from common.plots import optional_drawing
 from common.run_dir import RunDir
 from rl4lms.config import ExtractConfig, check_components, check_locally, load_extract_config, resolved
 
@@ -63,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run = RunDir.open(args.resume)
         else:  # named as the released code names its results
             name = config.run_name(args.output_file_suffix)
+            check_output_folder(args.output_path, "--output_path")
             run = RunDir.create(args.output_path, name, resolved(config), {"job": "extraction"})
     except UserError as error:
         print(error, file=sys.stderr)
@@ -78,8 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return result
         for line in describe(summarise(result.rewards.double().numpy()), result.reward):
             logger.info("%s", line)
-        picture = save_scatter(result.path, result.reward)
-        logger.info("results: %s, %s, %s", result.path, result.csv, picture)
+        files = [result.path, result.csv]
+        with optional_drawing(run.path.with_name(f"{run.path.name}_scatter.png")):
+            files.append(save_scatter(result.path, result.reward))
+        logger.info("results: %s", ", ".join(map(str, files)))
     return 0
 
 

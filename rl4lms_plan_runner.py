@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from common import process
+
+if __name__ == "__main__":
+    process.begin()  # before the imports that take seconds
+
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import process
 from common.config import ConfigError, add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
+from common.output import check_output_folder
 from common.plan_jobs import exit_code
 from common.schedule import run_jobs
 from rl4lms.config import ExtractConfig, TrainConfig
@@ -59,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if lacking := what_is_missing(loaded):
             raise ConfigError(args.plan_config_path, lacking)
+        check_output_folder(Path(loaded.plan.output_path), "output_path")
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from common import process
+
+if __name__ == "__main__":
+    process.begin()  # before the imports that take seconds
+
 import argparse
 import logging
 import os
@@ -10,7 +15,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from common import process
 from common.arguments import add_run_arguments, config_of_run, resume_command
 from common.config import describe_fields
 from common.console import setup_logging, stop_request

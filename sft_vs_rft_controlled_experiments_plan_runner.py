@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from common import process
+
+if __name__ == "__main__":
+    process.begin()  # before the imports that take seconds
+
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from common import process
 from common.config import add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
+from common.output import check_output_folder
 from common.plan_jobs import exit_code
 from common.schedule import run_jobs
 from sft_vs_rft.config import ExperimentConfig
+from sft_vs_rft.npz_labels import check_npz_files
 from sft_vs_rft.plan import Plan, load_plan
-from sft_vs_rft.schedule import INTERRUPT_MESSAGE, make_jobs, read_score
-from sft_vs_rft.summary import print_check, summary
+from sft_vs_rft.plan_log import add_log_arguments, choose_log_file
+from sft_vs_rft.schedule import INTERRUPT_MESSAGE, make_jobs
+from sft_vs_rft.summary import print_check, report
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--plan_config_path", type=Path, help="plan file, see sft_vs_rft/experiment_plans")
     parser.add_argument("--disable_console_log", action="store_true", help="no log lines and progress bars")
-    parser.add_argument(
-        "--save_logs", action="store_true", help="also write the log of the whole plan to a file"
-    )
-    parser.add_argument(
-        "--log_dir", type=Path, default=Path("outputs/plan_logs"), help="its folder (%(default)s)"
-    )
-    parser.add_argument(
-        "--log_file_name_prefix", help="start of its file name (default: the plan file's name)"
-    )
+    add_log_arguments(parser)
     parser.add_argument(
         "--fresh", action="store_true", help="run everything anew, ignoring earlier runs of the plan"
     )
@@ -58,18 +56,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.plan_config_path is None:
         parser.error("the following arguments are required: --plan_config_path")
+    log_file = choose_log_file(parser, args)
     try:
         loaded = load_plan(args.plan_config_path, args.overrides)
+        check_npz_files([experiment.config for experiment in loaded.experiments], readable=args.check)
+        if args.check:
+            print_check(loaded)
+            return 0
+        for folder in sorted({experiment.config.outputs_dir for experiment in loaded.experiments}):
+            check_output_folder(Path(folder), "outputs_dir")
+        if log_file is not None:
+            check_output_folder(args.log_dir, "--log_dir")
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    if args.check:
-        print_check(loaded)
-        return 0
-    log_file = None
-    if args.save_logs:
-        prefix = args.log_file_name_prefix or args.plan_config_path.stem
-        log_file = args.log_dir / f"{prefix}_{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}.log"
     console = not args.disable_console_log
     with setup_logging(console=console, log_file=log_file):
         for notice in loaded.notices:
@@ -80,8 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             logger.warning("stopped at once; the same command goes on from the last checkpoints")
             return INTERRUPTED_EXIT_CODE
-        scores = [read_score(outcome) for outcome in outcomes]
-        for line in summary(loaded.plan, loaded.experiments, outcomes, scores):
+        for line in report(loaded, outcomes):
             logger.info("%s", line)
     return exit_code(outcomes)
 

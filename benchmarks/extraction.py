@@ -65,7 +65,11 @@ def make_config(
 ) -> ExtractConfig:
     """An extraction of texts for the samples."""
     content = {
-        "tokenizer": {"model_name": str(path), "max_length": MAX_PROMPT},
+        "tokenizer": {
+            "model_name": str(path),
+            "max_length": MAX_PROMPT,
+            "clean_up_tokenization_spaces": True,
+        },
         "datapool": write_data(path / f"{len(samples)}.jsonl", samples),
         "alg": {
             "model_type": model.kind,

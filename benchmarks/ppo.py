@@ -116,7 +116,7 @@ def make_config(
     """The project's config for the same job."""
     sampling = {"do_sample": settings.do_sample, "top_k": settings.top_k}
     content = {
-        "tokenizer": {"model_name": str(model)},
+        "tokenizer": {"model_name": str(model), "clean_up_tokenization_spaces": True},
         "reward_fn": {"id": "setting:letter_share"},
         "datapool": data,
         "env": {

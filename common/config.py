@@ -27,10 +27,12 @@ from common.source import (
     ConfigError,
     Keys,
     Located,
+    PathTooLongError,
     Problem,
     Source,
     closest,
     locate,
+    parse_field,
     parse_path,
     parse_value,
     path_text,
@@ -62,7 +64,10 @@ def apply_overrides(source: Source, overrides: Iterable[str]) -> Source:
     for override in overrides:
         name, equals, text = override.partition("=")
         try:
-            keys = parse_path(name.strip())
+            keys = parse_field(name.strip())
+        except PathTooLongError as error:
+            problems.append(Located("--set", f"{name.strip():.60}...", str(error)))
+            continue
         except ValueError:
             keys = ()
         if not equals or not keys:
@@ -76,7 +81,9 @@ def apply_overrides(source: Source, overrides: Iterable[str]) -> Source:
         except LookupError as error:
             problems.append(Located("--set", name.strip(), str(error.args[0])))
             continue
-        problems += [Located("--set", path_text(keys + parse_path(p.path)), "duplicate key") for p in inner]
+        for problem in inner:  # on lines of the value, which it has none of
+            message = problem.message.partition("; first given")[0]
+            problems.append(Located("--set", path_text(keys + parse_path(problem.path)), message))
         lines = {place: line for place, line in lines.items() if place[: len(keys)] != keys}
         for length in range(1, len(keys)):
             lines.setdefault(keys[:length], "--set")
@@ -128,8 +135,10 @@ __all__ = [
     "apply_overrides",
     "closest",
     "describe_fields",
+    "field_problems",
     "load_config",
     "locate",
+    "parse_field",
     "parse_path",
     "path_text",
     "raise_problems",
@@ -178,6 +187,15 @@ def validate(model: type[ConfigT], data: Mapping[str, Any]) -> tuple[ConfigT | N
         return None, list(dict.fromkeys(problems + _check_without(errors, model, data)))
     problems = list(_check(config))
     return (None if problems else config), problems
+
+
+def field_problems(model: type[Config], data: Mapping[str, Any]) -> list[Problem]:
+    """The errors of single fields alone."""
+    try:
+        model.model_validate(data)
+    except ValidationError as error:
+        return [Problem(path_text(e.keys), e.message) for e in field_errors(error, model)]
+    return []
 
 
 def _check(value: Any, keys: Keys = ()) -> Iterator[Problem]:

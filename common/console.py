@@ -11,12 +11,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
+
+from common.output import explain, writing
+from common.process import INTERRUPTED_EXIT_CODE, exit_at_once, raise_interrupt
 
 if TYPE_CHECKING:
     _TqdmBase = tqdm[Any]
@@ -28,6 +31,20 @@ Report = Callable[[float, float, str], None]  # steps done, of how many, how it 
 CONSOLE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 FILE_FORMAT = "%(asctime)sZ %(levelname)s %(name)s %(message)s"
 
+UNPACED = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+
+__all__ = [
+    "INTERRUPTED_EXIT_CODE",
+    "Progress",
+    "Report",
+    "StopRequest",
+    "bars_reported",
+    "console_silenced",
+    "is_ours",
+    "progress",
+    "setup_logging",
+    "stop_request",
+]
 logger = logging.getLogger(__name__)
 
 
@@ -43,8 +60,9 @@ def setup_logging(console: bool, log_file: Path | None = None, level: int = logg
     if console and not any(isinstance(handler, _ConsoleHandler) for handler in root.handlers):
         handlers.append(_ConsoleHandler())
     if log_file is not None and not any(_writes_to(handler, log_file) for handler in root.handlers):
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(_file_handler(log_file))
+        with writing(log_file):
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(_file_handler(log_file))
     if not console:
         handlers.append(logging.NullHandler())  # Without any handler, Python prints warnings on stderr.
 
@@ -81,15 +99,18 @@ def progress(
     unit: str = "epoch",
     initial: int = 0,
     log_every: float = 30.0,
+    is_paced: bool = True,
 ) -> Progress:
     """A progress bar on stderr with rate and time left; call `update()` after each step, and `close()`.
 
+    is_paced: steps take about as long as each other; else there is no rate and no time left but what `show`
+    is told.
     position: the bar's line, 0 = top; bars below the top one vanish when closed. initial: steps done before
     (by a run that is resumed). Where there is no bar (`disable`, or stderr is no terminal), a log line at
     most every `log_every` seconds says how far it is.
     """
     hidden = disable or _report is not None or not sys.stderr.isatty()
-    bar = Progress(total, desc, position, hidden, unit, initial, log_every)
+    bar = Progress(total, desc, position, hidden, unit, initial, log_every, is_paced)
     if _report is not None and position == 0 and not disable:
         bar.report_to(_report)
     return bar
@@ -113,8 +134,17 @@ class Progress(_TqdmBase):
     """A tqdm bar that logs instead while it is hidden; see `progress`."""
 
     def __init__(
-        self, total: int, desc: str, position: int, hidden: bool, unit: str, initial: int, log_every: float
+        self,
+        total: int,
+        desc: str,
+        position: int,
+        hidden: bool,
+        unit: str,
+        initial: int,
+        log_every: float,
+        is_paced: bool = True,
     ) -> None:
+        self._is_paced = is_paced
         self._name, self._unit, self._log_every = desc, unit, log_every
         self._steps: float = total
         self._status = ""
@@ -130,6 +160,7 @@ class Progress(_TqdmBase):
             unit=unit,
             initial=initial,
             leave=position == 0,
+            bar_format=None if is_paced else UNPACED,
             **({"ncols": 80, "nrows": 24} if _has_no_width() else {"dynamic_ncols": True}),
             file=sys.stderr,
         )
@@ -144,13 +175,23 @@ class Progress(_TqdmBase):
         now = time.monotonic()
         if now - self._last_line >= self._log_every and self.n > self._first:
             self._last_line = now
-            seconds = (now - self._start) / (self.n - self._first)
-            pace = f"{seconds:.1f} s/{self._unit}" if seconds > 1 else f"{1 / seconds:.1f} {self._unit}s/s"
-            left = tqdm.format_interval(seconds * (self._steps - self.n))
-            steps = f"{self.n:.0f}/{self._steps:.0f} {self._unit}s"
-            status = f"; {self._status}" if self._status else ""
-            logger.info("%s: %s, %s, %s left%s", self._name, steps, pace, left, status)
+            logger.info("%s", self._line(now))
         return None
+
+    def _line(self, now: float) -> str:
+        steps = f"{self._name}: {self.n:.0f}/{self._steps:.0f} {self._unit}s"
+        if not self._is_paced:
+            return f"{steps}, {self._status}" if self._status else steps
+        seconds = (now - self._start) / (self.n - self._first)
+        pace = f"{seconds:.1f} s/{self._unit}" if seconds > 1 else f"{1 / seconds:.1f} {self._unit}s/s"
+        left = format_seconds(seconds * (self._steps - self.n))
+        return f"{steps}, {pace}, {left} left" + (f"; {self._status}" if self._status else "")
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By its own pace; None before its first step."""
+        steps = self.n - self._first
+        return (time.monotonic() - self._start) / steps * (self._steps - self.n) if steps > 0 else None
 
     def show(self, status: str) -> None:
         """Show how it goes ("reward 0.31, KL 0.02") behind the bar, or in the log lines, from now on."""
@@ -176,6 +217,11 @@ class Progress(_TqdmBase):
         self.update(n - self.n)
 
 
+def format_seconds(seconds: float) -> str:
+    """As hours, minutes and seconds: 02:05, 1:02:05."""
+    return tqdm.format_interval(seconds)
+
+
 def _has_no_width() -> bool:
     """Some containers' terminals say they have no columns, in which tqdm would draw nothing."""
     try:
@@ -198,8 +244,26 @@ class _ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
+class _FileHandler(logging.FileHandler):
+    """Says once, on stderr, that its file cannot be written: on a full disk each line was a traceback."""
+
+    _has_said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._has_said:
+            self._has_said = True
+            tqdm.write(explain(Path(self.baseFilename), error), file=sys.stderr)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written before
+            super().close()
+
+
 def _file_handler(path: Path) -> logging.FileHandler:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _FileHandler(path, encoding="utf-8")
     formatter = logging.Formatter(FILE_FORMAT, "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
@@ -221,9 +285,6 @@ def is_ours(record: logging.LogRecord) -> bool:
 
 def _is_ours_or_serious(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or is_ours(record)
-
-
-INTERRUPTED_EXIT_CODE = 130
 
 
 class StopRequest:
@@ -252,4 +313,5 @@ def stop_request(message: str) -> Iterator[StopRequest]:
         yield request
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # Work has begun: what is still to do cleans up behind itself.
+            signal.signal(number, raise_interrupt if handler is exit_at_once else handler)

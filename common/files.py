@@ -11,11 +11,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from common.errors import UserError
+from common.output import writing
 
 _TEMPORARY = re.compile(r"\.tmp-.+-\d+")
 
@@ -29,17 +31,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, to be written and closed in the block; it then becomes `path` at once.
 
     The file's content, then its name, are on disk when the block has ended. An exception in the block leaves
-    `path` as it was.
+    `path` as it was. Raises OutputError.
     """
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+    with writing(path):
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
@@ -63,15 +67,58 @@ def atomic_torch_save(path: Path, obj: Any) -> None:
     import torch
 
     # Given a name, torch.save writes it into the archive: equal states would be different files.
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save(obj, file)
+    with atomic_path(path) as temporary, temporary.open("wb", buffering=0) as file:
+        recorder = _Recorder(file)
+        try:
+            torch.save(obj, recorder)  # type: ignore[arg-type]  # all of IO that it uses
+        except RuntimeError:
+            if (
+                recorder.error is not None
+            ):  # which torch hides behind what it then finds wrong with its archive
+                raise recorder.error from None
+            raise
+
+
+class _Recorder:
+    """A file to write to that remembers why it could not be written."""
+
+    def __init__(self, file: BinaryIO | FileIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            _write_all(self._file, data)
+        except OSError as error:
+            self.error = error
+            raise
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _write_all(file: BinaryIO | FileIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def describe_load_error(error: Exception) -> str:
+    """Why torch.load(weights_only=True) refused a file: its own words advise to run the code in it."""
+    if type(error).__name__ != "UnpicklingError":
+        return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+    name = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"Unsupported \w+ (\S+)", str(error))
+    what = name[1] if name else "an object of another kind"
+    return f"holds more than tensors and plain values, not loaded: {what}, which could run code"
 
 
 def make_directory(path: Path) -> None:
     """Make `path`, if it is not there, in an existing directory, and its name durable."""
     if not path.is_dir():
-        path.mkdir(exist_ok=True)
-        sync(path.parent)
+        with writing(path):
+            path.mkdir(exist_ok=True)
+            sync(path.parent)
 
 
 def remove_temporary_files(directory: Path) -> None:
@@ -99,25 +146,36 @@ class RowLog:
     def __init__(self, path: Path, key: str) -> None:
         self.path = path
         self._key = key
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
 
     def read(self) -> list[Row]:
         """The rows so far; see `read_rows`."""
         return read_rows(self.path, self._key)
 
     def append(self, row: Row) -> None:
-        """Add a row. It survives the process, but a power cut only after `sync` (an epoch may take 3 ms)."""
-        if self._file is None:
-            drop_torn_line(self.path)
-            self._file = self.path.open("ab")
-            sync(self.path.parent)
-        self._file.write(json.dumps(row).encode() + b"\n")
-        self._file.flush()
+        """Add a row, whole or not at all. Raises OutputError.
+
+        It survives the process, but a power cut only after `sync` (an epoch may take 3 ms).
+        """
+        with writing(self.path):
+            if self._file is None:
+                drop_torn_line(self.path)
+                self._file = self.path.open(
+                    "ab", buffering=0
+                )  # else a full disk would be met again on closing
+                sync(self.path.parent)
+            size = os.fstat(self._file.fileno()).st_size
+            try:
+                _write_all(self._file, json.dumps(row).encode() + b"\n")
+            except OSError:
+                self._file.truncate(size)
+                raise
 
     def sync(self) -> None:
         """Put the rows so far on disk."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            with writing(self.path):
+                os.fsync(self._file.fileno())
 
     def keep(self, wanted: Callable[[Row], bool]) -> None:
         """Drop all rows but the wanted ones, and a torn last line, atomically."""

@@ -14,7 +14,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from common.run_dir import CONFIG, LOCK, MANIFEST, RunBusyError, RunDir, RunInfo, find_runs
+from common.output import writing
+from common.run_dir import (
+    CONFIG,
+    LOCK,
+    MANIFEST,
+    RunBusyError,
+    RunDir,
+    RunError,
+    RunInfo,
+    age,
+    find_runs,
+    read_run,
+)
 
 IDENTITY = "identity"  # of the manifest
 LOCK_PATIENCE = 5.0  # seconds; a worker of a killed runner ends well within them
@@ -52,16 +64,46 @@ def finished_runs(folder: Path) -> dict[str, Path]:
     return {identity: run.path for identity, run in runs if run.manifest.get("status") == "finished"}
 
 
+class RunIndex:
+    """The runs directly below a folder by identity, each manifest read once, however often it is asked.
+
+    A plan asks for each of its experiments. The identity of a run never changes; its status does.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._identities: dict[str, str | None] = {}  # by the directory's name; None: a run of no plan
+
+    def find(self, identity: str) -> RunInfo | None:
+        """The newest run of an identity, a finished one before any other; as it is now."""
+        names = {entry.name for entry in os.scandir(self._folder) if entry.is_dir()}
+        for gone in self._identities.keys() - names:
+            del self._identities[gone]
+        for name in names - self._identities.keys():
+            with suppress(RunError):  # not yet a run, or none
+                self._identities[name] = read_run(self._folder / name).manifest.get(IDENTITY)
+        runs = []
+        for name in [name for name, known in self._identities.items() if known == identity]:
+            with suppress(RunError):
+                runs.append(read_run(self._folder / name))
+        runs.sort(key=lambda run: (run.manifest.get("status") == "finished", *age(run)))
+        return runs[-1] if runs else None
+
+
 def open_or_create(
-    folder: Path, identity: str, create: Callable[[], RunDir], fresh: bool = False
+    folder: Path,
+    identity: str,
+    create: Callable[[], RunDir],
+    fresh: bool = False,
+    index: RunIndex | None = None,
 ) -> tuple[RunDir, bool]:
     """The run of this identity, locked to go on with it; if there is none, or `fresh`, what `create` makes.
 
-    Returns it and whether it is an earlier one. Of several processes that come at once, one creates it.
-    Raises RunBusyError if a live process holds it.
+    index: of the folder, of somebody who asks for many. Returns it and whether it is an earlier one. Of
+    several processes that come at once, one creates it. Raises RunBusyError if a live process holds it.
     """
     with _alone_in(folder):
-        earlier = None if fresh else earlier_runs(folder).get(identity)
+        earlier = None if fresh else (index or RunIndex(folder)).find(identity)
         if earlier is None:
             return create(), False
     deadline = time.monotonic() + LOCK_PATIENCE
@@ -77,7 +119,8 @@ def open_or_create(
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Within the block no other process is in such a block for the same folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # Some network file systems lock no folders.

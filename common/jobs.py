@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 from common.console import INTERRUPTED_EXIT_CODE, console_silenced, setup_logging
 from common.errors import Interrupted, UserError
-from common.identity import open_or_create
+from common.identity import RunIndex, open_or_create
+from common.output import output_error
+from common.process import work_begins
 from common.run_dir import CONFIG, LOCK, MANIFEST, RunDir, read_run
 
 logger = logging.getLogger(__name__)
@@ -69,9 +71,10 @@ class Job:
     it stands; it asks stop() now and then, and raises Interrupted when that is true and it can be resumed.
     Both are functions of modules, or functools.partial of some, with arguments that can be pickled: a job is
     data that can be sent to another process or machine.
-    imports: the modules that take seconds to import. steps, unit: of its bar. shown: loggers whose lines a
-    user is to see wherever the job is done. silent: no bar and no log lines on the console. log_file: its
-    name after the run's prefix, None = no file. keep_checkpoints: also when the run is finished.
+    imports: the modules that take seconds to import. kind: the same for jobs that take about as long. steps,
+    unit: of its bar. shown: loggers whose lines a user is to see wherever the job is done. silent: no bar and
+    no log lines on the console. log_file: its name after the run's prefix, None = no file. keep_checkpoints:
+    also when the run is finished.
     """
 
     label: str
@@ -83,6 +86,7 @@ class Job:
     imports: tuple[str, ...] = ()
     steps: int = 1
     unit: str = "epoch"
+    kind: str = ""
     shown: tuple[str, ...] = ()
     silent: bool = False
     log_file: str | None = "log.txt"
@@ -94,13 +98,15 @@ class Job:
         return self.folder, self.identity
 
 
-def prepare(job: Job, earlier: Sequence[Path], place: Place, fresh: bool = False) -> Path | Outcome:
+def prepare(
+    job: Job, earlier: Sequence[Path], place: Place, fresh: bool = False, index: RunIndex | None = None
+) -> Path | Outcome:
     """The job's run directory: that of an earlier try unless `fresh`, or a new one; or why it cannot be done.
 
-    earlier: runs of the jobs in `job.after`.
+    earlier: runs of the jobs in `job.after`. index: of the job's folder.
     """
     try:
-        run, _ = open_or_create(job.folder, job.identity, lambda: job.create(earlier, place), fresh)
+        run, _ = open_or_create(job.folder, job.identity, lambda: job.create(earlier, place), fresh, index)
     except Exception as error:
         return Outcome("failed", error=str(error))
     with run:
@@ -185,11 +191,12 @@ def ending(
     manifest cannot be written is logged, and the run goes on to its own end.
 
     run: None in all processes but the main one: they log only what that one does not see. resume_command:
-    shown when interrupted, and after an error if this try left something that the next one goes on from and
-    that was not there before (`kept`: globs in the run's directory): a try without would come to the same
-    error. None = the caller says how to go on. label: what an error's line begins with.
+    shown when interrupted, after an error of the disk, and after another if this try left something that the
+    next one goes on from and that was not there before (`kept`: globs in the run's directory): a try without
+    would come to the same error. None = the caller says how to go on. label: begins an error's line.
     """
     end = Ending(is_new=run is not None and run.manifest["updated"] == run.manifest["created"])
+    work_begins()
     before = _sizes(run, kept)
     _record(run, status="running", error=None)
     try:
@@ -206,11 +213,14 @@ def ending(
     except BaseException as error:
         end.status, end.error = "failed", error
         _record(run, status=end.status, error=end.reason)
-        is_bug, is_final = not isinstance(error, UserError), isinstance(error, UserError) and error.is_final
+        of_disk = None if run is None else output_error(error, run.path)
+        is_bug = of_disk is None and not isinstance(error, UserError)
+        is_final = isinstance(error, UserError) and error.is_final
         if run is not None or is_bug:  # what all processes see, one says
             message = error if isinstance(error, Exception) else end.reason  # "0" alone says nothing
-            logger.error("%s%s", label, message, exc_info=is_bug)
-        if resume_command is not None and not is_final and _sizes(run, kept) - before:
+            logger.error("%s%s", label, of_disk or message, exc_info=is_bug)
+        is_mendable = of_disk is not None or _sizes(run, kept) - before
+        if resume_command is not None and not is_final and is_mendable:
             logger.error("what was computed is kept; to go on: %s", resume_command)
 
 
@@ -234,8 +244,8 @@ def _record(run: RunDir | None, **fields: str | None) -> None:
     try:
         run.update_manifest(**fields)
     except OSError as error:
-        path = run.path / MANIFEST
-        logger.error("%s cannot be written, and does not say %r: %s", path, fields["status"], error)
+        path, reason = run.path / MANIFEST, str(error).rpartition(" cannot be written: ")[2]
+        logger.error("%s cannot be written, and does not say %r: %s", path, fields["status"], reason)
 
 
 def _sizes(run: RunDir | None, kept: Sequence[str]) -> set[tuple[str, int]]:

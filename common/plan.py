@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
+import re
+import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType, SimpleNamespace
@@ -24,7 +27,7 @@ from common.config import (
     Source,
     apply_overrides,
     locate,
-    parse_path,
+    parse_field,
     path_text,
     raise_problems,
     validate,
@@ -143,6 +146,35 @@ def _choices(index: int, configuration: Configuration) -> Iterator[Choice]:
         yield Choice(index, chosen, base | chosen, places)
 
 
+def overridden_base(index: int, configuration: Configuration) -> Choice | None:
+    """A choice in which `base_config` has its say on the fields that options replace; None if there are none.
+
+    No experiment is of it, but a value that cannot be is a mistake wherever it stands.
+    """
+    base, options = configuration.base_config, configuration.options
+    names = base.keys() & options.keys()
+    if not names or not all(options.values()):
+        return None
+    chosen = {name: base[name] if name in names else values[0] for name, values in options.items()}
+    places: dict[str, Keys] = {name: ("configurations", index, "options", name, 0) for name in options}
+    places |= {name: ("configurations", index, "base_config", name) for name in base}
+    return Choice(index, chosen, base | chosen, places)
+
+
+MAX_EXPERIMENTS = 100_000  # of a plan; the check of so many takes half a minute
+
+
+def too_many(field: str, count: int) -> list[Problem]:
+    """Says that a plan stands for more experiments than anybody runs. field: to change."""
+    message = f"stands for {count:,} experiments; a plan has at most {MAX_EXPERIMENTS:,}"
+    return [Problem(field, message)] if count > MAX_EXPERIMENTS else []
+
+
+def count_choices(configuration: Configuration) -> int:
+    """Number of elements of the product of a configuration's options."""
+    return math.prod(map(len, configuration.options.values()))
+
+
 def empty_options(configurations: Sequence[Configuration]) -> list[Problem]:
     """Fields of the configurations' `options` that have no value to try."""
     return [
@@ -181,7 +213,9 @@ def fill_braces(text: str, names: Mapping[str, Any], config: Mapping[str, Any] =
     Raises BraceError.
     """
     try:
-        return text.format(**{key: _attributes(value) for key, value in config.items()} | dict(names))
+        return _Braces().vformat(
+            text, (), {key: _attributes(value) for key, value in config.items()} | dict(names)
+        )
     except (LookupError, ValueError, AttributeError, TypeError) as error:
         reason = str(error)
         if isinstance(error, KeyError):
@@ -189,6 +223,23 @@ def fill_braces(text: str, names: Mapping[str, Any], config: Mapping[str, Any] =
         elif isinstance(error, AttributeError) and isinstance(error.obj, SimpleNamespace):
             reason = f"no field {error.name!r}"
         raise BraceError(f"cannot fill in the braces of {text!r}: {reason}") from None
+
+
+_MAX_WIDTH = 200  # of a value filled in
+
+
+class _Braces(string.Formatter):
+    """str.format, without widths and precisions that make a short text fill the memory."""
+
+    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if isinstance(key, int):  # in the words of str.format
+            raise IndexError(f"Replacement index {key} out of range for positional args tuple")
+        return super().get_value(key, args, kwargs)
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        if any(len(digits) > 3 or int(digits) > _MAX_WIDTH for digits in re.findall(r"\d+", format_spec)):
+            raise ValueError(f"the width of {format_spec!r:.40} is above {_MAX_WIDTH}")
+        return super().format_field(value, format_spec)
 
 
 def _attributes(value: Any) -> Any:
@@ -255,7 +306,7 @@ def _spread_overrides(
     for override in overrides:
         dotted, equals, value = override.partition("=")
         try:
-            keys = parse_path(dotted.strip())
+            keys = parse_field(dotted.strip())
         except ValueError:
             keys = ()
         if not equals or not keys or keys[0] in schema.model_fields:

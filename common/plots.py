@@ -6,19 +6,23 @@ with house_style():
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.files import atomic_path
+from common.output import explain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+logger = logging.getLogger(__name__)
 Point = tuple[float, float]
 MAX_POINTS = 250  # of a curve; more are drawn as medians and ranges
 _COLUMNS = 3  # panels side by side
@@ -47,6 +51,16 @@ class Panel:
     curves: list[Curve]
     y_label: str = ""
     log: bool = False
+
+
+@contextmanager
+def optional_drawing(path: Path) -> Iterator[None]:
+    """Log that a picture, or a folder of them, is not drawn, whatever the reason: it ends no run."""
+    try:
+        yield
+    except Exception as error:
+        reason = explain(path, error) if isinstance(error, OSError) and error.errno else error
+        logger.warning("not drawn: %s", reason if str(path) in str(reason) else f"{path}: {reason!s}")
 
 
 def save_panels(path: Path, panels: Sequence[Panel], x_label: str, colors: Sequence[str]) -> None:

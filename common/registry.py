@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError, create_model
 
 from common.config import Config, ConfigError, Located, Problem, closest, unknown_key, unknown_name, validate
-from common.user_code import explain_failure
+from common.user_code import directory_kept, explain_failure, keep_directory
 from common.validation import field_errors
 
 
@@ -107,7 +107,10 @@ class Registry:
                 f"{self.kind} {name!r}",
                 [Located(None, problem.path, problem.message) for problem in problems],
             )
-        return partial(self.function(name), **bound)
+        function = self.function(name)
+        if name not in self.entries:
+            function = keep_directory(function, f"{self.kind} {name!r}")
+        return partial(function, **bound)
 
     def function(self, name: str) -> Callable[..., Any]:
         """The component itself. Raises ValueError with the reason if there is none of that name."""
@@ -157,7 +160,8 @@ def _attribute(target: str) -> Any:
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
     try:
-        value: Any = importlib.import_module(module_name)
+        with directory_kept(f"importing {module_name!r}"):
+            value: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise ValueError(

@@ -7,19 +7,17 @@ can be opened again. Only files of rows (`metrics.jsonl`) grow in place; see `co
 from __future__ import annotations
 
 import fcntl
-import functools
 import json
 import logging
 import os
-import platform
 import re
-import subprocess
 import sys
+import textwrap
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +26,19 @@ from common.files import (
     RunError,
     atomic_torch_save,
     atomic_write_json,
+    describe_load_error,
     drop_torn_line,
     make_directory,
     read_rows,
     remove_temporary_files,
     sync,
 )
+from common.output import OutputError, writing
+from common.process import just_made
+from common.provenance import provenance
 
 MANIFEST, CONFIG, METRICS = "manifest.json", "config.json", "metrics.jsonl"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
-RECORDED_PACKAGES = ("torch", "numpy", "transformers", "datasets", "scikit-learn", "matplotlib")
 _CHECKPOINT = re.compile(r"epoch_(\d+)\.pt")
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class RunDir:
     """
 
     def __init__(self, path: Path, lock: int, config: dict[str, Any], manifest: dict[str, Any]) -> None:
-        self.path = path
+        self.path = path.absolute()  # whatever becomes the working directory while the run is written to
         self.prefix: str = manifest.get("prefix", "")
         self.config = config
         self._lock: int | None = lock
@@ -85,7 +86,7 @@ class RunDir:
         folder; recorded in the manifest. Raises RunError if `name` cannot be the name of a directory, or the
         prefix begin one.
         """
-        if not name or Path(name).name != name:
+        if not name or Path(name).name != name or "\0" in name:
             raise RunError(f"{name!r} cannot name a run directory: it must not be empty or hold '/'")
         if Path(prefix + CONFIG).name != prefix + CONFIG:
             raise RunError(f"{prefix!r} cannot begin the names of a run's files: it must not hold '/'")
@@ -114,9 +115,10 @@ class RunDir:
         read_run(path)
         lock = _acquire(path)
         try:
-            remove_temporary_files(path)
-            for file in path.glob("*.jsonl"):
-                drop_torn_line(file)
+            with writing(path):
+                remove_temporary_files(path)
+                for file in path.glob("*.jsonl"):
+                    drop_torn_line(file)
             run = read_run(path)  # Again: it may have changed before the lock was ours.
         except BaseException:
             _release(lock)
@@ -210,7 +212,12 @@ def find_runs(base: Path) -> list[RunInfo]:
             runs.append(read_run(path))
         except RunError as error:
             logger.debug("skipped %s: %s", path, error)
-    return sorted(runs, key=lambda run: (str(run.manifest.get("created", "")), run.path.name))
+    return sorted(runs, key=age)
+
+
+def age(run: RunInfo) -> tuple[str, str]:
+    """Sort key of runs, oldest first."""
+    return str(run.manifest.get("created", "")), run.path.name
 
 
 def _now() -> str:
@@ -218,23 +225,29 @@ def _now() -> str:
 
 
 def _make_run_directory(base: Path, name: str) -> Path:
-    base.mkdir(parents=True, exist_ok=True)
+    with writing(base):
+        base.mkdir(parents=True, exist_ok=True)
     stem = f"{name}_{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}"
     path, n = base / stem, 1
     while True:
         try:
-            path.mkdir()
+            with writing(path):
+                path.mkdir()
             break
-        except FileExistsError:
+        except OutputError as error:
+            if not isinstance(error.__cause__, FileExistsError):
+                raise
             n += 1
             path = base / f"{stem}_{n}"
+    just_made(path)
     sync(base)
     return path
 
 
 def _acquire(path: Path) -> int:
     """Lock a run directory until `_release` or the end of the process, however it ends."""
-    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    with writing(path):
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -246,8 +259,13 @@ def _acquire(path: Path) -> int:
             f"run directory {path} is in use by a running process (pid {holder}): wait for it, or stop it"
         )
         raise RunBusyError(message) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    try:
+        with writing(path):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except OutputError:
+        _release(lock)
+        raise
     return lock
 
 
@@ -297,18 +315,39 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         state = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "Unsupported" in line), str(error)).strip()
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values, not loaded: {reason}"
-        ) from None
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise CheckpointError(f"{path} {describe_load_error(error)}") from None
+    except Exception as error:  # torch answers what it cannot read with errors of many kinds
+        reason = describe_load_error(error)
         if "PytorchStreamReader" in reason:
             raise CheckpointError(f"corrupt checkpoint {path}: {reason}{_older_hint(path)}") from None
         raise CheckpointError(f"{path} cannot be loaded: {reason}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} is no checkpoint: it holds a {type(state).__name__}, not a dict")
     return state
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a checkpoint's content is taken over into an error about its file."""
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"{path} is no checkpoint to go on from: it has no {error}") from error
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        reason = textwrap.shorten(str(error) or type(error).__name__, 300)
+        raise CheckpointError(f"{path} does not fit this run: {reason}") from error
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raises ValueError: what a torch optimizer has loaded is not of the shapes of its weights."""
+    for group in optimizer.param_groups:
+        for number, parameter in enumerate(group["params"]):
+            for name, value in optimizer.state.get(parameter, {}).items():
+                shape, wanted = list(getattr(value, "shape", [])), list(parameter.shape)
+                if name.startswith("exp_avg") and "_sq_" not in name and shape != wanted:
+                    raise ValueError(
+                        f"the optimizer's {name} of weight {number} is {shape}, must be {wanted}"
+                    )
 
 
 def checkpoints_in(directory: Path) -> list[Path]:
@@ -341,44 +380,3 @@ def _older_hint(path: Path) -> str:
     if intact is None:
         return ". There is no intact older checkpoint beside it: run that experiment anew"
     return f". {intact} is older and intact: delete the corrupt file to continue from there"
-
-
-def provenance() -> dict[str, Any]:
-    """Say what produced a run: `versions`, `commit` and `dirty` (None outside a git checkout), `platform`."""
-    commit, dirty = _git_state()
-    system = {"system": platform.system(), "release": platform.release(), "machine": platform.machine()}
-    return {
-        "versions": dict(_versions()),
-        "commit": commit,
-        "dirty": dirty,
-        "platform": {**system, "cpu_count": os.cpu_count()},
-    }
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-@functools.cache  # The code that runs is the code that was there when the process started.
-def _git_state() -> tuple[str | None, bool | None]:
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None, None
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        changes = _git(root, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    return commit, bool(changes)
-
-
-def _git(root: Path, *args: str) -> str:
-    command = ["git", "-C", str(root), *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -10,19 +10,24 @@ Imports nothing heavy: a job's work imports what it needs, in a process of its o
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from common.console import progress, stop_request
-from common.identity import finished_runs, remove_incomplete_runs
+from common.identity import RunIndex, finished_runs, remove_incomplete_runs
 from common.jobs import Job, JobKey, Outcome, Place, prepare
+from common.outlook import Running, Series, show_outlook
 from common.plan import PlanSettings
+from common.run_dir import read_run
 from common.workers import LOOK_EVERY, Executor, preload, run_here, run_in_process
 
 logger = logging.getLogger(__name__)
+SHOW_EVERY = 5  # seconds
 
 
 def run_jobs(
@@ -32,21 +37,27 @@ def run_jobs(
     console: bool = True,
     interrupt_message: str = "stopping; press Ctrl-C again to stop at once",
     then: Callable[[Job, Outcome], Sequence[Job]] = lambda job, outcome: (),
+    series: Series | None = None,
 ) -> list[Outcome]:
     """Run `jobs`, each when those it comes `after` are done; returns one outcome each, in their order.
 
     Of several jobs that are the same work the first is run. fresh: ignore earlier runs; console: bars and log
     lines on the terminal. then: called when a job has ended or was found finished, in this process; the jobs
-    that it returns are run as well, and their outcomes come behind the others. Raises KeyboardInterrupt when
+    that it returns are run as well, and their outcomes come behind the others. series: of the calls that this
+    one is part of; what an earlier one of them did is not said to be skipped. Raises KeyboardInterrupt when
     interrupted twice, ValueError: a job comes after one that is not among `jobs`.
     """
     asked: list[Job] = []
     waiting: list[Job] = []
-    running: dict[Future[Outcome], tuple[Job, Place]] = {}
+    running: dict[Future[Outcome], tuple[Running, Place]] = {}
+    series = series or Series()
     outcomes: dict[JobKey, Outcome] = {}
     finished: dict[Path, dict[str, Path]] = {}  # by an earlier plan: folder -> identity -> run
+    indexes: dict[Path, RunIndex] = {}
 
     def add_jobs(jobs: Sequence[Job]) -> None:
+        if not jobs:
+            return
         known = {job.key for job in asked}
         new = {job.key: job for job in jobs[::-1] if job.key not in known}  # the first of the same work
         known |= new.keys()
@@ -56,22 +67,27 @@ def run_jobs(
         for job in [job for job in jobs if new.get(job.key) is job]:
             if job.folder not in finished:
                 remove_incomplete_runs(job.folder)
+                indexes[job.folder] = RunIndex(job.folder)
                 finished[job.folder] = {} if fresh else finished_runs(job.folder)
             if path := finished[job.folder].get(job.identity):
-                logger.info("%s: finished earlier, skipped (%s)", job.label, path)
+                if job.key not in series.here:
+                    logger.info("%s: finished earlier, skipped (%s)", job.label, path)
                 outcomes[job.key] = Outcome("skipped", path)
                 add_jobs(then(job, outcomes[job.key]))
             else:
                 waiting.append(job)
 
-    def run_job(job: Job, place: Place) -> Outcome:
+    def run_job(item: Running, place: Place) -> Outcome:
+        job = item.job
         earlier = [run for need in job.after if (run := outcomes[need.key].run) is not None]
-        path = prepare(job, earlier, place, fresh)
+        path = prepare(job, earlier, place, fresh, indexes[job.folder])
         if isinstance(path, Outcome):
             return path
+        manifest = read_run(path).manifest
+        item.is_new = manifest["updated"] == manifest["created"]
         hidden = not console or job.silent
-        with progress(job.steps, job.label, place.number, disable=hidden, unit=job.unit) as job_bar:
-            return execute(job, path, place, stop, job_bar)
+        with progress(job.steps, job.label, place.number, disable=hidden, unit=job.unit) as item.bar:
+            return execute(job, path, place, stop, item.bar)
 
     def end_job(job: Job, outcome: Outcome) -> None:
         # In this process, the job's own log line says that it failed.
@@ -79,8 +95,12 @@ def run_jobs(
         if outcome.status in ("failed", "not run") and not has_said:
             logger.error("%s %s: %s", job.label, outcome.status, outcome.error)
         outcomes[job.key] = outcome
+        series.count(job, outcome)
         add_jobs(then(job, outcome))
-        bar.move_to(bar.n + 1, bar.n + 1 + len(running) + len(waiting))
+        show()
+
+    def show() -> None:
+        show_outlook(bar, series, [item for item, _ in running.values()], waiting, places)
 
     add_jobs(jobs)
     execute: Executor = run_in_process
@@ -89,33 +109,45 @@ def run_jobs(
     elif waiting:
         preload(sorted({module for job in waiting for module in job.imports}))
     free = list_places(settings)
+    places = len(free)
     with (
         stop_request(interrupt_message) as stop,
-        progress(len(waiting), f"plan {settings.name}", unit="experiment", disable=not console) as bar,
+        progress(
+            len(waiting), f"plan {settings.name}", unit="experiment", disable=not console, is_paced=False
+        ) as bar,
         ThreadPoolExecutor(len(free)) as pool,
     ):
         # What runs in this process does so in its main thread, which Ctrl-C interrupts.
         submit = pool.submit if settings.multiprocess else _call
-        bar.move_to(0)
+        show()
+        shown = time.monotonic()
         try:
             while True:
                 while dead := next(
-                    ((job, end) for job in waiting if (end := check_blocked(job, outcomes))), None
+                    ((job, end) for job in waiting if job.after and (end := check_blocked(job, outcomes))),
+                    None,
                 ):
                     waiting.remove(dead[0])
                     end_job(*dead)
-                can_start = free and not stop.requested
-                ready = [job for job in waiting if is_ready(job, outcomes)] if can_start else []
+                can_start = not stop.requested
+                ready = list(
+                    islice((job for job in waiting if is_ready(job, outcomes)), len(free) * can_start)
+                )
                 for job, place in zip(ready, list(free), strict=False):
                     waiting.remove(job)
                     free.remove(place)
-                    running[submit(run_job, job, place)] = job, place
+                    item = Running(job)
+                    running[submit(run_job, item, place)] = item, place
                 if not running:
                     break
                 for future in wait(running, LOOK_EVERY, FIRST_COMPLETED).done:
-                    job, place = running.pop(future)
+                    item, place = running.pop(future)
                     free.insert(0, place)
-                    end_job(job, future.result())
+                    item.end(series, future.result())
+                    end_job(item.job, future.result())
+                if time.monotonic() - shown > SHOW_EVERY:
+                    shown = time.monotonic()
+                    show()
         except BaseException:
             stop.at_once = True  # else Python would wait for the jobs under way
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import stat
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from typing import Any, Literal
 import yaml
 
 from common.errors import UserError
+from common.yaml_nodes import MAX_DEPTH, Loader, TooLargeError, compose
 
 Keys = tuple[str | int, ...]  # steps from the top of a file to a value: mapping keys and list indices
 Line = int | Literal["--set"]
 
 _STEP = re.compile(r'\.([^.\[\]]+)|\[(\d+)\]|\[("(?:[^"\\]|\\.)*")\]')
 _MIN_PATH_WIDTH = 19  # short reports line up with each other
+_MAX_PATH_WIDTH = 80  # a longer path does not push the others' messages away
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class ConfigError(UserError):
         places = [_place(problem.line) for problem in self.problems]
         paths = [problem.path for problem in self.problems]
         place_width = max(map(len, places))
-        path_width = max(_MIN_PATH_WIDTH, *map(len, paths)) if any(paths) else 0
+        path_width = (
+            max(_MIN_PATH_WIDTH, *(len(path) for path in paths if len(path) <= 80), 0) if any(paths) else 0
+        )
         lines = [f"{self.file}: {len(places)} problem{'s' if len(places) != 1 else ''}"]
         for place, path, problem in zip(places, paths, self.problems, strict=True):
             line = "  "
@@ -86,6 +91,10 @@ def path_text(keys: Keys) -> str:
     return text
 
 
+class PathTooLongError(ValueError):
+    """A path with more steps than any config has levels."""
+
+
 def parse_path(text: str) -> Keys:
     """Inverse of `path_text`. Raises ValueError for text that is no path."""
     keys: list[str | int] = []
@@ -98,6 +107,14 @@ def parse_path(text: str) -> Keys:
         keys.append(name or (int(index) if index else json.loads(quoted)))
         rest = rest[step.end() :]
     return tuple(keys)
+
+
+def parse_field(text: str) -> Keys:
+    """The path of a field that a user names. Raises ValueError: no path; PathTooLongError."""
+    keys = parse_path(text)
+    if len(keys) > MAX_DEPTH:
+        raise PathTooLongError(f"a path of {len(keys):,} steps; at most {MAX_DEPTH}")
+    return keys
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
@@ -130,9 +147,8 @@ def _listed(names: list[str], limit: int = 12) -> str:
 
 
 _SUFFIXES = (".json", ".yml", ".yaml")
-_MAP, _SEQ, _MERGE, _FLOAT, _DATE = (
-    f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "merge", "float", "timestamp")
-)
+_MAP, _SEQ, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "merge"))
+MAX_BYTES = 4 << 20  # of a file
 
 
 @dataclass(frozen=True)
@@ -207,6 +223,12 @@ def _read_text(path: Path) -> str:
             raise refuse("no such file" + (f"; did you mean {meant!r}?" if meant else ""))
         if path.suffix not in _SUFFIXES:
             raise refuse(f"unknown kind of file {path.suffix!r}; expected .json, .yml or .yaml")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise refuse("is no file but a pipe, a device or a socket")
+        if status.st_size > MAX_BYTES:
+            size, limit = (f"{number / 2**20:,.0f} MB" for number in (status.st_size, MAX_BYTES))
+            raise refuse(f"too large for a config: {size}, at most {limit}")
         content = path.read_bytes()
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -231,6 +253,8 @@ def _read_json(text: str, lines: dict[Keys, Line], problems: list[Located]) -> A
 
     def walk(at: int, keys: Keys) -> int:
         """Walks the value that starts at `at`, returns where it ends."""
+        if len(keys) > MAX_DEPTH:
+            raise RecursionError
         if text[at] not in "{[":
             end = decoder.raw_decode(text, at)[1]
             if text[at:end] in ("NaN", "Infinity", "-Infinity"):
@@ -259,44 +283,13 @@ def _read_json(text: str, lines: dict[Keys, Line], problems: list[Located]) -> A
     return data
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that keeps the lines of items; `1e-6` is a number, as in YAML 1.2, and a date is text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.item_lines: dict[tuple[int, int], int] = {}
-        self.repeated: set[int] = set()  # key nodes already reported, since aliases visit them again
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        # Taken here: the node of an alias has the line of its anchor.
-        line = self.peek_event().start_mark.line + 1
-        if isinstance(parent, yaml.SequenceNode):
-            self.item_lines[id(parent), index] = line
-        return super().compose_node(parent, index)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_FLOAT, _DATE)]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    _FLOAT,
-    re.compile(
-        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?$"
-        r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
-    ),
-    list("-+0123456789."),
-)
-
-
 def _read_yaml(text: str, lines: dict[Keys, Line], problems: list[Located]) -> Any:
-    loader = _Loader(text)
-    node = loader.get_single_node()
+    loader, node = compose(text)
     return None if node is None else _from_node(loader, node, (), lines, problems)
 
 
 def _from_node(
-    loader: _Loader, node: yaml.Node, keys: Keys, lines: dict[Keys, Line], problems: list[Located]
+    loader: Loader, node: yaml.Node, keys: Keys, lines: dict[Keys, Line], problems: list[Located]
 ) -> Any:
     """Builds the value of a node; an aliased one anew: no two places of the data share an object."""
     if node.tag == _MAP and isinstance(node, yaml.MappingNode):
@@ -312,7 +305,7 @@ def _from_node(
 
 
 def _pairs(
-    loader: _Loader, node: yaml.MappingNode, keys: Keys, problems: list[Located]
+    loader: Loader, node: yaml.MappingNode, keys: Keys, problems: list[Located]
 ) -> dict[str, tuple[int, yaml.Node]]:
     """Lists key -> (its line, its value's node); keys of `<<` merges give way to the mapping's own."""
     pairs: dict[str, tuple[int, yaml.Node]] = {}
@@ -338,13 +331,14 @@ def _pairs(
 def parse_value(text: str, problems: list[Located]) -> Any:
     """Reads a YAML scalar or flow collection; gives back other text, and what would be cut or nested."""
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
+        loader, node = compose(text)
         as_written = isinstance(node, yaml.ScalarNode) and (
             node.style in ("'", '"') or node.value == text.strip()
         )
         if node is not None and (as_written or (isinstance(node, yaml.CollectionNode) and node.flow_style)):
             return _from_node(loader, node, (), {}, problems)
+    except TooLargeError as error:
+        problems.append(Located("--set", "", str(error.problem)))
     except (yaml.YAMLError, ValueError, RecursionError):
         pass  # a glob such as *.bin or a name such as {dataset}_{model} is no YAML
     return text

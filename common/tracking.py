@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import netrc
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -145,8 +147,9 @@ class Tracker:
             self._board.close()
             self._board = None
         if self._wandb is not None and self._settings is not None:
-            for path in files_to_upload(self._run.path, self._settings.exclude_files):
-                self._wandb.save(str(path), base_path=str(self._run.path), policy="now")
+            with _without_link_notes():
+                for path in files_to_upload(self._run.path, self._settings.exclude_files):
+                    self._wandb.save(str(path), base_path=str(self._run.path), policy="now")
             self._wandb.finish(exit_code=int(failed))
             self._wandb = None
 
@@ -157,6 +160,18 @@ def files_to_upload(directory: Path, exclude: tuple[str, ...]) -> Iterator[Path]
         name = path.relative_to(directory).as_posix()
         if path.is_file() and not any(fnmatch(name, glob) for glob in (*_NEVER_UPLOADED, *exclude)):
             yield path
+
+
+@contextmanager
+def _without_link_notes() -> Iterator[None]:
+    """Show what is written to stderr in the block when it ends, less a note of W&B's for each file."""
+    written = io.StringIO()
+    try:
+        with redirect_stderr(written):
+            yield
+    finally:
+        lines = written.getvalue().splitlines(keepends=True)
+        sys.stderr.write("".join(line for line in lines if "into the W&B run directory" not in line))
 
 
 def _start_wandb(run: RunDir, settings: WandbSettings) -> Any:
@@ -176,7 +191,7 @@ def _start_wandb(run: RunDir, settings: WandbSettings) -> Any:
         )
     except (wandb.Error, OSError) as error:
         raise TrackerError(
-            f"Weights & Biases did not start: {error}. Log in (wandb login), work offline "
+            f"Weights & Biases did not start: {str(error).rstrip('.')}. Log in (wandb login), work offline "
             f"(WANDB_MODE=offline), or {settings.opt_out}"
         ) from None
     run.update_manifest(wandb_id=started.id)

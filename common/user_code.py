@@ -1,12 +1,19 @@
-"""Where users' own functions fail: rewards, metrics and datasets that a config names by `module:function`."""
+"""Users' own functions, named in configs by `module:function`: what they may not change, where they fail."""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
+logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[1]
 _OURS = tuple(
     str(_ROOT / package) + "/"
@@ -38,3 +45,43 @@ def explain_failure(error: BaseException) -> str:
     place = describe_place(error)
     parts = [str(error), f"at {place}" if place else ""]
     return ": " + ", ".join(part for part in parts if part) if any(parts) else ""
+
+
+@contextmanager
+def directory_kept(name: str) -> Iterator[None]:
+    """Go back to the working directory after a block that changes it, and say so once for each `name`.
+
+    name: of the user's code, for the log. Relative paths of configs are read long after it was called.
+    """
+    before = _working_directory()
+    try:
+        yield
+    finally:
+        after = _working_directory()
+        if before is not None and after != before:
+            os.chdir(before)
+            if name not in _told:
+                _told.add(name)
+                where = after or "one that is gone"
+                logger.warning("%s changed the working directory to %s: back to %s", name, where, before)
+
+
+_told: set[str] = set()
+
+
+def keep_directory(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The same function; after each call the working directory is what it was, see `directory_kept`."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with directory_kept(name):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # deleted meanwhile
+        return None

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -168,7 +168,7 @@ class NewsWriter(logging.Handler):
             self._write({"steps": steps, "total": total, "status": status})
 
     def _write(self, row: dict[str, object]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
+        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:  # news end no run
             file.write(json.dumps(row) + "\n")
 
 

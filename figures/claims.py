@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -36,6 +36,8 @@ from figures.tables import with_interval
 from rft_diagnose.statistics import LOW_MEAN, dead
 
 HOLDS = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
+SCALE_FREE = ("theory",)  # items whose numbers are the same at every scale
+NOT_AT_SCALE = "not tested at this scale, which is too small to show it"
 Outcome = Literal["holds", "fails", "not tested"]
 
 
@@ -94,9 +96,18 @@ class Verdict:
     detail: str
 
 
-def evaluate(results: Results) -> list[Verdict]:
-    """Judge each criterion."""
-    return [judge(criterion, results) for criterion in CRITERIA]
+def evaluate(results: Results, is_full_scale: bool = True) -> list[Verdict]:
+    """Judge each criterion; where not `is_full_scale`, those alone that any scale can show.
+
+    Of the others the numbers are given all the same.
+    """
+    verdicts = [judge(criterion, results) for criterion in CRITERIA]
+    return [
+        verdict
+        if is_full_scale or verdict.outcome == "not tested" or verdict.criterion.item in SCALE_FREE
+        else replace(verdict, outcome="not tested", detail=f"{verdict.detail}; {NOT_AT_SCALE}")
+        for verdict in verdicts
+    ]
 
 
 def judge(criterion: Criterion, results: Results) -> Verdict:

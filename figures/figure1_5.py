@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +17,13 @@ from matplotlib.figure import Figure
 
 from figures.runs import extraction_table
 from figures.study import METHODS
-from figures.style import save_figure
+from figures.style import add_title, save_figure
 from rft_diagnose.statistics import input_statistics, std_percentile
 from rft_diagnose.style import BLUE, GREY, ORANGE, house_style
 
 COLORMAP = "viridis"  # its lightness rises with the value: readable in black and white
 MAX_MARKERS_AS_VECTORS = 2_000
+NARROW_WIDTH = 4.0  # inches; of about the width of a phone
 
 
 def figure1(table: pd.DataFrame, reward: str, title: str | None = None) -> Figure:
@@ -38,8 +40,7 @@ def figure1(table: pd.DataFrame, reward: str, title: str | None = None) -> Figur
         figure.supxlabel(f"inputs, by their reward std under {panels[0]}", fontsize=9)
         grid[0].set_ylabel("reward mean")
         figure.colorbar(colours, ax=list(grid), label=f"reward std ({reward})", pad=0.02)
-        if title:
-            figure.suptitle(title)
+        add_title(figure, title)
     return figure
 
 
@@ -88,8 +89,30 @@ def figure1_tasks(numbers: pd.DataFrame, labels: Mapping[str, str], title: str |
             row[0].set_ylabel(f"{labels.get(task, task)}\nreward mean")
             figure.colorbar(colours, ax=list(row), label="reward std", pad=0.01, aspect=14)
         figure.supxlabel("inputs, by their reward std under the pretrained model", fontsize=9)
-        if title:
-            figure.suptitle(title)
+        add_title(figure, title)
+    return figure
+
+
+def figure1_narrow(numbers: pd.DataFrame, labels: Mapping[str, str], title: str | None = None) -> Figure:
+    """Draw what `figure1_tasks` does for a phone: the models of a task two by two."""
+    tasks = list(dict.fromkeys(numbers["task"]))
+    panels = [panel for panel in METHODS.values() if panel in set(numbers["panel"])]
+    height = math.ceil(len(panels) / 2)
+    with house_style():
+        figure = Figure(figsize=(NARROW_WIDTH, (1.5 * height + 0.4) * len(tasks) + 0.9), layout="constrained")
+        add_title(figure, title)
+        parts = figure.subfigures(len(tasks), 1, squeeze=False)[:, 0]
+        for part, task in zip(parts, tasks, strict=True):
+            grid = list(part.subplots(height, min(2, len(panels)), squeeze=False, sharey=True).flat)
+            colours = _draw_models(grid[: len(panels)], numbers[numbers["task"] == task], panels)
+            for axes in grid:
+                axes.title.set_fontsize(7.5)
+            for axes in grid[len(panels) :]:
+                axes.set_axis_off()
+            part.suptitle(labels.get(task, task).replace("\n", ", "), fontsize="medium", fontweight="bold")
+            part.supylabel("reward mean", fontsize=8)
+            part.colorbar(colours, ax=grid, label="reward std", pad=0.02, aspect=40)
+        figure.supxlabel("inputs, by their std under the pretrained model", fontsize=8)
     return figure
 
 
@@ -215,8 +238,7 @@ def figure5_panel(numbers: pd.DataFrame, title: str | None = None) -> Figure:
             mean, std = input_statistics(numbers[numbers["kind"] == kind]["reward"].to_numpy())
             axes.set_title(f"{kind} reward std: {std:.3f}, mean {mean:.3f}", loc="left")
             _draw(axes, block, height, highest, ORANGE if kind == "small" else BLUE)
-        if title:
-            figure.suptitle(title)
+        add_title(figure, title)
     return figure
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
+from figures.style import add_title
 from figures.tables import percent, short, signed, with_interval
 from rft_diagnose.statistics import (
     Floats,
@@ -38,6 +40,7 @@ TITLES = {
 GIVEN_MEAN = "difference, given the pretrain mean"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")  # 11 and 7: pairs repeat after 77 tasks
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY, GREY)
+MARKER_SIZE, COVERED = 6.5, 4.5  # and how much larger one is for each that lies on it
 
 
 def models_by_task(
@@ -142,10 +145,22 @@ def figure2(numbers: pd.DataFrame, labels: Mapping[str, str], title: str | None 
             axes.set_ylabel(label)
         for axes in grid[1]:
             axes.set_xlabel("10th percentile of the reward std, pretrained")
-        figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right center", title="task")
-        if title:
-            figure.suptitle(title, fontsize="large")
+        legend = grid[0][0].get_legend_handles_labels()
+        figure.legend(*legend, loc="outside right center", title="task")
+        add_title(figure, title)
+        figure.draw_without_rendering()  # only now it is known which markers meet
+        for axes, name in zip(grid.flat, PANELS, strict=True):
+            _enlarge_covered(axes, numbers[["percentile", name]].to_numpy())
     return figure
+
+
+def _enlarge_covered(axes: Axes, points: np.ndarray) -> None:
+    """Let a marker that later ones lie on stand out around them. points: x, y of the tasks [N, 2]."""
+    markers = [c.lines[0] for c in axes.containers if isinstance(c, ErrorbarContainer)]
+    places = axes.transData.transform(points) * 72 / axes.figure.dpi  # points of a printer
+    for i, marker in enumerate(markers):
+        distances = np.linalg.norm(places[i + 1 :] - places[i], axis=1)
+        marker.set_markersize(MARKER_SIZE + COVERED * int((distances < MARKER_SIZE).sum()))
 
 
 def _draw_tasks(axes: Axes, numbers: pd.DataFrame, name: str, labels: Mapping[str, str]) -> None:
@@ -157,7 +172,7 @@ def _draw_tasks(axes: Axes, numbers: pd.DataFrame, name: str, labels: Mapping[st
             **{side: bar for side, bar in bars.items() if bar > 0},
             linestyle="",
             marker=MARKERS[i % len(MARKERS)],
-            markersize=6.5,
+            markersize=MARKER_SIZE,
             markeredgecolor="white",
             markeredgewidth=0.5,
             color=COLORS[i % len(COLORS)],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from figures.style import METHOD_COLORS, METHOD_MARKERS
+from figures.style import METHOD_COLORS, METHOD_MARKERS, add_title
 from rft_diagnose.style import house_style
 
 ROWS = {"reward": "train reward", "reward_std": "reward std", "grad_norm": "gradient norm"}
@@ -46,8 +45,7 @@ def figure3(table: pd.DataFrame, title: str | None = None) -> Figure:
             title="inputs by their reward std under the pretrained model",
             handlelength=4,
         )
-        if title:
-            figure.suptitle(textwrap.fill(title, 36 * len(environments)), fontsize="large")
+        add_title(figure, title)
     return figure
 
 
@@ -77,4 +75,5 @@ def _draw(axes: Axes, part: pd.DataFrame, quantity: str) -> None:
                 )
     if quantity == "grad_norm":
         axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(True, alpha=0.3)

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from figures.style import add_title
 from figures.tables import percent, setting, with_interval, with_std
 from rft_diagnose.statistics import Difference, normal_quantile, paired_difference
 from rft_diagnose.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, house_style
@@ -18,6 +19,7 @@ SWEPT = {"learning_rate": "learning rate", "temperature": "temperature", "ent_co
 SHOWN_SPLITS = {"train": "train", "test": "test"}
 STAGES = {"sft": "SFT alone", "sft_rft": "SFT, then RFT"}
 COLORS = (BLUE, GREEN, PURPLE, BLACK, SKY)
+NO_GAIN = "no gain of RFT alone to compare with"
 MARKERS = ("o", "s", "^", "D", "v")
 
 
@@ -106,32 +108,38 @@ def figure4(numbers: pd.DataFrame, title: str | None = None) -> Figure:
     """Draw reward after SFT alone and after SFT and RFT (left), and RFT's gain over that without SFT (right).
 
     The x axis is the share of the SFT steps, a colour stands for a share of the labels, rows are train and
-    test. numbers: see `figure4_numbers`.
+    test. Without a gain of RFT alone there is no right part. numbers: see `figure4_numbers`.
     """
     steps = sorted(numbers[numbers["method"].isin(STAGES)]["steps"].dropna().unique())
     places = {value: place for place, value in enumerate(steps)}
     labels = sorted(numbers[numbers["method"].isin(STAGES)]["labels"].unique())
     with house_style():
-        figure = Figure(figsize=(9.2, 6.4))
+        has_ratios = bool(numbers["gain_ratio"].notna().any())
+        figure = Figure(figsize=(9.2 if has_ratios else 5.6, 6.4))
         figure.set_layout_engine("constrained", hspace=0.06, wspace=0.08)
-        grid = figure.subplots(2, 2, sharex=True)
+        grid = figure.subplots(2, 1 + has_ratios, sharex=True, squeeze=False)
         for row, (split, name) in zip(grid, SHOWN_SPLITS.items(), strict=True):
             part = numbers[numbers["split"] == split]
             _draw_rewards(row[0], part, labels, places)
             row[0].set_ylabel(f"mean {name} reward")
-            _draw_ratios(row[1], part, labels, places)
-            row[1].set_ylabel(f"gain over gain without SFT ({name})")
-        grid[0][0].set_title("(a) reward")
-        grid[0][1].set_title("(b) how many times more RFT gains after SFT")
+            if has_ratios:
+                row[1].set_ylabel(f"gain over gain without SFT ({name})")
+                _draw_ratios(row[1], part, labels, places)
+        if has_ratios:
+            grid[0][0].set_title("(a) reward")
+            grid[0][1].set_title("(b) how many times more RFT gains after SFT")
+        else:
+            grid[0][0].set_title(f"reward ({NO_GAIN})")
         for axes in grid[1]:
             axes.set_xticks(range(len(steps)), [percent(value) for value in steps])
             axes.set_xlim(-0.4, len(steps) - 0.6)
             axes.set_xlabel("share of the SFT steps")
         figure.legend(
-            *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=1 + len(labels)
+            *grid[0][0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=1 + len(labels) if has_ratios else 2,
         )
-        if title:
-            figure.suptitle(title, fontsize="large")
+        add_title(figure, title)
     return figure
 
 
@@ -157,7 +165,7 @@ def _draw_rewards(axes: Axes, part: pd.DataFrame, labels: list[float], places: d
     ):
         for value in part[part["method"] == method]["reward"]:
             axes.axhline(value, color=color, linestyle=dashes, label=name)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])  # whole markers, and lines at 0
     known = part[part["share"].notna() & (part["reward"] > 0)]
     if len(known):
         whole = float((known["reward"] / known["share"]).iloc[0])
@@ -185,7 +193,8 @@ def _draw_ratios(axes: Axes, part: pd.DataFrame, labels: list[float], places: di
             markersize=6,
         )
     if rows.empty:
-        axes.text(0.5, 0.5, "RFT alone gains nothing", transform=axes.transAxes, ha="center", color=GREY)
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, NO_GAIN, transform=axes.transAxes, ha="center", color=GREY)
         return
     axes.axhline(1, color=ORANGE, linestyle="dashdot")
     lowest = min(0, float(rows["gain_ratio"].min()))

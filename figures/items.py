@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from figures.claims import Results
+from figures.claims import Results, evaluate
 from figures.criteria import CONTRAST_TASK, HARD_TASK, SWEPT_TASK
-from figures.figure1_5 import figure1_numbers, figure1_tasks, figure5_numbers, figure5_panel
+from figures.figure1_5 import figure1_narrow, figure1_numbers, figure1_tasks, figure5_numbers, figure5_panel
 from figures.figure2_table1 import NEEDED, figure2, rank_correlations, table1_shown
 from figures.figure4_table2 import figure4, table2, table2_shown
-from figures.report import Item
+from figures.report import NARROW, Item, write_report
 from figures.runs import load_extraction
 from figures.study import (
     METHODS,
@@ -28,7 +28,7 @@ from figures.study import (
     partial_note,
     runs_table,
 )
-from figures.style import save_figure
+from figures.style import save_figure, save_picture
 from figures.table_rewards import rewards_shown
 from figures.tables import save_table
 
@@ -40,7 +40,8 @@ CAPTIONS = {
     "whose "
     "mean under the pretrained model exceeds 0.9. Intervals: 95%, Fisher's z over tasks, wide because "
     "these are "
-    "few; tasks are not drawn at random, so they are a guide. The difference in (a) is (b) minus (c): "
+    "few; tasks are not drawn at random, so they are a guide. A marker on which others lie is larger. The "
+    "difference in (a) is (b) minus (c): "
     "which of them "
     "follows the percentile, and whether the percentile is more than the reward that a task starts from "
     "(d), is "
@@ -66,6 +67,10 @@ CAPTIONS = {
     "smallest reward "
     "std under the pretrained model, without means above 0.9, that of large std likewise of the largest.",
 }
+OTHER_MEANS = (
+    "The means above the panels are of this seed and of the pretrained model's first sample; Figure 2 and "
+    "the tables average over seeds and over both of its samples, so that theirs differ a little."
+)
 TITLES = {
     "figure1": "Figure 1: reward mean and std of each input before and after finetuning",
     "figure2": "Figure 2: RFT against SFT over tasks",
@@ -118,6 +123,18 @@ def draw(name: str, study: Study, results: Results, folder: Path) -> Item:
     return DRAWN[name](study, results, folder)
 
 
+def write_page(
+    folder: Path, intro: str, items: Sequence[Item], results: Results, is_full_scale: bool = True
+) -> Path:
+    """Write the page with the items, their claims and whether they hold; returns its path.
+
+    is_full_scale: see `evaluate`.
+    """
+    path = folder / "report.html"
+    write_report(path, "The paper in miniature", intro, items, evaluate(results, is_full_scale))
+    return path
+
+
 def saved_item(name: str, title: str, caption: str, stem: Path) -> Item:
     """The item of a figure that `save_figure` has left."""
     runs = json.loads(stem.with_name(f"{stem.name}.json").read_bytes())["runs"]
@@ -155,6 +172,8 @@ def _figure1(study: Study, results: Results, folder: Path) -> Item:
     seed = int(results.inputs["seed"].min())
     sources = [s for s in study.extractions if (s.seed, s.sample, s.split) == (seed, 1, "train")]
     numbers = figure1_numbers(results.inputs, seed)
+    if numbers.empty:  # no pretrained model, by which inputs are ordered
+        return _item("figure1", sources)
     every = list(dict.fromkeys(numbers["task"]))
     few = _shown(every)
     stems = []
@@ -168,7 +187,11 @@ def _figure1(study: Study, results: Results, folder: Path) -> Item:
         figure = figure1_tasks(rows, study.labels, title)
         stems.append(folder / name)
         save_figure(figure, stems[-1], rows, describe_runs(finished(part)), **_meta(study, part, seed=seed))
-    return _item("figure1", sources, stems)
+        save_picture(figure1_narrow(rows, study.labels, title), folder / f"{name}{NARROW}")
+    item = _item("figure1", sources, stems)
+    if (results.inputs["sample"] == 2).any() or results.inputs["seed"].nunique() > 1:
+        return replace(item, caption=f"{item.caption} {OTHER_MEANS}")
+    return item
 
 
 def _shown(tasks: Sequence[str]) -> list[str]:

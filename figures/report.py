@@ -22,6 +22,7 @@ BADGES: dict[Outcome, tuple[str, str]] = {  # class in the style sheet, text
     "fails": ("fails", "\N{BALLOT X} fails"),
     "not tested": ("not", "\N{EN DASH} not tested"),
 }
+NARROW = "_narrow.png"  # ends the name of a picture that takes another's place on a phone
 SUFFIXES = ("pdf", "png", "csv", "tex", "md", "json")
 
 
@@ -30,7 +31,8 @@ class Item:
     """A figure or table as it was drawn.
 
     stems: of its files, the first part of their names; table: as text; runs: what identifies each run that
-    it comes from, with its "path"; missing: see `figures.study.gaps`.
+    it comes from, with its "path"; missing: see `figures.study.gaps`; lacks: why nothing was drawn, if that
+    is not for its missing runs alone.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Item:
     table: pd.DataFrame | None = None
     runs: Sequence[Mapping[str, Any]] = ()
     missing: Sequence[Mapping[str, str]] = field(default=())
+    lacks: str = ""
 
 
 def write_report(
@@ -66,6 +69,7 @@ def render(title: str, intro: str, items: Sequence[Item], verdicts: Sequence[Ver
             paper=PAPER,
             marks=MARKS,
             embed=embed,
+            NARROW=NARROW,
             files=_files,
             relative=lambda file: Path(os.path.relpath(file, folder)).as_posix(),
             origin=_origin(items),

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from common.errors import UserError
+from common.files import describe_load_error
 from common.run_dir import RunInfo, find_runs, read_metrics, read_run
 from rft_diagnose.statistics import input_statistics
 
@@ -107,26 +108,31 @@ def controlled_table(runs: Iterable[RunInfo]) -> pd.DataFrame:
 def extraction_table(panels: dict[str, Path]) -> pd.DataFrame:
     """Reward mean and std of each input of extractions of the same inputs: panel name -> its .pt file.
 
-    Columns: panel, input (position), id, mean, std (of the file's first metric, over G generations, ddof 0).
-    Raises NoRunsError: not an extraction file, or not of the same inputs.
+    Columns: panel, input (position), id, mean, std (of the first file's first metric, over G generations,
+    ddof 0). Files of the paper's released code have neither ids nor prompts: inputs are then told apart by
+    their indices in the training set. Raises NoRunsError: not an extraction file, or not of the same inputs.
     """
     tables, first = [], None
     for panel, path in panels.items():
-        extraction = load_extraction(path)
+        extraction = load_rewards(path)
         first = first or extraction
-        if extraction["prompts"] != first["prompts"]:
+        if not _of_same_inputs(first, extraction):
             raise NoRunsError(
                 f"{path} is not of the inputs of {next(iter(panels.values()))}: extract with "
                 "--set datapool.used_indices_from=FIRST.pt"
             )
-        rewards = next(iter(extraction["all_metric_values"].values())).double().numpy()
+        metric = next(iter(first["all_metric_values"]))
+        if metric not in extraction["all_metric_values"]:
+            known = ", ".join(map(str, extraction["all_metric_values"]))
+            raise NoRunsError(f"{path} has no metric {metric!r}, which is drawn; it has {known}")
+        rewards = extraction["all_metric_values"][metric].double().numpy()
         mean, std = input_statistics(rewards)
         tables.append(
             pd.DataFrame(
                 {
                     "panel": panel,
                     "input": range(len(mean)),
-                    "id": extraction["ids"],
+                    "id": extraction.get("ids", extraction["used_train_indices"]),
                     "mean": mean,
                     "std": std,
                 }
@@ -135,14 +141,58 @@ def extraction_table(panels: dict[str, Path]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def _of_same_inputs(first: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Tell whether two extractions are of the same inputs, by their prompts where both have these."""
+    if "prompts" in first and "prompts" in other:
+        return bool(first["prompts"] == other["prompts"])
+    same = [extraction_task(extraction) for extraction in (first, other)]
+    return first["used_train_indices"] == other["used_train_indices"] and len({*same} - {None}) <= 1
+
+
+def extraction_task(extraction: dict[str, Any]) -> str | None:
+    """The dataset of an extraction, by its config; None: it does not say."""
+    config = extraction.get("config")
+    pool = config.get("datapool") if isinstance(config, dict) else None
+    return str(pool["id"]) if isinstance(pool, dict) and "id" in pool else None
+
+
 def load_extraction(path: Path) -> dict[str, Any]:
     """What an extraction left in its .pt file. Raises NoRunsError if it is not one."""
+    content = _load(path)
+    if {"all_metric_values", "all_generated_texts", "prompts", "ids"} <= content.keys():
+        return content
+    raise NoRunsError(f"{path} is not an extraction file: it lacks texts, rewards or prompts")
+
+
+def load_rewards(path: Path) -> dict[str, Any]:
+    """Rewards and indices of the inputs of an extraction, also of the paper's released code.
+
+    Its file has all_generated_texts, all_metric_values, used_train_indices, num_train_samples and config.
+    Raises NoRunsError if it is none.
+    """
+    import torch
+
+    content = _load(path)
+    metrics, indices = content.get("all_metric_values"), content.get("used_train_indices")
+    if not isinstance(metrics, dict) or not metrics or not isinstance(indices, list | torch.Tensor):
+        raise NoRunsError(f"{path} is not an extraction file: it lacks rewards or indices of inputs")
+    for name, values in metrics.items():
+        if not isinstance(values, torch.Tensor) or values.ndim != 2 or len(values) != len(indices):
+            raise NoRunsError(
+                f"{path}: metric {name!r} is not a tensor of [{len(indices)} inputs, generations]"
+            )
+    return content | {"used_train_indices": [int(index) for index in indices]}
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Read a .pt file of a dictionary. Raises NoRunsError: it is none, or holds more than plain values."""
     import torch
 
     try:
-        content = torch.load(path, weights_only=True)
-        if {"all_metric_values", "all_generated_texts", "prompts", "ids"} <= content.keys():
-            return content
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise NoRunsError(f"{path} cannot be read as an extraction file: {error}") from error
-    raise NoRunsError(f"{path} is not an extraction file: it lacks texts, rewards or prompts")
+        reason = describe_load_error(error)
+        raise NoRunsError(f"{path} cannot be read as an extraction file: {reason}") from error
+    if not isinstance(content, dict):
+        raise NoRunsError(f"{path} is not an extraction file: it holds {type(content).__name__}")
+    return content

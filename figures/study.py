@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,8 @@ class Source:
 
     reward: result key of the metric that is the task's reward (lexical/rouge_l_max); path: the run's folder,
     None before there is one; command: makes the run, or goes on with it; sample, split: an extraction's, see
-    `INPUTS`; sft: the folder of the first phase's run, for a training of method sft_rft.
+    `INPUTS`; sft: the folder of the first phase's run, for a training of method sft_rft; problem: why a
+    finished run cannot be drawn, see `mark_unusable`.
     """
 
     task: str
@@ -72,6 +73,7 @@ class Source:
     sample: int = 1
     split: str = "train"
     sft: Path | None = None
+    problem: str = ""
 
     @property
     def label(self) -> str:
@@ -83,6 +85,8 @@ class Source:
     @property
     def status(self) -> str:
         """Says "finished", or why the run cannot be drawn."""
+        if self.problem:
+            return f"not usable ({self.problem})"
         try:
             return "not started" if self.path is None else str(read_run(self.path).manifest.get("status"))
         except RunError:
@@ -94,9 +98,42 @@ def finished(sources: Iterable[Source]) -> list[Source]:
     return [source for source in sources if source.status == "finished"]
 
 
+def mark_unusable(sources: Iterable[Source]) -> list[Source]:
+    """Give the finished extractions and trainings that cannot be drawn their `problem`, rather than raise it.
+
+    Of models that saw different inputs, those that saw the pretrained one's are kept, without it the first's.
+    """
+    marked = list(sources)
+    kept: dict[tuple[str, int, str], Source] = {}
+    for place, source in sorted(enumerate(marked), key=lambda pair: pair[1].method != "pretrained"):
+        problem = source.problem
+        if source.status == "finished":
+            assert source.path is not None
+            try:
+                if read_run(source.path).manifest.get("job") == "extraction":
+                    first = kept.get((source.task, source.seed, source.split))
+                    inputs_table([source] if first is None else [first, source])
+                    kept.setdefault((source.task, source.seed, source.split), source)
+                else:
+                    runs_table([source])
+            except (NoRunsError, RunError) as error:
+                problem = str(error)
+            except KeyError as error:
+                problem = f"{source.path}: its config or manifest has no {error}"
+        marked[place] = replace(source, problem=problem)
+    return marked
+
+
 def gaps(sources: Iterable[Source]) -> list[dict[str, str]]:
     """List the sources that cannot be drawn: run, status, and the command that makes it."""
-    rows = [{"run": source.label, "status": source.status, "command": source.command} for source in sources]
+    rows = [
+        {
+            "run": source.label,
+            "status": source.status,
+            "command": "" if source.problem else source.command,
+        }
+        for source in sources
+    ]
     return [row for row in rows if row["status"] != "finished"]
 
 

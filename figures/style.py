@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,19 @@ from matplotlib.figure import Figure
 from common.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from rft_diagnose.style import BLUE, GREEN, ORANGE, PURPLE, render_figure
 
+LETTERS_PER_INCH = 11  # of a figure's title, at most
 METHOD_COLORS = {"RFT": ORANGE, "RFT (sampled)": PURPLE, "SFT": BLUE, "SFT + RFT": GREEN}
 METHOD_MARKERS = {"RFT": "o", "RFT (sampled)": "D", "SFT": "^", "SFT + RFT": "s"}
+
+
+def add_title(figure: Figure, title: str | None) -> None:
+    """Put a title over a figure, in as many lines as its width asks for."""
+    if title:
+        most = max(20, int(LETTERS_PER_INCH * figure.get_figwidth()))
+        lines = textwrap.wrap(title, most)
+        # As many lines, of about the same length: no word alone in the last one.
+        even = next(width for width in range(1, most + 1) if len(textwrap.wrap(title, width)) <= len(lines))
+        figure.suptitle(textwrap.fill(title, even), fontsize="large")
 
 
 def save_figure(
@@ -33,3 +45,8 @@ def save_figure(
     atomic_write_text(csv, table.to_csv(index=False))
     atomic_write_json(json, {"figure": stem.name, **meta, "runs": list(runs)})
     return paths
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG alone, atomically: another form of one that `save_figure` has left."""
+    atomic_write_bytes(path, render_figure(figure)[0])

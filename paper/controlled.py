@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,10 @@ from typing import TYPE_CHECKING
 from common.arguments import this_command
 from common.config import ConfigError
 from common.identity import finished_runs
+from common.jobs import JobKey
+from common.outlook import Series
 from common.plan_jobs import exit_code
+from common.run_dir import RunInfo, read_run
 from common.schedule import run_jobs
 from paper.gpu_hours import Stage
 from sft_vs_rft.config import ExperimentConfig
@@ -144,6 +146,7 @@ def estimate_minutes(config: ExperimentConfig) -> float:
 
 def run_and_draw(args: argparse.Namespace, items: Sequence[str], plans: Sequence[PlanOfItem]) -> int:
     """Run the plans, skipping what is finished, and draw each asked item as soon as its runs are there."""
+    here: set[JobKey] = set()  # the items share their pretraining
     for item in items:
         if item == "theory":
             draw_theory(args)
@@ -154,7 +157,10 @@ def run_and_draw(args: argparse.Namespace, items: Sequence[str], plans: Sequence
             for notice in loaded.notices:
                 logger.info("%s", notice)
             outcomes = run_jobs(
-                loaded.plan, make_jobs(loaded.experiments), interrupt_message=INTERRUPT_MESSAGE
+                loaded.plan,
+                make_jobs(loaded.experiments),
+                interrupt_message=INTERRUPT_MESSAGE,
+                series=Series(here=here),
             )
             for experiment, outcome in zip(loaded.experiments, outcomes, strict=True):
                 if not outcome.is_done:
@@ -163,51 +169,30 @@ def run_and_draw(args: argparse.Namespace, items: Sequence[str], plans: Sequence
                 logger.error("to go on: %s", this_command())
                 return status
             runs += [outcome.run for outcome in outcomes if outcome.run is not None]
-        draw_figure3(args, item, runs)
+        show(draw_figure3(args, item, [read_run(run) for run in runs]))
     return 0
 
 
-def draw_runs(args: argparse.Namespace) -> int:
-    """Draw figure-3 items from given runs: those asked for, or all that the runs are of."""
-    from figures.runs import NoRunsError, runs_in
-
-    try:
-        runs_in(args.runs)
-    except NoRunsError as error:
-        print(error, file=sys.stderr)
-        return 2
-    missing = []
-    for item in FIGURE3_ITEMS:
-        if args.only and item not in args.only:
-            continue
-        try:
-            draw_figure3(args, item, args.runs)
-        except NoRunsError as error:
-            missing.append((item, str(error)))
-    if missing and (args.only or len(missing) == len(FIGURE3_ITEMS)):
-        for item, reason in missing:
-            plan = PLANS / f"{environments(args)['mlp']}_{FIGURE3_ITEMS[item]}_experiments_plan.json"
-            print(
-                f"{item}: {reason}; such runs come from: {PLAN_RUNNER} --plan_config_path {plan}",
-                file=sys.stderr,
-            )
-        return 2
-    return 0
+def figure_stem(args: argparse.Namespace, item: str) -> Path:
+    """Where an item's files lie, without their endings."""
+    if item not in FIGURE3_ITEMS:
+        return args.output_dir / item
+    return args.output_dir / ("runs" if args.runs else args.scale) / item
 
 
-def draw_figure3(args: argparse.Namespace, item: str, folders: Sequence[Path]) -> None:
-    """Write the figure of `item` from the runs in `folders` and say where it is. Raises NoRunsError."""
+def draw_figure3(args: argparse.Namespace, item: str, runs: Sequence[RunInfo]) -> list[Path]:
+    """Write the figure of `item` from those runs that are of it; returns its files. Raises NoRunsError."""
     from figures.figure3 import figure3
-    from figures.runs import controlled_table, figure3_item, finetuning_runs, runs_in
+    from figures.runs import controlled_table, figure3_item, finetuning_runs
     from figures.style import save_figure
 
-    runs = [run for run in finetuning_runs(runs_in(folders)) if figure3_item(run.config) == item]
+    runs = [run for run in finetuning_runs(runs) if figure3_item(run.config) == item]
     table = controlled_table(runs)
     used = [
         {"path": str(run.path), "status": run.manifest.get("status"), "config": run.config} for run in runs
     ]
-    stem = args.output_dir / ("runs" if args.runs else args.scale) / item
-    show(save_figure(figure3(table, TITLES[item]), stem, table, used, command=this_command()))
+    figure = figure3(table, TITLES[item])
+    return save_figure(figure, figure_stem(args, item), table, used, command=this_command())
 
 
 def draw_theory(args: argparse.Namespace) -> None:
@@ -255,7 +240,7 @@ def report_items(args: argparse.Namespace, items: Sequence[str], results: Result
     drawn = []
     tables = dict(results.controlled)
     for item in items:
-        stem = args.output_dir / (args.scale if item in FIGURE3_ITEMS else "") / item
+        stem = figure_stem(args, item)
         if item in FIGURE3_ITEMS:
             tables[item] = pd.read_csv(stem.with_suffix(".csv"))
             drawn.append(saved_item(item, f"{FIGURE_NAMES[item]}: {TITLES[item]}", CAPTION, stem))

@@ -1,10 +1,9 @@
-"""Items of the text study from runs or extraction files that exist, whatever made them: `--runs`."""
+"""A study from trainings and extractions that exist, whatever made them: what each run is of."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,75 +11,9 @@ from typing import TYPE_CHECKING, Any
 from common.arguments import this_command
 from common.files import read_rows
 from common.run_dir import RunError, RunInfo, read_run
-from paper.controlled import show
 
 if TYPE_CHECKING:
     from figures.items import Study
-
-
-EXTRACTION_ITEMS, EXTRACTION_SUFFIX = ("figure1", "figure5"), ".pt"
-PANELS = ("pretrained", "RFT", "SFT")
-EXTRACT_RUNNER = "python rl4lms_extract_samples_from_model_runner.py"
-
-
-def draw_extractions(args: argparse.Namespace, items: Sequence[str]) -> int:
-    """Draw Figures 1 and 5 from extraction files, pretrained / RFT / SFT in this order."""
-    if set(items) - set(EXTRACTION_ITEMS) or len(args.runs) > len(PANELS):
-        print(
-            f"{' and '.join(EXTRACTION_ITEMS)} alone are drawn from extraction files, others from folders of "
-            f"runs: --only {' '.join(EXTRACTION_ITEMS)} --runs PRETRAINED.pt [RFT.pt [SFT.pt]]; such a file "
-            f"comes from: {EXTRACT_RUNNER} --config_path CONFIG",
-            file=sys.stderr,
-        )
-        return 2
-    from figures.figure1_5 import example_inputs, figure1, figure5
-    from figures.runs import NoRunsError, extraction_table, load_extraction
-    from figures.style import save_figure
-
-    panels = dict(zip(PANELS, args.runs, strict=False))
-    try:
-        table = extraction_table(panels)
-        first = load_extraction(args.runs[0])
-    except NoRunsError as error:
-        print(error, file=sys.stderr)
-        return 2
-    reward, values = next(iter(first["all_metric_values"].items()))
-    if "figure1" in items:
-        title = f"{first['config']['datapool']['id']}: {len(values):,} train inputs"
-        runs = [{"panel": panel, "path": str(path)} for panel, path in panels.items()]
-        show(save_figure(figure1(table, reward, title), args.output_dir / "runs" / "figure1", table, runs))
-    if "figure5" in items:
-        small, large = example_inputs(table[table["panel"] == PANELS[0]])
-        for title, i in (("small std", small), ("large std", large)):
-            texts, rewards = first["all_generated_texts"][i], values[i].tolist()
-            print(figure5(first["prompts"][i], first["references"][i], texts, rewards, f"{title}, input {i}"))
-    return 0
-
-
-def draw_given_study(args: argparse.Namespace, items: Sequence[str]) -> int:
-    """Draw the items from the trainings and extractions in `args.runs`; returns the exit status."""
-    # Seconds of imports, only now.
-    from figures.items import collect_results, draw
-    from figures.runs import NoRunsError, runs_in
-
-    try:
-        study = build_study(runs_in(args.runs))
-        results = collect_results(study)
-        folder = args.output_dir / "runs"
-        num_empty = 0
-        for name in items:
-            item = draw(name, study, results, folder)
-            num_empty += not item.stems
-            for stem in item.stems:
-                print(f"{item.name}: {stem}.*")
-            if not item.stems:
-                print(f"{item.name}: none of the runs given can be drawn in it", file=sys.stderr)
-            for gap in item.missing:
-                print(f"{item.name}: {gap['run']} is {gap['status']}: {gap['command']}", file=sys.stderr)
-    except NoRunsError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 2 if num_empty == len(items) else 0
 
 
 def build_study(runs: Sequence[RunInfo]) -> Study:
@@ -90,11 +23,11 @@ def build_study(runs: Sequence[RunInfo]) -> Study:
     began with the model of a supervised one; an extraction's is that of the training whose model it samples,
     or pretrained. The reward is the metric of the task's extractions, without them the only metric of its
     trainings. Samples are the pretrained model's extractions of a split in the order of their seeds.
-    Raises NoRunsError.
+    A finished run that cannot be used has its `problem`. Raises NoRunsError: none of them can be.
     """
     from figures.items import Study
     from figures.runs import NoRunsError
-    from figures.study import Source, finished, runs_table
+    from figures.study import Source, finished, mark_unusable, runs_table
 
     trainings = [run for run in runs if run.manifest.get("job") == "training"]
     extractions = [run for run in runs if run.manifest.get("job") == "extraction"]
@@ -103,7 +36,9 @@ def build_study(runs: Sequence[RunInfo]) -> Study:
             "no training and no extraction is among the runs given: they come from rl4lms_plan_runner.py, "
             "rl4lms_train_text_generation.py and rl4lms_extract_samples_from_model_runner.py"
         )
-    rewards = _find_rewards(trainings, extractions)
+    rewards, problems = _find_rewards(trainings, extractions)
+    if not rewards:
+        raise NoRunsError("; ".join(problems.values()))
 
     def make_source(run: RunInfo, **overrides: Any) -> Source:
         task = read_task(run)
@@ -111,7 +46,8 @@ def build_study(runs: Sequence[RunInfo]) -> Study:
             "task": task,
             "seed": run.config["runtime"]["seed"],
             "method": find_method(run),
-            "reward": rewards[task],
+            "reward": rewards.get(task, ""),
+            "problem": problems.get(task, "") if run.manifest.get("status") == "finished" else "",
             "path": run.path,
             "command": _resume_command(run),
         }
@@ -136,11 +72,15 @@ def build_study(runs: Sequence[RunInfo]) -> Study:
         if find_parent(run) is None:
             plain.setdefault((read_task(run), read_split(run)), []).append(run)
     for (task, split), split_runs in plain.items():
-        ordered = sorted(split_runs, key=lambda run: run.config["runtime"]["seed"])
-        for number, run in enumerate(ordered[:2], start=1):
+        by_seed = sorted(split_runs, key=lambda run: run.config["runtime"]["seed"])
+        candidates = mark_unusable([make_source(run, split=split) for run in by_seed])
+        candidates.sort(key=lambda source: source.status != "finished")
+        for number, source in enumerate(candidates[:2], start=1):
             # The pretrained model's statistics are the same for every seed of the finetunings.
-            source = make_source(run, sample=number, split=split)
-            sampled += [replace(source, seed=seed) for seed in sorted(seeds.get(task, {source.seed}))]
+            for seed in sorted(seeds.get(task, {source.seed})):
+                sampled.append(replace(source, sample=number, seed=seed))
+    # After a failed finetuning, or of another project, a run may lack what an item needs.
+    trained, sampled = mark_unusable(trained), mark_unusable(sampled)
     # RFT's own settings are those whose rewards were measured; otherwise those of the first training.
     base: dict[str, dict[str, float]] = {}
     rft_sources = [source for source in finished(trained) if source.method == "rft"]
@@ -148,7 +88,7 @@ def build_study(runs: Sequence[RunInfo]) -> Study:
         row = runs_table([source]).iloc[0]
         settings = {name: float(row[name]) for name in ("learning_rate", "temperature", "ent_coef")}
         base.setdefault(source.task, settings)
-    counts = {task: sum(source.task == task for source in trained) for task in rewards}
+    counts = {task: sum(source.task == task for source in finished(trained)) for task in rewards}
     return Study(
         extractions=sampled,
         trainings=trained,
@@ -197,37 +137,47 @@ def find_parent(run: RunInfo) -> RunInfo | None:
     return None
 
 
-def _find_rewards(trainings: Sequence[RunInfo], extractions: Sequence[RunInfo]) -> dict[str, str]:
-    """Find the result key of each task's reward."""
+def _find_rewards(
+    trainings: Sequence[RunInfo], extractions: Sequence[RunInfo]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Find the result key of each task's reward, or why it has none."""
     from figures.runs import NoRunsError, load_extraction
     from figures.study import extraction_file
 
     rewards: dict[str, str] = {}
+    problems: dict[str, str] = {}
     for run in extractions:
-        if run.manifest.get("status") == "finished" and read_task(run) not in rewards:
-            extraction = load_extraction(extraction_file(run.path))
-            rewards[read_task(run)] = next(iter(extraction["all_metric_values"]))
+        task = read_task(run)
+        if run.manifest.get("status") == "finished" and task not in rewards:
+            try:
+                extraction = load_extraction(extraction_file(run.path))
+            except NoRunsError as error:
+                problems.setdefault(task, str(error))
+                continue
+            rewards[task] = next(iter(extraction["all_metric_values"]))
     for run in trainings:
         task = read_task(run)
         metrics = _metric_keys(run) if task not in rewards else []
         if len(metrics) == 1:
             rewards[task] = metrics[0]
         elif metrics:
-            raise NoRunsError(
+            problems.setdefault(
+                task,
                 f"{run.path}: {task} has no finished extraction among the runs given and its trainings have "
-                f"several metrics ({', '.join(metrics)}): give an extraction, whose metric is the reward"
+                f"several metrics ({', '.join(metrics)}): give an extraction, whose metric is the reward",
             )
-    if unrewarded := {read_task(run) for run in [*trainings, *extractions]} - rewards.keys():
-        raise NoRunsError(f"no run of {', '.join(sorted(unrewarded))} has a reward yet: none was evaluated")
-    return rewards
+    for task in dict.fromkeys(map(read_task, [*trainings, *extractions])):
+        problems.setdefault(task, f"no run of {task} has a reward yet: none was evaluated")
+    return rewards, {task: problem for task, problem in problems.items() if task not in rewards}
 
 
 def _metric_keys(run: RunInfo) -> list[str]:
     """List the result keys of a training, as far as it was evaluated."""
     for split in ("train", "val", "test"):
-        rows = read_rows(run.path / f"{run.manifest.get('prefix', '')}{split}_split_metrics.jsonl", "epoch")
-        if rows:
-            return list(rows[0]["metrics"])
+        path = run.path / f"{run.manifest.get('prefix', '')}{split}_split_metrics.jsonl"
+        with suppress(RunError):  # of a damaged file: `mark_unusable` says so
+            if rows := read_rows(path, "epoch"):
+                return list(rows[0]["metrics"])
     return []
 
 

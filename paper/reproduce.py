@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.workers import preload
 from paper import controlled, text_study
-from paper.given_runs import EXTRACTION_SUFFIX, draw_extractions, draw_given_study
-from paper.gpu_hours import format_table
+from paper.gpu_hours import Stage, format_table
 
 if TYPE_CHECKING:
-    from figures.claims import Results
     from figures.report import Item
 
 DEFAULT_SEEDS = {"laptop": 3, "smoke": 1, "paper": 3}
@@ -26,7 +22,8 @@ _NO_DOWNLOAD = (
 INTRO = {
     "laptop": f"{_NO_DOWNLOAD}Small models; what holds here need not hold at the paper's scale.",
     "smoke": f"{_NO_DOWNLOAD}Models that were trained for seconds, few inputs and updates: this page shows "
-    "that everything runs; its claims are of no weight, held or not.",
+    "that everything runs. Its numbers are of no weight, and no claim but the theory's is "
+    "tested at this scale.",
     "paper": "Data, models and settings of the paper.",
 }
 ITEMS = [*text_study.ITEMS, *controlled.FIGURE3_ITEMS, "theory"]
@@ -93,33 +90,28 @@ def choose_items(args: argparse.Namespace) -> Asked:
     return Asked(text_study.asked_items(args.only), controlled_items, controlled.choose_plans(args))
 
 
-def print_stages(args: argparse.Namespace, asked: Asked) -> None:
-    """What would run, with sizes and times; a mistake in any of it is found here, before the first stage."""
+def print_stages(args: argparse.Namespace, asked: Asked) -> int:
+    """What would run, with sizes and times; a mistake in any of it is found here, before the first stage.
+
+    Returns how many runs of the text study are left.
+    """
+    study_stages: list[Stage] = []
     stages = controlled.stages(asked.controlled_items, asked.plans)
     if args.scale == "paper":
         for line in text_study.paper_commands(asked.study_items):
             print(line)
     elif asked.study_items:
-        stages += text_study.stages(args.scale, asked.study_items, args.seeds, args.jobs)
-    if stages:
+        study_stages = text_study.stages(args.scale, asked.study_items, args.seeds, args.jobs)
+    if stages := stages + study_stages:
         print(f"{args.scale} scale, times on two cores without a GPU:", *format_table(stages), sep="\n")
+    return sum(stage.runs for stage in study_stages)
 
 
-def draw_given_runs(args: argparse.Namespace) -> int:
-    """Draw from what exists: extraction files, or folders of runs."""
-    items = [item for item in text_study.ITEMS if item in (args.only or ())]
-    if not items:
-        return controlled.draw_runs(args)
-    if len(items) < len(args.only):
-        print("--runs draws items of text generation or of controlled runs, not both", file=sys.stderr)
-        return 2
-    if all(path.suffix == EXTRACTION_SUFFIX for path in args.runs):
-        return draw_extractions(args, items)
-    return draw_given_study(args, items)
+def run_and_draw(args: argparse.Namespace, asked: Asked, runs_left: int) -> int:
+    """The controlled experiments first, which take minutes, then the study, then the page.
 
-
-def run_and_draw(args: argparse.Namespace, asked: Asked) -> int:
-    """The controlled experiments first, which take minutes, then the study, then the page."""
+    runs_left: of the study, see `print_stages`.
+    """
     folder = args.output_dir / args.scale
     if args.jobs > 1 and asked.study_items:
         modules = text_study.list_study_imports(text_study.study_for(args.scale, asked.study_items))
@@ -134,24 +126,14 @@ def run_and_draw(args: argparse.Namespace, asked: Asked) -> int:
     drawn: list[Item] = []
     results = Results()
     if asked.study_items:
-        drawn, results = text_study.run_and_draw(args, folder)
+        drawn, results = text_study.run_and_draw(args, folder, runs_left)
         for item in drawn:
             for stem in item.stems:
                 print(f"{item.name}: {stem}.*")
     if args.report:
-        write_page(args, folder, drawn, results, asked.controlled_items)
+        from figures.items import write_page
+
+        every = [*drawn, *controlled.report_items(args, asked.controlled_items, results)]
+        intro = f"Scale: {args.scale}. {INTRO[args.scale]}"
+        print(f"page: {write_page(folder, intro, every, results, args.scale != 'smoke')}")
     return 0
-
-
-def write_page(
-    args: argparse.Namespace, folder: Path, drawn: list[Item], results: Results, items: Sequence[str]
-) -> None:
-    """Write one page with the drawn items and the controlled `items`, their claims, and whether they hold."""
-    from figures.claims import evaluate
-    from figures.report import write_report
-
-    every = [*drawn, *controlled.report_items(args, items, results)]
-    intro = f"Scale: {args.scale}. {INTRO[args.scale]}"
-    path = folder / "report.html"
-    write_report(path, "The paper in miniature", intro, every, evaluate(results))
-    print(f"page: {path}")

@@ -16,6 +16,7 @@ from common.errors import UserError
 from common.files import atomic_write_text
 from common.identity import finished_runs
 from common.jobs import Job
+from common.outlook import Series
 from common.schedule import run_jobs
 from paper.study import (
     Fields,
@@ -83,18 +84,21 @@ def run_study(
     with_rewards: bool,
     with_sweeps: bool,
     console: bool = True,
+    series: Series | None = None,
 ) -> list[Done]:
     """Run what is missing and return everything that is there; finished runs are used as they are.
 
     with_rewards, with_sweeps: also the runs of `after_sft`, of `sweeps`. RFT at the learning rates that were
-    not chosen comes last: Table 2 shows it.
+    not chosen comes last: Table 2 shows it. series: of what was run for the study before; see `run_jobs`.
 
     Raises StudyError, StudyInterrupted, ConfigError.
     """
-    tried = _run(study, "selection", *selection(study), seeds=1, jobs=jobs, console=console)
+    series = series or Series()
+    tried = _run(study, "selection", *selection(study), seeds=1, jobs=jobs, console=console, series=series)
     rates = chosen_rates(study, tried)
     for task, rate in rates.items():
         logger.info("%s: learning rate of RFT %g", task, rate)
+    series.foreseen = 0  # from here on it is known
     main = _run(
         study,
         "main",
@@ -102,6 +106,7 @@ def run_study(
         seeds=seeds,
         jobs=jobs,
         console=console,
+        series=series,
     )
     used = {done.path for done in main}
     return main + [done for done in tried if done.path not in used]
@@ -200,11 +205,16 @@ def _run(
     seeds: int,
     jobs: int,
     console: bool,
+    series: Series,
 ) -> list[Done]:
     path = write_plan(study, phase, configurations, seeds, jobs)
     loaded = load_plan(path)
     outcomes = run_jobs(
-        loaded.plan, make_jobs(loaded.plan, loaded.experiments), False, console, INTERRUPT_MESSAGE
+        loaded.plan,
+        make_jobs(loaded.plan, loaded.experiments),
+        console=console,
+        interrupt_message=INTERRUPT_MESSAGE,
+        series=series,
     )
     for experiment, outcome in zip(loaded.experiments, outcomes, strict=True):
         if outcome.status in ("failed", "not run"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from common.arguments import this_command
 from common.jobs import Job, JobKey, Outcome
+from common.outlook import Series
 from common.plan import PlanSettings
 from common.run_dir import RunError
 from common.schedule import run_jobs
@@ -142,13 +143,16 @@ def list_study_imports(study: StudyConfig) -> list[str]:
 
 
 def make_models(
-    study: StudyConfig, jobs: int, then: Callable[[StudyConfig], Sequence[Job]] = lambda study: ()
+    study: StudyConfig,
+    jobs: int,
+    then: Callable[[StudyConfig], Sequence[Job]] = lambda study: (),
+    series: Series | None = None,
 ) -> None:
     """Train the models that tasks of a study need and that are not there, or go on where it was cut.
 
     then: jobs of the study of some tasks, which begin as soon as the models of these are there, so that no
-    process waits for the slowest model. Raises StudyError, StudyInterrupted, ConfigError, RunError: something
-    else is where a model belongs.
+    process waits for the slowest model. series: see `run_jobs`. Raises StudyError, StudyInterrupted,
+    ConfigError, RunError: something else is where a model belongs.
     """
     missing = models_missing(study)
     if not missing:
@@ -175,26 +179,30 @@ def make_models(
 
     settings = PlanSettings(name=study.name, multiprocess=jobs > 1, num_parallel=jobs)
     work = [*(make_job(config, folder.parent) for folder, config in makers.values()), *begun()]
-    outcomes = run_jobs(settings, work, interrupt_message=INTERRUPT_MESSAGE, then=use)
+    outcomes = run_jobs(settings, work, interrupt_message=INTERRUPT_MESSAGE, then=use, series=series)
     if any(outcome.status == "interrupted" for outcome in outcomes):
         raise StudyInterrupted
     if failed := [str(folder) for folder, end in zip(missing, outcomes, strict=False) if not end.is_done]:
         raise StudyError(f"not made: {', '.join(failed)}")
 
 
-def run_and_draw(args: argparse.Namespace, folder: Path) -> tuple[list[Item], Results]:
+def run_and_draw(args: argparse.Namespace, folder: Path, runs_left: int) -> tuple[list[Item], Results]:
     """Make the models, run the study, draw the asked items into `folder`; returns them with their tables.
 
-    Raises StudyError, StudyInterrupted, ConfigError, KeyboardInterrupt.
+    runs_left: about how many there are to make, for the progress. Raises StudyError, StudyInterrupted,
+    ConfigError, KeyboardInterrupt.
     """
     items = asked_items(args.only)
     study = study_for(args.scale, items)
-    make_models(study, args.jobs, then=partial(first_jobs, seeds=args.seeds, jobs=args.jobs))
+    series = Series(foreseen=runs_left)
+    then = partial(first_jobs, seeds=args.seeds, jobs=args.jobs)
+    make_models(study, args.jobs, then, series)
     done = run_study(
         study,
         seeds=args.seeds,
         jobs=args.jobs,
         **_parts(items),
+        series=series,
     )
     # Seconds of imports, only now.
     from figures.items import collect_results, draw

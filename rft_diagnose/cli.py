@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rft_diagnose.advice import NAMES, Condition, ConditionError, advise, holds, parse_condition, read_value
 from rft_diagnose.compare import Comparison, compare, relabelled
@@ -21,6 +21,7 @@ from rft_diagnose.results import (
     atomic_path,
     input_columns,
     numbers_csv,
+    results_together,
     supervised_rows,
     write_inputs,
     write_json,
@@ -126,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _log_on_console():
             summary = check(args, args.inputs)
     except (DiagnosisError, ConditionError) as error:
-        print(error, file=sys.stderr)
+        say(str(error), sys.stderr)
         return 2
     return exit_status(conditions, summary)
 
@@ -199,7 +200,20 @@ def check(
 
     judged: what the report's title names, if not the files themselves. Raises DiagnosisError.
     """
-    judged = judged or paths
+    try:
+        return _check(args, paths, judged or paths, complete, measure)
+    except MemoryError as error:
+        names = ", ".join(str(path) for path in paths)
+        raise DiagnosisError(f"{names}: there is not enough memory for the diagnosis") from error
+
+
+def _check(
+    args: argparse.Namespace,
+    paths: Sequence[Path],
+    judged: Sequence[Path],
+    complete: Complete | None,
+    measure: Measure | None,
+) -> dict[str, Any]:
     folder = args.output_path or default_folder(judged[0])
     table, diagnoses = read_and_diagnose(args, paths, complete)
     (name, diagnosis), *rest = diagnoses.items()
@@ -212,13 +226,8 @@ def check(
         comparison = compare(before, relabelled(diagnosis, table.labels))
     gradients, gradient_summary = measure(diagnoses) if measure is not None else ([], None)
 
-    folder.mkdir(parents=True, exist_ok=True)
     columns = input_columns(table, diagnosis, dict(rest), before, comparison)
-    write_inputs(columns, folder / "inputs.csv")
-    supervised = supervised_rows(table, diagnosis)
-    (folder / SUPERVISED).unlink(missing_ok=True)  # of an earlier check, which may have had some
-    if supervised:
-        write_text(folder / SUPERVISED, "\n".join(supervised) + "\n")
+    supervised, supervised_notes = supervised_rows(table, diagnosis, SUPERVISED)
     findings = Findings(
         name=name,
         summary=summary,
@@ -226,20 +235,30 @@ def check(
         comparison=comparison.summary if comparison else None,
         gradients=gradient_summary,
         advice=advise(summary, others, SUPERVISED if supervised else None),
-        notes=[*table.notes, *diagnosis.caveats],
+        notes=[*table.notes, *diagnosis.caveats, *supervised_notes],
     )
     made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command()}
     sources = {"inputs": [str(path) for path in paths]}
-    write_json(folder / "summary.json", {**made, **sources, **findings.content()})
     title = f"Vanishing gradients: {', '.join(path.name for path in judged)}"
-    reported = write_report(folder, title, findings, columns, gradients, paths)
-    print("\n".join(terminal_lines(findings)))
+    with results_together(folder) as staging:
+        write_inputs(columns, staging / "inputs.csv")
+        if supervised:
+            write_text(staging / SUPERVISED, "\n".join(supervised) + "\n")
+        write_json(staging / "summary.json", {**made, **sources, **findings.content()})
+        reported = write_report(staging, title, findings, columns, gradients, paths)
     extra = f", {SUPERVISED}" if supervised else ""
     if reported:
-        print(f"report: {folder / REPORT}; also inputs.csv, summary.json, pictures{extra}")
+        last = f"report: {folder / REPORT}; also inputs.csv, summary.json, pictures{extra}"
     else:
-        print(f"results in {folder}: inputs.csv, summary.json{extra}")
+        last = f"results in {folder}: inputs.csv, summary.json{extra}"
+    say("\n".join([*terminal_lines(findings), last]), sys.stdout)
     return summary
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Print to the terminal, what it cannot write as escapes."""
+    encoding = stream.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 def _command() -> str:
@@ -257,7 +276,6 @@ def write_report(
     paths: Sequence[Path],
 ) -> bool:
     """Write pictures and page; return whether the packages that they need are there, and say if not."""
-    (folder / REPORT).unlink(missing_ok=True)
     try:
         with needed_for("the report with its pictures", "report"):
             import jinja2  # noqa: F401

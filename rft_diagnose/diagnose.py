@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rft_diagnose.classes import CLASSES, ERROR_RATE, Inputs, dead_needs, describe_inputs
-from rft_diagnose.errors import DiagnosisError
+from rft_diagnose.errors import DiagnosisError, listed
 from rft_diagnose.groups import (
+    LARGEST,
     Floats,
     Groups,
     Ints,
@@ -71,7 +72,8 @@ def diagnose(
     steps: [M], the training step of each; an input is then judged by its last visit, or by its visits of the
     last `last_steps` steps. kl: like rewards, log pi - log pi_ref of each generation: what is diagnosed is
     then rewards - kl_coef * kl. reward_range: worst and best reward; [0, 1] is assumed if all lie in it, else
-    their own range. tolerance: rewards that differ by at most this share of the range are the same.
+    their own range, without a few that lie far from all others. tolerance: rewards that differ by at most
+    this share of the range are the same.
     group_size: generations of an input in training (8, or what most groups of a log with steps have).
     Raises DiagnosisError.
     """
@@ -94,7 +96,7 @@ def diagnose(
     missing = len(values) - int(known.sum())
     scale = find_scale(values[known], reward_range)
     if kl is not None and kl_coef:
-        scale = Scale(scale.low, scale.high, scale.source, None)
+        scale = replace(scale, values=None)
     values = (values - kl_coef * penalty)[known]
     codes = codes[known]
     width = tolerance * scale.width
@@ -183,6 +185,9 @@ def _floats(values: ArrayLike, name: str) -> Floats:
         raise DiagnosisError(f"{name} must be numbers: {error}") from error
     if np.isinf(array).any():
         raise DiagnosisError(f"{name}: number {int(np.isinf(array).argmax()):,} (from 0) is infinite")
+    if (np.abs(array) > LARGEST).any():
+        place = int((np.abs(array) > LARGEST).argmax())
+        raise DiagnosisError(f"{name}: number {place:,} (from 0) is too large: {array.flat[place]:g}")
     return array
 
 
@@ -190,6 +195,12 @@ def _whole_numbers(steps: ArrayLike, length: int) -> Ints:
     array = _floats(steps, "steps").ravel()
     if len(array) != length or np.isnan(array).any():
         raise DiagnosisError(f"steps: expected a number for each of the {length:,} rewards")
+    fractional = (np.round(array) != array) | (np.abs(array) >= 2**53)
+    if fractional.any():
+        place = int(fractional.argmax())
+        raise DiagnosisError(
+            f"steps: number {place:,} (from 0), {array[place]:g}, is no whole number below 2^53"
+        )
     return array.astype(np.int64)
 
 
@@ -239,6 +250,12 @@ def _caveats(table: Inputs, scale: Scale, values: Floats, missing: int, needs: i
         caveats.append(
             f"rewards are judged on {scale.low:g} to {scale.high:g} ({how}): "
             "give the range if worst and best possible reward differ"
+        )
+    if scale.outside:
+        shown = listed(f"{value:g}" for value in dict.fromkeys(scale.outside))
+        lie = "s lie" if len(scale.outside) > 1 else " lies"
+        caveats.append(
+            f"{len(scale.outside):,} reward{lie} far from all others and left out of that range: {shown}"
         )
     if math.isclose(float(values.min()), float(values.max()), abs_tol=1e-9 * scale.width):
         caveats.append(f"every reward is {float(values[0]):g}: check that the reward function works")

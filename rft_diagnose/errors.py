@@ -6,9 +6,15 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+SHOWN = 8  # names in a message
+
 
 class DiagnosisError(Exception):
     """Rewards that nothing can be said about as they are; the message is for the user."""
+
+
+class ColumnsError(DiagnosisError):
+    """A table without the columns that a diagnosis needs: one that stands beside the data, perhaps."""
 
 
 class MissingPackageError(DiagnosisError):
@@ -34,3 +40,10 @@ def hint(name: str, known: Iterable[str]) -> str:
     folded = {candidate.casefold(): candidate for candidate in known}
     near = difflib.get_close_matches(name.casefold(), folded, n=1)
     return f"did you mean {folded[near[0]]!r}? " if near else ""
+
+
+def listed(names: Iterable[object]) -> str:
+    """List names, but not all of many."""
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - SHOWN:,} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more

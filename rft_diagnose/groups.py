@@ -13,6 +13,13 @@ from rft_diagnose.statistics import NEAR_OPTIMAL_MEAN, Floats
 
 Ints = NDArray[np.int64]
 
+LARGEST = 1e60  # of a reward: sums of its fourth powers are numbers, too
+RARE = 0.001  # at each end the share of the rewards that may be mistakes, or at least one reward
+FEWEST = 20  # rewards below which none is taken for a mistake
+# A mistake lies beyond the others by more than so many times their range. At the upper end it may be a rare
+# success instead, without which all others would look solved.
+FAR_BELOW, FAR_ABOVE = 1, 5
+FAR = 1e5  # tolerances from the middle reward: what lies beyond is as different from all others
 ROUNDING = 1e-9  # of the reward's range: what differs by less is the same reward, computed in another order
 
 
@@ -52,10 +59,13 @@ def group(codes: Ints, rewards: Floats) -> Groups:
 
 def later_within(groups: Groups, width: float) -> Ints:
     """Count for each reward the later ones of its input that lie at most `width` above it, [M]."""
-    low, high = groups.rewards.min(), groups.rewards.max()
+    # A reward far out must not make all differences between the others too small to see.
+    middle = np.median(groups.rewards)
+    rewards = np.clip(groups.rewards, middle - FAR * width, middle + FAR * width) if width else groups.rewards
+    low, high = rewards.min(), rewards.max()
     unit = max(high - low, width, 1e-300)
     # One ascending array for all inputs: each has its own stretch of the line, wider than any width.
-    places = (groups.rewards - low) / unit + 3.0 * groups.owners
+    places = (rewards - low) / unit + 3.0 * groups.owners
     last = np.searchsorted(places, places + (width / unit + ROUNDING), side="right")
     return last - np.arange(len(places)) - 1
 
@@ -93,12 +103,16 @@ def spread_probability(groups: Groups, width: float, size: int) -> Floats:
 
 @dataclass(frozen=True)
 class Scale:
-    """The reward's range, from worst to best, where it is from, and its two values if it has just two."""
+    """The reward's range, from worst to best, where it is from, and its two values if it has just two.
+
+    outside: rewards that lie so far from all others that they do not count for the range, ascending.
+    """
 
     low: float
     high: float
     source: Literal["given", "assumed", "observed"]
     values: tuple[float, float] | None
+    outside: tuple[float, ...] = ()
 
     @property
     def width(self) -> float:
@@ -113,9 +127,11 @@ class Scale:
 def find_scale(rewards: Floats, given: tuple[float, float] | None) -> Scale:
     """Choose the range to judge rewards [M] in: the given one, [0, 1] if they lie in it, else theirs.
 
+    Without a given one, a few that lie far from all others do not count (see `bulk`).
     Raises DiagnosisError: the given one is none, or too small; or all rewards are one number outside [0, 1].
     """
     smallest, largest = float(rewards.min()), float(rewards.max())
+    outside: tuple[float, ...] = ()
     if given is not None:
         low, high = given
         if not low < high:
@@ -125,14 +141,16 @@ def find_scale(rewards: Floats, given: tuple[float, float] | None) -> Scale:
             seen = smallest if smallest < low - slack else largest
             raise DiagnosisError(f"reward {seen:g} lies outside the given range {low:g} to {high:g}")
         source: Literal["given", "assumed", "observed"] = "given"
-    elif 0 <= smallest and largest <= 1:
-        low, high, source = 0.0, 1.0, "assumed"
-    elif smallest < largest:
-        low, high, source = smallest, largest, "observed"
-    else:
+    elif smallest == largest and not 0 <= smallest <= 1:
         raise DiagnosisError(
             f"every reward is {smallest:g}: without the range (--range) that is neither good nor bad"
         )
+    else:
+        low, high = bulk(rewards)
+        outside = tuple(np.sort(rewards[(rewards < low) | (rewards > high)]).tolist())
+        source = "observed"
+        if 0 <= low and high <= 1:
+            low, high, source = 0.0, 1.0, "assumed"
     near = ROUNDING * (high - low)
     at_ends = (rewards <= smallest + near) | (rewards >= largest - near)
     values: tuple[float, float] | None = None
@@ -140,4 +158,23 @@ def find_scale(rewards: Floats, given: tuple[float, float] | None) -> Scale:
         values = (smallest, largest) if at_ends.all() else None
     elif min(abs(smallest - low), abs(smallest - high)) <= near:
         values = (low, high)
-    return Scale(low, high, source, values)
+    return Scale(low, high, source, values, outside)
+
+
+def bulk(rewards: Floats) -> tuple[float, float]:
+    """Find the range of the rewards [M] without a few that lie far from all others, if there are such.
+
+    At each end up to RARE of the rewards may be left out: those beyond that percentile's reward by more than
+    FAR_BELOW or FAR_ABOVE times the range between the two percentiles.
+    """
+    smallest, largest = float(rewards.min()), float(rewards.max())
+    if len(rewards) < FEWEST:
+        return smallest, largest
+    few = max(1, int(RARE * len(rewards)))
+    ordered = np.partition(rewards, (few, len(rewards) - 1 - few))
+    low, high = float(ordered[few]), float(ordered[len(rewards) - 1 - few])
+    least, most = low - FAR_BELOW * (high - low), high + FAR_ABOVE * (high - low)
+    if low == high:  # the others are all alike: then these few are what there is to learn from
+        return smallest, largest
+    inside = rewards[(rewards >= least) & (rewards <= most)]
+    return float(inside.min()), float(inside.max())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -17,9 +20,76 @@ from numpy.typing import NDArray
 
 from rft_diagnose.compare import Comparison
 from rft_diagnose.diagnose import Diagnosis
-from rft_diagnose.tables import RewardTable
+from rft_diagnose.errors import DiagnosisError
+from rft_diagnose.reading import RewardTable, read_messages
+from rft_diagnose.text_formats import defuse
 
 Table = Mapping[str, NDArray[Any]]  # columns of one length
+
+
+# Of an earlier check all go, also those that this one has no use for.
+PICTURES = (
+    *("mean_and_std", "signal_by_group_size", "std_histogram", "over_time", "before_and_after"),
+    "gradients",
+)
+RESULTS = (
+    *("inputs.csv", "dead_low.jsonl", "summary.json", "report.html"),
+    *(f"{stem}.{suffix}" for stem in PICTURES for suffix in ("png", "pdf", "csv", "json")),
+)
+
+
+@contextmanager
+def results_together(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder for results in the block; they then take the place of earlier ones in `folder`.
+
+    Either all do, or after an error `folder` is as before. Raises DiagnosisError: it cannot be written.
+    """
+    missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    staging: Path | None = None
+    done = False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".tmp-results-", dir=folder))
+        yield staging
+        _exchange(staging, folder)
+        done = True
+    except OSError as error:
+        reason = f"{error.strerror or error}{_free_space(folder)}"
+        raise DiagnosisError(
+            f"{folder} (--output_path) cannot be written: {reason}; what was there is as before"
+        ) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+        for path in [] if done else missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _exchange(staging: Path, folder: Path) -> None:
+    """Move the new results into the folder and earlier ones out of it; after an error all the way back."""
+    new = [path.name for path in staging.iterdir()]
+    earlier = staging / "earlier"
+    earlier.mkdir()
+    moves = [(folder / name, earlier / name) for name in {*RESULTS, *new} if os.path.lexists(folder / name)]
+    moves += [(staging / name, folder / name) for name in new]
+    moved = []
+    try:
+        for source, target in moves:
+            os.replace(source, target)
+            moved.append((source, target))
+    except BaseException:
+        for source, target in reversed(moved):
+            os.replace(target, source)
+        raise
+
+
+def _free_space(folder: Path) -> str:
+    """Say how much is free where the folder is, or would be."""
+    for path in (folder, *folder.absolute().parents):
+        with contextlib.suppress(OSError):
+            return f", {shutil.disk_usage(path).free / 1e6:,.0f} MB free"
+    return ""
 
 
 @contextmanager
@@ -39,7 +109,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, in UTF-8."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(text.encode())
+        # A path may hold bytes that are no text.
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -94,7 +165,8 @@ def _placed(values: NDArray[Any], places: NDArray[Any], size: int) -> NDArray[An
 def write_inputs(columns: Table, path: Path) -> None:
     """Write inputs.csv atomically: texts in quotes, whole numbers without a point, missing values empty.
 
-    The bytes are those of Arrow's writer, which wrote this file before, so that files can be compared.
+    What a spreadsheet would take for a formula is defused. But for that the bytes are those of Arrow's
+    writer, which wrote this file before, so that files can be compared.
     """
     texts = [_cells(column) for column in columns.values()]
     lines = [",".join(map(_quoted, columns)), *map(",".join, zip(*texts, strict=True))]
@@ -117,7 +189,7 @@ def _cells(column: NDArray[Any]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"'
+    return '"' + defuse(text).replace('"', '""') + '"'
 
 
 def shortest(value: float) -> str:
@@ -137,33 +209,49 @@ def shortest(value: float) -> str:
 
 
 def numbers_csv(columns: Table) -> str:
-    """Write a picture's numbers as CSV, quoted where needed, missing values empty."""
+    """Write a picture's numbers as CSV, quoted where needed, missing values empty; formulas are defused."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow([defuse(name) for name in columns])
     values = [column.tolist() for column in columns.values()]
-    writer.writerows(
-        ["" if value is None or value != value else value for value in row]
-        for row in zip(*values, strict=True)
-    )
+    writer.writerows([_cell(value) for value in row] for row in zip(*values, strict=True))
     return buffer.getvalue()
 
 
-def supervised_rows(table: RewardTable, diagnosis: Diagnosis) -> list[str]:
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return defuse(value)
+    return "" if value is None or value != value else value
+
+
+def supervised_rows(table: RewardTable, diagnosis: Diagnosis, name: str) -> tuple[list[str], list[str]]:
     """Write the inputs that are dead-low, or look so, as JSON lines for finetuning, dead ones first.
 
-    Without known references their field is missing; without known prompts there is no line.
+    A conversation is written as its messages. Without known references their field is missing; without known
+    prompts there is no line. Also returns what the reader of the file `name` must know of it.
     """
     inputs = diagnosis.inputs
     chosen = np.flatnonzero((inputs.label == "dead_low") | (inputs.looks == "flat_low"))
+    if not len(chosen):
+        return [], []
     if table.prompts is None:
-        return []
-    lines = []
+        return [], [f"no {name} to finetune on: {table.no_prompts}"] if table.no_prompts else []
+    lines, without, conversations = [], 0, 0
     for i in sorted(chosen, key=lambda i: inputs.label[i] != "dead_low"):
         place = int(diagnosis.labels[i])
-        row: dict[str, Any] = {"id": table.labels[place], "prompt": table.prompts[place]}
+        messages = read_messages(table.prompts[place])
+        conversations += messages is not None
+        row: dict[str, Any] = {"id": table.labels[place], "prompt": messages or table.prompts[place]}
         if table.references is not None:
             row["references"] = table.references[place]
+            without += not row["references"]
         row |= {"class": str(inputs.label[i]), "reward_mean": float(inputs.mean[i]), "n": int(inputs.n[i])}
         lines.append(json.dumps(row, ensure_ascii=False))
-    return lines
+    notes = []
+    if conversations:
+        notes.append(f"{conversations:,} prompts in {name} are conversations, written as lists of messages")
+    if table.references is None and table.no_references:
+        notes.append(f"{name} lacks the expected texts that finetuning on it needs: {table.no_references}")
+    if without:
+        notes.append(f"{without:,} inputs in {name} have no expected text")
+    return lines, notes

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from common import console
 from common.errors import Interrupted, UserError
-from common.files import atomic_torch_save, atomic_write_text
+from common.files import atomic_torch_save, atomic_write_text, describe_load_error
 from common.jobs import ending, remove_if_refused
 from common.run_dir import RunDir
 from common.user_code import explain_failure
 from rft_diagnose.statistics import input_statistics
+from rl4lms.blind_metrics import check_reward, warn_of_blind_metrics
 from rl4lms.config import ExtractConfig, missing_components, resolved, unique_metrics
 from rl4lms.datapools import Split, load_datapool
 from rl4lms.metrics import Metric, build_metric
@@ -62,7 +63,7 @@ def extract(
     """Run or continue the extraction of `run`; progress(texts done, texts in all).
 
     The same seed and config give the same file, however often it was cut. Raises ExtractionInterrupted,
-    ExtractionError, RequirementError, DataError, ModelSourceError, GenerationError.
+    ExtractionError, RequirementError, DataError, ModelSourceError, GenerationError, BlindMetricError.
     """
     remove_half_written(run.path)
 
@@ -72,6 +73,8 @@ def extract(
         raise RequirementError("\n".join(f"{problem.path}: {problem.message}" for problem in missing))
     built = {metric.id: build_metric(metric.id, metric.args) for metric in metrics}
     samples, indices = choose_inputs(config, run)
+    check_reward(metrics[0].id, metrics[0].args, samples, "metric")
+    warn_of_blind_metrics({metric.id: metric.args for metric in metrics[1:]}, samples)
     logger.info("%d %s inputs of %s", len(samples), config.datapool.split, config.datapool.id)
 
     # 2. Texts, a batch at a time, on disk before the next one.
@@ -82,6 +85,7 @@ def extract(
         padding_side=config.tokenizer.padding_side,
         truncation_side=config.tokenizer.truncation_side,
         pad_token_as_eos_token=config.tokenizer.pad_token_as_eos_token,
+        clean_up_tokenization_spaces=config.tokenizer.clean_up_tokenization_spaces,
     )
     model = load_model(config.alg.model_name, config.alg.model_type, torch.float32, device)
     check_vocabulary(model, tokenizer)
@@ -176,7 +180,7 @@ def read_indices(path: str, pool: Sequence[Sample], split: Split) -> list[int]:
         indices, prompts = [int(i) for i in earlier["used_train_indices"]], earlier["prompts"]
     except Exception as error:
         raise ExtractionError(
-            f"datapool.used_indices_from: {path!r} is no extraction file ({error})"
+            f"datapool.used_indices_from: {path!r} is no extraction file ({describe_load_error(error)})"
         ) from error
     for i, prompt in zip(indices, prompts, strict=True):
         if i >= len(pool) or pool[i].prompt_or_input_text != prompt:

@@ -12,6 +12,7 @@ import torch
 
 from common.config import ConfigError, Located, validate
 from common.console import progress
+from common.run_dir import CheckpointError, load_checkpoint
 from rft_diagnose.diagnose import Diagnosis
 from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.groups import Floats
@@ -21,12 +22,15 @@ from rl4lms.input_gradients import GradientTarget, log_ratios, measure_gradients
 from rl4lms.model.generation import Decoding, encode_prompts, prompt_limit
 from rl4lms.model.load import choose_device, load_model, load_tokenizer
 from rl4lms.model.policy import Sequences
+from rl4lms.model.sampling import forced_start
 from rl4lms.model.source import check_model_source
 
 
 def read_extraction(path: Path) -> tuple[dict[str, Any], ExtractConfig]:
-    """The content of an extraction's file, and its config. Raises ConfigError."""
-    content = torch.load(path, weights_only=True)
+    """The content of an extraction's file, and its config. Raises ConfigError, CheckpointError."""
+    content = load_checkpoint(path)
+    if not isinstance(content.get("config"), dict):
+        raise CheckpointError(f"{path} is no extraction's file: it holds no config")
     config, problems = validate(ExtractConfig, content["config"])
     if config is None:
         raise ConfigError(path, [Located(None, problem.path, problem.message) for problem in problems])
@@ -59,13 +63,14 @@ def text_log_ratios(
         batch_size=1,
     )
     limit = prompt_limit(model, tokenizer, decoding)
+    start = [token for token in [forced_start(model)] if token is not None]
     ratios = []
     for number, (prompt, texts) in enumerate(
         zip(content["prompts"], content["all_generated_texts"], strict=True)
     ):
         ids, mask = encode_prompts(model, tokenizer, [prompt], limit, decoding.truncation_side)
         tokens = [
-            [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id][
+            [*start, *tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id][
                 : settings.max_new_tokens
             ]
             for text in texts

@@ -31,7 +31,7 @@ from rl4lms.model.generation import Decoding, decode, encode_prompts, prompt_lim
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.load import choose_device, load_model, load_tokenizer
 from rl4lms.model.policy import PolicyModel, Sequences, token_logits
-from rl4lms.model.sampling import generate_ids, sampled_logprobs
+from rl4lms.model.sampling import forced_start, generate_ids, sampled_logprobs
 
 MAX_STEPS, CONVERGED = 40, 0.005  # of the power iteration; growth at which it has
 
@@ -126,6 +126,7 @@ def measure_gradients(
         config.tokenizer.model_name,
         truncation_side=config.tokenizer.truncation_side,
         pad_token_as_eos_token=config.tokenizer.pad_token_as_eos_token,
+        clean_up_tokenization_spaces=config.tokenizer.clean_up_tokenization_spaces,
     )
     metrics = {metric.id: build_metric(metric.id, metric.args) for metric in config.evaluation.metrics}
     pool = load_datapool(config.datapool.id, config.datapool.split, config.datapool.args)
@@ -238,7 +239,9 @@ def score_products(
     scores = []
     for row in range(len(sequences.response_ids)):
         sequence = sequences.select(torch.tensor([row], device=sequences.response_ids.device))
-        rows, columns = sequence.response_mask.nonzero(as_tuple=True)
+        sampled = sequence.response_mask.clone()
+        sampled[:, : 0 if forced_start(model) is None else 1] = False
+        rows, columns = sampled.nonzero(as_tuple=True)
         logits = token_logits(model, sequence, rows, columns)
         logprobs = sampled_logprobs(logits, settings.temperature, settings.top_k, settings.top_p)
         total = logprobs.gather(1, sequence.response_ids[rows, columns][:, None]).sum()

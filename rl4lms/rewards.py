@@ -336,7 +336,7 @@ REWARDS = Registry(
     {
         "rouge_l_max": _entry("rouge_l_max", metric_args.RougeLMaxArgs),
         "meteor": _entry("meteor", ShapedMeteorArgs, missing=metric_args.wordnet_missing),
-        "sacre_bleu": _entry("sacre_bleu", ShapedSacreBleuArgs),
+        "sacre_bleu": _entry("sacre_bleu", ShapedSacreBleuArgs, missing=metric_args.word_splitter_missing),
         "learned_reward": _entry(
             "learned_reward", metric_args.ClassifierArgs, missing=metric_args.classifier_missing
         ),

@@ -21,6 +21,7 @@ from common.errors import UserError
 from common.run_dir import RunDir
 from common.seeding import derive_seed
 from common.tracking import Tracker
+from rl4lms.blind_metrics import check_reward, warn_of_blind_metrics
 from rl4lms.config import NlpoConfig, SupervisedConfig, TrainConfig, training_sizes, unique_metrics
 from rl4lms.datapools import Split, load_datapool
 from rl4lms.errors import DivergenceError, TrainingInterrupted
@@ -96,8 +97,8 @@ def prepare(
 ) -> TrainingSetup:
     """Load tokenizer, datasets and metrics of a run. config: with its seed of train samples drawn.
 
-    Raises DataError, ModelSourceError, RequirementError, ConfigError, TrainingDataError: a resumed run's data
-    has changed.
+    Raises DataError, ModelSourceError, RequirementError, ConfigError, BlindMetricError, TrainingDataError: a
+    resumed run's data has changed.
     """
     metrics = unique_metrics(config.train_evaluation.metrics)
     built = {metric.id: build_metric(metric.id, metric.args) for metric in metrics}
@@ -106,8 +107,12 @@ def prepare(
         padding_side=config.tokenizer.padding_side,
         truncation_side=config.tokenizer.truncation_side,
         pad_token_as_eos_token=config.tokenizer.pad_token_as_eos_token,
+        clean_up_tokenization_spaces=config.tokenizer.clean_up_tokenization_spaces,
     )
     samples = load_splits(config)
+    if config.reward_fn is not None and not isinstance(config.alg, SupervisedConfig):
+        check_reward(config.reward_fn.id, config.reward_fn.args, samples["train"], "reward")
+    warn_of_blind_metrics({metric.id: metric.args for metric in metrics}, samples["train"])
     if run is not None:
         check_data(run, samples, config.datapool.id)
     most = config.train_evaluation.max_eval_samples

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.arguments import check_run_arguments, config_of_run
+from common.output import check_output_folder
 from common.run_dir import RunDir, RunError, read_run
 from common.tracking import Tracker, WandbSettings, check_trackers
 from rl4lms.config import SupervisedConfig, TrainConfig, check_locally, load_train_config, resolved
@@ -119,11 +120,15 @@ def read_config(args: argparse.Namespace) -> tuple[TrainConfig, dict[str, Any]]:
 
 
 def open_run(args: argparse.Namespace, config: TrainConfig, options: dict[str, Any]) -> RunDir:
-    """The run's directory: a new one under --base_path_to_store_results, or that of --resume."""
+    """The run's directory: a new one under --base_path_to_store_results, or that of --resume.
+
+    Raises OutputError, RunError.
+    """
     if args.resume is not None:
         run = RunDir.open(args.resume)
         record_length(run, config)
         return run
+    check_output_folder(args.base_path_to_store_results, "--base_path_to_store_results")
     name = args.experiment_name or default_name(args.config_path, config)
     return create_training_run(args.base_path_to_store_results, name, config, {"options": options})
 

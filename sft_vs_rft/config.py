@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import secrets
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from common.config import Config, Problem
-from common.run_dir import CheckpointError, checkpoints_in, find_runs
+from common.run_dir import CheckpointError, RunInfo, checkpoints_in, find_runs
 from common.tracking import check_trackers
 from sft_vs_rft.data_source import check_data_source, check_tokenizer_source, find_npz
 
@@ -320,12 +321,17 @@ PLAN_NAMES = {
 }
 
 
-def find_pretraining(config: ExperimentConfig) -> Path | None:
-    """Checkpoint of the newest finished pretraining run in `outputs_dir`: same data, model, seeds, K."""
+def find_pretraining(
+    config: ExperimentConfig, runs_in: Callable[[Path], list[RunInfo]] = find_runs
+) -> Path | None:
+    """Checkpoint of the newest finished pretraining run in `outputs_dir`: same data, model, seeds, K.
+
+    runs_in: finds the runs of a folder; somebody who asks for many experiments remembers them.
+    """
     required = _fields(config.model_dump(), (*DATA_FIELDS, *MODEL_FIELDS))
     if config.init_rnd_seed < 0:  # The start weights replace the initial ones, whatever their seed.
         del required["init_rnd_seed"]
-    for run in reversed(find_runs(Path(config.outputs_dir))):
+    for run in reversed(runs_in(Path(config.outputs_dir))):
         is_pretraining = (
             run.config.get("use_multiple_labels_per_sample") and run.manifest.get("status") == "finished"
         )

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.run_dir import RunDir, load_checkpoint, read_metrics
+from common.plots import optional_drawing
+from common.run_dir import RunDir, check_optimizer, fitting, load_checkpoint, read_metrics
 from common.tracking import Tracker, WandbSettings
 from sft_vs_rft.config import ExperimentConfig, start_checkpoint
 from sft_vs_rft.data import ControlledData, load_data
@@ -28,9 +29,10 @@ from sft_vs_rft.objectives import (
     wrong_rewards,
 )
 from sft_vs_rft.plots import save_metric_plots
-from sft_vs_rft.train import TrainResult, predict, train
+from sft_vs_rft.train import ScoreMonitor, TrainResult, TrainState, build_optimizer, predict, train
 
 logger = logging.getLogger(__name__)
+start_logger = logging.getLogger(f"{__name__}.start")  # shown to users of a plan, wherever it runs
 TOLERANCE = 0.2  # of reward and of std, on a reward range of 2
 SECONDS_BETWEEN_PLOTS = 120  # drawing takes one or two
 
@@ -68,12 +70,13 @@ def run_experiment(
         )
 
         # 2. Where it starts: this run's newest checkpoint, another run's state, given weights, or at random.
-        checkpoint = resume_point(config, run, device)
+        checkpoint = resume_point(config, run, model, device)
         if checkpoint is not None:
             logger.info("continuing after epoch %d", checkpoint["epoch"])
         elif config.load_model_from_checkpoint:
             start = start_checkpoint(Path(config.load_model_from_checkpoint))
-            load_weights(model, load_checkpoint(start, device)["model"], str(start))
+            with fitting(start):
+                load_weights(model, load_checkpoint(start, device)["model"], str(start))
             logger.info("start weights: %s", start)
         first_epoch = 0 if checkpoint is None else checkpoint["epoch"] + 1
         run.truncate_metrics(first_epoch - 1)
@@ -160,14 +163,24 @@ def check_same_data(run: RunDir, data: str) -> None:
     run.update_manifest(data=data)
 
 
-def resume_point(config: ExperimentConfig, run: RunDir, device: torch.device) -> dict[str, Any] | None:
-    """The checkpoint to continue from: the run's newest, else `trainer_checkpoint`, else None."""
+def resume_point(
+    config: ExperimentConfig, run: RunDir, model: nn.Module, device: torch.device
+) -> dict[str, Any] | None:
+    """The checkpoint to continue from: the run's newest, else `trainer_checkpoint`, else None.
+
+    Raises CheckpointError, ModelError: it is not one of such a model's training.
+    """
     checkpoints = run.checkpoints()
-    if checkpoints:
-        return load_checkpoint(checkpoints[-1], device)
-    if config.trainer_checkpoint:
-        return load_checkpoint(Path(config.trainer_checkpoint), device)
-    return None
+    if not checkpoints and not config.trainer_checkpoint:
+        return None
+    path = checkpoints[-1] if checkpoints else Path(config.trainer_checkpoint)
+    checkpoint = load_checkpoint(path, device)
+    with fitting(path):
+        load_weights(model, checkpoint["model"], str(path))
+        state = TrainState(model, build_optimizer(config, model), ScoreMonitor.from_config(config))
+        state.load_state_dict(checkpoint)
+        check_optimizer(state.optimizer)
+    return checkpoint
 
 
 def choose_device(config: ExperimentConfig) -> torch.device:
@@ -202,8 +215,9 @@ def _draw_regularly(
 
 
 def _draw(config: ExperimentConfig, run: RunDir) -> None:
-    if config.save_metric_plots and (rows := read_metrics(run.path)):
-        save_metric_plots(rows, run.path / "plots")
+    with optional_drawing(run.path / "plots"):
+        if config.save_metric_plots and (rows := read_metrics(run.path)):
+            save_metric_plots(rows, run.path / "plots")
 
 
 # The start
@@ -246,7 +260,7 @@ def report_start(
     unfit = []
     for group, (reward, std) in measured.items():
         ideal_reward, ideal_std = ideal[group]
-        logger.info(
+        start_logger.info(
             "start, %s reward std inputs: reward %.3f (fitted pretrained model: %.3f), std %.3f (%.3f)",
             group,
             reward,
@@ -257,7 +271,7 @@ def report_start(
         if max(abs(reward - ideal_reward), abs(std - ideal_std)) > TOLERANCE:
             unfit.append(group)
     if unfit:
-        logger.warning(
+        start_logger.warning(
             "the start model is far from a fitted pretrained one on the %s reward std inputs: "
             "the comparison of RFT and SFT says little from here; pretrain longer, "
             "or check load_model_from_checkpoint",

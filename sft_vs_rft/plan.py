@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,8 @@ from common.config import (
     Located,
     Problem,
     Source,
+    field_problems,
+    parse_path,
     raise_problems,
     read_source,
     unknown_key,
@@ -30,12 +33,15 @@ from common.plan import (
     Target,
     check_plan,
     configurations_in,
+    count_choices,
     empty_options,
     expand,
     fill_braces,
     locate_in_choice,
+    overridden_base,
+    too_many,
 )
-from common.run_dir import CheckpointError
+from common.run_dir import CheckpointError, RunInfo, find_runs
 from sft_vs_rft.config import (
     AUTO_CHECKPOINT,
     COSMETIC_FIELDS,
@@ -72,7 +78,10 @@ class Plan(PlanSettings):
 
     def check(self) -> list[Problem]:
         problems = empty_options(self.configurations)
-        count = sum(math.prod(map(len, c.options.values())) for c in self.configurations)
+        count = sum(map(count_choices, self.configurations))
+        problems += too_many(
+            "repetitions" if self.repetitions > count else "configurations", count * self.repetitions
+        )
         if not problems and self.skip >= count:
             problems.append(Problem("skip", f"skips all {count} configurations of the plan"))
         return problems
@@ -93,14 +102,17 @@ def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> LoadedPlan:
     number = len(configurations_in(source.data))
     plan, source, located = check_plan(source, overrides, Plan, partial(_targets, number))
 
+    runs_in = functools.cache(find_runs)
     notices: list[str] = []
     configs: list[ExperimentConfig] = []
     for i, configuration in enumerate(plan.configurations):
-        for ((config, notes, problems),) in expand(i, configuration, partial(_make_config, source)):
+        for ((config, notes, problems),) in expand(i, configuration, partial(_make_config, source, runs_in)):
             notices += notes
             located += problems
             if config is not None:
                 configs.append(config)
+        if (choice := overridden_base(i, configuration)) is not None:
+            located += _check_overridden(source, choice, set(configuration.base_config))
     raise_problems(source, located)
     configs = configs[plan.skip :]
     seen: dict[str, int] = {}
@@ -121,10 +133,13 @@ def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> LoadedPlan:
     return LoadedPlan(plan, experiments, list(dict.fromkeys(notices)))
 
 
+RunFinder = Callable[[Path], list[RunInfo]]
 Draft = tuple[ExperimentConfig | None, list[str], list[Located]]  # config, notices, problems
 
 
-def _make_config(source: Source, choice: Choice, repetition: int, start: Draft | None) -> Draft:
+def _make_config(
+    source: Source, runs_in: RunFinder, choice: Choice, repetition: int, start: Draft | None
+) -> Draft:
     """The config of a choice of options, if it is valid; that of a repetition is the same."""
     fields, notices = dict(choice.values), []
     for name in MEANINGLESS_FIELDS.keys() & fields.keys():
@@ -134,7 +149,7 @@ def _make_config(source: Source, choice: Choice, repetition: int, start: Draft |
     config, faults = validate(ExperimentConfig, fields)
     problems += faults
     if config is not None and not problems:
-        config, problems, notes = _resolve_start(config)
+        config, problems, notes = _resolve_start(config, runs_in)
         notices += notes
     origin: dict[Keys, Keys] = {(): ("configurations", choice.configuration, "base_config")}
     origin |= {(name,): place for name, place in choice.places.items()}
@@ -143,6 +158,20 @@ def _make_config(source: Source, choice: Choice, repetition: int, start: Draft |
         notices,
         [place for problem in problems for place in locate_in_choice(problem, source, origin)],
     )
+
+
+def _check_overridden(source: Source, choice: Choice, base: set[str]) -> list[Located]:
+    """Values of base_config that no experiment can have, though options replace them all."""
+    meant = {name: value for name, value in choice.values.items() if name not in MEANINGLESS_FIELDS}
+    fields, problems = format_strings(meant)
+    problems += field_problems(ExperimentConfig, fields)
+    names = base & choice.options.keys()
+    return [
+        place
+        for problem in problems
+        if (name := str(parse_path(problem.path)[0])) in names
+        for place in locate_in_choice(problem, source, {(name,): choice.places[name]})
+    ]
 
 
 def _repeat(number: int, config: ExperimentConfig, repetition: int) -> Experiment:
@@ -175,12 +204,14 @@ def format_strings(fields: dict[str, Any]) -> tuple[dict[str, Any], list[Problem
     return formatted, problems
 
 
-def _resolve_start(config: ExperimentConfig) -> tuple[ExperimentConfig, list[Problem], list[str]]:
+def _resolve_start(
+    config: ExperimentConfig, runs_in: RunFinder
+) -> tuple[ExperimentConfig, list[Problem], list[str]]:
     """`auto` replaced by the checkpoint it stands for; an explicit one compared with its own run's config."""
     field = "load_model_from_checkpoint"
     start = config.load_model_from_checkpoint
     if start == AUTO_CHECKPOINT:
-        checkpoint = find_pretraining(config)
+        checkpoint = find_pretraining(config, runs_in)
         if checkpoint is None:
             message = f"'auto' found no finished matching pretraining run under {config.outputs_dir!r}: "
             return config, [Problem(field, message + pretrain_hint(config))], []

@@ -20,7 +20,8 @@ from sft_vs_rft.plan import Experiment
 INTERRUPT_MESSAGE = (
     "stopping after the epochs under way, with a checkpoint; press Ctrl-C again to stop at once"
 )
-SHOWN = ("sft_vs_rft.experiment",)  # how fit the start model is
+SHOWN = ("sft_vs_rft.experiment.start",)  # how fit the start model is
+DURATION = ("model_type", "dataset", "num_train_samples", "epochs", "opt_method")  # what decides on it
 SEEDS = ("random_seed", "init_rnd_seed", "samples_rnd_seed")
 
 
@@ -51,6 +52,7 @@ def _make_job(experiment: Experiment, start: Job | None) -> Job:
         partial(_run, experiment),
         imports=("sft_vs_rft.experiment",),
         steps=config.epochs,
+        kind=hash_of([getattr(config, name) for name in DURATION]),
         shown=SHOWN,
         silent=config.disable_console_log,
         log_file="log.txt" if config.save_logs else None,

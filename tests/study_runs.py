@@ -37,6 +37,7 @@ def extraction(
             "all_generated_texts": [[f"text {g}" for g in range(values.shape[1])] for _ in names],
             "all_metric_values": {REWARD: values},
             "ids": names,
+            "used_train_indices": list(range(len(names))),
             "prompts": prompts or [f"prompt {name}" for name in names],
             "references": [[f"reference {name}"] for name in names],
         }

@@ -7,9 +7,33 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
 
 WORDS = "the a cat dog sat on mat runs in park good bad film it was".split()
+
+
+def save_tiny_bert2bert(folder: Path, decoder_size: int = 16, start: bool = True) -> Path:
+    """A BERT of size 16 that a BERT of `decoder_size` continues. start: whether it says how texts begin."""
+    encoder = BertConfig.from_pretrained(save_tiny_bert(folder, labels=2))
+    decoder = BertConfig(**encoder.to_dict() | {"hidden_size": decoder_size})
+    decoder.is_decoder = decoder.add_cross_attention = True
+    torch.manual_seed(0)
+    model = EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder))
+    if start:
+        model.config.decoder_start_token_id, model.config.eos_token_id, model.config.pad_token_id = 2, 3, 0
+    model.generation_config = GenerationConfig.from_model_config(model.config)
+    for file in ("config.json", "model.safetensors"):
+        (folder / file).unlink()
+    model.save_pretrained(folder)
+    return folder
 
 
 def save_tiny_bert(folder: Path, labels: int | None, positions: int = 24, seed: int = 0) -> Path:

@@ -10,8 +10,14 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    NllbTokenizer,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -88,6 +94,55 @@ def save_tiny_gpt2(
 def edit_json(file: Path, **values: Any) -> None:
     """Set values in a JSON file, such as a saved model's config.json."""
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def save_tiny_nllb(folder: Path, language: str | None = "deu_Latn", tgt_lang: str | None = None) -> Path:
+    """A translation model of two layers whose texts are forced to begin with `language`; None: free."""
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trained.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    )
+    content = json.loads(trained.to_str())["model"]
+    tokenizer = NllbTokenizer(
+        vocab=content["vocab"],
+        merges=[tuple(merge) for merge in content["merges"]],
+        src_lang="eng_Latn",
+        tgt_lang=tgt_lang,
+        extra_special_tokens=["eng_Latn", "deu_Latn"],
+        model_max_length=64,
+    )
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64}
+    layers = {
+        f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads")
+    }
+    model = M2M100ForConditionalGeneration(
+        M2M100Config(
+            vocab_size=len(tokenizer), decoder_start_token_id=2, init_std=0.3, dropout=0.0, **sizes, **layers
+        )
+    )
+    if language is not None:
+        model.generation_config.forced_bos_token_id = tokenizer.convert_tokens_to_ids(language)
+    return _save(folder, tokenizer, model)
+
+
+def save_tiny_bart(folder: Path, **config: Any) -> Path:
+    """A BART of two layers whose tokenizer (of `save_tiny_gpt2`) adds no token to a text, so no end token."""
+    tokenizer = AutoTokenizer.from_pretrained(save_tiny_gpt2(folder / "gpt2"))
+    tokenizer.pad_token = tokenizer.eos_token
+    end = tokenizer.eos_token_id
+    special = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": end}
+    sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64}
+    layers = {
+        f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads")
+    }
+    torch.manual_seed(0)
+    model = BartForConditionalGeneration(
+        BartConfig(**{"vocab_size": len(tokenizer), "init_std": 0.3} | special | sizes | layers | config)
+    )
+    return _save(folder, tokenizer, model)
 
 
 def _save(folder: Path, tokenizer: PreTrainedTokenizerFast, model: Any) -> Path:

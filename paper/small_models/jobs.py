@@ -46,6 +46,7 @@ def make_job(config: PretrainConfig, folder: Path) -> Job:
         imports=("paper.small_models.train",),
         steps=config.alg.steps,
         unit="update",
+        kind=f"model {config.name}",
     )
 
 

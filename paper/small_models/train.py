@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from transformers.optimization import Adafactor
 
 from common.errors import UserError
-from common.run_dir import RunDir, load_checkpoint
+from common.plots import optional_drawing
+from common.run_dir import RunDir, check_optimizer, fitting, load_checkpoint
 from common.seeding import derive_seed, isolated_rng
 from paper.small_models.config import PretrainConfig, model_folder
 from paper.small_models.corpus import Corpus, batches, held_out_corpus, training_corpus
@@ -56,7 +57,8 @@ def pretrain(
     if config.runtime.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     optimizer = Adafactor(model.parameters(), lr=alg.learning_rate, scale_parameter=True, relative_step=False)
-    step = restore(run, model, optimizer, device)
+    meter = Meter()
+    step = restore(run, model, optimizer, meter, device)
     run.update_manifest(
         device=str(device),
         threads=torch.get_num_threads(),
@@ -66,7 +68,7 @@ def pretrain(
                 f"{run.manifest['weights']:,}", f"{len(tokenizer):,}")  # fmt: skip
 
     # 2. Updates; the learning rate falls to 0.
-    rows, meter, status = run.rows(ROWS, "step"), Meter(), ""
+    rows, status = run.rows(ROWS, "step"), ""
     report(step, status)
     for batch in batches(config, corpus, tokenizer, step):
         if step == alg.steps:
@@ -100,9 +102,16 @@ def pretrain(
             rows.append(row)
             meter = Meter()
         if saved or stop:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+                "meter": meter.state_dict(),
+            }
             run.delete_checkpoints(keep=[run.save_checkpoint(state, step)])
-            save_loss_plot(rows.read(), run.path / "plots" / "loss.png", config.name)
+            picture = run.path / "plots" / "loss.png"
+            with optional_drawing(picture):
+                save_loss_plot(rows.read(), picture, config.name)
         report(step, status)
         if stop and not last:
             raise TrainingInterrupted
@@ -127,15 +136,23 @@ def check_text(run: RunDir, corpus: Corpus) -> None:
     run.update_manifest(text=digest, texts=len(corpus.all_texts()))
 
 
-def restore(run: RunDir, model: PreTrainedModel, optimizer: Adafactor, device: torch.device) -> int:
-    """Go on from the run's newest checkpoint; returns its number of updates, 0 without one."""
+def restore(
+    run: RunDir, model: PreTrainedModel, optimizer: Adafactor, meter: Meter, device: torch.device
+) -> int:
+    """Go on from the run's newest checkpoint; returns its number of updates, 0 without one.
+
+    Raises CheckpointError: it is none, or of another model.
+    """
     saved = run.checkpoints()
     step = 0
     if saved:
         state = load_checkpoint(saved[-1], map_location=device)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = int(state["step"])
+        with fitting(saved[-1]):
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            check_optimizer(optimizer)
+            meter.load_state_dict(state["meter"])
+            step = int(state["step"])
     run.rows(ROWS, "step").keep(lambda row: row["step"] <= step)
     return step
 
@@ -147,6 +164,20 @@ class Meter:
         self._losses: list[Tensor] = []
         self._tokens = 0
         self._start = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds: it may come between two rows."""
+        return {
+            "losses": torch.stack(self._losses) if self._losses else torch.zeros(0),
+            "tokens": self._tokens,
+            "seconds": time.perf_counter() - self._start,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._losses = list(state["losses"])
+        self._tokens = state["tokens"]
+        self._start = time.perf_counter() - state["seconds"]
 
     def add(self, loss: Tensor, tokens: int) -> None:
         self._losses.append(loss)

@@ -164,6 +164,11 @@ class TokenizerConfig(Config):
         description="tokens of a prompt in extraction and in the evaluation of supervised models; null = the "
         "tokenizer's own limit",
     )
+    clean_up_tokenization_spaces: bool = Field(
+        False,
+        description="take the space out of ' .', ' ,', \" n't\" and the like before metrics and rewards see "
+        "a text (all 42 files: true); false: they see what the model wrote",
+    )
 
     def check(self) -> list[Problem]:
         message = check_tokenizer_source(self.model_name)
@@ -246,14 +251,23 @@ def prompt_notices(tokenizer: TokenizerConfig, model_name: str, kind: Kind, new_
             f"tokenizer.max_length: prompts are cut to {limit:,} tokens, since {tokenizer.max_length:,} and "
             f"{new_tokens:,} new ones exceed the {max_positions(model_name):,} positions of {model_name!r}"
         )
-    return notices + padding_notices(tokenizer)
+    return notices + tokenizer_notices(tokenizer)
 
 
-def padding_notices(tokenizer: TokenizerConfig) -> list[str]:
-    """Says that the padding side is the model's affair, if it was set to another than the files' own."""
-    if tokenizer.padding_side == "left":
-        return []
-    return ["tokenizer.padding_side: no effect, prompts are padded where the model needs it"]
+def tokenizer_notices(tokenizer: TokenizerConfig) -> list[str]:
+    """Says which way a config without `clean_up_tokenization_spaces` takes, and what has no effect.
+
+    The padding side is the model's affair; nothing is said of the files' own.
+    """
+    notices = []
+    if "clean_up_tokenization_spaces" not in tokenizer.model_fields_set:
+        notices.append(
+            "tokenizer.clean_up_tokenization_spaces: not set, so false: metrics and rewards see what the "
+            "model wrote; true takes the space out of ' .', ' ,' and the like first, as in the paper's runs"
+        )
+    if tokenizer.padding_side != "left":
+        notices.append("tokenizer.padding_side: no effect, prompts are padded where the model needs it")
+    return notices
 
 
 def minus_one_as_none(value: int) -> int | None:

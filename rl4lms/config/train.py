@@ -14,11 +14,11 @@ from rl4lms.config.parts import (
     idle_args,
     max_positions,
     metric_notices,
-    padding_notices,
     placeholder_problem,
     prompt_notices,
     prompt_problem,
     repeated_metrics,
+    tokenizer_notices,
 )
 from rl4lms.config.training_args import translate_training_args
 from rl4lms.config.training_blocks import (
@@ -167,7 +167,7 @@ class TrainConfig(Config):
             notices += idle_args(REWARDS, self.reward_fn.id, self.reward_fn.args, "reward_fn.args")
         if self.env is not None:
             notices += _rollout_notices(self.env.args, alg, self.tokenizer)
-        notices += padding_notices(self.tokenizer)
+        notices += tokenizer_notices(self.tokenizer)
         sizes = self.sizes
         if sizes is not None and sizes.last_minibatch < sizes.batch_size:
             notices.append(

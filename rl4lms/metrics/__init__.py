@@ -26,7 +26,9 @@ METRICS = Registry(
         "rouge": Entry("rl4lms.metrics.overlap:rouge", args.RougeArgs),
         "meteor": Entry("rl4lms.metrics.meteor:meteor", args.MeteorArgs, args.wordnet_missing),
         "bleu": Entry("rl4lms.metrics.overlap:bleu"),
-        "sacre_bleu": Entry("rl4lms.metrics.overlap:sacre_bleu", args.SacreBleuArgs),
+        "sacre_bleu": Entry(
+            "rl4lms.metrics.overlap:sacre_bleu", args.SacreBleuArgs, args.word_splitter_missing
+        ),
         "ter": Entry("rl4lms.metrics.overlap:ter"),
         "chrf": Entry("rl4lms.metrics.overlap:chrf"),
         "bert_score": Entry("rl4lms.metrics.bert_score:bert_score", args.BertScoreArgs, args.encoder_missing),

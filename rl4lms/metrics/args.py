@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from common.config import Config, Problem
-from rl4lms.requirements import model_problem, tokenizer_problem, wordnet_problem
+from rl4lms.requirements import model_problem, tokenizer_problem, word_splitter_problem, wordnet_problem
 
 _DEVICE = "cpu, cuda, cuda:1, ...; auto: the GPU if there is one"
 _BATCH_SIZE = "texts that the model reads at once; the values do not depend on it"
@@ -67,7 +67,10 @@ class RepeatPenaltyArgs(MeteorArgs):
 
 
 class SacreBleuArgs(Config):
-    tokenize: Literal["13a", "intl", "char", "zh", "none"] = Field("13a", description="sacrebleu's tokeniser")
+    tokenize: Literal["13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none"] = Field(
+        "13a",
+        description="sacrebleu's tokeniser; zh: Chinese, ja-mecab: Japanese, ko-mecab: Korean, char: any",
+    )
 
 
 class BertScoreArgs(Config):
@@ -117,6 +120,11 @@ class IntentArgs(Config):
 def wordnet_missing(args: MeteorArgs) -> list[Problem]:
     problem = wordnet_problem() if args.wordnet else None
     return [Problem("wordnet", problem)] if problem else []
+
+
+def word_splitter_missing(args: SacreBleuArgs) -> list[Problem]:
+    problem = word_splitter_problem(args.tokenize)
+    return [Problem("tokenize", problem)] if problem else []
 
 
 def classifier_missing(args: ClassifierArgs | IntentArgs) -> list[Problem]:

@@ -10,7 +10,7 @@ from nltk.stem.porter import PorterStemmer
 from nltk.translate.meteor_score import meteor_score
 
 from rl4lms.metrics.words import words
-from rl4lms.requirements import require, wordnet_problem
+from rl4lms.requirements import open_wordnet
 from rl4lms.text import Score, TextBatch, averaged
 
 NO_WORDNET = "_no_wordnet"  # end of the result key of METEOR without synonyms: the values differ
@@ -76,14 +76,12 @@ def _stemmer() -> Any:
 
 @cache
 def _wordnet() -> Any:
-    """NLTK's WordNet with a memory: of its many lookups METEOR only needs the names of a word's synonyms."""
-    require(wordnet_problem())
-    from nltk.corpus import wordnet
+    """WordNet with a memory, in the form that NLTK's METEOR asks: all synonyms as one synset."""
+    wordnet = open_wordnet()
 
     @lru_cache(maxsize=100_000)
     def synsets(word: str) -> list[Any]:
-        names = {name for synset in wordnet.synsets(word) for name in synset.lemma_names()}
-        lemmas = [SimpleNamespace(name=lambda name=name: name) for name in names]
+        lemmas = [SimpleNamespace(name=lambda name=name: name) for name in wordnet.synonyms(word)]
         return [SimpleNamespace(lemmas=lambda: lemmas)]
 
     return SimpleNamespace(synsets=synsets)

@@ -111,7 +111,7 @@ def _overlaps(
     """Count each text's overlap; reference_length: chooses the length that counts from all references'."""
     overlaps = []
     for text, references in zip(batch.generated, batch.reference_sets(), strict=True):
-        tokens = _tokens(text, tokenize)
+        tokens = split_tokens(text, tokenize)
         counts, lengths = _reference_ngrams(tuple(references), tokenize)
         length = len(tokens)
         total = tuple(max(0, length - n) for n in range(_MAX_ORDER))
@@ -123,7 +123,7 @@ def _overlaps(
 @lru_cache(maxsize=100)  # an input's texts follow one another, and long references have many n-grams
 def _reference_ngrams(references: tuple[str, ...], tokenize: str) -> tuple[Counter[Ngram], list[int]]:
     """The highest count of each n-gram in a reference, and the references' lengths."""
-    split = [_tokens(reference, tokenize) for reference in references]
+    split = [split_tokens(reference, tokenize) for reference in references]
     return reduce(or_, map(_ngrams, split)), list(map(len, split))
 
 
@@ -154,11 +154,11 @@ _13A = re.compile(rf"(?:[^\s{_PUNCTUATION}.,-]++|(?<=[0-9])[.,](?=[0-9])|(?<![0-
 _13A_REST = re.compile(r"<skipped>|-\n|&(?:quot|amp|lt|gt);|[.,][.,][0-9]")
 
 
-def _tokens(text: str, tokenize: str) -> list[str]:
+def split_tokens(text: str, name: str) -> list[str]:
     """The tokens of sacrebleu's tokeniser of this name."""
-    if tokenize == "13a" and not _13A_REST.search(text):
+    if name == "13a" and not _13A_REST.search(text):
         return _13A.findall(text)
-    return _tokenizer(tokenize)(text.rstrip()).split()
+    return _tokenizer(name)(text.rstrip()).split()
 
 
 @cache
@@ -174,21 +174,26 @@ def _forget_texts(tokenize: str) -> None:
 
 
 def ter(batch: TextBatch) -> dict[str, Score]:
-    """Translation edit rate (Snover et al. 2006) by sacrebleu; 1: as many edits as words in the reference."""
+    """Translation edit rate (Snover et al. 2006) by sacrebleu; 1: as many edits as words in the reference.
+
+    A text without a word has 1 whatever it is compared with, where sacrebleu gives 0 for an empty reference:
+    an empty text is never the best.
+    """
     metric = _ter()
     scores: list[TERScore] = [
         metric.corpus_score([text], [[reference] for reference in references])
         for text, references in zip(batch.generated, batch.reference_sets(), strict=True)
     ]
 
-    def score_group(group: Sequence[int]) -> float:
-        edits = sum(scores[i].num_edits for i in group)
-        length = sum(scores[i].ref_length for i in group)
-        return edits / length if length else float(edits > 0)
+    words = [bool(text.split()) for text in batch.generated]
 
-    return {
-        "lexical/ter": Score([score.score / 100 for score in scores], _average_groups(batch, score_group))
-    }
+    def score_group(group: Sequence[int]) -> float:
+        edits = sum(scores[i].num_edits if words[i] else scores[i].ref_length for i in group)
+        length = sum(scores[i].ref_length for i in group)
+        return edits / length if length else 1.0
+
+    per_sample = [score_group([i]) for i in range(len(batch))]
+    return {"lexical/ter": Score(per_sample, _average_groups(batch, score_group))}
 
 
 @cache

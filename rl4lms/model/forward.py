@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rl4lms.model.load import is_seq2seq
+from rl4lms.model.load import decoder_start, is_seq2seq
 from rl4lms.model.packing import arrange, attention_mask
 
 _MANY_SEQUENCES = 16
@@ -138,8 +138,11 @@ def compute_states(model: PreTrainedModel, forward: ForwardPass) -> Tensor:
     """The last hidden states [N, d] at the positions that predict those tokens."""
     arguments, stack = dict(forward.arguments), model.base_model
     if forward.encoder is not None:
-        arguments["encoder_hidden_states"] = _encoded(model, forward.encoder)
-        stack = model.get_decoder()
+        encoded = _encoded(model, forward.encoder)
+        if model.config.model_type == "encoder-decoder":  # two models put together, of sizes of their own
+            encoded = getattr(model, "enc_to_dec_proj", nn.Identity())(encoded)
+        arguments["encoder_hidden_states"] = encoded
+        stack = model.get_decoder().base_model  # without the head, if it has one
     with _last_parts_on(model, forward):
         return stack(**arguments, use_cache=False).last_hidden_state[forward.rows, forward.positions]
 
@@ -150,9 +153,9 @@ def _encoded(model: PreTrainedModel, arguments: dict[str, Tensor]) -> Tensor:
 
 def _decoder_ids(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     """The decoder's input [B, T]: the responses, one to the right."""
-    responses = sequences.response_ids
-    start = responses.new_full((len(responses), 1), model.config.decoder_start_token_id)
-    return torch.cat([start, responses[:, :-1]], 1)
+    responses, start = sequences.response_ids, decoder_start(model)
+    assert start is not None  # of a seq2seq model
+    return torch.cat([responses.new_full((len(responses), 1), start), responses[:, :-1]], 1)
 
 
 def _padded_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

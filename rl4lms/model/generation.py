@@ -214,13 +214,13 @@ def _say_memory_is_short() -> None:
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Turn token ids into text without special tokens, tidied as in the paper's runs.
+    """Turn token ids into text without special tokens, as the model wrote it.
 
-    The paper's library took the space out of " .", " ,", " n't" and the like, also of GPT-2's texts; today's
-    does it for no byte-level tokenizer. Metrics and rewards see texts as they were then.
+    With the tokenizer's `clean_up_tokenization_spaces` the space goes out of " .", " ,", " n't" and the like,
+    also of byte-level tokenizers' texts, as in the paper's library: today's does that for none of these.
     """
     text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return tokenizer.clean_up_tokenization(text)
+    return tokenizer.clean_up_tokenization(text) if tokenizer.clean_up_tokenization_spaces else text
 
 
 def _count_draws(settings: GenerationSettings, num_samples: int) -> int:

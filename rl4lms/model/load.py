@@ -35,16 +35,19 @@ def load_tokenizer(
     padding_side: Side = "left",
     truncation_side: Side = "left",
     pad_token_as_eos_token: bool = False,
+    clean_up_tokenization_spaces: bool = False,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub name or folder, which always has a padding token.
 
     pad_token_as_eos_token: pads with the end token; without it a tokenizer that has no padding token (GPT-2)
-    does so too. The files stay as they are. Raises ModelSourceError.
+    does so too. clean_up_tokenization_spaces: whatever the files say, for `rl4lms.model.generation.decode`.
+    The files stay as they are. Raises ModelSourceError.
     """
     if problem := check_tokenizer_source(name):
         raise ModelSourceError(problem)
     tokenizer = _load(AutoTokenizer, "tokenizer", name)
     tokenizer.padding_side, tokenizer.truncation_side = padding_side, truncation_side
+    tokenizer.clean_up_tokenization_spaces = clean_up_tokenization_spaces
     if pad_token_as_eos_token or tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ModelSourceError(
@@ -78,8 +81,23 @@ def load_model(name: str, kind: Kind, dtype: torch.dtype, device: torch.device |
             f"model {name!r} lacks {len(report['missing_keys'])} of its weights ({first}, ...): "
             f"it was not saved from a {type(model).__name__}"
         )
+    if kind == "seq2seq":
+        _complete_config(model, name)
     _fuse_gelu(model)
     return model.to(device).eval()
+
+
+def _complete_config(model: PreTrainedModel, name: str) -> None:
+    """Have the decoder start with one token everywhere. Raises ModelSourceError: no token to start with."""
+    start = special_token(model, "decoder_start_token_id", special_token(model, "bos_token_id"))
+    if start is None:
+        raise ModelSourceError(
+            f"model {name!r} ({model.config.model_type}) does not say what its decoder starts with: set "
+            "decoder_start_token_id in its config.json (for a BERT as decoder the id of [CLS], and "
+            "eos_token_id to that of [SEP])"
+        )
+    if getattr(model.config, "decoder_start_token_id", None) is None:
+        model.config.decoder_start_token_id = start
 
 
 def _fuse_gelu(model: PreTrainedModel) -> None:
@@ -138,8 +156,27 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
 
 
 def max_positions(model: PreTrainedModel) -> int | None:
-    """The most tokens the model can attend to, None if its positions are relative (T5)."""
-    return getattr(model.config, "max_position_embeddings", None)
+    """The most tokens the model can attend to, None if its positions are relative (T5).
+
+    Of two models put together, encoder and decoder, the fewer.
+    """
+    config = model.config
+    parts = [config.encoder, config.decoder] if config.model_type == "encoder-decoder" else [config]
+    positions = [getattr(part, "max_position_embeddings", None) for part in parts]
+    return min((number for number in positions if number is not None), default=None)
+
+
+def special_token(model: PreTrainedModel, name: str, default: Any = None) -> Any:
+    """The id (or ids) of a special token, as the generation config, else the model's own config has it."""
+    for config in (model.generation_config, model.config):
+        if getattr(config, name, None) is not None:
+            return getattr(config, name)
+    return default
+
+
+def decoder_start(model: PreTrainedModel) -> int | None:
+    """The token that the decoder of a seq2seq model starts with, in generation and scoring; causal: None."""
+    return special_token(model, "decoder_start_token_id") if is_seq2seq(model) else None
 
 
 def is_seq2seq(model: PreTrainedModel) -> bool:

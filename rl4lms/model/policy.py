@@ -15,12 +15,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from common.hub import first_line
 from common.seeding import derive_seed, isolated_rng
-from rl4lms.model.forward import ForwardPass, Sequences, compute_states, padded, token_logits
+from rl4lms.model.forward import (
+    ForwardPass,
+    Sequences,
+    compute_logits,
+    compute_states,
+    padded,
+    token_logits,
+)
 from rl4lms.model.generation_config import GenerationSettings
-from rl4lms.model.load import load_model
+from rl4lms.model.load import decoder_start, load_model, special_token
 from rl4lms.model.sampling import Processor, generate_ids, sampled_logits
-from rl4lms.model.source import Kind
+from rl4lms.model.source import Kind, ModelSourceError
 
 
 class PolicyModel(nn.Module):
@@ -49,8 +57,9 @@ class PolicyModel(nn.Module):
         seed: of the value head's weights. Raises ModelSourceError.
         """
         model = load_model(model_name, kind, torch.float32, device)
+        size = try_states(model)
         with isolated_rng(derive_seed(seed, "value head")):
-            head = nn.Linear(hidden_size(model), 1, bias=False)
+            head = nn.Linear(size, 1, bias=False)
         return cls(model, copy.deepcopy(model), head.to(device))
 
     @torch.no_grad()
@@ -159,9 +168,42 @@ def picked(values: Tensor, tokens: Tensor) -> Tensor:
     return values.gather(1, tokens[:, None])[:, 0]
 
 
-def hidden_size(model: PreTrainedModel) -> int:
-    """The length of the model's last hidden states."""
-    return int(model.config.get_text_config(decoder=True).hidden_size)
+@torch.no_grad()
+def try_states(model: PreTrainedModel) -> int:
+    """Run the model over a text of two tokens as updates do; returns the length of its last hidden states.
+
+    Raises ModelSourceError if it cannot be run so, or gives other logits than when it is called as a whole.
+    """
+    pad = special_token(model, "pad_token_id")
+    known = min(model.get_input_embeddings().num_embeddings, len(model.get_output_embeddings().weight))
+    ids = torch.tensor([i for i in range(known) if i != pad][-3:] * 3, device=model.device)
+    prompt, response = ids[None, :1], ids[None, 1:3]
+    everywhere = torch.ones((1, 2), dtype=torch.bool, device=model.device)
+    sequences = Sequences(prompt, everywhere[:, :1], response, everywhere)
+    rows, columns = everywhere.nonzero(as_tuple=True)
+    try:
+        forward = padded(model, sequences, rows, columns)
+        logits, states = compute_logits(model, forward), compute_states(model, forward)
+        if (start := decoder_start(model)) is not None:  # seq2seq
+            decoder_ids = torch.cat([ids.new_full((1, 1), start), response[:, :1]], 1)
+            expected = model(input_ids=prompt, decoder_input_ids=decoder_ids).logits[0]
+        else:
+            expected = model(input_ids=torch.cat([prompt, response[:, :1]], 1)).logits[0]
+    except Exception as error:  # architectures fail in ways of their own
+        raise ModelSourceError(
+            f"{_architecture(model)} cannot be trained by PPO or NLPO: its states could not be computed "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from error
+    if not torch.allclose(logits, expected.float(), rtol=1e-2, atol=1e-2, equal_nan=True):
+        raise ModelSourceError(
+            f"{_architecture(model)} cannot be trained by PPO or NLPO: its logits depend on more than its "
+            "last states"
+        )
+    return int(states.shape[1])
+
+
+def _architecture(model: PreTrainedModel) -> str:
+    return f"model {model.name_or_path!r} ({model.config.model_type})"
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import ForcedBOSTokenLogitsProcessor, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from common.errors import UserError
 from rl4lms.model.generation_config import GenerationSettings
-from rl4lms.model.load import is_seq2seq
+from rl4lms.model.load import decoder_start, is_seq2seq, special_token
 
 # Changes scores [B, V] after input ids [B, t]; applied before temperature and top-k.
 Processor = Callable[[Tensor, Tensor], Tensor]
@@ -43,16 +43,18 @@ def generate_ids(
     # A seq2seq model's min_length counts the decoder's start token, as in the paper's library.
     before = 0 if is_seq2seq(model) else prompt_ids.shape[1]
     every_processor: list[Any] = [
-        _no_end_below(before + settings.min_length, _end_tokens(model)),
+        _no_end_below(before + settings.min_length, end_tokens(model)),
         *processors,
     ]
+    if (first := forced_start(model)) is not None:
+        every_processor.append(ForcedBOSTokenLogitsProcessor(first))  # last: nothing may rule it out
     if settings.do_sample and settings.num_beams == 1:
         every_processor.append(TokenSampler(uniforms.flatten(0, 1).to(model.device), settings))
     with _for_generation(model, config):
         inputs = _shared_inputs(model, prompt_ids, prompt_mask, uniforms.shape[1], settings.num_beams)
         ids = model.generate(**inputs, generation_config=config, logits_processor=every_processor)
     ids = ids[:, 1 if is_seq2seq(model) else prompt_ids.shape[1] :]
-    is_end = torch.isin(ids, torch.tensor(_end_tokens(model), device=ids.device, dtype=ids.dtype))
+    is_end = torch.isin(ids, torch.tensor(end_tokens(model), device=ids.device, dtype=ids.dtype))
     mask = is_end.cumsum(1) - is_end.long() == 0
     longest = int(mask.sum(1).max())
     return ids[:, :longest], mask[:, :longest]
@@ -61,9 +63,10 @@ def generate_ids(
 def build_generation_config(model: PreTrainedModel, settings: GenerationSettings) -> GenerationConfig:
     """What `generate` is told; min_length, and sampling without beams, are left to processors of our own.
 
-    Of the model's own generation config nothing remains but the ids of its special tokens.
+    Of the model's own generation config nothing remains but the ids of its special tokens, among them the one
+    that a text is forced to begin with (`forced_start`), which is also left to a processor.
     """
-    ends = _end_tokens(model)
+    ends = end_tokens(model)
     beams: dict[str, Any] = {}
     if settings.num_beams > 1:
         beams = settings.model_dump(include={"num_beams", "length_penalty", "early_stopping", "do_sample"})
@@ -74,9 +77,9 @@ def build_generation_config(model: PreTrainedModel, settings: GenerationSettings
         no_repeat_ngram_size=settings.no_repeat_ngram_size,
         repetition_penalty=settings.repetition_penalty,
         eos_token_id=ends or None,
-        pad_token_id=_special_token(model, "pad_token_id", (ends or [0])[0]),
-        decoder_start_token_id=_special_token(model, "decoder_start_token_id"),
-        bos_token_id=_special_token(model, "bos_token_id"),
+        pad_token_id=special_token(model, "pad_token_id", (ends or [0])[0]),
+        decoder_start_token_id=decoder_start(model),
+        bos_token_id=special_token(model, "bos_token_id"),
         **beams,
     )
 
@@ -142,7 +145,9 @@ def sampled_logprobs(logits: Tensor, temperature: float, top_k: int, top_p: floa
     kept, ids = sampled_logits(logits, temperature, top_k, top_p)
     if ids is None:
         return kept.log_softmax(1)
-    return torch.full_like(logits, -torch.inf).scatter(1, ids, kept.log_softmax(1))
+    allowed = torch.zeros_like(logits, dtype=torch.bool).scatter(1, ids, kept > -torch.inf)
+    scaled, _ = sampled_logits(logits, temperature)
+    return scaled.masked_fill(~allowed, -torch.inf).log_softmax(1)
 
 
 def sample_tokens(scores: Tensor, uniforms: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
@@ -210,13 +215,15 @@ def _shared_inputs(
     return rows
 
 
-def _end_tokens(model: PreTrainedModel) -> list[int]:
-    ends = _special_token(model, "eos_token_id")
+def forced_start(model: PreTrainedModel) -> int | None:
+    """The token that all texts of a seq2seq model begin with (a language, in mBART and NLLB); None: free.
+
+    It counts as a token of the text. As of all constraints on sampling, log-probabilities know nothing of it.
+    """
+    return special_token(model, "forced_bos_token_id") if is_seq2seq(model) else None
+
+
+def end_tokens(model: PreTrainedModel) -> list[int]:
+    """The tokens that end a text; none, one or several."""
+    ends = special_token(model, "eos_token_id")
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
-
-
-def _special_token(model: PreTrainedModel, name: str, default: Any = None) -> Any:
-    for config in (model.generation_config, model.config):
-        if getattr(config, name, None) is not None:
-            return getattr(config, name)
-    return default

@@ -8,7 +8,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.config import Keys, Located, Problem, Source, locate, parse_path, path_text, set_value, validate
+from common.config import (
+    Keys,
+    Located,
+    Problem,
+    Source,
+    field_problems,
+    locate,
+    parse_path,
+    path_text,
+    set_value,
+    validate,
+)
 from common.plan import BraceError, Choice, fill_braces, locate_in_choice
 from common.source import parse_value
 from rl4lms.config import ExtractConfig, TrainConfig
@@ -173,10 +184,35 @@ def _locate(
         is_valid = start is not None and start.experiment is not None
         return entry.locate(("model_from",), problem.message) if is_valid else []  # else the start's own
     origin = {keys: choice.places[name] for name, keys in merged.keys.items()}
+    origin |= _made_blocks(entry.file.data, merged, keys, choice)
     if any(keys[:length] in origin for length in range(len(keys) + 1)):
         return locate_in_choice(problem, entry.plan, origin)
     path = entry.configuration.config_path
     return locate_in_file(entry.plan, entry.index, path, locate([problem], entry.file))
+
+
+def _made_blocks(data: Any, merged: _Merged, keys: Keys, choice: Choice) -> dict[Keys, Keys]:
+    """The block on the way to `keys` that the config file does not have: the first field in it made it."""
+    for length in range(1, len(keys) + 1):
+        if has_place(data, keys[:length]):
+            continue
+        makers = [name for name, made in merged.keys.items() if made[:length] == keys[:length]]
+        return {keys[:length]: choice.places[makers[0]]} if makers else {}
+    return {}
+
+
+def check_overridden(entry: Entry, choice: Choice) -> list[Located]:
+    """Values of base_config that no experiment can have, though options replace them all."""
+    merged = _merge(entry, choice, None)
+    _name(entry, merged, choice, None, None)
+    names = entry.configuration.base_config.keys() & choice.options.keys()
+    origin = {merged.keys[name]: choice.places[name] for name in names if name in merged.keys}
+    return [
+        place
+        for problem in field_problems(entry.kind, merged.data)
+        if any(parse_path(problem.path)[: len(keys)] == keys for keys in origin)
+        for place in locate_in_choice(problem, entry.plan, origin)
+    ]
 
 
 def locate_in_file(plan: Source, index: int, path: str, problems: Sequence[Located]) -> list[Located]:
@@ -188,6 +224,16 @@ def locate_in_file(plan: Source, index: int, path: str, problems: Sequence[Locat
         config_path = path_text(("configurations", index, "config_path"))
         located += locate([Problem(config_path, f"{where}: {problem.message}")], plan)
     return located
+
+
+def has_place(data: Any, keys: Keys) -> bool:
+    """Whether the data has `keys`, with whatever value but null, in place of which a block can be made."""
+    for key in keys:
+        if isinstance(data, list) and isinstance(key, int) and key < len(data):
+            data = data[key]
+        else:
+            data = data.get(key) if isinstance(data, dict) else None
+    return data is not None
 
 
 def value_at(data: Any, keys: Keys) -> Any:

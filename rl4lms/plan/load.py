@@ -11,15 +11,27 @@ from common.config import (
     ConfigError,
     Keys,
     Located,
+    Problem,
     Source,
+    locate,
     path_text,
     raise_problems,
     read_source,
     unknown_key,
 )
-from common.plan import Target, check_plan, configurations_in, expand
+from common.plan import Target, check_plan, configurations_in, expand, overridden_base
 from rl4lms.config import ExtractConfig
-from rl4lms.plan.expand import Draft, Entry, Kind, choose_kind, locate_in_file, make_draft, value_at
+from rl4lms.plan.expand import (
+    Draft,
+    Entry,
+    Kind,
+    check_overridden,
+    choose_kind,
+    locate_in_file,
+    make_draft,
+    value_at,
+)
+from rl4lms.plan.metric_names import check_score_metric
 from rl4lms.plan.schema import FIELDS, LoadedPlan, Plan
 
 Files = dict[str, Source | ConfigError]
@@ -41,6 +53,8 @@ def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> LoadedPlan:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         message = f"several experiments are called {', '.join(repeated)}: tell them apart by experiment_name"
         raise_problems(source, [Located(source.lines.get(("configurations",), 1), "configurations", message)])
+    if problem := check_score_metric(plan.score_metric_name, [e.config for e in experiments]):
+        raise_problems(source, locate([Problem("score_metric_name", problem)], source))
     notices = [f"{e.configuration}: {notice}" for e in experiments for notice in e.config.notices()]
     return LoadedPlan(plan, experiments, list(dict.fromkeys(notices)))
 
@@ -72,6 +86,8 @@ def _expand_all(plan: Plan, source: Source) -> tuple[list[list[Draft]], list[Loc
             continue
         drafts = expand(i, configuration, partial(make_draft, entry), repetitions, starts)
         located += [problem for setting in drafts for draft in setting for problem in draft.problems]
+        if (choice := overridden_base(i, configuration)) is not None:
+            located += check_overridden(entry, choice)
         settings[configuration.name] = drafts
     return [setting for drafts in settings.values() for setting in drafts], located
 

@@ -57,8 +57,23 @@ def _make_job(plan: Plan, experiment: Experiment, start: Job | None) -> Job:
         imports=list_imports([metric.id for metric in part.metrics]),
         steps=steps or 1,  # the work reports how many there are
         unit=unit,
+        kind=_name_kind(experiment),
         keep_checkpoints=plan.keep_checkpoints,
     )
+
+
+def _name_kind(experiment: Experiment) -> str:
+    """The same for experiments that take about as long: of the same method, model, data and amount of it."""
+    config = experiment.config
+    parts: list[object] = [config.datapool.model_dump(), config.alg.model_name]
+    if isinstance(config, ExtractConfig):
+        parts.append(config.generations)
+    elif isinstance(config.alg, SupervisedConfig):
+        amounts = {name: value for name, value in config.alg.training_args.items() if name != "learning_rate"}
+        parts.append(["supervised", amounts])
+    else:
+        parts.append([config.alg.id, config.train_evaluation.n_iters])
+    return hash_of(parts)
 
 
 # Last parts of fields and arguments, such as model_name, data_path, used_indices_from, tokenizer_id; no `id`.

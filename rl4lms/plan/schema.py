@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 import common.plan
-from common.config import Config, Problem, unknown_name
-from common.plan import PlanSettings, empty_options
+from common.config import Config, Problem, parse_field, path_text, unknown_name
+from common.plan import PlanSettings, count_choices, empty_options, too_many
 from rl4lms.config import ExtractConfig, TrainConfig
 
 SEED = "runtime.seed"
@@ -52,6 +52,12 @@ class Configuration(Config):
         if SEED in self.options:
             message = f"use repetitions: 3, for {SEED} 0, 1, 2 in all configurations, each starting from the "
             problems.append(Problem(f'options["{SEED}"]', message + "model of its own seed"))
+        for part in ("base_config", "options"):
+            for name in getattr(self, part):
+                try:
+                    parse_field(name)
+                except ValueError as error:
+                    problems.append(Problem(path_text((part, name)), str(error)))
         return problems
 
 
@@ -80,7 +86,15 @@ class Plan(PlanSettings):
     def check(self) -> list[Problem]:
         problems = empty_options(self.configurations)
         above: list[str] = []
+        settings: dict[str, int] = {}
         for i, configuration in enumerate(self.configurations):
+            starts = sum(settings.get(start, 1) for start in configuration.starts) or 1
+            settings[configuration.name] = count = starts * count_choices(configuration)
+            repetitions = configuration.repetitions or self.repetitions
+            field = "repetitions" if repetitions > count else f"configurations[{i}].options"
+            if field == "repetitions" and configuration.repetitions:
+                field = f"configurations[{i}].repetitions"
+            problems += too_many(field, count * repetitions)
             if configuration.name in above:
                 message = f"{configuration.name!r} is the name of another one above"
                 problems.append(Problem(f"configurations[{i}].name", message))

@@ -24,6 +24,7 @@ from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.load import is_seq2seq
 from rl4lms.model.parallel import World
 from rl4lms.model.policy import PolicyModel, Sequences
+from rl4lms.model.sampling import end_tokens
 from rl4lms.ppo.mask import MaskModel, PackedMasks
 from rl4lms.ppo.rollouts import Rollouts, Scores, fill_buffer, score_rollouts
 from rl4lms.requirements import RequirementError
@@ -181,7 +182,7 @@ def _score_share(actors: Actors, episodes: list[Episode], kl_coeff: float) -> li
             temperature=actors.alg.generation_kwargs.temperature,
             action_mask=allowed,
         )
-        scores = scores.to("cpu")
+        scores = scores.cpu()
         for row, i in enumerate(chunk):
             length = len(episodes[i].response)
             masks = None if allowed is None else PackedMasks.of(allowed[row, :length])
@@ -197,9 +198,9 @@ def _reward_texts(actors: Actors, episodes: list[Episode], texts: list[str]) -> 
     rewards = actors.reward(make_text_batch(samples, texts, actors.policy.model, "train"))
     if actors.env.args.reward_unfinished:
         return rewards
-    end, longest = actors.tokenizer.eos_token_id, actors.env.args.max_episode_length
+    ends, longest = end_tokens(actors.policy.model), actors.env.args.max_episode_length
     return [
-        reward if len(episode.response) == longest or episode.response[-1] == end else 0.0
+        reward if len(episode.response) == longest or int(episode.response[-1]) in ends else 0.0
         for reward, episode in zip(rewards, episodes, strict=True)
     ]
 
@@ -230,7 +231,7 @@ def assemble(actors: Actors, episodes: list[Episode], scored: list[ScoredEpisode
     return Rollouts.build(
         sequences,
         mask,
-        Scores.join([episode.scores for episode in scored]).to(actors.device),
+        Scores.join([episode.scores for episode in scored], actors.device),
         torch.tensor([episode.reward for episode in scored], device=actors.device),
         torch.tensor([episode.sample for episode in episodes]),
         [episode.text for episode in scored],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.console import progress
 from common.files import RowLog
-from common.run_dir import load_checkpoint
+from common.run_dir import fitting, load_checkpoint
 from rl4lms.errors import DivergenceError, TrainingInterrupted
 from rl4lms.plots import draw_training
 from rl4lms.ppo.learner import Learner
@@ -191,7 +191,8 @@ class Record:
         setup, learner = self._setup, self._learner
         newest = setup.run.checkpoints()[-1:] if setup.run is not None else []
         for path in setup.world.same(newest):
-            learner.load_state_dict(load_checkpoint(path, next(learner.policy.parameters()).device))
+            with fitting(path):
+                learner.load_state_dict(load_checkpoint(path, next(learner.policy.parameters()).device))
             logger.info("continuing after iteration %d", learner.iteration)
         if setup.run is not None:
             for name in ("rollout_info", "training_info"):

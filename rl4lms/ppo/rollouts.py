@@ -134,16 +134,17 @@ class Scores:
         """Return the scores [length] of one episode."""
         return Scores(**{name: values[row, :length] for name, values in vars(self).items()})
 
-    def to(self, device: torch.device | str) -> Scores:
-        """Return the scores on a device."""
-        return Scores(**{name: values.to(device) for name, values in vars(self).items()})
+    def cpu(self) -> Scores:
+        """Return the scores on the CPU."""
+        return Scores(**{name: values.cpu() for name, values in vars(self).items()})
 
     @classmethod
-    def join(cls, episodes: Sequence[Scores]) -> Scores:
-        """Join the scores of B episodes to [B, T], padded with 0."""
+    def join(cls, episodes: Sequence[Scores], device: torch.device) -> Scores:
+        """Join the scores of B episodes to [B, T], padded with 0, on a device: one transfer for all."""
         names = [field.name for field in fields(cls)]
-        rows = {name: [getattr(scores, name) for scores in episodes] for name in names}
-        return cls(**{name: pad_sequence(rows[name], batch_first=True) for name in names})
+        rows = [torch.stack([getattr(scores, name) for name in names], 1) for scores in episodes]
+        joined = pad_sequence(rows, batch_first=True).to(device)
+        return cls(**dict(zip(names, joined.unbind(2), strict=True)))
 
 
 def score_rollouts(

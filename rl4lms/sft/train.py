@@ -58,7 +58,7 @@ def train(setup: TrainingSetup) -> None:
             setup.evaluator(model, split, 0.0, 0)
 
         # 3. Training; a run that was cut between its last step and step 4 has nothing left to do.
-        use_cache = model.config.use_cache
+        use_cache = getattr(model.config, "use_cache", True)
         if start and state["global_step"] == state["max_steps"]:
             model = load_model(str(start), alg.model_type, torch.float32, arguments.device)
         else:

@@ -17,6 +17,7 @@ from rl4lms.config import SupervisedConfig
 from rl4lms.config.training_blocks import TrainRuntimeConfig
 from rl4lms.model.load import Side, choose_device, is_seq2seq, max_positions
 from rl4lms.model.packing import IGNORED, pad_rows
+from rl4lms.model.sampling import end_tokens, forced_start
 from rl4lms.model.source import Kind
 from rl4lms.run_setup import TrainingDataError, TrainingSetup
 from rl4lms.samples import Sample
@@ -29,8 +30,10 @@ logger = logging.getLogger(__name__)
 class Rows(Dataset[Row]):
     """Token ids of (prompt, reference) pairs; a data set of 300,000 long texts need not be held as tokens.
 
-    seq2seq: input = prompt, labels = reference, each with its end token. causal: text = prompt + reference,
-    and the labels are the same ids (add_eos: and the end token). Each is cut to `limit` tokens.
+    seq2seq: input = prompt, labels = reference in the tokenizer's target language, with the token that
+    generation is forced to begin with (`start`) and one of `ends`, whether or not the tokenizer adds them.
+    causal: text = prompt + reference, and the labels are the same ids (add_eos: and the end token). Each is
+    cut to `limit` tokens.
     """
 
     def __init__(
@@ -41,12 +44,15 @@ class Rows(Dataset[Row]):
         truncation_side: Side,
         limit: int | None,
         add_eos: bool = False,
+        start: int | None = None,
+        ends: Sequence[int] = (),
     ) -> None:
         self._pairs = [
             (sample.prompt_or_input_text, text) for sample in samples for text in sample.references
         ]
         self._kind, self._tokenizer, self._limit = kind, tokenizer, limit
         self._side, self._end = truncation_side, tokenizer.eos_token if add_eos else ""
+        self._start, self._ends = start, ends
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -54,14 +60,30 @@ class Rows(Dataset[Row]):
     def __getitem__(self, index: int) -> Row:
         prompt, reference = self._pairs[index]
         if self._kind == "seq2seq":
-            return {"input_ids": self._ids(prompt), "labels": self._ids(reference)}
-        ids = self._ids(prompt + reference + self._end)
+            return {"input_ids": self._ids(self._limit, text=prompt), "labels": self._labels(reference)}
+        ids = self._ids(self._limit, text=prompt + reference + self._end)
         return {"input_ids": ids, "labels": ids}
 
-    def _ids(self, text: str) -> list[int]:
+    def _labels(self, reference: str) -> list[int]:
+        ids = self._ids(self._limit, text_target=reference)
+        before = [] if self._start is None or ids[:1] == [self._start] else [self._start]
+        after = [] if not self._ends or set(ids) & set(self._ends) else [self._ends[0]]
+        if before and ids and ids[0] in self._tokenizer.all_special_ids:
+            generated, learned = self._tokenizer.convert_ids_to_tokens([self._start, ids[0]])
+            raise TrainingDataError(
+                f"the model is forced to begin its texts with {generated!r} (forced_bos_token_id in its "
+                f"generation_config.json), but the tokenizer begins references with {learned!r}: set its "
+                "target language (tgt_lang in tokenizer_config.json), or another forced_bos_token_id"
+            )
+        added = len(before) + len(after)
+        if added and self._limit is not None and len(ids) + added > self._limit:
+            ids = self._ids(self._limit - added, text_target=reference)
+        return [*before, *ids, *after]
+
+    def _ids(self, limit: int | None, **text: str) -> list[int]:
         self._tokenizer.truncation_side = self._side
-        cut = {} if self._limit is None else {"truncation": True, "max_length": self._limit}
-        return self._tokenizer(text, verbose=False, **cut)["input_ids"]
+        cut: dict[str, Any] = {} if limit is None else {"truncation": True, "max_length": limit}
+        return self._tokenizer(**text, verbose=False, **cut)["input_ids"]
 
 
 def collate(
@@ -157,10 +179,16 @@ def _token_mean(arguments: TrainingArguments) -> Callable[..., Tensor]:
 
 
 def training_rows(setup: TrainingSetup, model: PreTrainedModel) -> Rows:
-    """Build the rows, cut to the tokenizer's own limit. Raises TrainingDataError: there is no reference."""
+    """Build the rows, cut to the tokenizer's own limit.
+
+    Raises TrainingDataError: there is no reference, or nothing that a text could begin or end with.
+    """
     alg, tokenizer = setup.config.alg, setup.tokenizer
     assert isinstance(alg, SupervisedConfig)
+    if getattr(model.config, "pad_token_id", None) is None:  # what ignored labels are to a decoder
+        model.config.pad_token_id = tokenizer.pad_token_id
     limit = min(tokenizer.model_max_length, max_positions(model) or _NO_LIMIT)
+    _choose_target_language(tokenizer, forced_start(model))
     rows = Rows(
         setup.train,
         alg.model_type,
@@ -168,10 +196,35 @@ def training_rows(setup: TrainingSetup, model: PreTrainedModel) -> Rows:
         setup.config.tokenizer.truncation_side,
         limit if limit < _NO_LIMIT else None,
         alg.add_eos,
+        forced_start(model),
+        _seq2seq_ends(model, tokenizer),
     )
     if not len(rows):
         raise TrainingDataError(
             f"datapool {setup.config.datapool.id!r}: no train sample has a reference to learn from"
         )
+    rows[0]  # shows references that do not begin as generated texts do
     logger.info("%s training texts from %s samples", f"{len(rows):,}", f"{len(setup.train):,}")
     return rows
+
+
+def _seq2seq_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What ends the labels of a seq2seq model, [] for a causal one. Raises TrainingDataError: nothing."""
+    if not is_seq2seq(model):
+        return []
+    ends = end_tokens(model) or [token for token in [tokenizer.eos_token_id] if token is not None]
+    if not ends:
+        raise TrainingDataError(
+            f"neither model {model.name_or_path!r} nor its tokenizer has an end token, so it would never "
+            "learn to stop: set eos_token_id in the model's config.json"
+        )
+    return ends
+
+
+def _choose_target_language(tokenizer: PreTrainedTokenizerBase, start: int | None) -> None:
+    """Tell a multilingual tokenizer that has no target language the one that generation is forced to."""
+    if start is None or getattr(tokenizer, "tgt_lang", "") is not None:
+        return
+    token = tokenizer.convert_ids_to_tokens(start)
+    codes = {token: code for code, token in getattr(tokenizer, "lang_code_to_token", {}).items()}
+    tokenizer.tgt_lang = codes.get(token, token)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sft_vs_rft.data.containers import Labels, Pool, RawSplit
+from sft_vs_rft.data.containers import Pool, RawSplit
 from sft_vs_rft.data_source import DataError
+from sft_vs_rft.npz_labels import check_labels, read_arrays
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 MODIFIED = "modified_train"
@@ -23,13 +23,14 @@ def read_npz(file: Path) -> Pool:
     x: [N, D] or [N, C, H, W], floating point, finite; y: [N] integers; modified_train: [N] bool.
     Raises DataError that names the file, the array and what it must be.
     """
-    arrays = _arrays(file)
+    arrays = read_arrays(file, (*REQUIRED, MODIFIED))
     lacking = [name for name in REQUIRED if name not in arrays]
     if lacking:
         raise DataError(f"{file}: no array {', '.join(lacking)}; it must hold {', '.join(REQUIRED)}")
+    y = check_labels(file, arrays)
     splits = []
     for split in ("train", "test"):
-        inputs, labels = _inputs(file, f"x_{split}", arrays), _labels(file, f"y_{split}", arrays)
+        inputs, labels = _inputs(file, f"x_{split}", arrays), y[f"y_{split}"]
         if len(inputs) != len(labels):
             raise DataError(f"{file}: x_{split} has {len(inputs)} rows, y_{split} has {len(labels)}")
         splits.append((inputs, labels))
@@ -50,17 +51,6 @@ def read_npz(file: Path) -> Pool:
     )
 
 
-def _arrays(file: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in (*REQUIRED, MODIFIED) if name in archive}
-    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{file} cannot be read as a .npz file of plain arrays: {error}; "
-            "write it with numpy.savez(file, x_train=..., y_train=..., x_test=..., y_test=...)"
-        ) from error
-
-
 def _inputs(file: Path, name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
     array = arrays[name]
     if array.dtype.kind != "f":
@@ -74,15 +64,6 @@ def _inputs(file: Path, name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[n
     if len(bad):
         raise DataError(f"{file}: {name} has NaN or infinite values (as float32), first in row {bad[0]}")
     return array
-
-
-def _labels(file: Path, name: str, arrays: dict[str, NDArray[Any]]) -> Labels:
-    array = arrays[name]
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise DataError(f"{file}: {name} is {array.dtype} of shape {array.shape}; it must be [N] integers")
-    if (array < 0).any():
-        raise DataError(f"{file}: {name} has negative labels; classes are numbered from 0")
-    return array.astype(np.int64)
 
 
 def _modified(file: Path, arrays: dict[str, NDArray[Any]], num_train: int) -> NDArray[np.bool_] | None:

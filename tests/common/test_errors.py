@@ -13,7 +13,12 @@ REPO = Path(__file__).parents[2]
 # The wheel, which imports nothing of ours, has DiagnosisError and ConditionError of its own.
 PACKAGES = ("common", "figures", "paper", "rl4lms", "sft_vs_rft")
 # Between functions of ours, never shown: what they mean is said by whoever catches them.
-SIGNALS = {"figures.claims.NotTestedError", "rl4lms.ppo.update.NonFiniteError"}
+SIGNALS = {
+    "common.source.PathTooLongError",
+    "common.yaml_nodes.TooLargeError",
+    "figures.claims.NotTestedError",
+    "rl4lms.ppo.update.NonFiniteError",
+}
 
 
 def exceptions(package: str) -> Iterator[tuple[str, type[BaseException]]]:

@@ -2,14 +2,25 @@
 
 import multiprocessing
 import os
+import shutil
 import time
 
 import pytest
 from processes import snapshot
+from toy_jobs import counting
 
-from common import identity
-from common.identity import content_digest, earlier_runs, hash_of, open_or_create, remove_incomplete_runs
-from common.run_dir import RunBusyError, RunDir
+from common import identity, run_dir
+from common.identity import (
+    RunIndex,
+    content_digest,
+    earlier_runs,
+    hash_of,
+    open_or_create,
+    remove_incomplete_runs,
+)
+from common.plan import PlanSettings
+from common.run_dir import RunBusyError, RunDir, read_run
+from common.schedule import run_jobs
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +44,54 @@ def test_the_newest_run_is_taken_and_a_finished_one_before_any(tmp_path):
         assert {key: run.path for key, run in earlier_runs(tmp_path).items()} == {"x": newest, "y": last}
     assert finished != newest and other != last
     assert earlier_runs(tmp_path / "nowhere") == {}
+
+
+def test_an_index_reads_each_manifest_once_and_knows_what_comes_and_goes(tmp_path, monkeypatch):
+    reads = []
+
+    def counted(path):
+        reads.append(path.name)
+        return read_run(path)
+
+    monkeypatch.setattr(identity, "read_run", counted)
+    first = make_run(tmp_path, "a", "x", "running")
+    make_run(tmp_path, "b", "y", "finished")
+    (tmp_path / "no_run").mkdir()
+    index = RunIndex(tmp_path)
+    assert index.find("x").path == first and index.find("z") is None
+    reads.clear()
+    for _ in range(10):
+        assert index.find("x").path == first
+    assert reads.count(first.name) == 10 and len(reads) == 20, (
+        "the run asked for, and the folder that is none"
+    )
+
+    finished = make_run(tmp_path, "c", "x", "finished")
+    make_run(tmp_path, "d", "x", "failed")
+    assert index.find("x").path == finished, "a finished one before a newer one"
+    shutil.rmtree(finished)
+    assert index.find("x").path.name.startswith("d_")
+    with RunDir.open(first) as run:
+        run.update_manifest(status="finished")
+    assert index.find("x").path == first, "statuses are those of now"
+
+
+def test_a_plan_reads_its_folder_once(tmp_path, monkeypatch):
+    """And not once for each of its jobs."""
+    reads = []
+
+    def counting_reads(path, name):
+        reads.append(path)
+        return read_object(path, name)
+
+    read_object = run_dir._read_object
+    for i in range(30):
+        make_run(tmp_path, f"old_{i}", f"identity {i}", "finished")
+    monkeypatch.setattr(run_dir, "_read_object", counting_reads)
+    jobs = [counting(tmp_path, f"job_{i}", 1, seed=i) for i in range(20)]
+    assert all(outcome.is_done for outcome in run_jobs(PlanSettings(), jobs, console=False))
+    old = [path for path in reads if path.name.startswith("old_")]
+    assert len(old) <= 30 * 2 * 2, "manifest and config, by the plan and by its index"
 
 
 def create(folder, name, of):

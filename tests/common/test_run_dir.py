@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from common import run_dir
+from common import provenance, run_dir
 from common.files import (
     atomic_path,
     atomic_write_bytes,
@@ -110,8 +110,8 @@ def test_a_new_run_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_manifest_names_no_host_and_no_user() -> None:
-    recorded = json.dumps(run_dir.provenance())
-    assert set(run_dir.provenance()["platform"]) == {"system", "release", "machine", "cpu_count"}
+    recorded = json.dumps(provenance.provenance())
+    assert set(provenance.provenance()["platform"]) == {"system", "release", "machine", "cpu_count"}
     assert os.path.expanduser("~") not in recorded
 
 
@@ -120,12 +120,12 @@ def test_commit_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.Monk
     """A copy of the package without git, with a repository around it, with its own, with a change to that."""
     package = tmp_path / "outer" / "checkout" / "common"
     package.mkdir(parents=True)
-    (package / "run_dir.py").write_text((ROOT / "common" / "run_dir.py").read_text())
+    (package / "provenance.py").write_text((ROOT / "common" / "provenance.py").read_text())
 
     def state() -> Any:
-        monkeypatch.setattr(run_dir, "__file__", str(package / "run_dir.py"))
-        run_dir._git_state.cache_clear()
-        return run_dir._git_state()
+        monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+        provenance._git_state.cache_clear()
+        return provenance._git_state()
 
     def git(directory: Path, *args: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
@@ -143,13 +143,13 @@ def test_commit_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.Monk
         git(package.parent, "commit", "-q", "-m", "inner")
         commit = git(package.parent, "rev-parse", "HEAD")
         assert state() == (commit, False)
-        with (package / "run_dir.py").open("a") as file:
+        with (package / "provenance.py").open("a") as file:
             file.write("# changed\n")
         assert state() == (commit, True)
         monkeypatch.setenv("PATH", str(tmp_path))
         assert state() == (None, None)  # no git program
     finally:
-        run_dir._git_state.cache_clear()
+        provenance._git_state.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "/a", "a/"])

@@ -251,7 +251,7 @@ def test_nan_is_no_json(tmp_path):
         ("c.yml", "a: {x: 1}\n<<: 3\n", "line 2  not valid YAML (column 1): '<<' needs a mapping"),
         ("c.yml", "a: 1\nb: \x07\n", "line 2  not valid YAML: character '\\x07' is not allowed"),
         ("c.yml", "a: &a [*a]\n", "nested too deeply, or an alias that holds itself"),
-        ("c.yml", "a: 0x_\n", "a value cannot be read: invalid literal for int() with base 16: ''"),
+        ("c.yml", "a: !!int 0x_\n", "line 1  not valid YAML (column 4): '0x' is no whole number"),
         ("c.toml", "a = 1", "unknown kind of file '.toml'; expected .json, .yml or .yaml"),
     ],
 )

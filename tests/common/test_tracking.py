@@ -101,9 +101,10 @@ def test_a_purge_step_drops_nothing_of_a_fresh_run(run: RunDir) -> None:
     assert scalars(run) == {"loss": [(0, 0.5), (1, 0.5), (2, 0.5)]}
 
 
-def test_wandb_runs_offline_in_the_run_directory(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_runs_offline_in_the_run_directory(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
     (run.path / "plots").mkdir()
     (run.path / "plots" / "loss.png").touch()
     settings = WandbSettings("a project", track_model="gradients", exclude_files=("plots/**",))
@@ -113,6 +114,8 @@ def test_wandb_runs_offline_in_the_run_directory(run: RunDir, monkeypatch: pytes
         for epoch in range(2):
             model(torch.ones(2)).sum().backward()
             tracker.log(row(epoch))
+    shown = capsys.readouterr().err
+    assert "wandb" in shown and "Symlinked" not in shown, "W&B's own lines, but none for each file"
     assert len(read_metrics(run.path)) == 2
     (folder,) = (run.path / "wandb").glob("offline-run-*")
     assert folder.name.endswith(run.manifest["wandb_id"])
@@ -203,7 +206,7 @@ def test_a_failed_run_is_failed_for_wandb_too(run: RunDir, wandb: FakeWandb) -> 
 
 
 def test_wandb_that_does_not_start_is_one_clear_error(run: RunDir, wandb: FakeWandb) -> None:
-    wandb.error = wandb.Error("No API key configured")
+    wandb.error = wandb.Error("No API key configured.")
     with pytest.raises(TrackerError) as error:
         Tracker(run, wandb=WandbSettings("p"))
     assert str(error.value) == (

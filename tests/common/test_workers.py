@@ -231,7 +231,7 @@ def test_the_bar_of_a_job_follows_its_reports(tmp_path, forked, monkeypatch):
 
     monkeypatch.setattr(Progress, "move_to", record)
     run(tmp_path, work, 1)
-    assert seen == [(0,), (3, 10, "loss 0.5"), (7.5, 10, ""), (1, 1)]  # the plan's own comes first and last
+    assert seen == [(0, 1), (3, 10, "loss 0.5"), (7.5, 10, ""), (1, 1)]  # the plan's own comes first and last
 
 
 # Dependencies

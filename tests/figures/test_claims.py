@@ -38,6 +38,21 @@ def test_nothing_is_tested_without_runs():
     assert all(found.detail and math.isnan(found.value) for found in verdicts)
 
 
+def test_at_a_scale_that_shows_nothing_only_the_theory_is_tested():
+    times = pd.DataFrame({"panel": "time", "series": "SFT", "std": [0.002, 0.004], "value": [12.0, 11.0]})
+    meta = {"num_models": 9, "largest_ratios": {"a": 0.1}, "slopes": {"RFT": -1.994}}
+    table = inputs({"hard_question": hard()})
+    results = Results(inputs=table, theory=meta, theory_numbers=times)
+    full = {verdict.criterion.name: verdict for verdict in evaluate(results)}
+    small = {verdict.criterion.name: verdict for verdict in evaluate(results, is_full_scale=False)}
+    assert full["figure1_dead"].outcome == "holds" and small["figure1_dead"].outcome == "not tested"
+    assert small["figure1_dead"].value == full["figure1_dead"].value, "the number is given all the same"
+    assert small["figure1_dead"].detail.endswith("; not tested at this scale, which is too small to show it")
+    tested = {name for name, verdict in small.items() if verdict.outcome != "not tested"}
+    assert tested == {"theory_bounds", "theory_rft", "theory_sft"}
+    assert small["figure4_gain"].detail == full["figure4_gain"].detail, "without runs the reason is that"
+
+
 def hard(rft=0.0, sft=1.0, dead=9):
     """Ten inputs, of which `dead` are."""
     start = ([0.0] * dead + [0.5] * (10 - dead), [0.0] * dead + [0.5] * (10 - dead))

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from figures.figure1_5 import example_inputs, figure1, figure1_numbers, figure1_tasks, figure5
+from figures.figure1_5 import example_inputs, figure1, figure1_narrow, figure1_numbers, figure1_tasks, figure5
 
 
 def panels(*names):
@@ -76,6 +76,21 @@ def test_tasks_are_ordered_by_percentile_and_models_by_method():
     assert numbers["panel"].unique().tolist() == ["pretrained", "RFT", "SFT"]
     assert len(numbers) == 5 * 12  # the first sample alone, and train inputs alone
     assert figure1_numbers(study_inputs(), seed=1).empty
+
+
+def test_for_a_phone_models_stand_two_by_two():
+    numbers = figure1_numbers(study_inputs(), 0)
+    figure = figure1_narrow(numbers, {})
+    tasks = list(dict.fromkeys(numbers["task"]))
+    assert figure.get_figwidth() == 4
+    assert [part.get_suptitle() for part in figure.subfigs] == tasks
+    for part, task in zip(figure.subfigs, tasks, strict=True):
+        drawn = [axes for axes in part.axes if axes.collections and axes.get_label() != "<colorbar>"]
+        shown = numbers[numbers["task"] == task]
+        assert [axes.get_title().split(" (")[0] for axes in drawn] == list(dict.fromkeys(shown["panel"]))
+        for axes, panel in zip(drawn, dict.fromkeys(shown["panel"]), strict=True):
+            heights = sorted(axes.collections[0].get_offsets()[:, 1])
+            assert heights == sorted(shown[shown["panel"] == panel]["mean"])
 
 
 def test_rows_are_tasks_and_a_missing_model_is_said():

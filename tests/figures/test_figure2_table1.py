@@ -5,10 +5,14 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from study_tables import inputs
 
 from figures.figure2_table1 import (
+    COLORS,
     GIVEN_MEAN,
+    MARKER_SIZE,
     figure2,
     figure2_numbers,
     rank_correlations,
@@ -84,6 +88,24 @@ def test_figure_shows_the_difference_its_parts_and_the_confounder():
     assert len({(line.get_marker(), line.get_color()) for line in lines}) == 9
     assert len({line.get_marker() for line in lines}) == 9  # in black and white too
     assert figure.legends[0].get_texts()[0].get_text() == "first task"
+
+
+def test_no_marker_hides_another():
+    """All tasks at one point: each has its colour somewhere in the picture."""
+    numbers = over_tasks(3).assign(difference=0.5, percentile=0.1, percentile_std=0.0, difference_std=0.0)
+    figure = figure2(numbers, {})
+    figure.set_dpi(100)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = figure.axes[0].get_window_extent()
+    picture = np.asarray(canvas.buffer_rgba())[::-1][int(box.y0) : int(box.y1), int(box.x0) : int(box.x1), :3]
+    for color in COLORS[:3]:
+        same = np.abs(picture - 255 * np.array(to_rgb(color))).max(axis=2) < 3
+        assert same.sum() >= 8, color
+    sizes = [
+        container.lines[0].get_markersize() for container in figure2(over_tasks(), {}).axes[0].containers
+    ]
+    assert set(sizes) == {MARKER_SIZE}, "apart from each other they are as large as each other"
 
 
 def correlated(second=True):

@@ -5,22 +5,10 @@ import json
 
 import pandas as pd
 import pytest
+from controlled_runs import CONFIG, make_run
 
-from common.run_dir import RunDir
 from figures.figure3 import figure3
 from figures.runs import NoRunsError, controlled_table, figure3_item, runs_in
-
-CONFIG = {
-    "model_type": "mlp",
-    "dataset": "digits",
-    "optimizer": "adam",
-    "lr": 1e-4,
-    "batch_size": 512,
-    "num_train_samples": -1,
-    "reward_type": "labels",
-    "opt_method": "expected_reinforce",
-    "frac_samples_to_modify_labels": 0.1,
-}
 
 
 def table(environments=("A",), runs=1, finished=True):
@@ -40,19 +28,6 @@ def table(environments=("A",), runs=1, finished=True):
         for environment, method, group, run, epoch in keys
     ]
     return pd.DataFrame(rows)
-
-
-def make_run(folder, method="expected_reinforce", status="finished", epochs=3, **fields):
-    with RunDir.create(folder, method, CONFIG | {"opt_method": method} | fields, {}) as run:
-        for epoch in range(epochs):
-            train = {
-                f"{name} {group} reward std": epoch + offset
-                for name, offset in (("reward", 0), ("avg reward std", 1), ("grad norm", 2))
-                for group in ("small", "large")
-            }
-            run.append_metrics({"epoch": epoch, "train": train})
-        run.update_manifest(status=status)
-        return run.path
 
 
 def test_columns_are_environments_and_rows_the_three_quantities():

@@ -107,6 +107,25 @@ def test_figure_of_unfinished_grids_can_be_drawn(tmp_path):
         figure4(figure4_numbers(part, "question", BASE)).savefig(tmp_path / "x.png")
 
 
+def test_without_a_gain_of_rft_alone_no_panel_is_empty():
+    table = grid()
+    alone = table["method"] == "rft"
+    table.loc[alone, "reward"] = table.loc[alone, "start_reward"]
+    figure = figure4(figure4_numbers(table, "question", BASE))
+    assert len(figure.axes) == 2, "train and test reward"
+    assert figure.axes[0].get_title() == "reward (no gain of RFT alone to compare with)"
+    # Of one split: said where its panel would be.
+    table.loc[alone & (table["split"] == "train"), "reward"] += 0.1
+    ratios = figure4(figure4_numbers(table, "question", BASE)).axes[1::2]
+    assert [axes.axison for axes in ratios] == [True, False]
+    assert [text.get_text() for text in ratios[1].texts] == ["no gain of RFT alone to compare with"]
+
+
+def test_lines_and_markers_at_zero_are_whole():
+    numbers = figure4_numbers(grid(), "question", BASE)
+    assert all(axes.get_ylim()[0] < 0 for axes in figure4(numbers).axes[::2])
+
+
 def swept():
     return pd.concat(
         [

@@ -66,10 +66,15 @@ def test_every_item_is_drawn_with_its_numbers_and_its_runs(study, tmp_path):
     names = {item.name: [stem.name for stem in item.stems] for item in items}
     assert names["figure1"] == ["figure1", "figure1_all"]
     assert names["figure5"] == ["figure5_hard_question", "figure5_question"]
+    means = (
+        results.inputs[results.inputs["method"] == "pretrained"].groupby(["task", "sample"])["mean"].mean()
+    )
+    assert means["question", 1] != means["question", 2], "as in a table beside the figure"
+    assert "of the pretrained model's first sample" in items[0].caption
     plotted = pd.read_csv(tmp_path / "figure2.csv")
     pd.testing.assert_frame_equal(plotted, results.figure2, check_dtype=False)
     page = render("T", "I", items, evaluate(results), tmp_path)
-    assert page.count("data:image/png") == 6
+    assert page.count("src='data:image/png") == 6
     assert saved_item("x", "X", "", tmp_path / "figure2").runs == items[1].runs
 
 

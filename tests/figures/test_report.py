@@ -14,7 +14,7 @@ from figures.report import Item, render, write_report
 from figures.style import save_figure
 
 ORIGIN = {"versions": {"torch": "9.9"}, "commit": 40 * "c", "dirty": False}
-VOID = {"meta", "img", "br", "td", "th", "tr", "p", "li"}  # whose end tag may be left out
+VOID = {"meta", "img", "input", "source", "br", "td", "th", "tr", "p", "li"}  # whose end tag may be left out
 
 
 class Page(HTMLParser):
@@ -123,6 +123,16 @@ def test_origin_names_versions_commits_seeds_and_folders(item, tmp_path):
     text = page([item, gone], [], tmp_path).text
     assert "2 runs; seeds: 3; commits: cccccccccccc, unknown" in text
     assert "torch 9.9" in text and item.runs[0]["path"] in text and "gone" in text
+
+
+def test_a_phone_shows_whole_pictures_and_a_narrow_one_where_there_is_one(item, tmp_path):
+    text = render("", "", [item], [], tmp_path)
+    assert "@media(max-width:34rem){.zoom input:not(:checked)~.scroll img{min-width:0!important}" in text
+    assert "<source" not in text
+    stem = item.stems[0]
+    stem.with_name(f"{stem.name}_narrow.png").write_bytes(stem.with_name(f"{stem.name}.png").read_bytes())
+    text = render("", "", [item], [], tmp_path)
+    assert "<picture><source media='(max-width:34rem)' srcset='data:image/png;base64," in text
 
 
 def test_wide_pictures_scroll_rather_than_shrink_to_nothing(item, tmp_path):

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from figures.style import METHOD_COLORS, METHOD_MARKERS, save_figure
+from figures.style import METHOD_COLORS, METHOD_MARKERS, add_title, save_figure
 from rft_diagnose.style import BLUE, GREEN, HOUSE_STYLE, ORANGE, house_style
 
 TABLE = pd.DataFrame({"epoch": [0, 1, 2], "reward": [0.1, 1 / 3, 1e-17], "method": "RFT"})
@@ -83,6 +83,19 @@ def test_a_failing_picture_leaves_the_old_files(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ZeroDivisionError):
         save_figure(broken, tmp_path / "f", TABLE.head(1), [])
     assert [path.read_bytes() for path in paths] == before
+
+
+@pytest.mark.parametrize("inches", [2.0, 4.1, 9.6])
+def test_long_titles_wrap_within_the_figure(inches: float):
+    figure = Figure(figsize=(inches, 3), layout="constrained")
+    figure.subplots()
+    add_title(figure, "Reward of each input under each model, seed 0 (partial: 2 of 3 runs missing)")
+    figure.draw_without_rendering()
+    (title,) = figure.texts
+    box = title.get_window_extent()
+    assert 0 <= box.x0 and box.x1 <= figure.bbox.x1
+    lengths = [len(line) for line in title.get_text().split("\n")]
+    assert len(lengths) == 1 or min(lengths) > max(lengths) / 3
 
 
 def test_house_style_is_local():

@@ -69,6 +69,7 @@ def test_missing_rewards_are_left_out_and_said():
         ({"rewards": [0.0, 1.0], "inputs": [1]}, r"rewards \[2\] and inputs \[1\] must be two lists"),
         ({"rewards": [["a", "b"]]}, "rewards must be numbers"),
         ({"rewards": [[0.0, math.inf]]}, r"rewards: number 1 \(from 0\) is infinite"),
+        ({"rewards": [[0.0, -1e200]]}, r"rewards: number 1 \(from 0\) is too large: -1e\+200"),
         ({"rewards": [[0.0], [1.0]]}, "each of the 2 inputs has one reward, and a spread needs two"),
         ({"rewards": [[3.0, 3.0]]}, "every reward is 3: without the range"),
         ({"rewards": [[0.0, 2.0]], "reward_range": (0, 1)}, "reward 2 lies outside the given range 0 to 1"),

@@ -112,7 +112,7 @@ def test_ids_may_be_numbers_and_rewards_truth_values(tmp_path):
 
 def trl_rows(prompts):
     return [
-        {"step": 5, "prompt": prompt, "completion": "c", "format": 0.5, "accuracy": float(i % 2),
+        {"step": 5, "prompt": prompt, "completion": "c", "format_reward": 0.5, "accuracy_reward": i % 2,
          "note": "an extra column", "advantage": 0.1}
         for i, prompt in enumerate(prompts)
     ]  # fmt: skip
@@ -121,9 +121,12 @@ def trl_rows(prompts):
 def test_completions_of_trl_are_recognised(tmp_path):
     write(tmp_path / "completions_00005.parquet", trl_rows(["p", "p", "q", "q"]))
     table = read_rewards([tmp_path], Columns())
-    assert list(table.rewards) == ["format", "accuracy"] and table.steps.tolist() == [5] * 4
-    assert table.notes == ("recognised as completions logged by TRL, with the rewards format, accuracy",)
-    assert list(read_rewards([tmp_path], Columns(rewards=("accuracy",))).rewards) == ["accuracy"]
+    assert list(table.rewards) == ["format_reward", "accuracy_reward"] and table.steps.tolist() == [5] * 4
+    assert table.notes == (
+        "recognised as completions logged by TRL, with the rewards format_reward, accuracy_reward",
+    )
+    asked = Columns(rewards=("accuracy_reward",))
+    assert list(read_rewards([tmp_path], asked).rewards) == ["accuracy_reward"]
 
 
 def test_conversations_are_inputs_too(tmp_path):
@@ -159,8 +162,8 @@ def test_nan_is_a_missing_reward(tmp_path):
         ("t.jsonl", '{"prompt": "p", "reward": 1}\n{"reward": 1}\n', {}, "no 'prompt' in row 2"),
         ("t.csv", "prompt,reward\np,inf\n", {}, "'reward' is infinite in row 1"),
         ("t.csv", "prompt,reward,step\np,1,\n", {}, "no 'step' in row 1"),
-        ("t.csv", "prompt,score\np,1\n", {},
-         "which column is the reward? give it with --reward; there are: prompt, score"),
+        ("t.csv", "prompt,points\np,1\n", {},
+         "which column is the reward? give it with --reward; there are: prompt, points"),
         ("t.csv", "question,reward\np,1\n", {},
          "which column names the input? give it with --prompt; there are: question, reward"),
         ("t.csv", "prompt,reward\np,1\n", {"rewards": ("rewrd",)},

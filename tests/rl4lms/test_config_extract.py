@@ -99,6 +99,8 @@ def test_sentinels_become_none() -> None:
 
 def test_notices() -> None:
     assert load_extract_config(GPT2).notices() == []
+    (notice,) = load_extract_config(GPT2, ["tokenizer={model_name: gpt2, max_length: 5}"]).notices()
+    assert notice.startswith("tokenizer.clean_up_tokenization_spaces: not set, so false: metrics and rewards")
     overrides = ["runtime.gradient_checkpointing=true", "alg.generation_kwargs.do_sample=false"]
     assert load_extract_config(GPT2, overrides).notices() == [
         "alg.generation_kwargs.do_sample: false makes all texts of an input equal, and their std 0",

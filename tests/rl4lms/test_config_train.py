@@ -40,9 +40,9 @@ def test_misspelt_reward_and_field_are_told_word_for_word(tmp_path: Path) -> Non
     known = ", ".join(list(REWARDS.entries)[:12])
     assert str(caught.value) == (
         f"{path}: 2 problems\n"
-        "  line 13  reward_fn.id         unknown reward 'rouge_lmax'; did you mean 'rouge_l_max'? "
+        "  line 14  reward_fn.id         unknown reward 'rouge_lmax'; did you mean 'rouge_l_max'? "
         f"known: {known}, ...\n"
-        "  line 46  alg.args.n_epoch     unknown key; did you mean 'n_epochs'?"
+        "  line 47  alg.args.n_epoch     unknown key; did you mean 'n_epochs'?"
     )
 
 
@@ -60,11 +60,11 @@ def test_slips_of_hand_edited_files_are_told_with_their_lines(tmp_path: Path) ->
     assert str(caught.value).split("\n")[1:] == [
         "  line 10  tokenizer.max_length                             "
         "expected a whole number >= 1 or null, got 512.0 (a decimal number); write 512",
-        "  line 35  env.args.terminate_on_eos                        "
+        "  line 36  env.args.terminate_on_eos                        "
         "expected true or false, got 'True,' (a string)",
-        "  line 43  alg.args.batch_size                              "
+        "  line 44  alg.args.batch_size                              "
         "expected a whole number >= 1, got '64' (a string)",
-        "  line 74  train_evaluation.metrics[1].args.use_singel_ref  "
+        "  line 75  train_evaluation.metrics[1].args.use_singel_ref  "
         "unknown key; did you mean 'use_single_ref'?",
     ]
 
@@ -238,6 +238,21 @@ def test_notices_of_ppo(overrides: list[str], notices: list[str]) -> None:
     idle = "env.args.context_start_token, alg.args.verbose, alg.policy.args.apply_model_parallel"
     found = load_train_config(PPO, overrides).notices()
     assert sorted(found) == sorted([OLD_FIELDS + idle, *notices])
+
+
+TIDIED = (
+    "tokenizer.clean_up_tokenization_spaces: not set, so false: metrics and rewards see what the model "
+    "wrote; true takes the space out of ' .', ' ,' and the like first, as in the paper's runs"
+)
+
+
+@pytest.mark.parametrize("path", [PPO, SUPERVISED])
+def test_a_config_that_does_not_say_whether_texts_are_tidied_is_told_once(path: Path) -> None:
+    overrides = ["tokenizer={model_name: gpt2}"]
+    assert load_train_config(path, overrides).notices().count(TIDIED) == 1
+    for value in ("true", "false"):
+        said = [f"tokenizer={{model_name: gpt2, clean_up_tokenization_spaces: {value}}}"]
+        assert TIDIED not in load_train_config(path, said).notices()
 
 
 def test_a_metric_listed_twice_is_said_to_be_computed_once() -> None:

@@ -59,6 +59,17 @@ def test_the_row_is_the_metric_of_the_texts_that_generate_gives(model, config, r
         assert rows_of(run.path, f"{split}_split_metrics") == [{"epoch": 0, "metrics": values}]
 
 
+@pytest.mark.parametrize("clean_up", [False, True])
+def test_metrics_see_what_the_model_wrote_or_tidied_texts(model, config, run, monkeypatch, clean_up):
+    config["tokenizer"]["clean_up_tokenization_spaces"] = clean_up
+    seen = []
+    setup = setup_of(config_of(config), run)
+    monkeypatch.setattr(type(setup.tokenizer), "decode", lambda self, ids, **kwargs: " sees != us .")
+    setup.evaluator.metrics["chrf"] = lambda batch: seen.extend(batch.generated) or {}
+    setup.evaluator(model, "val", 0)
+    assert set(seen) == {" sees!= us." if clean_up else " sees != us ."}
+
+
 def test_settings_of_supervised_finetuning(config):
     config["tokenizer"]["truncation_side"] = "left"
     of = decodings(config_of(config))

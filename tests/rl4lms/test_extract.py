@@ -61,6 +61,24 @@ def content_of(folder):
     return torch.load(path, weights_only=True)
 
 
+def test_rewards_see_what_the_model_wrote_or_tidied_texts(files, whole, tmp_path, monkeypatch):
+    """The same tokens either way: a model that writes " sees != us ." word by word."""
+    words = " sees != us ."
+    monkeypatch.setattr(
+        "transformers.PreTrainedTokenizerBase.decode", lambda self, ids, **kwargs: f"{words}{len(ids)} ."
+    )
+    texts = {}
+    for clean_up in ("false", "true"):
+        config = config_of(files, f"tokenizer.clean_up_tokenization_spaces={clean_up}")
+        with new_run(tmp_path / clean_up, config) as run:
+            extract(config, run)
+        texts[clean_up] = [
+            text for row in content_of(tmp_path / clean_up)["all_generated_texts"] for text in row
+        ]
+    assert all(text.startswith(words) and text.endswith(" .") for text in texts["false"])
+    assert all(text.startswith(" sees!= us.") and text.endswith("6.") for text in texts["true"])
+
+
 def test_the_file_holds_texts_rewards_and_inputs(whole, tiny_t5):
     content = content_of(whole)
     assert len(content["all_generated_texts"]) == content["num_train_samples"] == N

@@ -21,9 +21,13 @@ from rl4lms.metrics import meteor as meteor_module
 from rl4lms.metrics.words import words
 
 BATCH = text_pairs(120)
-# TER takes seconds for long texts that hardly agree.
+# TER takes seconds for long texts that hardly agree; of an empty one it is ours.
 SHORT = batch_of(
-    [(t, r) for t, r in zip(BATCH.generated, BATCH.references, strict=True) if len("".join([t, *r])) < 400]
+    [
+        (t, r)
+        for t, r in zip(BATCH.generated, BATCH.references, strict=True)
+        if len("".join([t, *r])) < 400 and t.split()
+    ]
 )
 SACREBLEU = {
     "sacre_bleu": ("sacrebleu", sacrebleu.BLEU),
@@ -50,7 +54,7 @@ def by_sacrebleu(scorer: Any, batch: TextBatch) -> tuple[list[float], float]:
 @pytest.mark.parametrize("metric", list(SACREBLEU))
 def test_sacrebleu_metrics(metric: str) -> None:
     batch = SHORT if metric == "ter" else BATCH
-    assert len(batch) >= 80 and {len(references) for references in batch.references} == {1, 2, 3}
+    assert len(batch) >= 60 and {len(references) for references in batch.references} == {1, 2, 3}
     name, scorer = SACREBLEU[metric]
     score = build_metric(metric)(batch)[f"lexical/{name}"]
     alone, corpus = by_sacrebleu(scorer(), batch)
@@ -75,7 +79,7 @@ def test_tokens_of_13a_are_sacrebleus() -> None:
     for length in range(6):
         for characters in itertools.product("a1.,-! ", repeat=length):
             text = "".join(characters)
-            assert overlap._tokens(text, "13a") == tokenizer(text.rstrip()).split(), repr(text)
+            assert overlap.split_tokens(text, "13a") == tokenizer(text.rstrip()).split(), repr(text)
 
 
 def test_no_text_stays_in_sacrebleus_caches() -> None:
@@ -169,6 +173,9 @@ class SmallWordNet:
         self.looked_up[word] = self.looked_up.get(word, 0) + 1
         return [self._synset(names) for names in self._SETS if word in names]
 
+    def synonyms(self, word: str) -> set[str]:
+        return {name for synset in self.synsets(word) for name in synset.lemma_names()}
+
     @staticmethod
     def _synset(names: tuple[str, ...]) -> Any:
         lemmas = [SimpleNamespace(name=lambda name=name: name) for name in names]
@@ -176,11 +183,8 @@ class SmallWordNet:
 
 
 def test_meteor_with_synonyms(monkeypatch: pytest.MonkeyPatch) -> None:
-    import nltk.corpus
-
     small = SmallWordNet()
-    monkeypatch.setattr(nltk.corpus, "wordnet", small)
-    monkeypatch.setattr(meteor_module, "require", lambda problem: None)
+    monkeypatch.setattr(meteor_module, "open_wordnet", lambda: small)
     meteor_module._wordnet.cache_clear()
     batch = batch_of(
         [

@@ -1,5 +1,6 @@
 """Sweeps: expansion, names, which model an experiment starts from, overrides, mistakes with their lines."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import yaml
 
 from common.config import ConfigError
 from rl4lms.config import ExtractConfig, SupervisedConfig
+from rl4lms.metrics import METRICS, TextBatch, build_metric
 from rl4lms.plan import Experiment, LoadedPlan, load_plan
+from rl4lms.plan.metric_names import RESULTS
 
 REPO = Path(__file__).parents[2]
 NARRATIVE_QA = "rl4lms_scripts/training/narrative_qa/t5_"
@@ -382,6 +385,48 @@ def test_a_problem_of_the_config_file_names_its_line(tmp_path):
             id="no path",
         ),
         pytest.param(
+            [PPO | {"base_config": {"alg.polcy.args.model_name": "t5-base"}}],
+            "alg.polcy.args.model_name: t5-base",
+            'base_config["alg.polcy.args.model_name"]',
+            "unknown key; did you mean 'policy'?",
+            id="a misspelt block",
+        ),
+        pytest.param(
+            [PPO | {"base_config": {"alg.kl_dvi.coeff": 1, "alg.kl_dvi.target_kl": 2}}],
+            "alg.kl_dvi.coeff: 1",
+            'base_config["alg.kl_dvi.coeff"]',
+            "unknown key; did you mean 'kl_div'?",
+            id="a misspelt block of two fields",
+        ),
+        pytest.param(
+            [PPO | {"base_config": {LR: "abc"}, "options": {LR: [1e-5]}}],
+            f"{LR}: abc",
+            f'base_config["{LR}"]',
+            "expected a number > 0, got 'abc' (a string)",
+            id="a wrong type that options replace",
+        ),
+        pytest.param(
+            [PPO | {"options": {"alg..args": [1]}}],
+            "alg..args:",
+            'options["alg..args"]',
+            "not a path: 'alg..args'",
+            id="an option that is no path",
+        ),
+        pytest.param(
+            [PPO | {"repetitions": 10**9}],
+            "repetitions: 1000000000",
+            "repetitions",
+            "stands for 1,000,000,000 experiments; a plan has at most 100,000",
+            id="too many repetitions",
+        ),
+        pytest.param(
+            [PPO | {"options": {f"alg.args.x{i}": [*range(9)] for i in range(9)}}],
+            "options:",
+            "options",
+            "stands for 387,420,489 experiments; a plan has at most 100,000",
+            id="too many options",
+        ),
+        pytest.param(
             [PPO | {"base_config": {"alg.id.x": 1}}],
             "alg.id.x: 1",
             'base_config["alg.id.x"]',
@@ -412,3 +457,21 @@ def test_a_missing_model_is_one_problem_however_many_start_from_it(tmp_path):
     path = write(tmp_path, SFT | {"base_config": {"alg.model_name": "./gone"}}, THEN_PPO, repetitions=2)
     ((line, place, _),) = problems(path)
     assert (line, place) == ("alg.model_name: ./gone", 'base_config["alg.model_name"]')
+
+
+def test_the_metric_of_the_table_is_checked_before_anything_runs(tmp_path):
+    assert load(tmp_path, PPO, score_metric_name="lexical/rouge_l_max").experiments
+    path = write(tmp_path, PPO, EXTRACT, score_metric_name="lexical/rouge_l")
+    ((line, place, message),) = problems(path)
+    assert (line, place) == ("score_metric_name: lexical/rouge_l", "score_metric_name")
+    assert message.startswith("unknown metric 'lexical/rouge_l'; did you mean 'lexical/rouge_l_max'? known: ")
+    assert load(tmp_path, EXTRACT, score_metric_name="anything").experiments, "no training, no table of it"
+
+
+def test_names_of_metrics_values_are_those_that_metrics_give():
+    assert RESULTS.keys() == METRICS.entries.keys()
+    batch = TextBatch(["who?"] * 2, ["the cat sat", "a dog"], [["a cat"], ["the dog", "dogs"]], [{}, {}])
+    args = {"diversity": {"window_size": 2}, "meteor": {"wordnet": False}}
+    for name in ("rouge_l_max", "rouge", "bleu", "sacre_bleu", "ter", "chrf", "diversity", "meteor"):
+        for key in build_metric(name, args.get(name))(batch):
+            assert any(fnmatchcase(key, pattern) for pattern in RESULTS[name]), key

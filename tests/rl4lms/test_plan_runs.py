@@ -284,7 +284,7 @@ def test_a_model_that_is_gone_is_said_so(whole, tmp_path, configs, caplog):
 
 
 def test_what_is_lacking_is_said_before_anything_runs(tmp_path, configs, capsys, monkeypatch):
-    monkeypatch.setattr("rl4lms.requirements.nltk_folders", lambda: [])
+    monkeypatch.setattr("rl4lms.requirements.find_places", lambda folders: [])
     metrics = {"train_evaluation.metrics": [{"id": "meteor"}]}
     plan = write_sweep(tmp_path, [{"name": "sft", "config_path": configs["sft"], "base_config": metrics}])
     assert run(plan) == 2

@@ -60,6 +60,19 @@ def test_every_picture_has_the_recorded_points(ppo):
     assert [panel.title for panel in pictures["evaluation_diversity_metrics"]] == ["distinct-1"]
 
 
+def test_without_a_kl_penalty_no_panel_is_flat_at_0(ppo):
+    assert [panel.title for panel in arrange_rows(ppo, "mine_")["kl"]] == [
+        "KL to the reference, per token",
+        "KL coefficient",
+    ]
+    rows = [{"rollout_info/kl_div_mean": 0.01 * e, "rollout_info/kl_coeff": 0} for e in (1, 2)]
+    rollouts = [{"epoch": e} | row for e, row in enumerate(rows)]
+    write(ppo, "rollout_info", rollouts)
+    assert [panel.title for panel in arrange_rows(ppo, "mine_")["kl"]] == ["KL to the reference, per token"]
+    write(ppo, "rollout_info", [{"epoch": 1, "rollout_info/kl_div_mean": 0.0, "rollout_info/kl_coeff": 0}])
+    assert "kl" not in arrange_rows(ppo, "mine_")
+
+
 def test_pictures_are_written_while_a_run_goes_on(ppo):
     with (ppo / "mine_rollout_info.jsonl").open("a") as file:
         file.write('{"epoch": 4, "rollout_')  # the row that is being written

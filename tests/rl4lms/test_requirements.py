@@ -6,24 +6,36 @@ from pathlib import Path
 
 import pytest
 from tiny_encoders import save_tiny_bert
+from tiny_wordnet import write_wordnet
 
 from rl4lms.metrics import METRICS
-from rl4lms.requirements import model_problem, nltk_folders, tokenizer_problem, wordnet_problem
-from rl4lms.rewards import REWARDS
-
-NO_WORDNET = (
-    "METEOR needs the WordNet corpus, which is not on this machine: python -m nltk.downloader wordnet; "
-    "or match exact words and stems only, under a result key of its own: args: {wordnet: false}"
+from rl4lms.requirements import (
+    RequirementError,
+    model_problem,
+    nltk_folders,
+    open_wordnet,
+    tokenizer_problem,
+    wordnet_problem,
 )
+from rl4lms.rewards import REWARDS
+from rl4lms.wordnet import FILES, read_wordnet
+
+GET_WORDNET = (
+    "python -m nltk.downloader wordnet, or the package wordnet-base of Debian and Ubuntu; or match exact "
+    "words and stems only, under a result key of its own: args: {wordnet: false}"
+)
+NO_WORDNET = f"METEOR needs the WordNet corpus, which is not on this machine: {GET_WORDNET}"
 
 
 @pytest.fixture
-def no_nltk_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def nltk_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The only place where WordNet can lie, empty."""
     monkeypatch.setattr("rl4lms.requirements.nltk_folders", lambda: [tmp_path])
+    monkeypatch.setattr("rl4lms.wordnet.SHARED", tmp_path / "shared")
     return tmp_path
 
 
-def test_wordnet(no_nltk_data: Path) -> None:
+def test_no_wordnet(nltk_data: Path) -> None:
     for registry, name, args in (
         (METRICS, "meteor", {}),
         (METRICS, "meteor_common_gen_repeat_penalty", {}),
@@ -32,15 +44,52 @@ def test_wordnet(no_nltk_data: Path) -> None:
         (problem,) = registry.missing(name, args)
         assert (problem.path, problem.message) == ("args.wordnet", NO_WORDNET)
         assert registry.missing(name, {"wordnet": False}) == []
-    corpora = no_nltk_data / "corpora"
-    corpora.mkdir()
-    (corpora / "wordnet.zip").touch()
-    assert wordnet_problem() is None
-    (corpora / "wordnet.zip").unlink()
-    (corpora / "wordnet").mkdir()
-    assert wordnet_problem() == NO_WORDNET, "an empty folder is no corpus"
-    (corpora / "wordnet" / "data.noun").touch()
+    with pytest.raises(RequirementError, match="which is not on this machine"):
+        open_wordnet()
+
+
+def test_wordnet_in_a_folder_an_archive_or_where_debian_puts_it(nltk_data: Path) -> None:
+    write_wordnet(nltk_data / "corpora" / "wordnet")
     assert METRICS.missing("meteor", {}) == []
+    write_wordnet(nltk_data / "inside" / "wordnet")
+    shutil.rmtree(nltk_data / "corpora" / "wordnet")
+    shutil.make_archive(str(nltk_data / "corpora" / "wordnet"), "zip", nltk_data / "inside", "wordnet")
+    assert wordnet_problem() is None
+    # What is damaged in one place does not matter where another has it whole.
+    read_wordnet.cache_clear()
+    (nltk_data / "corpora" / "wordnet.zip").write_bytes(b"no archive")
+    assert "wordnet.zip cannot be read (File is not a zip file)" in (wordnet_problem() or "")
+    write_wordnet(nltk_data / "shared")
+    assert wordnet_problem() is None and "kid" in open_wordnet().synonyms("children")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_file_that_scoring_reads_is_asked_for(nltk_data: Path, name: str) -> None:
+    folder = write_wordnet(nltk_data / "corpora" / "wordnet")
+    (folder / name).write_bytes(b"")
+    assert wordnet_problem() == (
+        f"METEOR needs the WordNet corpus, which cannot be used as it is on this machine ({folder}: {name} "
+        f"missing or empty): {GET_WORDNET}"
+    )
+    (folder / name).unlink()
+    assert f"({folder}: {name} missing or empty)" in (wordnet_problem() or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("data.noun", lambda data: data[:-5], "index.noun and data.noun do not fit together (cut short?)"),
+        ("data.noun", lambda data: b" " + data, "index.noun and data.noun do not fit together (cut short?)"),
+        ("index.noun", lambda data: data[: data.index(b"kid")], "do not fit together (cut short?)"),
+        ("index.noun", lambda data: data[:-10], "index.noun, line 6 is no line of an index (cut short?)"),
+        ("data.verb", lambda data: data.replace(b"3.0", b"3.1"), "WordNet 3.1; METEOR's values are those of"),
+        ("verb.exc", lambda data: b"\xff", "'utf-8' codec can't decode"),
+    ],
+)
+def test_damaged_wordnet(nltk_data: Path, name: str, change: Callable[[bytes], bytes], reason: str) -> None:
+    folder = write_wordnet(nltk_data / "corpora" / "wordnet")
+    (folder / name).write_bytes(change((folder / name).read_bytes()))
+    assert reason in (wordnet_problem() or "")
 
 
 def test_folders_are_nltks() -> None:

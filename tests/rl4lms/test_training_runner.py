@@ -297,8 +297,7 @@ def test_mistakes_exit_2_and_write_nothing(files, tmp_path, capsys):
 
 
 def test_what_is_missing_is_said_before_anything_heavy(files, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("NLTK_DATA", str(tmp_path))
-    monkeypatch.setattr("rl4lms.requirements.nltk_folders", lambda: [tmp_path])
+    monkeypatch.setattr("rl4lms.requirements.find_places", lambda folders: [])
     assert main(flags(files, tmp_path / "out", "--set", "train_evaluation.metrics=[{id: meteor}]")) == 2
     assert "METEOR needs the WordNet corpus" in capsys.readouterr().err
     monkeypatch.setattr("common.tracking._installed", lambda package: False)

@@ -1,12 +1,17 @@
+import io
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from plan_runs import write_plan
 
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.data import ControlledData, DataError, load_data
+from sft_vs_rft_controlled_experiments_plan_runner import main
 
 RNG = np.random.default_rng(0)
 ARRAYS: dict[str, Any] = {
@@ -197,3 +202,64 @@ def test_torn_member_of_an_archive(tmp_path: Path) -> None:
 def test_sets_larger_than_the_number_of_classes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="num_labels_per_sample is 11, but the dataset has only 10 classes"):
         load(tmp_path / "mine.npz", ARRAYS, num_labels_per_sample=11)
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "message"),
+    [
+        (
+            "y_train",
+            20_000_000,
+            "y_train has labels up to 20,000,000 for 40 rows (2, 3, 20,000,000); classes ",
+        ),
+        ("y_train", 10**9, "y_train has labels up to 1,000,000,000 for 40 rows"),
+        ("y_train", 401, "y_train has labels up to 401 for 40 rows"),
+        (
+            "y_test",
+            4,
+            "y_test has labels that y_train does not have: its largest are 2, 3, 4, those of y_train 1, 2, 3",
+        ),
+        (
+            "y_test",
+            10**9,
+            "y_test has labels that y_train does not have: its largest are 2, 3, 1,000,000,000",
+        ),
+    ],
+)
+def test_labels_that_are_no_classes_are_shown_before_anything_is_made(tmp_path, name, label, message, capsys):
+    plan = write_plan(tmp_path)
+    arrays = dict(np.load(tmp_path / "data.npz"))
+    arrays[name][0] = label
+    np.savez(tmp_path / "data.npz", **arrays)
+    for flags in (["--check"], []):
+        assert main(["--plan_config_path", str(plan), *flags]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(DataError, match=re.escape(message)):
+        load(tmp_path / "data.npz")
+
+
+def test_labels_of_all_kinds_of_integers(tmp_path):
+    for kind in (np.uint8, np.int16, np.uint64):
+        assert (
+            load(tmp_path / "a.npz", ARRAYS | {"y_train": ARRAYS["y_train"].astype(kind)}).num_classes == 10
+        )
+    huge = ARRAYS["y_train"].astype(np.uint64)
+    huge[3] = 2**64 - 1
+    with pytest.raises(DataError, match="y_train has labels up to 18,446,744,073,709,551,615"):
+        load(tmp_path / "b.npz", ARRAYS | {"y_train": huge})
+
+
+def test_an_array_that_fits_no_memory_is_one_line(tmp_path):
+    """Its header says 10^15 numbers."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (10**15,)})
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("x_train", "y_train", "x_test", "y_test"):
+            archive.writestr(f"{name}.npy", header.getvalue())
+    with pytest.raises(
+        DataError, match=r"data.npz cannot be read as a .npz file of plain arrays: "
+    ) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)

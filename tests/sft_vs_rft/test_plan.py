@@ -606,3 +606,16 @@ def test_a_folder_without_a_checkpoint_is_a_mistake(tmp_path):
     ((_, place, message),) = problems(write(tmp_path, {"base_config": fields}))
     assert place == "base_config.load_model_from_checkpoint"
     assert message.startswith(f"no checkpoint (*.pt) in {tmp_path / 'run'}; run the pretraining plan first (")
+
+
+def test_a_wrong_type_that_options_replace_is_told(tmp_path):
+    path = write(tmp_path, {"base_config": {"lr": "abc"}, "options": {"lr": [0.1, 0.2]}})
+    ((line, place, message),) = problems(path)
+    assert (line, place) == ('"lr": "abc"', "base_config.lr")
+    assert message == "expected a number > 0, got 'abc' (a string)"
+
+
+def test_a_plan_of_more_experiments_than_anybody_runs(tmp_path):
+    path = write(tmp_path, {"base_config": {}, "options": {"lr": [0.1, 0.2]}}, repetitions=10**9)
+    with pytest.raises(ConfigError, match="stands for 2,000,000,000 experiments; a plan has at most 100,000"):
+        load_plan(path)

@@ -10,7 +10,7 @@ from plan_runs import runs_of, write_plan
 from common.jobs import Outcome
 from common.run_dir import RunDir, find_runs, read_metrics
 from sft_vs_rft.plan import Experiment, Plan
-from sft_vs_rft.summary import summary
+from sft_vs_rft.summary import describe_groups, summary
 from sft_vs_rft_controlled_experiments_plan_runner import main
 
 METHODS = ["reinforce", "supervised"]
@@ -72,6 +72,53 @@ def test_no_best_configuration_when_nothing_finished():
     assert lines == ["plan p: 1 experiments", "  interrupted a: not run to its end (runs/a)"]
 
 
+def of_method(number: int, name: str, method: str, score: float, **fields: Any) -> Ended:
+    config = make_config(experiment_name=name, opt_method=method, **fields)
+    return Experiment(name, f"{number}", 0, config), Outcome("finished", Path("runs") / name), score
+
+
+def test_losses_of_different_methods_are_not_compared():
+    plan = Plan(name="p", configurations=[{}])
+    endings = [of_method(0, "rft", "expected_reinforce", 0.9), of_method(1, "sft", "supervised", 0.1)]
+    assert not any("best" in line for line in summary_of(plan, *endings))
+    lines = summary_of(plan, *endings, of_method(2, "sft2", "supervised", 0.05))
+    assert lines[4:] == ["  best of supervised (smallest train loss): sft2, 0.05"]
+
+
+def test_rewards_of_different_methods_are_compared():
+    plan = Plan(name="p", largest=True, configurations=[{}])
+    fields = {"score_metric_name": "reward"}
+    endings = [
+        of_method(0, "rft", "expected_reinforce", 0.9, **fields),
+        of_method(1, "sft", "supervised", 0.95, **fields),
+    ]
+    assert summary_of(plan, *endings)[-1] == "  best (largest reward): sft, 0.95"
+
+
+def test_the_end_of_a_plan_has_the_rewards_of_both_groups_and_what_draws_them(tmp_path):
+    experiments, outcomes = [], []
+    for name, value in (("rft", 0.0), ("rft", 0.5), ("sft", 0.9), ("pretraining", None)):
+        with RunDir.create(tmp_path, name, {}, {}) as run:
+            groups = (
+                {} if value is None else {"reward small reward std": value, "reward large reward std": 1.0}
+            )
+            run.append_metrics({"epoch": 0, "train": {"train loss": 9.0}})
+            run.append_metrics({"epoch": 1, "train": {"train loss": 1.0} | groups})
+        repetition = int(value == 0.5)
+        config = make_config(experiment_name=name)
+        experiments.append(Experiment(f"{name}_{repetition}", name, repetition, config))
+        outcomes.append(Outcome("finished", run.path))
+    outcomes.append(Outcome("failed", tmp_path / "gone"))
+    experiments.append(Experiment("failed", "failed", 0, make_config(experiment_name="failed")))
+    assert describe_groups(experiments, outcomes) == [
+        "  train reward at the end, inputs by their reward std under the pretrained model:",
+        "    rft: small 0.250 (std 0.354), large 1.000 (std 0.000)",
+        "    sft: small 0.900, large 1.000",
+        f"  the picture: python reproduce_paper.py --runs {' '.join(str(o.run) for o in outcomes[:3])}",
+    ]
+    assert describe_groups(experiments[3:], outcomes[3:]) == []
+
+
 # What a run leaves behind
 
 
@@ -82,7 +129,7 @@ def test_log_files_of_plan_and_experiments(tmp_path, capfd):
     assert run(plan, "--save_logs", "--log_dir", str(logs), "--log_file_name_prefix", "mine") == 0
     first, second = sorted(logs.iterdir(), key=lambda path: path.name.startswith("mine"))
     assert first.name.startswith("plan_20") and second.name.startswith("mine_20")
-    assert "best (smallest train loss)" in first.read_text()
+    assert "train reward at the end" in first.read_text()
     assert second.read_text().count("finished earlier, skipped") == 2
     for a_run in runs_of(tmp_path):
         log = (a_run.path / "log.txt").read_text()
@@ -161,3 +208,13 @@ def test_files_and_folders_beside_the_runs_do_no_harm(tmp_path):
     (tmp_path / "runs" / "folder").mkdir()
     assert run(plan) == 0
     assert len(find_runs(tmp_path / "runs")) == 1
+
+
+@pytest.mark.parametrize("prefix", ["../../x", "/tmp/x", "a/b", "..", "x\n", "x" * 300])
+def test_the_name_of_the_log_stays_in_its_folder(tmp_path, prefix, capsys):
+    plan = write_plan(tmp_path, epochs=1)
+    flags = ["--save_logs", "--log_dir", str(tmp_path / "logs"), "--log_file_name_prefix", prefix]
+    with pytest.raises(SystemExit, match="2"):
+        main(["--plan_config_path", str(plan), *flags])
+    assert f"--log_file_name_prefix becomes part of a file name, got {prefix!r}" in capsys.readouterr().err
+    assert not (tmp_path / "logs").exists()

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from common.plots import draw_panels
 from rft_diagnose.style import CURVE_COLORS
-from sft_vs_rft.plots import arrange_metrics, save_metric_plots
+from sft_vs_rft.plots import WORDS, arrange_metrics, save_metric_plots
 
 SMALL, LARGE = " small reward std", " large reward std"
 
@@ -46,9 +46,13 @@ def test_what_belongs_together_shares_a_picture() -> None:
     assert labels == {
         "loss": ["train loss", "test loss"],
         "accuracy": ["train accuracy", "test accuracy", f"train accuracy{SMALL}", f"train accuracy{LARGE}"],
-        "params_norm": ["params_norm"],
-        "reg objective": ["reg objective value", f"reg objective{SMALL}", f"reg objective{LARGE}"],
-        "grad norm": ["grad norm", f"grad norm{SMALL}", f"grad norm{LARGE}"],
+        "params_norm": ["parameter norm"],
+        "reg objective": [
+            "regularised objective value",
+            f"regularised objective{SMALL}",
+            f"regularised objective{LARGE}",
+        ],
+        "grad norm": ["gradient norm", f"gradient norm{SMALL}", f"gradient norm{LARGE}"],
         "reward": ["reward", f"reward{SMALL}", f"reward{LARGE}"],
     }
 
@@ -64,11 +68,12 @@ def test_lines_hold_the_numbers_of_the_rows() -> None:
 
 def test_pictures_are_labelled_and_readable_without_colours() -> None:
     for family, axes in draw(rows(5)).items():
-        assert axes.get_title().lower() == family
+        words = WORDS.get(family, family)
+        assert axes.get_title() == words[0].upper() + words[1:] and "_" not in axes.get_title()
         assert axes.get_xlabel() == "epoch"
         log = family == "grad norm"
         assert axes.get_yscale() == ("log" if log else "linear")
-        assert axes.get_ylabel() == (f"{family} (log scale)" if log else family)
+        assert axes.get_ylabel() == (f"{words} (log scale)" if log else words)
         assert len(axes.get_legend().get_texts()) == len(axes.lines)
         for get in ("get_linestyle", "get_marker"):
             assert len({getattr(line, get)() for line in axes.lines}) == len(axes.lines)
@@ -86,7 +91,7 @@ def test_values_that_are_not_finite_are_counted_not_drawn(tmp_path: Path, bad: f
     axes = draw(diverged)
     (line,) = axes["grad norm"].lines
     assert list(line.get_ydata()) == [1.0, 0.5]
-    assert line.get_label() == "grad norm (2 of 4 not finite)"
+    assert line.get_label() == "gradient norm (2 of 4 not finite)"
     (line,) = axes["reward"].lines
     assert line.get_label() == "reward (4 of 4 not finite)"
     assert len(save_metric_plots(diverged, tmp_path)) == 2
@@ -117,6 +122,13 @@ def test_files_are_whole_pictures_under_safe_names(tmp_path: Path) -> None:
     before = [path.read_bytes() for path in paths]
     assert save_metric_plots([{"epoch": 3, "train": dict.fromkeys(names, 1.0)}], tmp_path / "plots") == paths
     assert [path.read_bytes() for path in paths] == before
+
+
+def test_a_regularisation_that_is_0_all_along_has_no_picture() -> None:
+    made = [{"epoch": e, "train": {"kl reg": 0.0, "train accuracy": 0.0}} for e in range(3)]
+    assert set(arrange_metrics(made)) == {"accuracy"}, "an accuracy of 0 is a result"
+    made[2]["train"]["kl reg"] = 0.1
+    assert arrange_metrics(made)["kl reg"].title == "KL regularisation"
 
 
 def test_no_rows_no_pictures(tmp_path: Path) -> None:

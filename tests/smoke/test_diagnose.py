@@ -129,20 +129,22 @@ def test_a_log_of_trl_and_a_clean_exit(tmp_path, capsys):
     for step in (1, 2, 3):
         rows = table([0.2 * step] * 6, 8, seed=step)
         pq.write_table(
-            rows.rename_columns(["prompt", "accuracy"])
+            rows.rename_columns(["prompt", "accuracy_reward"])
             .append_column("step", [[step] * 48])
             .append_column("completion", [["c"] * 48])
-            .append_column("format", [rng.integers(0, 2, 48) * 0.5])
+            .append_column("format_reward", [rng.integers(0, 2, 48) * 0.5])
             .append_column("advantage", [rng.random(48)]),
             tmp_path / f"completions_{step}.parquet",
         )
     output = tmp_path / "out"
     assert main([str(tmp_path), "--output_path", str(output), "--fail-if", "dead_low > 0.3"]) == 0
     content = json.loads((output / "summary.json").read_text())
-    assert list(content["rewards"]) == ["accuracy + format", "accuracy", "format"]
+    both = "accuracy_reward + format_reward"
+    assert list(content["rewards"]) == [both, "accuracy_reward", "format_reward"]
     assert "recognised as completions logged by TRL" in content["notes"][0]
-    assert (output / "over_time.png").exists() and len(content["rewards"]["accuracy"]["over_time"]) == 3
-    assert "accuracy: mean" in capsys.readouterr().out
+    assert (output / "over_time.png").exists()
+    assert len(content["rewards"]["accuracy_reward"]["over_time"]) == 3
+    assert "accuracy_reward: mean" in capsys.readouterr().out
 
 
 def test_the_example_of_the_docs_is_what_was_planted(tmp_path, capsys):

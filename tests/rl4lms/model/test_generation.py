@@ -185,10 +185,22 @@ def test_empty_prompts(lm: LanguageModel) -> None:
     assert generate(*lm, [], decoding()) == []
 
 
-def test_texts_are_tidied_as_in_the_papers_library(lm: LanguageModel) -> None:
-    ids = lm.tokenizer("the dog 's house .", add_special_tokens=False)["input_ids"]
-    assert decode(lm.tokenizer, ids) == "the dog's house."
-    assert decode(lm.tokenizer, [*ids, lm.tokenizer.eos_token_id]) == "the dog's house."
+@pytest.mark.parametrize("clean_up", [False, True])
+def test_texts_are_what_the_model_wrote_or_tidied_as_in_the_papers_library(
+    lm: LanguageModel, clean_up: bool
+) -> None:
+    tokenizer = load_tokenizer(lm.tokenizer.name_or_path, clean_up_tokenization_spaces=clean_up)
+    text = "the dog 's house ."
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    expected = "the dog's house." if clean_up else text
+    assert decode(tokenizer, ids) == decode(tokenizer, [*ids, tokenizer.eos_token_id]) == expected
+
+
+def test_a_tokenizers_files_do_not_decide_whether_texts_are_tidied(tiny_gpt2: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_gpt2), clean_up_tokenization_spaces=True)
+    tokenizer.save_pretrained(tmp_path)
+    ids = tokenizer("the dog .", add_special_tokens=False)["input_ids"]
+    assert (decode(tokenizer, ids), decode(load_tokenizer(str(tmp_path)), ids)) == ("the dog.", "the dog .")
 
 
 # Settings

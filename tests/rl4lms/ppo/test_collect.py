@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from on_policy_runs import SAMPLES, actors_of, collect, filled, rows_of, stepwise_logits, stepwise_values
 from torch.testing import assert_close
 
+from rl4lms.model.load import load_tokenizer
 from rl4lms.ppo import collect as collecting
 from rl4lms.ppo.collect import rollout_settings
 from rl4lms.ppo.mask import MaskRule, allowed_tokens
@@ -65,6 +67,15 @@ def test_the_buffer_is_full_and_no_group_of_texts_is_too_many(folder, n_envs):
     assert len(rollouts.texts) == len(rollouts.samples) == len(rollouts.task_rewards) == len(lengths)
 
 
+@pytest.mark.parametrize("clean_up", [False, True])
+def test_rewards_see_what_the_policy_wrote_or_tidied_texts(folder, monkeypatch, clean_up):
+    tokenizer = load_tokenizer(str(folder), clean_up_tokenization_spaces=clean_up)
+    actors = replace(actors_of(folder, letters, n_steps=4), tokenizer=tokenizer)
+    monkeypatch.setattr(type(tokenizer), "decode", lambda self, ids, **kwargs: " sees != us .")
+    expected = " sees!= us." if clean_up else " sees != us ."
+    assert set(collect(actors, 0, 0.2, 4.0).texts) == {expected}
+
+
 @pytest.mark.parametrize("rule", [None, MaskRule("learned_top_p", 0.8, 3, (0, 1))], ids=["ppo", "nlpo"])
 def test_everything_belongs_to_the_text_it_was_computed_of(folder, rule):
     """Though scored in another order, by length: sample, text, reward, scores and masks."""
@@ -76,7 +87,7 @@ def test_everything_belongs_to_the_text_it_was_computed_of(folder, rule):
     for i, (prompt, response) in enumerate(texts_of(rollouts)):
         sample = SAMPLES[int(rollouts.samples[i])]
         assert prompt == tokenizer(sample.prompt_or_input_text)["input_ids"]
-        text = tokenizer.clean_up_tokenization(tokenizer.decode(response, skip_special_tokens=True))
+        text = tokenizer.decode(response, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert rollouts.texts[i] == text
         assert rollouts.task_rewards[i].item() == pytest.approx(len(text) / 10 + sample.meta_data["number"])
     raw, entries = [], []

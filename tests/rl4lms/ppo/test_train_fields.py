@@ -90,13 +90,6 @@ def test_fields_that_leave_what_is_trained(field, plain, tmp_path, tiny_gpt2):
     assert_close(found, plain["ppo"], rtol=0, atol=0)
 
 
-def test_recomputed_activations_leave_what_is_trained_up_to_rounding(plain, tmp_path, tiny_gpt2):
-    """The last layer then runs on all tokens; Adam makes much of the rounding of gradients near 0."""
-    found = weights(trained(tmp_path, tiny_gpt2, runtime__gradient_checkpointing=True))
-    difference = (found - plain["ppo"]).abs()
-    assert difference.median() == 0 and difference.mean() < 1e-6
-
-
 NLPO: dict[str, Any] = {
     "top_mask": 0.3,
     "min_tokens_to_keep": 200,
@@ -160,14 +153,16 @@ def test_a_target_kl_ends_each_iteration_early(tmp_path, tiny_gpt2):
 
 
 @pytest.mark.parametrize("alg", ["ppo", "nlpo"])
-def test_recomputed_activations_give_t5_the_same_gradient(alg, tmp_path, tiny_t5):
+@pytest.mark.parametrize("model", ["tiny_gpt2", "tiny_t5"])
+def test_recomputed_activations_give_the_same_gradient(model, alg, tmp_path, request):
     """Of one update, as Adam's first moments hold it: what follows amplifies rounding, NLPO's masks most.
 
     Processors differ in what recomputing rounds: some millionths of the gradient's norm.
     """
+    folder = request.getfixturevalue(model)
     once = {"train_evaluation__n_iters": 1, "alg__args__n_epochs": 1, "alg__args__batch_size": 48}
     runs = [
-        start(tmp_path, job(tmp_path, tiny_t5, alg, **once, runtime__gradient_checkpointing=on))
+        start(tmp_path, job(tmp_path, folder, alg, **once, runtime__gradient_checkpointing=on))
         for on in (False, True)
     ]
     plain, recomputed = (

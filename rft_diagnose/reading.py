@@ -1,0 +1,264 @@
+"""Tables of all files as one: which input, step and reward each generation has."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rft_diagnose.columns import EXACT, Encoded, as_text, encode, read_number
+from rft_diagnose.errors import DiagnosisError, listed
+from rft_diagnose.files import steps_in_names
+from rft_diagnose.generations import drop_repeated
+from rft_diagnose.groups import Floats, Ints
+from rft_diagnose.names import IDS, POSITIONS, Chosen, Columns
+from rft_diagnose.rows import ambiguous_id, restart
+from rft_diagnose.sources import (
+    Source,
+    broken_text,
+    first_broken,
+    join_first,
+    join_numbers,
+    join_texts,
+    place,
+    read_sources,
+)
+
+NUMBERED = re.compile(r"[A-Za-z][A-Za-z_ .:-]*(\d+)")  # a step: "step_10", "checkpoint-500"
+ROUNDED = re.compile(r"[+-]?\d+(\.\d+)?[eE]\+?\d+")  # how a large whole number is written once it is rounded
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class RewardTable:
+    """M generations of N inputs.
+
+    codes: [M], each one's input; labels, prompts, references: of the N inputs (None: not known); rewards:
+    name -> [M], NaN = missing; steps, kl: [M] or None; notes: what was chosen without being asked;
+    no_prompts, no_references: why these are not known, and what to do.
+    """
+
+    codes: Ints
+    labels: list[str]
+    rewards: dict[str, Floats]
+    prompts: list[str] | None = None
+    references: list[list[str]] | None = None
+    steps: Ints | None = None
+    kl: Floats | None = None
+    notes: tuple[str, ...] = ()
+    no_prompts: str | None = None
+    no_references: str | None = None
+
+
+def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) -> RewardTable:
+    """Read the rewards in all files as one table.
+
+    from_folders: files that may be left out, for standing beside the data. Raises DiagnosisError.
+    """
+    sources, notes = read_sources(files, asked, from_folders)
+    chosen = sources[0].chosen
+    if not any(source.size for source in sources):
+        raise DiagnosisError(f"{sources[0].where}: no rows")
+    notes += _notes_on_choice(chosen)
+    steps, step_note = _read_steps(sources)
+    name, inputs, text, input_note = _name_inputs(sources, asked, steps)
+    notes += [note for note in (input_note, step_note) if note is not None]
+    rewards = {name: join_numbers(sources, name) for name in chosen.rewards}
+    kl = None if chosen.kl is None else join_numbers(sources, chosen.kl)
+    prompts = _read_prompts(name, inputs, text)
+    references = None if chosen.references is None else _read_references(sources, chosen.references, inputs)
+    codes = inputs.codes
+    kept, repeat_notes = drop_repeated(sources, codes, list(rewards.values()), steps)
+    if kept is not None:
+        codes, rewards = codes[kept], {name: values[kept] for name, values in rewards.items()}
+        steps = None if steps is None else steps[kept]
+        kl = None if kl is None else kl[kept]
+    others = [name for name in chosen.names if name not in (chosen.prompt, *chosen.rewards)]
+    return RewardTable(
+        codes=codes,
+        labels=inputs.texts,
+        rewards=rewards,
+        prompts=prompts,
+        references=references,
+        steps=steps,
+        kl=kl,
+        notes=(*notes, *repeat_notes),
+        no_prompts=f"the table names its inputs by {name!r}, and their texts are not known: give these in a "
+        "column `prompt`, or name it with --prompt",
+        no_references="name the column that has them with --references (there are: "
+        f"{listed(others) or 'no others'})",
+    )
+
+
+def _notes_on_choice(chosen: Chosen) -> list[str]:
+    """Say which columns were taken unasked, where others might have been meant."""
+    notes = []
+    if chosen.is_trl:
+        notes.append(f"recognised as completions logged by TRL, with the rewards {', '.join(chosen.rewards)}")
+    if chosen.left:
+        notes.append(
+            f"the reward is {' + '.join(chosen.rewards)}; numbers that are not taken unless --reward names "
+            f"them: {listed(name or repr(name) for name in chosen.left)}"
+        )
+    return notes
+
+
+# Steps
+
+
+def _read_steps(sources: Sequence[Source]) -> tuple[Ints | None, str | None]:
+    """Read the step of each row, from its column or the files' names; and a note. Raises DiagnosisError."""
+    name = sources[0].chosen.step
+    if name is None:
+        steps = steps_in_names([source.path for source in sources])
+        if steps is None:
+            return None, None
+        sizes = [source.size for source in sources]
+        return np.repeat(np.array(steps, dtype=np.int64), sizes), "steps are taken from the files' names"
+    values = np.concatenate([_step_numbers(source, name) for source in sources])
+    known = ~np.isnan(values)
+    whole = known & (np.abs(values) < EXACT) & (np.round(values) == values)
+    if not whole.all():
+        row = int((~whole).argmax())
+        where, number = place(row, sources)
+        if not known[row]:
+            raise DiagnosisError(f"{where}: no {name!r} in row {number:,}")
+        raise DiagnosisError(
+            f"{where}: {name!r} in row {number:,} is {values[row]:.17g}: steps are whole numbers below 2^53"
+        )
+    note = None if name.casefold() in ("step", "global_step") else f"steps are taken from {name!r}"
+    return values.astype(np.int64), note
+
+
+def _step_numbers(source: Source, name: str) -> Floats:
+    """Read steps as numbers, also those with a word before them, NaN: missing. Raises DiagnosisError."""
+    column = source.part.values[name]
+    if isinstance(column, np.ndarray):
+        return column
+    texts = encode(column)
+    steps = [_step_number(text) for text in texts.texts]
+    if None in steps:
+        wrong = steps.index(None)
+        row = int((texts.codes == wrong).argmax()) + 1
+        raise DiagnosisError(
+            f"{source.where}: {name!r} must hold numbers, row {row:,} holds {texts.texts[wrong]!r:.60}"
+        )
+    return np.array([*steps, np.nan], dtype=float)[texts.codes]
+
+
+def _step_number(text: str) -> float | None:
+    match = NUMBERED.fullmatch(text.strip())
+    return float(match.group(1)) if match else read_number(text)
+
+
+# Inputs
+
+
+def _name_inputs(
+    sources: Sequence[Source], asked: Columns, steps: Ints | None
+) -> tuple[str, Encoded, Encoded | None, str | None]:
+    """Tell which input each row is of, and by which column; also the texts beside ids, and a note.
+
+    An id that stands for several texts is a place in a batch, perhaps: the texts then name the inputs.
+    Raises DiagnosisError: a name is missing, or names several inputs.
+    """
+    name, text_name = sources[0].chosen.prompt, sources[0].chosen.text
+    inputs = join_texts(sources, name)
+    texts, note = None, None
+    if text_name is not None and all(text_name in source.part.texts for source in sources):
+        texts = join_texts(sources, text_name)
+        several = ambiguous_id(inputs, texts)
+        if several is not None:
+            reason = f"{name!r} does not name the input: {several!r:.60} stands for several {text_name!r}"
+            if asked.prompt is not None:
+                raise DiagnosisError(f"{sources[0].where}: {reason}; give --prompt {text_name}")
+            inputs, name, texts = texts, text_name, None
+            note = f"{reason}. Inputs are told apart by {text_name!r}"
+    if (inputs.codes < 0).any():
+        where, row = place(int((inputs.codes < 0).argmax()), sources)
+        raise DiagnosisError(f"{where}: no {name!r} in row {row:,}")
+    if IDS.fullmatch(name):
+        _check_ids(sources, name, inputs, texts, asked, steps)
+    return name, inputs, texts, note
+
+
+def _check_ids(
+    sources: Sequence[Source],
+    name: str,
+    inputs: Encoded,
+    texts: Encoded | None,
+    asked: Columns,
+    steps: Ints | None,
+) -> None:
+    """Raise DiagnosisError if ids were rounded, or seem to be places in a batch."""
+    rounded = next((text for text in inputs.texts if ROUNDED.fullmatch(text)), None)
+    if rounded is not None:
+        raise DiagnosisError(
+            f"{sources[0].where}: {name!r} holds {rounded}, a rounded number, which may stand for several "
+            "inputs: write ids as whole numbers or texts"
+        )
+    if texts is not None or (asked.prompt is not None and not POSITIONS.fullmatch(name)):
+        return
+    blocks = np.repeat(np.arange(len(sources)), [source.size for source in sources])
+    ends = restart(inputs.texts, inputs.codes, blocks if steps is None else steps)
+    if ends is not None:
+        confirm = "" if POSITIONS.fullmatch(name) else f"; if they are ids of the data, say --prompt {name}"
+        raise DiagnosisError(
+            f"{sources[0].where}: {name!r} counts from {ends[0]} to {ends[1]:,} anew in each "
+            f"{'file' if steps is None else 'step'}, as places in a batch do, where different inputs have "
+            f"one number: give a column with the inputs' texts, or ids of the data, with --prompt{confirm}"
+        )
+
+
+def _read_prompts(name: str, inputs: Encoded, texts: Encoded | None) -> list[str] | None:
+    """Find each input's text: its name if that is one, else the text beside it; None: not known."""
+    if texts is not None:
+        _, first = np.unique(inputs.codes, return_index=True)
+        codes = texts.codes[first]
+        if (codes >= 0).all() and (len(codes) == 1 or len(np.unique(codes)) > 1):
+            return [texts.texts[code] for code in codes]
+        return None
+    is_text = not IDS.fullmatch(name) and any(read_number(text) is None for text in inputs.texts)
+    return inputs.texts if is_text or name.casefold() == "prompt" else None
+
+
+def _read_references(sources: Sequence[Source], name: str, inputs: Encoded) -> list[list[str]]:
+    """Read the expected texts of each input. Raises DiagnosisError: one is no whole text."""
+    references = [_as_texts(value) for value in join_first(sources, name, inputs.codes)]
+    for number, texts in enumerate(references):
+        if (wrong := first_broken(texts)) is not None:
+            raise DiagnosisError(
+                f"{sources[0].where}: {name!r} of {inputs.texts[number]!r:.60} {broken_text(texts[wrong])}"
+            )
+    return references
+
+
+def _as_texts(value: Any) -> list[str]:
+    """List the expected texts in a field that holds one or several, or none."""
+    if value is None or value != value:  # NaN is missing, too
+        return []
+    return [as_text(text) for text in value] if isinstance(value, list) else [as_text(value)]
+
+
+def read_messages(prompt: str) -> Messages | None:
+    """Read a conversation written as JSON or as Python writes it: messages with role and content, or None."""
+    if not prompt.lstrip().startswith("["):
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            content = parse(prompt)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(content, list) and content and all(_is_message(message) for message in content):
+            return content
+    return None
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("role"), str) and "content" in value
