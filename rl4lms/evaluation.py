@@ -10,7 +10,7 @@ from functools import partial
 from itertools import pairwise
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,7 +44,8 @@ class EvaluationError(UserError):
 class Evaluator:
     """Evaluates a model on the splits of one training run; every process of the world calls it.
 
-    samples, decodings: each split's; run, tracker: the main process's, None elsewhere.
+    samples, decodings: each split's; run, tracker: the main process's, None elsewhere. unit: of the rows'
+    labels, for people: files call it "epoch" whatever it is.
     The texts of a split depend on model and seed alone: equal models have equal rows at all epochs.
     """
 
@@ -56,6 +57,7 @@ class Evaluator:
     world: World
     run: RunDir | None
     tracker: Tracker | None
+    unit: Literal["iteration", "epoch"]
     save_predictions: bool = False
     should_stop: Callable[[], bool] = lambda: False
     _batches: dict[Split, list[Batch]] = field(default_factory=dict, init=False, repr=False)
@@ -98,7 +100,7 @@ class Evaluator:
             shown = ", ".join(f"{key} {value:.4g}" for key, value in list(outcome.items())[:SHOWN])
             shown += f" and {len(outcome) - SHOWN} more" if len(outcome) > SHOWN else ""
             took = f"{len(samples):,} texts in {time.monotonic() - start:.0f} s"
-            logger.info("%s at epoch %.4g (%s): %s", split, epoch, took, shown or "no metric")
+            logger.info("%s at %s %.4g (%s): %s", split, self.unit, epoch, took, shown or "no metric")
         return outcome
 
     def drop_after(self, epoch: Epoch) -> None:

@@ -127,6 +127,7 @@ def prepare(
         world=world,
         run=run,
         tracker=tracker,
+        unit="epoch" if isinstance(config.alg, SupervisedConfig) else "iteration",
         save_predictions=save_predictions,
         should_stop=should_stop,
     )

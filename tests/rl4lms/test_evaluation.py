@@ -282,6 +282,21 @@ def test_perplexity_is_of_the_model_and_not_on_train(tiny_gpt2, data, tmp_path):
         assert 1 < value < math.inf
 
 
+@pytest.mark.parametrize(("alg", "unit"), [("ppo", "iteration"), ("supervised", "epoch")])
+def test_log_lines_count_iterations_or_epochs(
+    alg, unit, tiny_gpt2, tiny_t5, data, tmp_path, caplog, monkeypatch
+):
+    raw = ppo_config(tiny_gpt2, data) if alg == "ppo" else supervised_config(tiny_t5, data)
+    monkeypatch.setattr("rl4lms.evaluation.generate_batch", lambda *args: [["text"]] * len(args[-1].indices))
+    model = load_model(
+        *((str(tiny_gpt2), "causal") if alg == "ppo" else (str(tiny_t5), "seq2seq")), None, "cpu"
+    )
+    with new_run(tmp_path, config_of(raw)) as run, caplog.at_level("INFO", "rl4lms.evaluation"):
+        setup_of(config_of(raw), run).evaluator(model, "val", 2)
+        assert rows_of(run.path, "val_split_metrics")[0]["epoch"] == 2
+    assert f"val at {unit} 2 (6 texts in 0 s): lexical/chrf " in caplog.text
+
+
 def test_without_metrics_nothing_is_generated(model, config, run, monkeypatch):
     config["train_evaluation"]["metrics"] = []
     monkeypatch.setattr("rl4lms.evaluation.generate_batch", None)
