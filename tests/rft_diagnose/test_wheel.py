@@ -169,7 +169,7 @@ def install(folder, python, *requirements):
 OLDEST, NEWEST = ("numpy==1.26.*", "scipy==1.11.*"), ("numpy>=2",)
 
 
-@pytest.mark.network
+@pytest.mark.network("packages")
 @pytest.mark.parametrize(
     ("python", "versions"),
     [  # numpy 1.26 has no wheel for 3.13
@@ -208,7 +208,7 @@ def test_installed_it_diagnoses_as_the_clone_does(wheel, rewards, tmp_path, pyth
                 assert float(theirs[name]) == pytest.approx(float(value), rel=1e-7, abs=1e-9)
 
 
-@pytest.mark.network
+@pytest.mark.network("packages")
 def test_installed_with_extras_it_reports(wheel, rewards, tmp_path):
     commands = install(tmp_path / "environment", sys.executable, f"{wheel}[tables,report]")
     command = [commands / "rft-diagnose", rewards / "now.csv", "--output_path", tmp_path / "out"]
