@@ -151,4 +151,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run_command(main)

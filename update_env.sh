@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv beside this file, keeps it equal to requirements.txt, and runs a command inside it.
 set -euo pipefail
+exec 3>&2
 
 usage() {
     cat <<'TEXT'
@@ -76,11 +77,36 @@ find_python() {
         "(Debian, Ubuntu: apt install python3.11 python3.11-venv; macOS: brew install python@3.11)"
 }
 
-# pip's own chatter is for people only; what it prints never mixes with the command's output.
+# Of what pip says on standard input, the last line every 10 seconds, and how long it has been at it.
+readonly tell_now_and_then='if True:
+    import os, select, signal, time
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    line, rest, shown, start = "", b"", None, time.monotonic()
+    while True:
+        now = time.monotonic()
+        if line and (shown is None or now - shown >= 10):
+            shown = now
+            print(f"update_env.sh: {now - start:.0f} s: {line}", flush=True)
+        if not select.select([0], [], [], 1)[0]:
+            continue
+        if not (data := os.read(0, 1 << 16)):
+            break
+        *lines, rest = (rest + data).split(b"\n")
+        told = [text.decode(errors="replace").strip() for text in lines]
+        told = [text for text in told if text.startswith(("Collecting", "Downloading", "Installing", "Building"))]
+        if told:
+            line = told[-1] if len(told[-1]) < 100 else told[-1][:97] + "..."
+'
+
+# pip's own chatter is for people only; what it prints never mixes with the command's output. Where nobody
+# watches, or its errors are not to be seen, it says now and then what it is at.
 pip_install() {
-    local quiet=()
-    [[ -t 2 ]] || quiet=(-qq)
-    "$venv/bin/python" -m pip --disable-pip-version-check install ${quiet[@]+"${quiet[@]}"} "$@" 1>&2
+    local pip=("$venv/bin/python" -m pip --disable-pip-version-check install)
+    if [[ -t 2 ]]; then
+        "${pip[@]}" "$@" 1>&2
+    else
+        "${pip[@]}" --progress-bar off "$@" | "$venv/bin/python" -I -S -c "$tell_now_and_then" 1>&3
+    fi
 }
 
 cuda_build_installed() {
@@ -128,7 +154,12 @@ update() {
         rm -rf "$venv"
         mkdir "$venv"
         : >"$unfinished"
-        "$python" -m venv "$venv" 1>&2 || die "$python -m venv failed (messages above)"
+        # Ctrl-C would show where Python was: that it was pressed is known.
+        local messages
+        if ! messages=$("$python" -m venv "$venv" 2>&1); then
+            printf '%s\n' "$messages" >&2
+            die "$python -m venv failed (messages above)"
+        fi
         printf '%s\n' "$venv $(python_tag)" >"$venv/.stamp-venv"
         rm -f "$unfinished"
     fi
@@ -142,12 +173,16 @@ if ! all_is_current; then
     # file, so it is held until this shell closes it.
     python=$(find_python)
     exec 9>"$root/.venv.lock"
-    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
-    trap 'exit 130' INT TERM
+    trap 'say "interrupted; the same command begins anew"; exit 130' INT TERM
+    "$python" -c 'if True:
+        import fcntl, signal
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        fcntl.flock(9, fcntl.LOCK_EX)'
     all_is_current || update
     trap - INT TERM
     exec 9>&-
 fi
+exec 3>&-
 
 if [[ $# -eq 0 ]]; then
     say "ready: $venv"

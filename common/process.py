@@ -9,13 +9,70 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any, NoReturn, TextIO, cast
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _LARGEST_MAPPED = 32 << 20  # bytes; the most that glibc accepts
 _KEPT = 1 << 30  # bytes of free memory at the end of the heap
+
+CLOSED_PIPE = 141  # the status of a command that the signal of a closed pipe ends
+INFORMATIVE = {"--list_fields", "--check", "--dry_run", "--help", "-h"}  # with these nothing is left undone
+
+
+class PrintError(Exception):
+    """What a command prints cannot be written; `__cause__` says why."""
+
+
+class _Output:
+    """Standard output whose errors are told from those of other files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            raise PrintError from error
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise PrintError from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """Run a command's `main` and exit with its status, also where nobody reads what it prints.
+
+    A closed pipe (`| head -1`) ends it without a word: with the status of other commands, or 0 if all that it
+    was to do is to print. What cannot be printed for another reason (a full disk) is one line, and status 1.
+    """
+    stdout = sys.stdout
+    if stdout is None:  # closed by who started the command
+        sys.exit(main())
+    sys.stdout = cast(TextIO, _Output(stdout))
+    try:
+        try:
+            status: Any = main()
+        except SystemExit as end:
+            status = end.code
+        print(end="", flush=True)
+    except PrintError as error:
+        # Else Python tries once more when it exits, and says so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        if isinstance(error.__cause__, BrokenPipeError):
+            sys.exit(0 if INFORMATIVE & set(sys.argv) else CLOSED_PIPE)
+        print(f"standard output cannot be written to: {error.__cause__}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(status)
 
 
 INTERRUPTED_EXIT_CODE = 130

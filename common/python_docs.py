@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
+from functools import cache
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from textwrap import dedent
@@ -273,7 +274,7 @@ def _harvest_package(package: str, cache_dir: Path) -> list[DocRecord]:
     cached = cache_dir / "docstrings" / f"{package}-{version}-{key.hexdigest()[:16]}.jsonl"
     try:
         return [DocRecord(**json.loads(line)) for line in cached.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         logger.info("reading the docstrings of %s (%d files)", package, len(files))
     except (OSError, ValueError, TypeError) as error:
         logger.warning("docstring cache %s is unreadable (%s): reading the sources again", cached, error)
@@ -284,8 +285,19 @@ def _harvest_package(package: str, cache_dir: Path) -> list[DocRecord]:
         cached.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(cached, "".join(json.dumps(asdict(record)) + "\n" for record in records))
     except OSError as error:
-        logger.warning("docstrings are not cached: %s", error)
+        _say_uncached(cache_dir, error.strerror or str(error))
     return records
+
+
+@cache  # once: of several packages, and each time that they are read
+def _say_uncached(cache_dir: Path, reason: str) -> None:
+    logger.warning(
+        "docstrings are not cached, so that each run reads them anew: %s: %s; set %s to a folder that can be "
+        "written to",
+        cache_dir,
+        reason,
+        CACHE_VARIABLE,
+    )
 
 
 @contextmanager

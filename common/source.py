@@ -17,6 +17,8 @@ import yaml
 from common.errors import UserError
 from common.yaml_nodes import MAX_DEPTH, Loader, TooLargeError, compose
 
+ROOT = Path(__file__).resolve().parents[1]  # of the repository
+
 Keys = tuple[str | int, ...]  # steps from the top of a file to a value: mapping keys and list indices
 Line = int | Literal["--set"]
 
@@ -165,12 +167,21 @@ class Source:
     problems: tuple[Located, ...] = ()
 
 
+def find_shipped(path: str | Path) -> Path:
+    """The path; where there is no such file here, that of the file of this name in the repository, if any.
+
+    So do shipped configs and plans, which name each other by paths in the repository, serve in any folder.
+    """
+    shipped = ROOT / path
+    return shipped if not Path(path).exists() and shipped.is_file() else Path(path)
+
+
 def read_source(path: str | Path) -> Source:
     """Reads a .json, .yml or .yaml file whose top level is a mapping.
 
     Mapping keys are always text. Raises ConfigError if the file cannot be read or parsed at all.
     """
-    path = Path(path)
+    path = find_shipped(path)
     text = _read_text(path)
     lines: dict[Keys, Line] = {}
     problems: list[Located] = []

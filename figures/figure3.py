@@ -50,20 +50,21 @@ def figure3(table: pd.DataFrame, title: str | None = None) -> Figure:
 
 
 def _draw(axes: Axes, part: pd.DataFrame, quantity: str) -> None:
-    for method in sorted(part["method"].unique()):
+    for number, method in enumerate(sorted(part["method"].unique())):
         for group, dashes in DASHES.items():
             lines = part[(part["method"] == method) & (part["group"] == group)]
             if lines.empty:
                 continue
             by_epoch = lines.groupby("epoch")[quantity]
             mean = by_epoch.mean()
+            step = max(1, len(mean) // POINTS)
             axes.plot(
                 mean.index,
                 mean,
                 color=METHOD_COLORS.get(method),
                 linestyle=dashes,
                 marker=METHOD_MARKERS.get(method),
-                markevery=max(1, len(mean) // POINTS),
+                markevery=(number * step // 2, step),  # of lines that coincide all are seen
                 markersize=4,
                 markerfacecolor="white" if group == "large" else None,
                 label=f"{method}, {group} std",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from rft_diagnose.advice import NAMES, Condition, ConditionError, advise, holds, parse_condition, read_value
 from rft_diagnose.compare import Comparison, compare, relabelled
@@ -324,5 +326,24 @@ def choose_examples(columns: Table) -> list[dict[str, Any]]:
     return [{name: column[i] for name, column in columns.items()} for i in chosen]
 
 
+def run() -> NoReturn:
+    """Run `main` as a command: a closed pipe (`| head -1`) ends it quietly, a full disk in one line."""
+    try:
+        try:
+            status: object = main()
+        except SystemExit as end:
+            status = end.code
+        print(end="", flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python prints the rest when it exits
+        if error.errno == errno.EPIPE:
+            sys.exit(141)  # as a command that the signal ends
+        print(f"cannot be written: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(status)  # type: ignore[arg-type]
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

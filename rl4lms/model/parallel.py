@@ -20,6 +20,9 @@ from common.errors import UserError
 T = TypeVar("T")
 
 
+MEETING = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what processes need to find each other
+
+
 class WorldError(UserError):
     """Processes that do not form the world they were started as; the message is for the user."""
 
@@ -82,12 +85,20 @@ class World:
 def join_world(device: str) -> World:
     """Join the world that this process was started in (environment of `torchrun`) through accelerate.
 
-    device: as in the config. Raises WorldError: fewer processes came together than were asked for, which
-    `accelerate launch --cpu` does without a word.
+    device: as in the config. Raises WorldError: the environment does not say where the processes meet, or
+    fewer came together than were asked for, which `accelerate launch --cpu` does without a word.
     """
-    expected = int(os.environ.get("WORLD_SIZE", os.environ.get("ACCELERATE_NUM_PROCESSES", "1")))
+    text = os.environ.get("WORLD_SIZE", os.environ.get("ACCELERATE_NUM_PROCESSES", "1"))
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise WorldError(f"WORLD_SIZE must be a number of processes, got {text!r}: unset it, or use torchrun")
+    expected = int(text)
     if expected == 1:
         return World()
+    if "WORLD_SIZE" in os.environ and (missing := [name for name in MEETING if name not in os.environ]):
+        raise WorldError(
+            f"WORLD_SIZE is {expected}, but {', '.join(missing)} is not set: start with "
+            f"torchrun --nproc_per_node {expected}, or unset WORLD_SIZE for one process"
+        )
     from accelerate import PartialState
 
     # The others wait while the main process computes metrics, or reads data: for hours, if it must be.

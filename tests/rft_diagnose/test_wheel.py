@@ -96,7 +96,7 @@ def test_it_holds_the_diagnosis_and_nothing_else(wheel):
         line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line
     ]
     assert needed == ["Requires-Dist: numpy>=1.26", "Requires-Dist: scipy>=1.11"]
-    assert "Requires-Python: >=3.11" in metadata and "rft-diagnose = rft_diagnose.cli:main" in scripts
+    assert "Requires-Python: >=3.11" in metadata and "rft-diagnose = rft_diagnose.cli:run" in scripts
 
 
 def test_with_numpy_and_scipy_alone_it_writes_what_the_clone_writes(wheel, rewards, tmp_path):
