@@ -43,6 +43,9 @@ def writing(path: Path, setting: str = "") -> Iterator[None]:
     except OutputError:
         raise
     except OSError as error:
+        # What a connection does while a download is written, or what is raised by hand, is not the disk's.
+        if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
+            raise
         raise OutputError(f"{setting}{': ' if setting else ''}{explain(path, error)}") from error
 
 

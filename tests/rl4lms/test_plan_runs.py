@@ -238,12 +238,10 @@ def test_the_summary_has_mean_and_std_over_seeds_before_and_after(tmp_path, conf
     assert of_rewards.split()[:2] == ["sft_rewards", "1"] and "+-" not in of_rewards
 
 
-def test_a_metric_that_no_run_has_is_pointed_out(whole, caplog):
-    assert run(whole / "sweep.yml", "--set", "score_metric_name=lexical/chr") == 0
-    assert (
-        "score_metric_name: unknown metric 'lexical/chr'; did you mean 'lexical/chrf'? known: lexical/chrf"
-        in caplog.messages
-    )
+def test_a_metric_that_no_run_has_is_refused_before_the_first_run(whole, capsys):
+    assert run(whole / "sweep.yml", "--set", "score_metric_name=lexical/chr") == 2
+    error = capsys.readouterr().err
+    assert "score_metric_name" in error and "did you mean 'lexical/chrf'?" in error
 
 
 # Failures and stops

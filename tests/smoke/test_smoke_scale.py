@@ -57,7 +57,7 @@ def test_the_page_and_what_it_links_exist(drawn):
     files = [link for link in links if not link.startswith(("#", "data:"))]
     assert len(files) > 20 and all((page.parent / file).is_file() for file in files)
     assert all(f"id='{link[1:]}'" in text for link in links if link.startswith("#"))
-    assert "its claims are of no weight" in text
+    assert "Its numbers are of no weight" in text
 
 
 def test_again_runs_nothing(drawn):
