@@ -14,6 +14,7 @@ REPO = Path(__file__).parents[2]
 PACKAGES = ("common", "figures", "paper", "rl4lms", "sft_vs_rft")
 # Between functions of ours, never shown: what they mean is said by whoever catches them.
 SIGNALS = {
+    "common.process.PrintError",
     "common.source.PathTooLongError",
     "common.yaml_nodes.TooLargeError",
     "figures.claims.NotTestedError",
