@@ -65,6 +65,7 @@ def script(tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_without_a_terminal_it_says_now_and_then_what_it_installs(script):
     done = script(MAKE_VENV, seconds=12)
     output, messages = done.communicate(timeout=60)

@@ -11,6 +11,8 @@ ITEMS = ["figure1", "figure2", "table1", "table_rewards", "table2", "figure3", "
          "figure3_high_init_reward", "figure4", "figure5_continuation", "figure5_hard_question",
          "figure5_question"]  # fmt: skip
 
+pytestmark = pytest.mark.slow  # three minutes: the default suite is to stay under ten
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
