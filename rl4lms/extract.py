@@ -155,7 +155,7 @@ def choose_inputs(config: ExtractConfig, run: RunDir) -> tuple[list[Sample], lis
     Raises ExtractionError: the data is not what the run, or the extraction it takes its inputs from, saw.
     """
     split = config.datapool.split
-    pool = load_datapool(config.datapool.id, split, config.datapool.args)
+    pool = load_datapool(config.datapool.id, split, config.datapool.args, config.tokenizer.model_name)
     indices = run.manifest.get(INDICES)
     if indices is None and config.datapool.used_indices_from is not None:
         indices = read_indices(config.datapool.used_indices_from, pool, split)

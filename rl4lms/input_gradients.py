@@ -129,7 +129,9 @@ def measure_gradients(
         clean_up_tokenization_spaces=config.tokenizer.clean_up_tokenization_spaces,
     )
     metrics = {metric.id: build_metric(metric.id, metric.args) for metric in config.evaluation.metrics}
-    pool = load_datapool(config.datapool.id, config.datapool.split, config.datapool.args)
+    pool = load_datapool(
+        config.datapool.id, config.datapool.split, config.datapool.args, config.tokenizer.model_name
+    )
     decoding = Decoding(
         settings=settings,
         max_prompt_length=config.tokenizer.max_length,

@@ -149,7 +149,10 @@ def prepare(
 def load_splits(config: TrainConfig) -> dict[Split, list[Sample]]:
     """All splits of the dataset, of train the share that the config takes."""
     pool = config.datapool
-    samples = {split: load_datapool(pool.id, split, pool.args) for split in get_args(Split)}
+    samples = {
+        split: load_datapool(pool.id, split, pool.args, config.tokenizer.model_name)
+        for split in get_args(Split)
+    }
     try:
         samples["train"] = subsample(samples["train"], frac=pool.train_fraction, seed=pool.seed)
     except ValueError as error:

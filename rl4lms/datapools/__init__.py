@@ -1,4 +1,4 @@
-"""Datasets as lists of samples: `load_datapool(id, split, args)`."""
+"""Datasets as lists of samples, `load_datapool(id, split, args)`, or of rankings, `load_rankings`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from common.config import Problem, validate
 from common.errors import UserError
+from common.hub import DataError
 from common.registry import Entry, Registry
 from common.source import unknown_name
 from common.user_code import explain_failure
@@ -19,6 +20,7 @@ from rl4lms.datapools.jsonl import JsonlArgs, find_problems
 from rl4lms.datapools.python_docs import PythonDocsArgs
 from rl4lms.datapools.sources import DatasetArgs
 from rl4lms.datapools.totto import TottoArgs
+from rl4lms.rankings import Ranking, checked_rankings
 from rl4lms.samples import Sample, Split, checked
 
 DATAPOOLS = Registry(
@@ -38,6 +40,9 @@ DATAPOOLS = Registry(
 )
 
 
+PREFERENCES = "preferences"
+
+
 class DatapoolError(UserError):
     """A user's own datapool that failed; the message is for the user."""
 
@@ -49,17 +54,48 @@ def local_problems(id: str, args: Mapping[str, Any], splits: Sequence[Split]) ->
     return [Problem(f"args.{problem.path}", problem.message) for problem in problems]
 
 
-def load_datapool(id: str, split: Split, args: Mapping[str, Any] | None = None) -> list[Sample]:
+def load_datapool(
+    id: str, split: Split, args: Mapping[str, Any] | None = None, tokenizer: str | None = None
+) -> list[Sample]:
     """Load a split's samples of a datapool: a built-in's id, or `package.module:function` of the user's own.
 
+    tokenizer: the run's, a hub name or folder, whose chat template renders messages; None: there is none.
+    Of rankings, the samples are their prompts and references.
     Raises ConfigError: unknown id, wrong arguments; DataError: data missing, or not what it must be;
     DatapoolError: the user's function raised something (but Ctrl-C); ValueError: no such split.
     """
+    data = _call(id, split, args, tokenizer)
+    what = f"datapool {id!r}, split {split!r}"
+    if _are_rankings(data):
+        return [ranking.sample() for ranking in checked_rankings(data, what)]
+    return checked(data, what)
+
+
+def load_rankings(
+    id: str, split: Split, args: Mapping[str, Any] | None = None, tokenizer: str | None = None
+) -> list[Ranking]:
+    """Load a split's rankings: of `preferences`, or of `package.module:function` that returns some.
+
+    tokenizer and errors: as for `load_datapool`; DataError also for a datapool that has no rankings.
+    """
+    if id in DATAPOOLS.entries and id != PREFERENCES:
+        raise DataError(
+            f"datapool {id!r} has samples, no rankings; set datapool.id to {PREFERENCES!r}, or to "
+            "package.module:function of your own that returns a list of rl4lms.rankings.Ranking"
+        )
+    return checked_rankings(_call(id, split, args, tokenizer), f"datapool {id!r}, split {split!r}")
+
+
+def _call(id: str, split: Split, args: Mapping[str, Any] | None, tokenizer: str | None) -> Any:
+    """What a datapool returns for a split."""
     if split not in get_args(Split):
         raise ValueError(unknown_name("split", split, get_args(Split)))
-    function = DATAPOOLS.build(id, args or {})
+    args = dict(args or {})
+    if id == PREFERENCES and args.get("tokenizer") is None:
+        args["tokenizer"] = tokenizer
+    function = DATAPOOLS.build(id, args)
     try:
-        return checked(function(split), f"datapool {id!r}, split {split!r}")
+        return function(split)
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:
@@ -68,3 +104,7 @@ def load_datapool(id: str, split: Split, args: Mapping[str, Any] | None = None) 
         raise DatapoolError(
             f"datapool {id!r} raised {type(error).__name__} for split {split!r}{explain_failure(error)}"
         ) from error
+
+
+def _are_rankings(data: Any) -> bool:
+    return isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], Ranking)
