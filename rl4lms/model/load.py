@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,26 +67,57 @@ def load_model(name: str, kind: Kind, dtype: torch.dtype, device: torch.device |
     """
     if problem := check_model_source(name, kind):
         raise ModelSourceError(problem)
-    config = _load(AutoConfig, "model", name)
-    if config.is_encoder_decoder != (kind == "seq2seq"):
-        raise ModelSourceError(wrong_kind(name, config.model_type, kind))
+    auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
+    return load_weights(auto, name, kind, dtype).to(device).eval()
+
+
+def load_weights(
+    auto: Any, name: str, kind: Kind, dtype: torch.dtype, head: Sequence[str] = (), **config: Any
+) -> PreTrainedModel:
+    """Load a model of a transformers Auto class from a hub name or folder.
+
+    head: weights that only the files have, or only the model, where they are random. config: fields that are
+    set in the model's config.
+    Raises ModelSourceError: damaged, other weights missing, or not of this kind.
+    """
+    model_config = _load(AutoConfig, "model", name, **config)
+    if model_config.is_encoder_decoder != (kind == "seq2seq"):
+        raise ModelSourceError(wrong_kind(name, model_config.model_type, kind))
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     # Else transformers asks the hub, from a thread, to convert weights that it holds in the old format only.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
-    model, report = _load(auto, "model", name, config=config, dtype=dtype, output_loading_info=True)
-    if report["missing_keys"]:
+    with _quiet() if head else nullcontext():
+        model, report = _load(auto, "model", name, config=model_config, dtype=dtype, output_loading_info=True)
+    if missing := sorted(set(report["missing_keys"]) - set(head)):
         # transformers would go on with random ones.
-        first = sorted(report["missing_keys"])[0]
         raise ModelSourceError(
-            f"model {name!r} lacks {len(report['missing_keys'])} of its weights ({first}, ...): "
+            f"model {name!r} lacks {len(missing)} of its weights ({missing[0]}, ...): "
             f"it was not saved from a {type(model).__name__}"
         )
     if kind == "seq2seq":
         _complete_config(model, name)
     _fuse_gelu(model)
-    return model.to(device).eval()
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back the reports of transformers."""
+    level = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(level)
+
+
+def load_config(name: str) -> dict[str, Any]:
+    """Read the config.json of the model of a hub name or folder. Raises ModelSourceError."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return _load(AutoConfig, "model", name).to_dict()
 
 
 def _complete_config(model: PreTrainedModel, name: str) -> None:
@@ -168,7 +201,7 @@ def max_positions(model: PreTrainedModel) -> int | None:
 
 def special_token(model: PreTrainedModel, name: str, default: Any = None) -> Any:
     """The id (or ids) of a special token, as the generation config, else the model's own config has it."""
-    for config in (model.generation_config, model.config):
+    for config in (getattr(model, "generation_config", None), model.config):  # the former of language models
         if getattr(config, name, None) is not None:
             return getattr(config, name)
     return default

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from common.errors import UserError
 
@@ -34,6 +34,9 @@ LAPTOP_MODELS = {
 }
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _MODEL_FILES = "a model folder holds config.json, model.safetensors and tokenizer.json"
+
+
+BAG_OF_TOKENS: Literal["bag_of_tokens"] = "bag_of_tokens"  # the reward model that needs no language model
 
 
 class ModelSourceError(UserError):
@@ -65,9 +68,52 @@ def check_model_source(name: str, kind: Kind | None = None) -> str | None:
             f"folder {name!r} has no weights (model.safetensors): "
             "write them with model.save_pretrained(folder), or copy the missing file"
         )
+    if kind and _is_scorer(config):
+        return (
+            f"folder {name!r} holds a {_architecture(config)} that gives texts numbers, no language model: "
+            "name the language model that it was made from"
+        )
     if kind and bool(config.get("is_encoder_decoder")) != (kind == "seq2seq"):
         return wrong_kind(name, str(config.get("model_type", "unknown")), kind)
     return None
+
+
+def check_reward_model_source(name: str) -> str | None:
+    """What is wrong with the reward model that `name` (hub name or folder) points to, likewise."""
+    if problem := check_model_source(name) or check_tokenizer_source(name, encoder=True):
+        return problem
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return None
+    return reward_model_problem(name, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def reward_model_problem(name: str, config: Mapping[str, Any]) -> str | None:
+    """Why the model with this config.json is no reward model; None if it is one."""
+    if not _is_scorer(config):
+        return (
+            f"model {name!r} is no reward model (its config.json says {_architecture(config) or 'nothing'}): "
+            "train one from it with alg.id: reward_model, or name a sequence classifier with one output"
+        )
+    labels = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
+    if labels != 1 and REWARD_FIELD not in config:
+        return (
+            f"model {name!r} tells {labels} classes apart; a reward model has one output "
+            "(the probability of a class is reward_fn: {id: learned_reward})"
+        )
+    return None
+
+
+REWARD_FIELD = "reward_scale"  # of the config.json of reward models that are trained here
+
+
+def _is_scorer(config: Mapping[str, Any]) -> bool:
+    """Whether a model's config.json is that of a classifier or a reward model."""
+    return REWARD_FIELD in config or _architecture(config).endswith("ForSequenceClassification")
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    return str((config.get("architectures") or [""])[0])
 
 
 _ADAPTER = "adapter_config.json"
