@@ -38,7 +38,12 @@ def max_positions(model_name: str) -> int | None:
         config = json.loads((Path(model_name) / "config.json").read_text(encoding="utf-8"))
         field = "n_positions" if config.get("model_type") == "gpt2" else "max_position_embeddings"
         positions = config.get(field)
-    except (OSError, ValueError, AttributeError):  # a hub name, or a folder that is reported elsewhere
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ):  # a hub name, or a folder that is reported elsewhere
         return _POSITIONS.get(model_name)
     return positions if isinstance(positions, int) else None
 
