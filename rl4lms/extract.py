@@ -251,7 +251,8 @@ def score_inputs(
 
 
 def _is_value(value: Any, is_reward: bool) -> bool:
-    return isinstance(value, Real) and (-LARGEST <= value <= LARGEST or not is_reward)
+    is_number = isinstance(value, Real)
+    return is_number and (not is_reward or -LARGEST <= value <= LARGEST)
 
 
 def score_texts(

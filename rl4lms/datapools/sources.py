@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from common import limits
 from common.config import Config, Problem
 from common.files import atomic_path
 from common.hub import (
@@ -27,6 +28,7 @@ from common.hub import (
     read_parquet,
     read_saved,
 )
+from common.limits import at_most
 from common.python_docs import default_cache_dir
 from rl4lms.samples import Sample, Split, describe_broken_text
 
@@ -38,7 +40,11 @@ _CHUNK = 1 << 20
 
 PromptPrefix = Annotated[str, Field(description="text before each input")]
 PromptSuffix = Annotated[str, Field(description="text after each input")]
-Size = Annotated[int | None, Field(ge=1, description="only so many samples of the split; null: all")]
+Size = Annotated[
+    int | None,
+    Field(ge=1, description="only so many samples of the split; null: all"),
+    at_most(limits.SAMPLES, "samples"),
+]
 
 
 class DatasetArgs(Config):
