@@ -19,6 +19,7 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from pydantic import Field
 
+from common import limits
 from common.config import (
     Config,
     Keys,
@@ -33,6 +34,7 @@ from common.config import (
     validate,
 )
 from common.errors import UserError
+from common.limits import at_most
 
 
 class PlanSettings(Config):
@@ -42,7 +44,7 @@ class PlanSettings(Config):
     description: str = Field("", description="for the reader")
     repetitions: Annotated[int, Field(ge=1)] = Field(1, description="times that each experiment is run")
     multiprocess: bool = Field(False, description="one process per experiment, num_parallel at a time")
-    num_parallel: Annotated[int, Field(ge=1)] = Field(
+    num_parallel: Annotated[int, Field(ge=1), at_most(limits.PROCESSES, "processes")] = Field(
         1, description="experiments at a time, with multiprocess"
     )
     gpu_ids_pool: list[Annotated[int, Field(ge=0)]] = Field(

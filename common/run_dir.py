@@ -14,7 +14,7 @@ import re
 import sys
 import textwrap
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -327,13 +327,20 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 @contextmanager
-def fitting(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while a checkpoint's content is taken over into an error about its file."""
+def fitting(path: Path, is_over: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Turn what goes wrong while a checkpoint's content is taken over into an error about its file.
+
+    is_over: whether it has been taken over, and later errors in the block are not the file's.
+    """
     try:
         yield
     except KeyError as error:
+        if is_over():
+            raise
         raise CheckpointError(f"{path} is no checkpoint to go on from: it has no {error}") from error
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        if is_over():
+            raise
         reason = textwrap.shorten(str(error) or type(error).__name__, 300)
         raise CheckpointError(f"{path} does not fit this run: {reason}") from error
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from rl4lms.metrics import Metric, build_metric
 from rl4lms.model.generation import Decoding, generate_batch, plan_batches
 from rl4lms.model.load import autocast, check_vocabulary, choose_device, load_model, load_tokenizer
 from rl4lms.requirements import RequirementError
+from rl4lms.rewards import LARGEST
 from rl4lms.samples import Sample, content_hash, subsample_indices
 from rl4lms.text import Score, TextBatch, make_text_batch
 
@@ -232,10 +233,14 @@ def score_inputs(
     values: dict[str, list[float]] = {}
     for number, (name, metric) in enumerate(metrics.items()):
         for key, text_values in score_texts(name, metric, batch, owners).items():
-            bad = next((i for i, value in enumerate(text_values) if not math.isfinite(value)), None)
-            if number == 0 and bad is not None:  # in the others NaN may mean "undefined for this text"
-                place = _describe_text(batch, owners, bad)
-                raise ExtractionError(f"metric {name!r}: {key} is {text_values[bad]} for {place}")
+            # In metrics after the first, the reward, NaN may mean "undefined for this text".
+            bad = [i for i, value in enumerate(text_values) if not _is_value(value, is_reward=number == 0)]
+            if bad:
+                place = _describe_text(batch, owners, bad[0])
+                raise ExtractionError(
+                    f"metric {name!r}: {key} is {text_values[bad[0]]!r:.60} for {place}; expected a number "
+                    f"between -{LARGEST:g} and {LARGEST:g}"
+                )
             values[key] = text_values
     sizes = [len(generated) for generated in texts]
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
@@ -243,6 +248,11 @@ def score_inputs(
         key: [text_values[start : start + size] for start, size in zip(starts, sizes, strict=True)]
         for key, text_values in values.items()
     }
+
+
+def _is_value(value: Any, is_reward: bool) -> bool:
+    is_number = isinstance(value, Real)
+    return is_number and (not is_reward or -LARGEST <= value <= LARGEST)
 
 
 def score_texts(
@@ -283,6 +293,11 @@ def _score_each_alone(
         raise ExtractionError(
             f"metric {name!r} raised {type(error).__name__} for {place}{explain_failure(error)}"
         ) from error
+    for returned in scores:
+        if not isinstance(returned, Mapping) or not all(isinstance(s, Score) for s in returned.values()):
+            raise ExtractionError(
+                f"metric {name!r} returned {returned!r:.80}; expected a dict of name -> rl4lms.metrics.Score"
+            )
     return scores
 
 

@@ -260,16 +260,16 @@ def checked(reward: Reward, name: str | None = None) -> Reward:
     return wrapper
 
 
-_LARGEST = 3.4e38  # rewards are kept in float32
+LARGEST = 3.4e38  # rewards are kept in float32
 
 
 def _remedy(value: Any) -> str | None:
     """What to do about a value that is no reward; None for a finite number."""
     is_number = isinstance(value, Real)
     if is_number:
-        if -_LARGEST <= value <= _LARGEST:  # NaN is not
+        if -LARGEST <= value <= LARGEST:  # NaN is not
             return None
-        return f"one between -{_LARGEST:g} and {_LARGEST:g}, also where it cannot be computed"
+        return f"one between -{LARGEST:g} and {LARGEST:g}, also where it cannot be computed"
     if value is None:
         return "return one for every text, such as 0.0 where the reward does not apply"
     if hasattr(value, "__len__") and not isinstance(value, str):

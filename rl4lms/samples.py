@@ -98,6 +98,30 @@ def _problem(sample: Any) -> str | None:
         return f"references must be a list of strings, is {sample.references!r:.60}"
     if not isinstance(sample.meta_data, dict):
         return f"meta_data must be a dict, is {sample.meta_data!r:.60}"
+    for name in ("id", "prompt_or_input_text", "references", "meta_data"):
+        if broken := describe_broken_text(getattr(sample, name)):
+            return f"{name} of sample {sample.id!r} {broken}"
+    return None
+
+
+def describe_broken_text(value: Any) -> str | None:
+    """Say what is wrong with a text that UTF-8 cannot write; None: nothing.
+
+    value: the text, or lists and mappings with texts in them, of which the last such is described.
+    """
+    todo, entered = [value], set[int]()
+    while todo:
+        item = todo.pop()
+        if isinstance(item, str) and not item.isascii():
+            try:
+                item.encode()
+            except UnicodeEncodeError as error:
+                code = ord(item[error.start])
+                half = f"half of a character (the surrogate \\u{code:04x})"
+                return f"has {half}: write the text anew, or leave it out"
+        elif isinstance(item, dict | list | tuple) and id(item) not in entered:
+            entered.add(id(item))
+            todo += [*item, *item.values()] if isinstance(item, dict) else item
     return None
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +16,8 @@ from pydantic import Field
 from common.config import Config, Problem
 from common.run_dir import CheckpointError, RunInfo, checkpoints_in, find_runs
 from common.tracking import check_trackers
-from sft_vs_rft.data_source import check_data_source, check_tokenizer_source, find_npz
+from sft_vs_rft.data_source import check_data_source, check_tokenizer_source, npz_holds_modified
+from sft_vs_rft.sizes import BatchSize, Samples, Width, size_problems
 
 CHECKPOINT_PLACEHOLDER = "ADD PATH TO CHECKPOINT"
 AUTO_CHECKPOINT = "auto"
@@ -58,8 +58,8 @@ class ExperimentConfig(Config):
         "", description="file or folder that holds the dataset, tried before the hub; '' = hub"
     )
     tokenizer_path: str = Field("", description="folder of the BERT tokenizer; '' = hub prajjwal1/bert-mini")
-    num_train_samples: MinusOneOrPositive = Field(-1, description="train inputs, stratified; -1 = all")
-    num_test_samples: MinusOneOrPositive = Field(-1, description="test inputs, stratified; -1 = all")
+    num_train_samples: Samples = Field(-1, description="train inputs, stratified; -1 = all")
+    num_test_samples: Samples = Field(-1, description="test inputs, stratified; -1 = all")
     samples_rnd_seed: Seed = Field(
         -1, description="fixes train subset, label sets and modified inputs together; -1 = unseeded"
     )
@@ -78,7 +78,7 @@ class ExperimentConfig(Config):
     model_type: Literal["mlp", "resnet18", "bert-mini"] = Field(
         description="architecture, randomly initialised"
     )
-    mlp_hidden_layer_sizes: list[Positive] = Field([250, 100], description="widths of the MLP's ReLU layers")
+    mlp_hidden_layer_sizes: list[Width] = Field([250, 100], description="widths of the MLP's ReLU layers")
     init_rnd_seed: Seed = Field(-1, description="seed of the initial weights; -1 = unseeded")
     load_model_from_checkpoint: str = Field(
         "",
@@ -104,8 +104,10 @@ class ExperimentConfig(Config):
     optimizer: Literal["adam", "sgd"] = Field("adam", description="sgd has no momentum")
     lr: float = Field(1e-4, gt=0, description="learning rate (paper: Adam 1e-4; SGD 1e-2, STS-B 1e-3)")
     weight_decay: float = Field(0.0, ge=0, description="L2 coefficient of the optimiser")
-    batch_size: Positive = Field(512, description="inputs per optimiser step; the last batch may be shorter")
-    micro_batch_size: Positive = Field(64, description="text only: inputs per forward pass, sorted by length")
+    batch_size: BatchSize = Field(512, description="inputs per optimiser step; the last batch may be shorter")
+    micro_batch_size: BatchSize = Field(
+        64, description="text only: inputs per forward pass, sorted by length"
+    )
     epochs: Positive = Field(description="passes over the train inputs")
     random_seed: Seed = Field(-1, description="seed of data order and label sampling; -1 = fresh, recorded")
     gpu_ids: list[Annotated[int, Field(ge=0)]] = Field(
@@ -177,6 +179,7 @@ class ExperimentConfig(Config):
     def check(self) -> list[Problem]:
         """Impossible combinations of fields, each at the field to change."""
         problems = [*_data_problems(self), *_checkpoint_problems(self)]
+        problems += size_problems(self.dataset, self.num_labels_per_sample, self.mlp_hidden_layer_sizes)
 
         def require(holds: bool, field: str, message: str) -> None:
             if not holds:
@@ -206,7 +209,7 @@ class ExperimentConfig(Config):
             "must be 0 while pretraining: modified labels mean nothing to use_multiple_labels_per_sample",
         )
         require(
-            k_sets or k == 1 or self.samples_rnd_seed >= 0 or _npz_holds_modified(self),
+            k_sets or k == 1 or self.samples_rnd_seed >= 0 or npz_holds_modified(self.dataset, self.data_dir),
             "samples_rnd_seed",
             "finetuning needs the seed of its pretraining: -1 would draw other inputs and label sets",
         )
@@ -274,14 +277,6 @@ def _data_problems(config: ExperimentConfig) -> list[Problem]:
         ),
     }
     return [Problem(name, message) for name, message in messages.items() if message]
-
-
-def _npz_holds_modified(config: ExperimentConfig) -> bool:
-    """With `modified_train` in the file nothing is drawn, so that no seed is needed."""
-    if config.dataset != "npz" or check_data_source(config.dataset, config.data_dir):
-        return False
-    path = find_npz(config.data_dir)
-    return zipfile.is_zipfile(path) and "modified_train.npy" in zipfile.ZipFile(path).namelist()
 
 
 def _checkpoint_problems(config: ExperimentConfig) -> list[Problem]:

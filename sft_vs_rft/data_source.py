@@ -5,6 +5,7 @@ Imports nothing heavy: the config check looks here before any library that reads
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Literal
 
 from common.hub import SPLIT_NAMES, DataError, Published, find_split_files
 
-EMBEDDED = ("digits", "docstring_pairs")
+EMBEDDED = {"digits": 10, "docstring_pairs": 6}  # with their numbers of classes
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,14 @@ def find_npz(data_dir: str) -> Path:
         names = ", ".join(file.name for file in files) or "none"
         raise DataError(f"folder {data_dir!r} must hold exactly one .npz file, found: {names}; {advice}")
     return files[0]
+
+
+def npz_holds_modified(dataset: str, data_dir: str) -> bool:
+    """Whether the dataset is a .npz file with `modified_train` in it: nothing is drawn, no seed is needed."""
+    if dataset != "npz" or check_data_source(dataset, data_dir):
+        return False
+    path = find_npz(data_dir)
+    return zipfile.is_zipfile(path) and "modified_train.npy" in zipfile.ZipFile(path).namelist()
 
 
 def find_copy(dataset: str, data_dir: str) -> LocalCopy:

@@ -63,18 +63,44 @@ def check_labels(file: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArr
 
 
 def check_npz_files(configs: Iterable[ExperimentConfig], readable: bool) -> None:
-    """Check the labels of the .npz files of a plan, each once; inputs are not read. Raises DataError.
+    """Check the labels of the .npz files of a plan, each once, and sizes against them. Raises DataError.
 
+    Inputs are not read.
     readable: also that they can be read; else that is left to their experiments, which fail alone.
     """
-    for file in sorted({find_npz(config.data_dir) for config in configs if config.dataset == "npz"}):
+    by_file: dict[Path, list[ExperimentConfig]] = {}
+    for config in configs:
+        if config.dataset == "npz":
+            by_file.setdefault(find_npz(config.data_dir), []).append(config)
+    for file in sorted(by_file):
         try:
             arrays = read_arrays(file, LABELS)
         except DataError:
             if readable:
                 raise
             continue
-        check_labels(file, arrays)
+        _check_sizes(file, check_labels(file, arrays), by_file[file])
+
+
+def _check_sizes(
+    file: Path, labels: dict[str, NDArray[np.int64]], configs: Iterable[ExperimentConfig]
+) -> None:
+    """Raises DataError: an experiment asks for more inputs or classes than a file has."""
+    classes = max((int(values.max()) + 1 for values in labels.values()), default=0)
+    for config in configs:
+        asked = {"y_train": ("num_train_samples", config.num_train_samples)}
+        asked["y_test"] = ("num_test_samples", config.num_test_samples)
+        for name, values in labels.items():
+            field, number = asked[name]
+            if number > len(values):
+                raise DataError(
+                    f"{file}: {field} is {number:,}, but {name} has {len(values):,} rows (-1 = all)"
+                )
+        if labels and config.num_labels_per_sample > classes:
+            raise DataError(
+                f"{file}: num_labels_per_sample is {config.num_labels_per_sample:,}, but the labels are of "
+                f"only {classes:,} classes"
+            )
 
 
 def _integers(file: Path, name: str, array: NDArray[Any]) -> NDArray[np.int64]:

@@ -10,7 +10,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
+from common import limits
 from common.config import Config, Problem, load_config, unknown_name
+from common.limits import TextsAtATime, at_most, excess
 from common.python_docs import DEFAULT_PACKAGES
 from rl4lms.config.parts import Positive, RuntimeConfig
 from rl4lms.datapools.python_docs import FormName, PythonDocsArgs
@@ -26,6 +28,7 @@ _LEAST_VOCABULARY: dict[ModelType, int] = {
     "causal": 257,
     "classifier": 4 + 200,
 }
+_LARGEST_VOCABULARY = 10_000_000  # ten times that of the largest models
 _NO_MIXTURE: dict[ModelType, str] = {
     "causal": "a causal model has one task, the next token; remove it, or set model_type: seq2seq",
     "classifier": "a classifier's examples are of its classes, as many of each; remove it",
@@ -36,7 +39,7 @@ class PretrainDataConfig(Config):
     packages: list[str] = Field(
         list(DEFAULT_PACKAGES), min_length=1, description="packages whose docstrings are the text"
     )
-    max_length: Annotated[int, Field(ge=8)] = Field(
+    max_length: Annotated[int, Field(ge=8), at_most(limits.CONTEXT, "tokens")] = Field(
         128, description="tokens of an input or target, longer ones are cut; but for T5 also the positions"
     )
     classes: dict[str, list[str]] = Field(
@@ -56,7 +59,9 @@ class PretrainDataConfig(Config):
 class VocabularyConfig(Config):
     """T5 and classifier: Unigram, lower-cased; GPT-2: byte-level BPE."""
 
-    size: Positive = Field(4096, description="tokens, special ones included")
+    size: Annotated[Positive, at_most(_LARGEST_VOCABULARY, "tokens")] = Field(
+        4096, description="tokens, special ones included"
+    )
 
 
 class ArchitectureConfig(Config):
@@ -80,7 +85,7 @@ class PretrainAlgConfig(Config):
     """Adafactor with scaled parameters, its learning rate falling to 0 in a straight line."""
 
     steps: Positive = Field(description="updates")
-    batch_size: Positive = Field(64, description="examples of an update")
+    batch_size: TextsAtATime = Field(64, description="examples of an update")
     learning_rate: float = Field(0.02, gt=0, description="of Adafactor, relative to the size of the weights")
     mixture: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="seq2seq: task -> share of the examples; shares need not sum to 1"
@@ -118,6 +123,11 @@ class PretrainConfig(Config):
         if self.vocabulary.size < least:
             message = f"must be at least {least} for a {self.model_type} model, got {self.vocabulary.size:,}"
             problems.append(Problem("vocabulary.size", message))
+        if (weights := self._count_weights()) > limits.WEIGHTS:
+            problems.append(Problem("model", excess(weights, "weights", limits.WEIGHTS)))
+        if (tokens := self.alg.batch_size * self.data.max_length) > limits.TOKENS:
+            what = f"tokens of an update, with data.max_length {self.data.max_length:,}"
+            problems.append(Problem("alg.batch_size", excess(tokens, what, limits.TOKENS)))
         if self.model_type == "seq2seq" and not self.alg.mixture:
             message = f"missing; expected the tasks of a seq2seq model: {', '.join(TASKS)}"
             problems.append(Problem("alg.mixture", message))
@@ -129,6 +139,13 @@ class PretrainConfig(Config):
         if self.model_type != "classifier" and self.data.classes:
             problems.append(Problem("data.classes", "only a classifier has classes; remove them"))
         return problems
+
+    def _count_weights(self) -> int:
+        """Count the weights of the matrices, about; embeddings of positions are as those of tokens."""
+        sizes, is_seq2seq = self.model, self.model_type == "seq2seq"
+        rows = self.vocabulary.size + (0 if is_seq2seq else self.data.max_length)
+        layer = 4 * sizes.d_model**2 + 2 * sizes.d_model * sizes.d_ff
+        return rows * sizes.d_model + sizes.num_layers * layer * (2 if is_seq2seq else 1)
 
 
 def load_pretrain_config(path: str | Path, overrides: Iterable[str] = ()) -> PretrainConfig:

@@ -5,22 +5,26 @@ Defaults that no file of the paper needs are those of the paper's library.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from common import limits
 from common.config import Config, Problem
+from common.limits import at_most
 from rl4lms.config.parts import Args, Positive, Side
 from rl4lms.config.training_args import training_args_problems, translate_training_args
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.source import Kind
 
+TokensAtATime = Annotated[Positive, at_most(limits.TOKENS, "tokens at a time")]
+
 
 class OnPolicyArgs(Config):
     """Hyperparameters of the update."""
 
-    n_steps: Positive = Field(description="tokens collected per environment and iteration")
-    batch_size: Positive = Field(64, description="tokens of a minibatch (all 28 files: 64)")
+    n_steps: TokensAtATime = Field(description="tokens collected per environment and iteration")
+    batch_size: TokensAtATime = Field(64, description="tokens of a minibatch (all 28 files: 64)")
     minibatch_unit: Literal["token", "sequence"] = Field(
         "token",
         description="what minibatches are drawn from: tokens, as in the paper, or whole sequences (fastest)",

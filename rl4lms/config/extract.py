@@ -7,15 +7,17 @@ from typing import Annotated
 
 from pydantic import Field
 
+from common import limits
 from common.config import Config, Problem
+from common.limits import TextsAtATime, at_most
 from rl4lms.config.parts import (
     Args,
     MetricConfig,
     MinusOneOrPositive,
     MinusOneOrSeed,
-    Positive,
     RuntimeConfig,
     TokenizerConfig,
+    batch_problem,
     metric_notices,
     minus_one_as_none,
     prompt_notices,
@@ -32,7 +34,7 @@ class ExtractDatapoolConfig(Config):
     id: str = Field(description="registered dataset, or package.module:function of your own")
     args: Args = Field({}, description="its keyword arguments")
     split: Split = Field("train", description="whose inputs: train (paper), val or test")
-    num_train_samples: MinusOneOrPositive = Field(
+    num_train_samples: Annotated[MinusOneOrPositive, at_most(limits.SAMPLES, "samples")] = Field(
         -1, description="inputs of the split to take; -1 = all (paper: 5000)"
     )
     train_samples_rnd_seed: MinusOneOrSeed = Field(
@@ -72,8 +74,8 @@ class ExtractAlgConfig(Config):
 
 
 class EvaluationConfig(Config):
-    eval_batch_size: Positive = Field(description="texts generated at a time")
-    num_samples_per_input: Positive = Field(
+    eval_batch_size: TextsAtATime = Field(description="texts generated at a time")
+    num_samples_per_input: TextsAtATime = Field(
         10, description="texts generated for each input (all 7 files: 10)"
     )
     metrics: Annotated[list[MetricConfig], Field(min_length=1)] = Field(
@@ -105,7 +107,12 @@ class ExtractConfig(Config):
             self.alg.model_type,
             self.alg.generation_kwargs.max_new_tokens,
         )
-        return [Problem("alg.generation_kwargs.max_new_tokens", message)] if message else []
+        problems = [Problem("alg.generation_kwargs.max_new_tokens", message)] if message else []
+        for name in ("eval_batch_size", "num_samples_per_input"):
+            texts = getattr(self.evaluation, name)
+            if message := batch_problem(texts, self.alg.generation_kwargs.max_new_tokens):
+                problems.append(Problem(f"evaluation.{name}", message))
+        return problems
 
     @property
     def generations(self) -> int | None:

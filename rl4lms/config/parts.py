@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from common import limits
 from common.config import Config, Problem, validate
+from common.limits import at_most, excess
 from common.registry import Registry
 from rl4lms.metrics import METRICS
 from rl4lms.model.source import Kind, check_tokenizer_source
@@ -38,7 +40,12 @@ def max_positions(model_name: str) -> int | None:
         config = json.loads((Path(model_name) / "config.json").read_text(encoding="utf-8"))
         field = "n_positions" if config.get("model_type") == "gpt2" else "max_position_embeddings"
         positions = config.get(field)
-    except (OSError, ValueError, AttributeError):  # a hub name, or a folder that is reported elsewhere
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ):  # a hub name, or a folder that is reported elsewhere
         return _POSITIONS.get(model_name)
     return positions if isinstance(positions, int) else None
 
@@ -159,7 +166,7 @@ class TokenizerConfig(Config):
     pad_token_as_eos_token: bool = Field(
         False, description="pad with the end token; without it only GPT-2 does, which has no padding token"
     )
-    max_length: Positive | None = Field(
+    max_length: Annotated[Positive | None, at_most(limits.CONTEXT, "tokens of a prompt")] = Field(
         None,
         description="tokens of a prompt in extraction and in the evaluation of supervised models; null = the "
         "tokenizer's own limit",
@@ -234,12 +241,29 @@ def resolved_args(registry: Registry, name: str, args: Args) -> Args:
 
 
 def prompt_problem(tokenizer: TokenizerConfig, model_name: str, kind: Kind, new_tokens: int) -> str | None:
-    """Why no prompt fits into the model before so many new tokens; None if one does."""
+    """Why so many new tokens, or no prompt before them, fit into the model; None if they do."""
+    if message := text_problem(model_name, kind, new_tokens):
+        return message
     limit = prompt_limit(model_name, kind, tokenizer.max_length, new_tokens)
     if limit is None or limit >= 1:
         return None
     positions = f"{max_positions(model_name):,} positions of {model_name!r}"
     return f"{new_tokens:,} leaves no room for a prompt in the {positions}"
+
+
+def text_problem(model_name: str, kind: Kind, new_tokens: int) -> str | None:
+    """Why so many new tokens do not fit into the decoder of a seq2seq model; None if they do, or causal."""
+    positions = max_positions(model_name)
+    if kind == "causal" or positions is None or new_tokens < positions:
+        return None
+    return f"{new_tokens:,} exceeds the {positions:,} positions of {model_name!r} less one"
+
+
+def batch_problem(texts: int, new_tokens: int) -> str | None:
+    """Why so many texts of so many tokens cannot be generated together; None if they can."""
+    if texts * new_tokens <= limits.TOKENS:
+        return None
+    return excess(texts * new_tokens, f"tokens at a time ({texts:,} texts x {new_tokens:,})", limits.TOKENS)
 
 
 def prompt_notices(tokenizer: TokenizerConfig, model_name: str, kind: Kind, new_tokens: int) -> list[str]:

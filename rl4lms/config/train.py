@@ -6,11 +6,14 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from common import limits
 from common.config import Config, Problem
+from common.limits import excess
 from rl4lms.config.algorithms import A2cConfig, NlpoConfig, OnPolicyConfig, PpoConfig, SupervisedConfig
 from rl4lms.config.parts import (
     OnPolicySizes,
     TokenizerConfig,
+    batch_problem,
     idle_args,
     max_positions,
     metric_notices,
@@ -18,6 +21,7 @@ from rl4lms.config.parts import (
     prompt_notices,
     prompt_problem,
     repeated_metrics,
+    text_problem,
     tokenizer_notices,
 )
 from rl4lms.config.training_args import translate_training_args
@@ -90,6 +94,8 @@ class TrainConfig(Config):
             problems.append(
                 Problem("alg.model_name" if supervised else "alg.policy.args.model_name", message)
             )
+        if message := batch_problem(self.train_evaluation.eval_batch_size, self._longest_text()):
+            problems.append(Problem("train_evaluation.eval_batch_size", message))
         if not isinstance(self.alg, SupervisedConfig):
             return problems + self._on_policy_problems(self.alg)
         if ":" in self.runtime.device:
@@ -115,6 +121,11 @@ class TrainConfig(Config):
         if alg.generation_kwargs.num_beams > 1:
             message = "must be 1: rollouts are drawn token by token, not by beam search"
             problems.append(Problem("alg.policy.args.generation_kwargs.num_beams", message))
+        if too_long := text_problem(alg.model_name, alg.model_type, self._longest_text()):
+            problems.append(Problem("alg.policy.args.generation_kwargs.max_new_tokens", too_long))
+        if self.env is not None and (tokens := alg.args.n_steps * self.env.n_envs) > limits.TOKENS:
+            what = f"tokens an iteration, with {self.env.n_envs:,} environments"
+            problems.append(Problem("alg.args.n_steps", excess(tokens, what, limits.TOKENS)))
         if self.env is not None:
             limit, new = self.env.args.max_prompt_length, self._longest_text()
             positions = max_positions(alg.model_name)

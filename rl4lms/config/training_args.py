@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model
 
+from common import limits
 from common.config import Config, Problem, validate
+from common.limits import at_most
 
 _SCALARS: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
 
@@ -59,15 +61,17 @@ ELSEWHERE = {
     "load_best_model_at_end": "the model after the last update is the result",
 }
 
-_BOUNDS: dict[str, Any] = {
-    "per_device_train_batch_size": Field(ge=1),
-    "gradient_accumulation_steps": Field(ge=1),
-    "num_train_epochs": Field(gt=0),
-    "max_steps": Field(ge=-1),
-    "learning_rate": Field(ge=0),
-    "weight_decay": Field(ge=0),
-    "warmup_steps": Field(ge=0),
-    "logging_steps": Field(gt=0),
+_BOUNDS: dict[str, tuple[Any, ...]] = {
+    "per_device_train_batch_size": (Field(ge=1), at_most(limits.TEXTS, "texts at a time")),
+    "gradient_accumulation_steps": (Field(ge=1), at_most(limits.TEXTS, "batches of an update")),
+    "dataloader_num_workers": (Field(ge=0), at_most(limits.PROCESSES, "processes")),
+    "dataloader_prefetch_factor": (Field(ge=1), at_most(limits.TEXTS, "batches at a time")),
+    "num_train_epochs": (Field(gt=0),),
+    "max_steps": (Field(ge=-1),),
+    "learning_rate": (Field(ge=0),),
+    "weight_decay": (Field(ge=0),),
+    "warmup_steps": (Field(ge=0),),
+    "logging_steps": (Field(gt=0),),
 }
 
 
@@ -108,7 +112,7 @@ def _schema() -> type[Config]:
     """Makes the schema of every name that a config may give, old ones too."""
     kinds = read_training_arguments() | {name: Literal[values] for name, values in CHOICES.items()}
     kinds = {
-        name: Annotated[kind, _BOUNDS[name]] if name in _BOUNDS else kind for name, kind in kinds.items()
+        name: Annotated[kind, *_BOUNDS[name]] if name in _BOUNDS else kind for name, kind in kinds.items()
     }
     kinds |= {old: kinds[new] for old, new in RENAMED.items()} | {"group_by_length": bool}
     kinds["warmup_ratio"] = Annotated[float, Field(ge=0, lt=1)]

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from common import limits
 from common.config import Config, Problem
+from common.limits import TextsAtATime, at_most
 from rl4lms.config.parts import (
     Args,
     MetricConfig,
@@ -58,8 +60,12 @@ class TrainDatapoolConfig(Config):
 class EnvArgs(Config):
     """The token-level decision process of the rollouts."""
 
-    max_prompt_length: Positive = Field(description="tokens of a prompt in rollouts and their evaluation")
-    max_episode_length: Positive = Field(description="new tokens after which an episode ends")
+    max_prompt_length: Annotated[Positive, at_most(limits.CONTEXT, "tokens of a prompt")] = Field(
+        description="tokens of a prompt in rollouts and their evaluation"
+    )
+    max_episode_length: Annotated[Positive, at_most(limits.CONTEXT, "tokens of an episode")] = Field(
+        description="new tokens after which an episode ends"
+    )
     terminate_on_eos: bool = Field(True, description="an episode ends with its text")
     prompt_truncation_side: Side = Field("left", description="where too long prompts of rollouts lose tokens")
     context_start_token: Annotated[int, Field(ge=0)] | None = Field(
@@ -77,12 +83,12 @@ class EnvArgs(Config):
 
 
 class EnvConfig(Config):
-    n_envs: Positive = Field(10, description="factor of alg.args.n_steps (all 28 files: 10)")
+    n_envs: TextsAtATime = Field(10, description="factor of alg.args.n_steps (all 28 files: 10)")
     args: EnvArgs = Field(description="prompts and episodes")
 
 
 class TrainEvaluationConfig(Config):
-    eval_batch_size: Positive = Field(description="texts generated at a time")
+    eval_batch_size: TextsAtATime = Field(description="texts generated at a time")
     metrics: list[MetricConfig] = Field(description="what to compute of the generated texts; may be []")
     generation_kwargs: GenerationSettings | None = Field(
         None,
@@ -93,7 +99,7 @@ class TrainEvaluationConfig(Config):
         None,
         description="how for train, if otherwise (the paper: as rollouts are); null = as the others",
     )
-    max_eval_samples: Positive | None = Field(
+    max_eval_samples: Annotated[Positive | None, at_most(limits.SAMPLES, "samples")] = Field(
         None, description="inputs of a split to evaluate, the same each time; null = all"
     )
     n_iters: Positive | None = Field(None, description="iterations of PPO and NLPO, which need it")

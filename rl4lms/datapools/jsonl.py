@@ -149,6 +149,11 @@ def _read_prompt(row: dict[str, Any], name: str, where: str) -> str:
 
 def _read_references(row: dict[str, Any], name: str, where: str) -> list[str]:
     value = _read_value(row, name, "references_field", where)
+    if _is_chat(value):
+        raise DataError(
+            f"{where}: {name!r} holds messages; references are texts: write what the messages say, their "
+            "content, into a field of its own"
+        )
     references = [value] if isinstance(value, str) else value
     if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
         raise DataError(f"{where}: {name!r} must be a string or a list of strings, is {value!r:.60}")
@@ -176,8 +181,7 @@ _CHAT = (
 
 
 def _is_chat(value: Any) -> bool:
-    """Whether a field holds messages with who says them, in either of the usual forms."""
+    """Whether a field holds messages, or one, with who says them, in either of the usual forms."""
     roles = ("role", "from")
-    return isinstance(value, list) and any(
-        isinstance(message, dict) and any(role in message for role in roles) for message in value
-    )
+    messages = value if isinstance(value, list) else [value]
+    return any(isinstance(message, dict) and any(role in message for role in roles) for message in messages)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from common import limits
 from common.config import Config, Problem
 from common.files import atomic_path
 from common.hub import (
@@ -27,8 +28,9 @@ from common.hub import (
     read_parquet,
     read_saved,
 )
+from common.limits import at_most
 from common.python_docs import default_cache_dir
-from rl4lms.samples import Sample, Split
+from rl4lms.samples import Sample, Split, describe_broken_text
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,11 @@ _CHUNK = 1 << 20
 
 PromptPrefix = Annotated[str, Field(description="text before each input")]
 PromptSuffix = Annotated[str, Field(description="text after each input")]
-Size = Annotated[int | None, Field(ge=1, description="only so many samples of the split; null: all")]
+Size = Annotated[
+    int | None,
+    Field(ge=1, description="only so many samples of the split; null: all"),
+    at_most(limits.SAMPLES, "samples"),
+]
 
 
 class DatasetArgs(Config):
@@ -145,10 +151,18 @@ def json_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, Row]]:
                 row = json.loads(line)
             except ValueError as error:
                 raise DataError(f"{where} is not JSON: {error}") from error
+            except RecursionError:
+                raise DataError(
+                    f"{where} is nested too deeply: a value is text, numbers, or lists of them"
+                ) from None
             if not isinstance(row, dict):
                 raise DataError(
                     f"{where}: expected a JSON object with a field for each column, got {row!r:.60}"
                 )
+            # Only such lines can hold a surrogate: escaped, or as UTF-8 would write it.
+            for field, value in row.items() if b"\\u" in line or b"\xed" in line else ():
+                if broken := describe_broken_text([field, value]):
+                    raise DataError(f"{where}: {field!r} {broken}")
             yield where, row
 
 
@@ -227,8 +241,12 @@ def _file_rows(files: list[Path]) -> Iterator[tuple[str, Row]]:
 
 
 def _numbered(rows: Iterable[Row], name: str) -> Iterator[tuple[str, Row]]:
-    for number, row in enumerate(rows):
-        yield f"{name}, row {number}", row
+    number = -1
+    try:
+        for number, row in enumerate(rows):
+            yield f"{name}, row {number}", row
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}, row {number + 1}: a text is not UTF-8 ({error})") from error
 
 
 def _checked(dataset: Published, rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:

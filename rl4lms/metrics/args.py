@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from common.config import Config, Problem
+from common.limits import TextsAtATime
 from rl4lms.requirements import model_problem, tokenizer_problem, word_splitter_problem, wordnet_problem
 
 _DEVICE = "cpu, cuda, cuda:1, ...; auto: the GPU if there is one"
@@ -79,7 +80,7 @@ class BertScoreArgs(Config):
     num_layers: int | None = Field(
         None, ge=1, description="how many layers of the encoder; null: the language's"
     )
-    batch_size: int = Field(64, ge=1, description=_BATCH_SIZE)
+    batch_size: TextsAtATime = Field(64, ge=1, description=_BATCH_SIZE)
     device: str = Field("auto", description=_DEVICE)
 
     def check(self) -> list[Problem]:
@@ -91,7 +92,7 @@ class BertScoreArgs(Config):
 class ClassifierArgs(Config):
     model_name: str = Field(description="sequence classifier: hub name or folder")
     label_ix: int = Field(ge=0, description="the class whose probability counts, from 0")
-    batch_size: int = Field(100, ge=1, description=_BATCH_SIZE)  # the paper's
+    batch_size: TextsAtATime = Field(100, ge=1, description=_BATCH_SIZE)  # the paper's
     include_prompt_for_eval: bool = Field(True, description="classify prompt and text; false: the text alone")
     device: str = Field("auto", description=_DEVICE)
 
@@ -113,7 +114,7 @@ class IntentArgs(Config):
     model_name: str = Field(
         "rajkumarrrk/roberta-daily-dialog-intent-classifier", description="classifier: hub name or folder"
     )
-    batch_size: int = Field(64, ge=1, description=_BATCH_SIZE)
+    batch_size: TextsAtATime = Field(64, ge=1, description=_BATCH_SIZE)
     device: str = Field("auto", description=_DEVICE)
 
 

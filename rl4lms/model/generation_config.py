@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
+from common import limits
 from common.config import Config, Problem
+from common.limits import at_most
 from common.validation import show
 
 _IGNORED = "has no effect: transformers 5 accepts this key and ignores it; remove it"
@@ -24,6 +26,7 @@ REFUSED = {
     "eos_token_id": _FROM_MODEL,
     "pad_token_id": _FROM_MODEL,
 }
+_WIDEST = 10_000  # beams: ten times the widest that search errors have been studied with
 # Not top_k: nearly every config sets it, and must stay valid when do_sample is switched off by --set.
 _SAMPLING_ONLY = ("temperature", "top_p")
 _BEAMS_ONLY = ("length_penalty", "early_stopping")
@@ -40,7 +43,7 @@ def _positive_temperature(value: float) -> float:
 class GenerationSettings(Config):
     """How texts are generated. Nothing that a model's own generation_config says is added to it."""
 
-    max_new_tokens: Annotated[int, Field(ge=1)] = Field(
+    max_new_tokens: Annotated[int, Field(ge=1), at_most(limits.TEXT, "new tokens")] = Field(
         19, description="longest text in tokens (19: what the paper's library generated where it was not set)"
     )
     min_length: Annotated[int, Field(ge=0)] = Field(
@@ -56,7 +59,9 @@ class GenerationSettings(Config):
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="sampling: from the fewest likeliest tokens with this probability in all"
     )
-    num_beams: Annotated[int, Field(ge=1)] = Field(1, description="width of beam search; 1 = none")
+    num_beams: Annotated[int, Field(ge=1), at_most(_WIDEST, "beams")] = Field(
+        1, description="width of beam search; 1 = none"
+    )
     length_penalty: float = Field(
         1.0, description="beam search: scores are divided by length to this power; > 0 favours long texts"
     )

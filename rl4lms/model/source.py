@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import UserError
+from common.validation import show
 
 Kind = Literal["causal", "seq2seq"]
 
@@ -32,7 +33,7 @@ LAPTOP_MODELS = {
     "outputs/laptop_models/gpt2": "rl4lms_scripts/laptop/pretrain_gpt2.yml",
     "outputs/laptop_models/style_classifier": "rl4lms_scripts/laptop/train_style_classifier.yml",
 }
-_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_HUB_NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 _MODEL_FILES = "a model folder holds config.json, model.safetensors and tokenizer.json"
 
 
@@ -50,6 +51,8 @@ def check_model_source(name: str, kind: Kind | None = None) -> str | None:
 
     It looks at a folder's files and, with `kind`, at the kind of the model; of a hub name only at the form.
     """
+    if problem := _look_up(name):
+        return problem
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return _check_hub_name(name)
@@ -59,10 +62,12 @@ def check_model_source(name: str, kind: Kind | None = None) -> str | None:
         inside = sorted(file.parent for file in folder.glob("*/config.json"))
         hint = f"did you mean {str(inside[-1])!r}?" if inside else _MODEL_FILES
         return f"folder {name!r} holds no model: it has no config.json; {hint}"
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return f"{folder / 'config.json'} cannot be read: {error}"
+    config = _read_object(folder / "config.json")
+    settings = folder / "generation_config.json"
+    for content in (config, _read_object(settings) if settings.is_file() else {}):
+        if isinstance(content, str):
+            return content
+    assert isinstance(config, dict)
     if not has_weights(lambda file: (folder / file).is_file()):
         return (
             f"folder {name!r} has no weights (model.safetensors): "
@@ -119,6 +124,30 @@ def _architecture(config: Mapping[str, Any]) -> str:
 _ADAPTER = "adapter_config.json"
 
 
+def _look_up(name: str) -> str | None:
+    """Why a path cannot even be looked up, such as one of 300 letters; None if it can."""
+    try:
+        Path(name).expanduser().is_dir()
+    except (OSError, RuntimeError) as error:
+        return f"{show(name)}: {getattr(error, 'strerror', None) or error}"
+    return None
+
+
+def _read_object(file: Path) -> dict[str, Any] | str:
+    """Read a file of a model that holds a JSON object; else what is wrong with it."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        return f"{file} cannot be read: {reason}"
+    if isinstance(content, dict):
+        return content
+    return (
+        f"{file} must hold a JSON object, holds {content!r:.60}; "
+        "write the folder anew with save_pretrained(folder)"
+    )
+
+
 def _describe_adapter(folder: Path, name: str, kind: Kind | None) -> str:
     """Say what to do with the adapter of a finetuning by LoRA and the like, as peft writes it."""
     try:
@@ -141,9 +170,14 @@ def check_tokenizer_source(name: str, *, encoder: bool = False) -> str | None:
 
     encoder: it belongs to an encoder in this folder, else to a T5 or GPT-2 here or elsewhere.
     """
+    if problem := _look_up(name):
+        return problem
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return _check_hub_name(name)
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file() and isinstance(content := _read_object(settings), str):
+        return content
     if has_tokenizer(lambda file: (folder / file).is_file(), encoder=encoder):
         return None
     other = "copy it from" if encoder else "set tokenizer.model_name to"
@@ -194,5 +228,5 @@ def _check_hub_name(name: str) -> str | None:
     if name.startswith((".", "~")) or len(rest) > 1 or (rest and Path(first).is_dir()):
         return f"no such folder: {name!r}; {_MODEL_FILES}"
     if not _HUB_NAME.fullmatch(name):
-        return f"{name!r} is neither a folder nor a hub name such as 't5-base' or 'lvwerra/gpt2-imdb'"
+        return f"{show(name)} is neither a folder nor a hub name such as 't5-base' or 'lvwerra/gpt2-imdb'"
     return None

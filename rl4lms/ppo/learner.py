@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from common.run_dir import check_optimizer
 from rl4lms.config import NlpoConfig, SupervisedConfig
 from rl4lms.model.load import check_vocabulary, choose_device
 from rl4lms.model.policy import PolicyModel
@@ -44,10 +45,11 @@ class Learner:
         """Become what a checkpoint holds."""
         self.policy.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        check_optimizer(self.optimizer)
         if self.mask_model is not None:
             self.mask_model.model.load_state_dict(state["mask_model"])
-        self.kl_controller.coeff = state["kl_coeff"]
-        self.mean_length, self.iteration = state["mean_length"], state["iteration"]
+        self.kl_controller.coeff = float(state["kl_coeff"])
+        self.mean_length, self.iteration = float(state["mean_length"]), int(state["iteration"])
 
 
 def build(setup: TrainingSetup) -> tuple[Actors, Learner]:

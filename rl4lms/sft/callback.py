@@ -32,7 +32,7 @@ class RunCallback(TrainerCallback):
 
     def __init__(self, setup: TrainingSetup, arguments: TrainingArguments, folder: Path) -> None:
         self.setup, self.folder = setup, folder
-        self.interrupted = False
+        self.begun = self.interrupted = False
         assert isinstance(setup.config.alg, SupervisedConfig)
         self._given = setup.config.alg.trainer_arguments()
         self._saves = arguments.save_strategy != "no"
@@ -51,6 +51,7 @@ class RunCallback(TrainerCallback):
         model: Any = None,
         **_: Any,
     ) -> None:
+        self.begun = True
         hidden = not self.setup.world.is_main
         self._bar = progress(
             state.max_steps, "finetuning", disable=hidden, unit="update", initial=state.global_step

@@ -7,10 +7,13 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.files import sync
-from common.run_dir import CheckpointError, archive_damage
+from common.run_dir import CheckpointError, archive_damage, fitting, load_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 STATE = "trainer_state.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
@@ -71,14 +74,45 @@ def find_damage(checkpoint: Path) -> str | None:
     return None
 
 
+def check_fit(checkpoint: Path, model: PreTrainedModel) -> None:
+    """Raises CheckpointError: weights or optimizer are not of this model (the Trainer would warn at most)."""
+    from safetensors import safe_open
+
+    saved: dict[str, list[int]] = {}
+    for file in checkpoint.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            saved |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}
+    state = model.state_dict(keep_vars=True)
+    with fitting(checkpoint):
+        for name, shape in saved.items():
+            if name not in state or list(state[name].shape) != shape:
+                wanted = f"must be {list(state[name].shape)}" if name in state else "which the model lacks"
+                raise ValueError(f"it has {name} of {shape}, {wanted}")
+        # Tied weights are saved once.
+        known = {state[name].data_ptr() for name in saved}
+        if lacking := [name for name, _ in model.named_parameters() if state[name].data_ptr() not in known]:
+            raise ValueError(f"it lacks {len(lacking)} weights of the model ({lacking[0]}, ...)")
+        _check_moments(checkpoint / "optimizer.pt", model)
+
+
+def _check_moments(file: Path, model: PreTrainedModel) -> None:
+    """Raises ValueError: Adam's moments are of other weights; other optimizers load_state_dict compares."""
+    state = load_checkpoint(file)["state"].values()
+    moments = [list(values["exp_avg"].shape) for values in state if "exp_avg" in values]
+    shapes = [list(parameter.shape) for parameter in model.parameters() if parameter.requires_grad]
+    if moments and sorted(moments) != sorted(shapes):
+        raise ValueError(f"{file.name} is of {len(moments)} weights of other shapes than the model's")
+
+
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """What the Trainer recorded: "global_step", "epoch", "max_steps". Raises CheckpointError."""
     try:
         state = json.loads((checkpoint / STATE).read_bytes())
-        if {"global_step", "epoch", "max_steps"} <= state.keys():
+        kinds = {"global_step": int, "epoch": int | float, "max_steps": int}
+        if all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
             return state
         reason = "no steps in it"
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         reason = str(error)
     raise CheckpointError(f"{STATE} cannot be read: {reason}")
 

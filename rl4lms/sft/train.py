@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import nullcontext
 
 import torch
 import transformers
 
+from common.run_dir import fitting
 from rl4lms.config import SupervisedConfig
 from rl4lms.errors import TrainingInterrupted
 from rl4lms.model.load import check_vocabulary, load_model
 from rl4lms.plots import draw_training
 from rl4lms.run_setup import TrainingSetup, save_model
 from rl4lms.sft.callback import RunCallback, completed_epochs
-from rl4lms.sft.checkpoints import newest_checkpoint, read_state
+from rl4lms.sft.checkpoints import check_fit, newest_checkpoint, read_state
 from rl4lms.sft.trainer import build_trainer, trainer_arguments, training_rows
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ def train(setup: TrainingSetup) -> None:
         #    on padding. The evaluation before training.
         model = load_model(alg.model_name, alg.model_type, torch.float32, arguments.device)
         check_vocabulary(model, setup.tokenizer)
+        if start:
+            check_fit(start, model)
         rows = training_rows(setup, model)
         for split in setup.splits:
             setup.evaluator(model, split, 0.0, 0)
@@ -67,7 +71,8 @@ def train(setup: TrainingSetup) -> None:
             trainer = build_trainer(model, arguments, rows, setup.tokenizer.pad_token_id)
             trainer.add_callback(callback)
             try:
-                trainer.train(resume_from_checkpoint=str(start) if start else None)
+                with fitting(start, lambda: callback.begun) if start else nullcontext():
+                    trainer.train(resume_from_checkpoint=str(start) if start else None)
             finally:
                 callback.close()
             if callback.interrupted:

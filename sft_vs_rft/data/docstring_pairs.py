@@ -22,12 +22,12 @@ from common.python_docs import STDLIB, DocRecord, harvest
 from common.seeding import derive_seed
 from sft_vs_rft.data.containers import Labels, TextPairs
 from sft_vs_rft.data.text import MAX_VOCABULARY, SPECIAL_TOKENS
-from sft_vs_rft.data_source import DataError
+from sft_vs_rft.data_source import EMBEDDED, DataError
 
 # Enough text for 6,000 pairs, in seconds; torch and transformers would add more than they are worth here.
 PACKAGES = (STDLIB, "numpy", "scipy", "sklearn", "matplotlib", "pandas")
 NUM_TRAIN, NUM_TEST = 5_000, 1_000
-NUM_GRADES = 6
+NUM_GRADES = EMBEDDED["docstring_pairs"]
 MIN_WORDS, MAX_WORDS = 4, 12
 # The pool never depends on a run's seeds, which only choose from it.
 POOL_SEED = 0

@@ -218,3 +218,29 @@ def test_a_laptop_model_that_is_not_made_yet_names_its_command(tmp_path, monkeyp
     Path("outputs/laptop_models").mkdir(parents=True)
     Path("outputs/laptop_models/t5").symlink_to("t5_deleted/t5_model")
     assert "made by: python " in (check_model_source("outputs/laptop_models/t5") or "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "messages"),
+    [
+        ({"data.max_length": 10**9}, ["data.max_length 1,000,000,000 tokens; at most 10,000,000 can be"]),
+        ({"vocabulary.size": 10**9}, ["vocabulary.size 1,000,000,000 tokens; at most 10,000,000 can be"]),
+        ({"alg.batch_size": 10**9}, ["alg.batch_size 1,000,000,000 texts at a time; at most 1,000,000 can"]),
+        (
+            {"alg.batch_size": 10**5, "data.max_length": 10**4},
+            ["1,000,000,000 tokens of an update, with data.max_length 10,000; at most 268,435,456 can be"],
+        ),
+        ({"model.d_model": 10**9, "model.num_heads": 1}, ["weights; at most 1,000,000,000 can be asked for"]),
+        ({"model.num_layers": 10**9}, ["weights; at most 1,000,000,000 can be asked for"]),
+        ({"alg.steps": 10**9, "alg.log_every": 10**9}, []),
+        ({"model.d_model": 1280, "model.num_layers": 12, "model.d_ff": 5120}, []),
+    ],
+    ids=str,
+)
+def test_sizes_that_no_small_model_has_are_refused(fields, messages, tmp_path, capsys):
+    overrides = [flag for field, value in fields.items() for flag in ("--set", f"{field}={value}")]
+    code = main(["--config_path", str(config_of(tmp_path)), "--check", *overrides])
+    printed = capsys.readouterr().err
+    assert code == (2 if messages else 0), printed
+    words = " ".join(printed.split())
+    assert all(message in words for message in messages), printed

@@ -189,6 +189,21 @@ def test_kinds_of_copies(write: Callable[[Path], None], tmp_path: Path) -> None:
     assert list(local_rows(SMALL, "val", str(tmp_path))) == ROWS
 
 
+def test_texts_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
+    """Arrow takes them as they come, where nobody asks it to look."""
+    broken = pyarrow.array([b"fine", b"\xed\xa0\x80"]).view(pyarrow.string())
+    table = pyarrow.table({"article": broken, "highlights": pyarrow.array(["a", "b"])})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(DataError) as caught:
+        list(local_rows(SMALL, "train", str(tmp_path)))
+    assert str(caught.value).startswith(f"{tmp_path / 'train.parquet'}, row 1: a text is not UTF-8 (")
+    saved = tmp_path / "saved"
+    datasets.DatasetDict({"train": datasets.Dataset(table)}).save_to_disk(saved)
+    with pytest.raises(DataError) as caught:
+        list(local_rows(SMALL, "train", str(saved)))
+    assert str(caught.value).startswith(f"{saved}, row 1: a text is not UTF-8 (")
+
+
 def test_shards_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for shard, row in enumerate(ROWS):
         write_parquet(tmp_path / f"train-0000{shard}-of-00002.parquet", [row])

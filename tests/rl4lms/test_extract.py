@@ -225,6 +225,18 @@ def metric_module(folder, monkeypatch, body):
         ),
         ("return {'own': Score([math.nan] * len(batch), 0.0)}", r"own is nan for a text of input"),
         (
+            "return {'own': Score([1e39] * len(batch), 0.0)}",
+            r"own is 1e\+39 for a text of input .*; expected a number between -3\.4e\+38 and 3\.4e\+38$",
+        ),
+        (
+            "return {'own': Score([None] * len(batch), 0.0)}",
+            r"own is None for a text of .*; expected a number",
+        ),
+        (
+            "return [1.0] * len(batch)",
+            r"returned \[1\.0\]; expected a dict of name -> rl4lms\.metrics\.Score",
+        ),
+        (
             "return {'own': Score([1.0], 1.0)}",
             r"returned 1 values of own for 69 texts; expected one per text",
         ),

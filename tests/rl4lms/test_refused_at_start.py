@@ -23,11 +23,13 @@ REMEDY = (
     "is a chat, a list of messages; a prompt is one text: write what the model is to see into a field of its "
     "own, such as tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)"
 )
+HALF = r"has half of a character (the surrogate \ud800): write the text anew, or leave it out"
 NAMED = "say which it is with --set datapool.args.{}_field=NAME"
 
 
 def write_rows(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass"))
     return path
 
 
@@ -67,6 +69,17 @@ def flags(config: Path, *more: str) -> list[str]:
         ({"prompt": 3, "references": "r"}, "line 5: 'prompt' must be a string, is 3"),
         ({"prompt": "p", "references": "r", "id": "val_0"}, "line 5: id 'val_0' is also that of "),
         ('{"prompt": "p"', "line 5 is not JSON: "),
+        (f'{{"a": {"[" * 99_999}', "line 5 is nested too deeply"),
+        ({"prompt": "p \ud800", "references": []}, f"line 5: 'prompt' {HALF}"),
+        ('{"prompt": "p \ud800", "references": []}', f"line 5: 'prompt' {HALF}"),
+        ({"prompt": "p", "references": ["\ud800"]}, f"line 5: 'references' {HALF}"),
+        ({"prompt": "p", "references": [], "meta": {"a": ["\ud800"]}}, f"line 5: 'meta' {HALF}"),
+        ({"prompt": "p", "references": [], "\ud800": 1}, rf"line 5: '\ud800' {HALF}"),
+        ({"prompt": CHAT[0], "references": ["r"]}, f"line 5: 'prompt' {REMEDY}"),
+        (
+            {"prompt": "p", "references": CHAT},
+            "line 5: 'references' holds messages; references are texts: write what the messages say",
+        ),
     ],
     ids=lambda value: str(value)[:30],
 )

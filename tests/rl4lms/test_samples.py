@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 
 from common.hub import DataError
-from rl4lms.samples import Sample, checked, content_hash, subsample, subsample_indices
+from rl4lms.samples import (
+    Sample,
+    checked,
+    content_hash,
+    describe_broken_text,
+    subsample,
+    subsample_indices,
+)
 
+HALF = r"has half of a character (the surrogate \ud800): write the text anew, or leave it out"
 SAMPLES = [Sample(f"train_{i}", f"prompt {i}", [f"reference {i}"]) for i in range(100)]
 
 
@@ -83,6 +91,13 @@ def test_samples_are_frozen_and_the_hash_tells_contents_and_orders_apart() -> No
         ([Sample("a", 3, [])], "mine, position 0: prompt_or_input_text must be a string, is 3"),  # type: ignore[arg-type]
         ([Sample("a", "", "r")], "mine, position 0: references must be a list of strings, is 'r'"),  # type: ignore[arg-type]
         ([Sample("a", "", [], "m")], "mine, position 0: meta_data must be a dict, is 'm'"),  # type: ignore[arg-type]
+        (
+            [Sample("a", "b \ud800", [])],
+            f"mine, position 0: prompt_or_input_text of sample 'a' {HALF}",
+        ),
+        ([Sample("a", "", ["", "\ud800"])], f"mine, position 0: references of sample 'a' {HALF}"),
+        ([Sample("\ud800", "", [])], f"mine, position 0: id of sample '\\ud800' {HALF}"),
+        ([Sample("a", "", [], {"b": [{"c\ud800": 1}]})], f"mine, position 0: meta_data of sample 'a' {HALF}"),
         ([SAMPLES[0]] * 2, "mine, position 1: id 'train_0' is also that of a sample before it"),
     ],
 )
@@ -91,3 +106,11 @@ def test_what_a_datapool_returned_is_checked(samples: Any, message: str) -> None
         checked(samples, "mine")
     assert str(caught.value) == message
     assert checked(tuple(SAMPLES), "mine") == SAMPLES
+
+
+def test_whole_characters_and_meta_data_that_hold_themselves_are_taken() -> None:
+    meta: dict[str, Any] = {"text": "\U0001f600 日本", "number": 3}
+    meta["itself"] = meta
+    assert describe_broken_text(meta) is None
+    meta["last"] = ("\U0001f600\udfff",)
+    assert "surrogate \\udfff" in (describe_broken_text(meta) or "")

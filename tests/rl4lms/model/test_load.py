@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -89,6 +90,32 @@ def test_what_a_model_folder_lacks_is_named(folder: Path, removed: str, message:
         load_model(str(folder), "seq2seq", torch.float32, "cpu")
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "must hold a JSON object, holds []; write the folder anew with save_pretrained(folder)"),
+        ("null", "must hold a JSON object, holds None; write the folder anew with save_pretrained(folder)"),
+        ("{", "cannot be read: Expecting property name enclosed in double quotes"),
+        ("[" * 99_999, "cannot be read: it is nested too deeply"),
+    ],
+    ids=lambda value: value[:4],
+)
+def test_files_of_a_folder_that_hold_something_else_are_named(
+    folder: Path, name: str, content: str, message: str
+) -> None:
+    """transformers would leave out a broken generation_config.json without a word."""
+    (folder / name).write_text(content)
+    load, check = (
+        (lambda: load_tokenizer(str(folder)), check_tokenizer_source)
+        if name.startswith("tokenizer")
+        else (lambda: load_model(str(folder), "seq2seq", torch.float32, "cpu"), check_model_source)
+    )
+    assert (check(str(folder)) or "").startswith(f"{folder / name} {message}")
+    with pytest.raises(ModelSourceError, match=f"^{re.escape(f'{folder / name} {message}')}"):
+        load()
+
+
 @pytest.mark.parametrize("base", ["t5-base", None])
 def test_what_to_do_with_an_adapter_is_said(folder: Path, base: str | None) -> None:
     """As peft saves it: without the model's weights, and mostly without its config."""
@@ -149,6 +176,12 @@ def test_names(check: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for missing in ("outputs/run", "./run", "a/b/c", "/nowhere/run"):
         assert check(missing).startswith(f"no such folder: {missing!r}; a model folder holds config.json")
     assert check("weights.bin").startswith("'weights.bin' is a file; name the model's folder")
+    assert check("x" * 300) == f"{'x' * 57!r}...: File name too long"
+    assert check("~nobody-of-this-name/x").startswith("'~nobody-of-this-name/x': Could not determine home")
+    assert check("x/" + "y" * 97).endswith(
+        "is neither a folder nor a hub name such as 't5-base' or 'lvwerra/gpt2-imdb'"
+    )
+    assert check("x/" + "y" * 96) is None
     assert check("t5 base").startswith("'t5 base' is neither a folder nor a hub name such as 't5-base'")
 
 

@@ -229,6 +229,32 @@ def test_a_corrupt_checkpoint_is_named_with_the_older_one_to_use(whole, tmp_path
     check_equal(resume(path, whole.config), whole.run)
 
 
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda state: state["model"].popitem(), "does not fit this run: Error(s) in loading state_dict"),
+        (
+            lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+            "does not fit this run: the optimizer's exp_avg of weight 0 is [3], must be ",
+        ),
+        (lambda state: state.update(kl_coeff=None), "does not fit this run: "),
+        (lambda state: state.update(iteration="two"), "does not fit this run: invalid literal"),
+        (lambda state: state.pop("mean_length"), "is no checkpoint to go on from: it has no 'mean_length'"),
+    ],
+    ids=["a weight", "the optimizer", "the coefficient", "no number", "no length"],
+)
+def test_a_checkpoint_of_something_else_is_named(whole, tmp_path, edit, message):
+    path = Path(shutil.copytree(whole.run.path, tmp_path / "copy"))
+    with RunDir.open(path) as run:
+        newest = run.checkpoints()[-1]
+        state = torch.load(newest, weights_only=True)
+        edit(state)
+        torch.save(state, newest)
+        with pytest.raises(CheckpointError) as error:
+            train(run, whole.config)
+    assert str(error.value).startswith(f"{newest} {message}")
+
+
 def test_a_finished_run_that_is_resumed_trains_no_more(whole, monkeypatch):
     before = all_rows(whole.run), checkpoint(whole.run)
     monkeypatch.setattr(page, "sample", lambda *_: die())
