@@ -68,7 +68,9 @@ def run_whole(job: Job, folder: Path) -> Whole:
 
 def start(arguments: list[str], printed: Path) -> subprocess.Popen[bytes]:
     """A runner that leads a process group of its own, as a shell's does; what it prints goes to a file."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup, which the runner would inherit
+    # What nohup and a shell's "&" ignore the runner would ignore too.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with printed.open("wb") as file:
         return subprocess.Popen(
             [sys.executable, *arguments], cwd=REPO, stdout=file, stderr=file, start_new_session=True
