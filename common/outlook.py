@@ -65,7 +65,8 @@ def show_outlook(
     left = estimate(series, running, waiting, places)
     is_all = series.foreseen <= known
     parts = [f"{series.failed} failed"] if series.failed else []
-    if left is not None and (running or waiting):
+    # A job that is late, or draws its figures after its last step, is not done in no time.
+    if left is not None and left >= 1 and (running or waiting):
         parts.append(f"{'about' if is_all else 'at least'} {format_seconds(left)} left")
     bar.show(", ".join(parts))
     bar.move_to(series.ended, max(series.foreseen, known))

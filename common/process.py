@@ -5,6 +5,7 @@ Imports nothing that takes time: a runner calls `begin` before it imports anythi
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
@@ -87,6 +88,7 @@ def begin() -> None:
     """
     for number in _STOP_SIGNALS:
         signal.signal(number, exit_at_once)
+    atexit.register(_ignore_signals)  # the first to be registered, the last to be called
     sys.excepthook = _say_interrupted
 
 
@@ -113,6 +115,12 @@ def just_made(folder: Path) -> None:
 def work_begins() -> None:
     """What was just made is worth keeping from now on."""
     _just_made.clear()
+
+
+def _ignore_signals() -> None:
+    """All is done and the status known: while it ends, Python would answer them with one of its own."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _say_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -21,6 +21,7 @@ STAGES = {"sft": "SFT alone", "sft_rft": "SFT, then RFT"}
 COLORS = (BLUE, GREEN, PURPLE, BLACK, SKY)
 NO_GAIN = "no gain of RFT alone to compare with"
 MARKERS = ("o", "s", "^", "D", "v")
+APART = 0.07  # steps between the lines of one amount of SFT: markers of equal rewards stand side by side
 
 
 def select_settings(runs: pd.DataFrame, base: Mapping[str, float]) -> pd.DataFrame:
@@ -143,12 +144,18 @@ def figure4(numbers: pd.DataFrame, title: str | None = None) -> Figure:
     return figure
 
 
+def _shift(number: int, lines: int) -> float:
+    """How far right of its amount of SFT the points of a line stand, one of several."""
+    return APART * (number - (lines - 1) / 2)
+
+
 def _draw_rewards(axes: Axes, part: pd.DataFrame, labels: list[float], places: dict[float, int]) -> None:
     for i, share in enumerate(labels):
-        for method, stage in STAGES.items():
+        for j, (method, stage) in enumerate(STAGES.items()):
             rows = part[(part["method"] == method) & (part["labels"] == share)].sort_values("steps")
+            shift = _shift(len(STAGES) * i + j, len(STAGES) * len(labels))
             axes.errorbar(
-                [places[value] for value in rows["steps"]],
+                [places[value] + shift for value in rows["steps"]],
                 rows["reward"],
                 yerr=rows["reward_std"].fillna(0) if rows["reward_std"].notna().any() else None,
                 color=COLORS[i % len(COLORS)],
@@ -186,7 +193,7 @@ def _draw_ratios(axes: Axes, part: pd.DataFrame, labels: list[float], places: di
     for i, share in enumerate(labels):
         line = rows[rows["labels"] == share].sort_values("steps")
         axes.plot(
-            [places[value] for value in line["steps"]],
+            [places[value] + _shift(i, len(labels)) for value in line["steps"]],
             line["gain_ratio"],
             color=COLORS[i % len(COLORS)],
             marker=MARKERS[i % len(MARKERS)],

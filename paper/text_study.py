@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from paper.gpu_hours import Stage, hours_lines
 from paper.small_models.config import PretrainConfig, model_folder
 from paper.small_models.jobs import make_job, publish
 from paper.study import (
+    Fields,
     StudyConfig,
     StudyRun,
     after_sft,
@@ -98,21 +100,33 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stag
     models = [minutes[config.model_type] for config in models_missing(study).values()]
     rows = [Stage("models", len(models), sum(models) / jobs)]
     there = Counter() if models else finished(study, seeds=seeds, jobs=jobs, **_parts(items))
-    # RFT with the chosen rate and the first seed is there when the comparison begins.
-    planned = {"learning rates": (selection(study), 1, 0), "comparison": (comparison(study, rates), seeds, 1)}
+    planned = {"learning rates": (selection(study), 1), "comparison": (comparison(study, rates), seeds)}
     if REWARDS_ITEM in items:
-        planned["RFT after SFT"] = (after_sft(study, rates), seeds, 0)
+        planned["RFT after SFT"] = (after_sft(study, rates), seeds)
     if set(items) & set(SWEEP_ITEMS):
-        planned["sweeps"] = (sweeps(study, rates), 1, 0)
-    for stage, ((configurations, runs), repetitions, first) in planned.items():
-        counts = [
-            (configuration.get("repetitions") or repetitions)
-            - max(first * (_kind(run) == "rft"), there[run.configuration])
-            for configuration, run in zip(configurations, runs, strict=True)
-        ]
+        planned["sweeps"] = (sweeps(study, rates), 1)
+    counted: Counter[str] = Counter()  # seeds of what earlier stages run: RFT at a rate, the full SFT
+    works: dict[str, str] = {}
+    for stage, ((configurations, runs), repetitions) in planned.items():
+        counts = []
+        for configuration, run in zip(configurations, runs, strict=True):
+            work = works[run.configuration] = _work(configuration, works)
+            times = configuration.get("repetitions") or repetitions
+            counts.append(max(0, times - max(counted[work], there[run.configuration])))
+            counted[work] = max(counted[work], times)
         total = sum(minutes[_kind(run)] * count for run, count in zip(runs, counts, strict=True))
         rows.append(Stage(stage, sum(counts), total / jobs))
     return rows
+
+
+def _work(configuration: Fields, works: Mapping[str, str]) -> str:
+    """What decides the runs of a configuration: the same for those that are one work under two names.
+
+    works: of the configurations before it, by name.
+    """
+    start = configuration.get("model_from")
+    fields = {"config_path": configuration["config_path"], "base_config": configuration["base_config"]}
+    return json.dumps(fields | {"start": works[start] if start else None}, sort_keys=True)
 
 
 def _parts(items: Sequence[str]) -> dict[str, bool]:

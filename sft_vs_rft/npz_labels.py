@@ -34,7 +34,10 @@ def read_arrays(file: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Those of the arrays that a .npz file has. Raises DataError: it is none, or holds more than numbers."""
     try:
         with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names if name in archive}
+            arrays = {name: archive[name] for name in names if name in archive}
+        if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{', '.join(others)} is no array")  # numpy returns such a member's bytes
+        return arrays
     except UNREADABLE as error:
         reason = "it needs more memory than there is" if isinstance(error, MemoryError) else error
         raise DataError(

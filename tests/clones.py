@@ -17,22 +17,25 @@ def link_clone(folder: Path) -> Path:
     return folder
 
 
-def start_smoke(clone: Path) -> subprocess.Popen[str]:
-    """`reproduce_paper.py --scale smoke --report` in a clone, with its own cache and process group."""
-    return subprocess.Popen(
-        [sys.executable, "reproduce_paper.py", "--scale", "smoke", "--jobs", "2", "--report"],
-        cwd=clone,
-        env=os.environ | {"VANISHING_GRADIENTS_RFT_CACHE": str(clone / "cache")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def start_smoke(clone: Path, printed: Path) -> subprocess.Popen[bytes]:
+    """`reproduce_paper.py --scale smoke --report` in a clone, with its own cache and process group.
+
+    printed: the file of what it prints.
+    """
+    with printed.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "reproduce_paper.py", "--scale", "smoke", "--jobs", "2", "--report"],
+            cwd=clone,
+            env=os.environ | {"VANISHING_GRADIENTS_RFT_CACHE": str(clone / "cache")},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
 
 
 def run_smoke(clone: Path, timeout: float = 900) -> str:
     """The same to its end; returns what it printed."""
-    process = start_smoke(clone)
-    printed, _ = process.communicate(timeout=timeout)
-    assert process.returncode == 0, printed
-    return printed
+    printed = clone / "printed.txt"
+    status = start_smoke(clone, printed).wait(timeout)
+    assert status == 0, printed.read_text()
+    return printed.read_text()

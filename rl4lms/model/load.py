@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from transformers import (
 )
 from transformers.activations import NewGELUActivation
 
-from common.files import sync
+from common.files import describe_load_error, sync
 from common.hub import first_line, spare_retries_without_network
 from rl4lms.model.source import Kind, ModelSourceError, check_model_source, check_tokenizer_source, wrong_kind
 
@@ -223,7 +224,9 @@ def _load(auto: Any, what: str, name: str, **options: Any) -> Any:
     try:
         return auto.from_pretrained(Path(name).expanduser() if in_folder else name, **options)
     except Exception as error:  # network, hub, disk, format and architecture errors share no base class
-        reason = f"({type(error).__name__}: {first_line(error)})"
+        is_pickle = isinstance(error, pickle.UnpicklingError)  # torch's own words advise to run it
+        words = describe_load_error(error) if is_pickle else first_line(error)
+        reason = f"({type(error).__name__}: {words})"
         if in_folder:
             message = (
                 f"the {what} in folder {name!r} cannot be loaded {reason}: "

@@ -84,6 +84,12 @@ def test_two_at_a_time_the_last_seconds_are_seconds(clock):
     assert line == "plan p: 1/2 experiments, about 00:02 left"
 
 
+def test_a_job_that_is_late_or_past_its_last_step_is_not_said_to_end_in_no_time(clock):
+    series = Series(ended=1, seconds={"sft": [10.0]})
+    for item in (running("sft", 40), running("sft", 40, done=100)):
+        assert shown(series, [item], []) == "plan p: 1/2 experiments"
+
+
 def test_an_interrupted_job_has_not_ended_and_stays_in_the_total(clock):
     series = Series()
     for name, status in (("a", "finished"), ("b", "interrupted"), ("c", "failed")):
@@ -163,7 +169,7 @@ def test_lines_without_a_terminal(tmp_path, capsys, monkeypatch):
         run_jobs(settings, [counting(tmp_path, name, seed=i) for i, name in enumerate("ab")])
     lines = [line.split(" ", 2)[2] for line in capsys.readouterr().err.splitlines() if "plan p" in line]
     assert lines[-1] == "plan p: 2/2 experiments"
-    assert any(re.fullmatch(r"plan p: 1/2 experiments, about 00:00 left", line) for line in lines)
+    assert "plan p: 1/2 experiments" in lines
 
 
 def _log_each(update):

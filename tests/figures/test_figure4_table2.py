@@ -86,18 +86,19 @@ def test_figure_draws_every_number():
     rewards, ratios = figure.axes[:2]
     assert [label.get_text() for label in figure.axes[2].get_xticklabels()] == ["40%", "100%"]
     drawn = {
-        container.get_label(): container.lines[0].get_xydata().tolist() for container in rewards.containers
+        container.get_label(): container.lines[0].get_xydata().round(3).tolist()
+        for container in rewards.containers
     }
     assert drawn == {
-        "SFT alone, 10% of the labels": [[0, 0.3]],
-        "SFT, then RFT, 10% of the labels": [[0, 0.5]],
-        "SFT alone, 100% of the labels": [[1, 0.8]],
-        "SFT, then RFT, 100% of the labels": [[1, 1.0]],
+        "SFT alone, 10% of the labels": [[-0.105, 0.3]],
+        "SFT, then RFT, 10% of the labels": [[-0.035, 0.5]],
+        "SFT alone, 100% of the labels": [[1.035, 0.8]],
+        "SFT, then RFT, 100% of the labels": [[1.105, 1.0]],
     }
     levels = {line.get_label(): line.get_ydata()[0] for line in rewards.lines if line.get_label()[0] != "_"}
     assert levels == {"RFT without SFT": 0.2, "pretrained": 0.1}
     points = np.concatenate([line.get_xydata() for line in ratios.lines[:2]])
-    assert points == pytest.approx(np.array([[0, 2], [1, 2]]))
+    assert points == pytest.approx(np.array([[-0.035, 2], [1.035, 2]]))
     assert "share of full SFT" in str([child.get_ylabel() for child in rewards.child_axes])
 
 
@@ -124,6 +125,14 @@ def test_without_a_gain_of_rft_alone_no_panel_is_empty():
 def test_lines_and_markers_at_zero_are_whole():
     numbers = figure4_numbers(grid(), "question", BASE)
     assert all(axes.get_ylim()[0] < 0 for axes in figure4(numbers).axes[::2])
+
+
+def test_markers_of_equal_rewards_stand_side_by_side():
+    table = grid().assign(reward=0.0, start_reward=0.0)
+    table = pd.concat([table, table.assign(sft_labels=0.4)[table["method"] != "rft"]], ignore_index=True)
+    rewards = figure4(figure4_numbers(table, "question", BASE)).axes[0]
+    points = [tuple(point) for line in rewards.containers for point in line.lines[0].get_xydata().round(6)]
+    assert len(points) == len(set(points)) > 4 and {y for _, y in points} == {0}
 
 
 def swept():

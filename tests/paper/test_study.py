@@ -139,6 +139,20 @@ def test_stages_leave_out_what_is_finished(clone):
     assert not list(outputs.glob("*.yml"))
 
 
+@pytest.mark.parametrize("scale", STUDIES)
+def test_stages_count_each_run_once(scale, clone):
+    study = load_study(STUDIES[scale])
+    pretend(study)
+    rows = text_study.stages(scale, text_study.ITEMS, seeds=2, jobs=1)
+    rates = text_study.any_rates(study)
+    keys = set()
+    whole = both(comparison(study, rates), after_sft(study, rates), sweeps(study, rates))
+    for phase, configurations, seeds in (("x", selection(study)[0], 1), ("y", whole[0], 2)):
+        loaded = load_plan(write_plan(study, phase, configurations, seeds=seeds, jobs=1))
+        keys |= {job.key for job in make_jobs(loaded.plan, loaded.experiments)}
+    assert sum(stage.runs for stage in rows) == len(keys)
+
+
 def test_a_mistake_in_the_fields_of_a_study_is_found_before_anything_runs(clone):
     study = load_study(STUDIES["smoke"]).model_copy(update={"sft": {"alg.training_args.max_stepz": 3}})
     pretend(study)

@@ -199,6 +199,15 @@ def test_torn_member_of_an_archive(tmp_path: Path) -> None:
         load(file)
 
 
+def test_a_member_that_is_no_array(tmp_path: Path) -> None:
+    """numpy returns its bytes."""
+    np.savez(tmp_path / "mine.npz", **ARRAYS)
+    with zipfile.ZipFile(tmp_path / "mine.npz", "a") as archive:
+        archive.writestr("modified_train.npy", b"something else")
+    with pytest.raises(DataError, match=r"mine\.npz cannot be read .*: modified_train is no array; write"):
+        load(tmp_path / "mine.npz")
+
+
 def test_sets_larger_than_the_number_of_classes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="num_labels_per_sample is 11, but the dataset has only 10 classes"):
         load(tmp_path / "mine.npz", ARRAYS, num_labels_per_sample=11)

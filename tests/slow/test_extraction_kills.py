@@ -1,37 +1,28 @@
-"""Extractions killed with SIGKILL at any moment and resumed leave the file of an uninterrupted one.
+"""Extractions cut by signals at any moment and resumed leave the files of an uninterrupted one.
 
-Prints where the kills hit: pytest -m slow tests/slow/test_extraction_kills.py -s
+Prints where the cuts hit: SEED=7 CUTS=20 pytest -m slow tests/slow/test_extraction_kills.py -s
 """
 
 import json
-import math
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from signal_rounds import Job, cut_at_random_moments, run_whole
 from tiny_models import save_tiny_t5
 
-from rl4lms.extract import INPUTS_PER_SCORING
+from common.run_dir import find_runs
 from rl4lms_extract_samples_from_model_runner import main
 
 pytestmark = pytest.mark.slow
 
-RUNNER = Path(__file__).parents[2] / "rl4lms_extract_samples_from_model_runner.py"
+RUNNER = "rl4lms_extract_samples_from_model_runner.py"
 INPUTS, TEXTS, BATCH = 330, 3, 6
 BATCHES = INPUTS * TEXTS // BATCH
-SCORINGS = math.ceil(INPUTS / INPUTS_PER_SCORING)
-KILLS = 10
-TIMEOUT = 120  # seconds for one start of the runner
 
 
 @pytest.fixture(scope="module")
@@ -82,26 +73,18 @@ def contents(output: Path) -> tuple[dict[str, Any], str]:
     return content, path.with_suffix(".csv").read_text()
 
 
-@pytest.fixture(scope="module")
-def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    """What is left when nothing stops the extraction."""
-    output = tmp_path_factory.mktemp("whole")
-    assert main(arguments(config, output)) == 0
-    return contents(output)
-
-
 def rows(output: Path, name: str) -> list[dict[str, Any]]:
     """The rows of the run's file, without a torn last line."""
     lines = [line for path in output.glob(f"*/{name}") for line in path.read_bytes().split(b"\n")[:-1]]
     return [json.loads(line) for line in lines]
 
 
-def check_end(output: Path, whole: tuple[dict[str, Any], str]) -> None:
-    """The extraction left what the uninterrupted one did, every text once, and nothing half written."""
-    assert contents(output) == whole
+def checked_contents(output: Path) -> tuple[dict[str, Any], str]:
+    """What a finished extraction left: every text once, and nothing half written."""
+    content = contents(output)
     assert not [path for path in output.rglob("*") if path.name.startswith(".tmp-")]
     inputs = [i for row in rows(output, "texts.jsonl") for i in row["inputs"]]
-    assert sorted(inputs) == list(range(whole[0]["num_train_samples"]))
+    assert sorted(inputs) == list(range(content[0]["num_train_samples"]))
     batches = [row["batch"] for row in rows(output, "texts.jsonl")]
     assert sorted(batches) == list(range(len(batches)))
     firsts = [row["first_input"] for row in rows(output, "scores.jsonl")]
@@ -109,6 +92,7 @@ def check_end(output: Path, whole: tuple[dict[str, Any], str]) -> None:
     (manifest,) = output.glob("*/manifest.json")
     assert json.loads(manifest.read_text())["status"] == "finished"
     assert {path.suffix for path in output.glob("*_scatter.*")} == {".png", ".pdf", ".csv", ".json"}
+    return content
 
 
 def stage(output: Path) -> str:
@@ -127,56 +111,14 @@ def stage(output: Path) -> str:
     return "1 before the first text" if list(output.glob("*/manifest.json")) else "0 before there is a run"
 
 
-def random_moment(rng: random.Random, output: Path) -> Callable[[float], bool]:
-    """Whether to kill the runner now, given the seconds since it was started.
+def test_cut_at_random_moments(config: Path, tmp_path: Path) -> None:
+    def command(output: Path) -> list[str] | None:
+        if [run for run in find_runs(output) if run.manifest["status"] == "finished"]:
+            return None
+        return [RUNNER, *arguments(config, output)]
 
-    That is some time after its start (while Python and torch start), after some texts, or a little after some
-    scores (also while results are written and drawn).
-    """
-    choice, texts, scores = rng.random(), len(rows(output, "texts.jsonl")), len(rows(output, "scores.jsonl"))
-    if choice < 0.2 or scores == SCORINGS:
-        delay = rng.uniform(0, 8)
-        return lambda seconds: seconds > delay
-    if choice < 0.6 and texts < BATCHES:
-        enough = texts + rng.randint(1, 60)
-        return lambda seconds: len(rows(output, "texts.jsonl")) >= enough
-    scored, delay, first = rng.randint(scores + 1, SCORINGS), rng.uniform(0, 0.5), list[float]()
-
-    def due(seconds: float) -> bool:
-        if not first and len(rows(output, "scores.jsonl")) >= scored:
-            first.append(seconds)
-        return bool(first) and seconds > first[0] + delay
-
-    return due
-
-
-def test_kill_9_at_random_moments(config: Path, whole: tuple[dict[str, Any], str], tmp_path: Path) -> None:
-    seed = random.SystemRandom().randrange(10**6)
-    rng, kills, starts, rounds = random.Random(seed), Counter[str](), 0, 0
-    while kills.total() < KILLS:
-        rounds += 1
-        output, runner = tmp_path / f"round_{rounds}", None
-        output.mkdir()
-        printed = tmp_path / f"printed_{rounds}.txt"
-        while runner is None or runner.returncode == -signal.SIGKILL:
-            spared = kills.total() == KILLS or stage(output) in ("5 drawing", "6 all files there")
-            due = random_moment(rng, output) if not spared else lambda seconds: False
-            with printed.open("ab") as file:
-                command = [sys.executable, str(RUNNER), *arguments(config, output)]
-                runner, begin = subprocess.Popen(command, stdout=file, stderr=file), time.monotonic()
-            starts += 1
-            while runner.poll() is None and not due(time.monotonic() - begin):
-                assert time.monotonic() - begin < TIMEOUT
-                time.sleep(0.01)
-            if runner.poll() is None:
-                runner.kill()
-                runner.wait()
-                kills[stage(output)] += 1
-        assert runner.returncode == 0, printed.read_text()
-        check_end(output, whole)
-    print(f"\nseed {seed}: {kills.total()} kills in {starts} starts of {rounds} extractions")
-    for name, count in sorted(kills.items()):
-        print(f"{count:4}  {name}")
+    job = Job(command, checked_contents, stage)
+    cut_at_random_moments("extraction", job, run_whole(job, tmp_path / "whole"), tmp_path)
 
 
 SHORT = ("datapool.num_train_samples=12",)
@@ -211,4 +153,4 @@ def test_killed_before_a_result_gets_its_name(
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     assert len([path for path in tmp_path.iterdir() if path.name.startswith(".tmp-")]) == 1
     assert main(arguments(config, tmp_path)) == 0
-    check_end(tmp_path, whole_short)
+    assert checked_contents(tmp_path) == whole_short

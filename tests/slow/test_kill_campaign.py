@@ -1,15 +1,13 @@
-"""Plans killed with SIGKILL at any moment and started again come to the numbers of an uninterrupted plan.
+"""Plans cut by signals at any moment and started again come to the numbers of an uninterrupted plan.
 
-Prints where the kills hit: pytest -m slow tests/slow/test_kill_campaign.py -s
+Prints where the cuts hit: SEED=7 CUTS=20 pytest -m slow tests/slow/test_kill_campaign.py -s
 """
 
 import json
 import os
 import random
 import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,32 +16,31 @@ from typing import Any
 import pytest
 from PIL import Image
 from plan_runs import all_numbers, rows_written, runs_of, write_plan
+from processes import snapshot
+from signal_rounds import SEED, TIMEOUT, Job, Whole, cut_at_random_moments, run_whole, start
 
 from common.run_dir import load_checkpoint, read_metrics
 from sft_vs_rft_controlled_experiments_plan_runner import main
 
 pytestmark = pytest.mark.slow
 
-REPO = Path(__file__).parents[2]
-RUNNER = REPO / "sft_vs_rft_controlled_experiments_plan_runner.py"
+RUNNER = "sft_vs_rft_controlled_experiments_plan_runner.py"
 EPOCHS = 400
 METHODS = ["reinforce", "supervised"]
-KILLS = 12  # in each of the two campaigns
-TIMEOUT = 120  # seconds for one start of the plan
 
 
 def make_plan(folder: Path, multiprocess: bool, **fields: Any) -> Path:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     settings = {"epochs": EPOCHS, "validate_every": 2, "num_checkpoints": 2, "save_metric_plots": True}
     parallel = {"multiprocess": multiprocess, "num_parallel": 2}
     return write_plan(folder, {"opt_method": METHODS}, **(settings | parallel | fields))
 
 
-def start(plan: Path) -> subprocess.Popen[bytes]:
-    """The runner on a plan, leading a process group of its own; what it prints goes to a file."""
-    command = [sys.executable, str(RUNNER), "--plan_config_path", str(plan)]
-    with (plan.parent / "printed.txt").open("ab") as printed:
-        return subprocess.Popen(command, stdout=printed, stderr=printed, start_new_session=True)
+def campaign_job(multiprocess: bool) -> Job:
+    def command(folder: Path) -> list[str]:
+        return [RUNNER, "--plan_config_path", str(make_plan(folder, multiprocess))]
+
+    return Job(command, checked_numbers, stage)
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -101,86 +98,32 @@ def check_files(folder: Path) -> None:
     assert kinds[".json"] == 4 and kinds[".jsonl"] == 2 and kinds[".pt"] >= 2
 
 
-def check_end(folder: Path, whole: dict[str, Any]) -> None:
-    """The plan in `folder` has come to the numbers `whole`, in one run for each experiment."""
+def checked_numbers(folder: Path) -> dict[str, Any]:
+    """The numbers of a finished plan, in one run for each experiment."""
     check_files(folder)
     for path in (folder / "runs").iterdir():
         # Killed before it had written its number into the lock, a run leaves an empty folder.
         assert (path / "manifest.json").exists() or not any(f.stat().st_size for f in files_in(path)), path
     for run in runs_of(folder):
         assert [row["epoch"] for row in read_metrics(run.path)] == list(range(run.config["epochs"]))
-    assert all_numbers(folder) == whole
+    return all_numbers(folder)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Numbers of the plan when nothing stops it."""
-    plan = make_plan(tmp_path_factory.mktemp("whole") / "plan", multiprocess=False, save_every_num_val=EPOCHS)
-    assert main(["--plan_config_path", str(plan), "--disable_console_log"]) == 0
-    return all_numbers(plan.parent)
-
-
-def random_moment(rng: random.Random, folder: Path) -> Callable[[float], bool]:
-    """Whether to kill a plan now, given the seconds since it was started.
-
-    That is some time after its start (while Python and torch start, or data is read), or after its first
-    new checkpoint (in the middle of epochs, or of drawing the plots).
-    """
-    if rng.random() < 0.35:
-        delay = rng.uniform(0, 6)
-        return lambda seconds: seconds > delay
-    before, delay, first = checkpoints(folder), rng.uniform(0, 2), []
-
-    def due(seconds: float) -> bool:
-        if not first and checkpoints(folder) - before:
-            first.append(seconds)
-        return bool(first) and seconds > first[0] + delay
-
-    return due
-
-
-def checkpoints(folder: Path) -> set[Path]:
-    return set((folder / "runs").glob("*/checkpoints/epoch_*.pt"))
-
-
-def snapshot(folder: Path) -> set[tuple[str, int]]:
-    found = set()
-    for path in files_in(folder / "runs"):
-        try:
-            found.add((str(path), path.stat().st_mtime_ns))
-        except FileNotFoundError:  # a temporary file, renamed by now
-            continue
-    return found
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The plan when nothing stops it."""
+    return run_whole(campaign_job(multiprocess=False), tmp_path_factory.mktemp("whole") / "plan")
 
 
 @pytest.mark.parametrize("multiprocess", [False, True], ids=["in process", "in processes"])
-def test_kill_9_at_random_moments(multiprocess, whole, tmp_path):
-    seed = random.SystemRandom().randrange(10**6)
-    rng, kills, starts, rounds = random.Random(seed), Counter[str](), 0, 0
-    while kills.total() < KILLS:
-        rounds += 1
-        folder = tmp_path / f"round_{rounds}"
-        plan, runner = make_plan(folder, multiprocess), None
-        while runner is None or runner.returncode == -signal.SIGKILL:
-            due = random_moment(rng, folder) if kills.total() < KILLS else lambda seconds: False
-            runner, begin = start(plan), time.monotonic()
-            starts += 1
-            while runner.poll() is None and not due(time.monotonic() - begin):
-                assert time.monotonic() - begin < TIMEOUT
-                time.sleep(0.002)
-            if runner.poll() is None:
-                # Killed alone, it leaves workers that must end by themselves, while the next one starts.
-                alone = multiprocess and rng.random() < 0.5
-                (os.kill if alone else os.killpg)(runner.pid, signal.SIGKILL)
-                runner.wait()
-                kills[("runner alone: " if alone else "") + stage(folder)] += 1
-        assert runner.returncode == 0, (folder / "printed.txt").read_text()
-        check_end(folder, whole)
-        after = snapshot(folder)
-        assert start(plan).wait(TIMEOUT) == 0 and snapshot(folder) == after, "nothing is left to do"
-    print(f"\nseed {seed}: {kills.total()} kills in {starts} starts of {rounds} plans")
-    for name, count in sorted(kills.items()):
-        print(f"{count:4}  {name}")
+def test_cut_at_random_moments(multiprocess: bool, whole: Whole, tmp_path: Path) -> None:
+    job = campaign_job(multiprocess)
+    title = "controlled plan in processes" if multiprocess else "controlled plan in process"
+    cut_at_random_moments(title, job, whole, tmp_path)
+    folder = tmp_path / "round_0"
+    after = snapshot(folder / "runs")
+    assert start(job.command(folder) or [], tmp_path / "again.txt").wait(TIMEOUT) == 0
+    assert snapshot(folder / "runs") == after, "nothing is left to do"
 
 
 # Moments that chance seldom finds: the kill comes right before the nth thing that is done to a file.
@@ -234,7 +177,7 @@ def test_killed_before_each_change_of_a_file(whole_short, tmp_path, monkeypatch)
         command = ["--plan_config_path", str(plan), "--disable_console_log"]
         killed = in_child_killed_before_change(number, plan.parent / "runs", lambda: main(command))  # noqa: B023
         assert main(command) == 0
-        check_end(plan.parent, whole_short)
+        assert checked_numbers(plan.parent) == whole_short
     print(f"\nkilled before each of {number - 1} changes of files")
     assert number > 60
 
@@ -242,12 +185,11 @@ def test_killed_before_each_change_of_a_file(whole_short, tmp_path, monkeypatch)
 def test_killed_again_and_again_before_changes_of_files(whole_short, tmp_path, monkeypatch):
     """Also while a run is being resumed."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    seed = random.SystemRandom().randrange(10**6)
-    rng, kills = random.Random(seed), 0
+    rng, kills = random.Random(SEED), 0
     for round_ in range(25):
         plan = make_plan(tmp_path / str(round_), False, **SHORT)
         command = ["--plan_config_path", str(plan), "--disable_console_log"]
         while in_child_killed_before_change(rng.randint(1, 40), plan.parent / "runs", lambda: main(command)):  # noqa: B023
             kills += 1
-        check_end(plan.parent, whole_short)
-    print(f"\nseed {seed}: {kills} kills in 25 plans")
+        assert checked_numbers(plan.parent) == whole_short
+    print(f"\nseed {SEED}: {kills} kills in 25 plans")

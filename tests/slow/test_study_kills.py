@@ -1,27 +1,26 @@
-"""The whole study killed with SIGKILL at any moment, and started again, ends with the same numbers.
+"""The whole study cut by signals at any moment, and started again, ends with the same numbers.
 
 At smoke scale: models, learning rates, trainings, extractions, controlled runs, figures and the page.
-Prints where the kills hit: pytest -m slow tests/slow/test_study_kills.py -s
+Prints where the cuts hit: SEED=7 CUTS=20 pytest -m slow tests/slow/test_study_kills.py -s
 """
 
 import json
-import os
 import random
-import signal
 import subprocess
-import threading
+import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from clones import link_clone, run_smoke, start_smoke
+from signal_rounds import CUTS, FIRST, SEED, check_cut, send, shuffled_signals
 
 from common.run_dir import find_runs
 
 pytestmark = pytest.mark.slow
 
-KILLS = 14
 STAGES = {"controlled": "smoke/controlled", "models": "smoke/models", "runs": "smoke/runs"}
 
 
@@ -43,38 +42,36 @@ def stage(clone: Path) -> str:
     return " + ".join(sorted(under_way)) or "no run under way"
 
 
-def kill_after(seconds: float, process: subprocess.Popen[str]) -> str:
-    """Kill the process and its workers some seconds after its start; returns what it had printed."""
-    timer = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
-    timer.start()
-    printed, _ = process.communicate()
-    timer.cancel()
-    return printed
-
-
-def test_kills_at_random_moments_change_no_number(tmp_path):
-    whole, killed = link_clone(tmp_path / "whole"), link_clone(tmp_path / "killed")
+def test_cuts_at_random_moments_change_no_number(tmp_path):
+    whole, cut = link_clone(tmp_path / "whole"), link_clone(tmp_path / "cut")
+    begin = time.monotonic()
     run_smoke(whole)
-    rng, hit = random.Random(0), Counter()
-    for _ in range(KILLS):
-        process = start_smoke(killed)
-        kill_after(rng.uniform(4, 40), process)
+    seconds = time.monotonic() - begin
+    rng, hit = random.Random(f"{SEED} study"), Counter()
+    for name in shuffled_signals(rng):
+        printed, delay = tmp_path / f"printed_{hit.total()}.txt", rng.uniform(FIRST, seconds / 3)
+        process = start_smoke(cut, printed)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(delay)
         if process.returncode == 0:  # it was quicker
             break
-        assert process.returncode == -signal.SIGKILL
-        hit[stage(killed)] += 1
-    print(*(f"{count} x {where}" for where, count in sorted(hit.items())), sep="\n")
-    assert sum(hit.values()) >= KILLS // 2
-    run_smoke(killed)
+        # A worker left alone ends by itself, while the study is started again.
+        status = send(process, name, rng, to_group=rng.random() < 0.5)
+        check_cut(name, status, delay, printed)
+        hit[f"{name}: {stage(cut)}"] += 1
+    print(f"\nstudy, seed {SEED}: {hit.total()} cuts")
+    print(*(f"{count:4}  {where}" for where, count in sorted(hit.items())), sep="\n")
+    assert hit.total() >= CUTS // 2
+    run_smoke(cut)
 
-    expected, found = numbers(whole), numbers(killed)
-    assert found.keys() == expected.keys() and len(found) > 10
+    expected, results = numbers(whole), numbers(cut)
+    assert results.keys() == expected.keys() and len(results) > 10
     for name, table in expected.items():
-        pd.testing.assert_frame_equal(found[name], table, check_exact=True, obj=name)
+        pd.testing.assert_frame_equal(results[name], table, check_exact=True, obj=name)
     for name in STAGES.values():
-        runs = [find_runs(clone / "outputs" / name) for clone in (whole, killed)]
+        runs = [find_runs(clone / "outputs" / name) for clone in (whole, cut)]
         assert [run.manifest["status"] for run in runs[1]] == ["finished"] * len(runs[0])
-    left = [path for path in (killed / "outputs").rglob(".tmp-*") if path.is_file()]
+    left = [path for path in (cut / "outputs").rglob(".tmp-*") if path.is_file()]
     assert left == []
-    for path in (killed / "outputs").rglob("*.json"):
+    for path in (cut / "outputs").rglob("*.json"):
         json.loads(path.read_text())

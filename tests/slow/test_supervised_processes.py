@@ -1,10 +1,7 @@
-"""Supervised finetuning in processes of its own: several at a time, and killed at any moment."""
+"""Supervised finetuning in several processes at a time."""
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -53,33 +50,3 @@ def test_two_processes_make_the_update_of_one_with_their_batches_together(tmp_pa
     for name in ("loss", "grad_norm"):
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-5)
     assert all(torch.allclose(weights[1][name], weights[2][name], atol=1e-5) for name in weights[1])
-
-
-def test_killed_twice_and_resumed_equals_uninterrupted(tmp_path):
-    model = save_tiny_t5(tmp_path / "model", seed=1)
-    raw = supervised_config(model, save_data(tmp_path / "data"), save_total_limit=1)
-    raw["alg"]["training_args"] |= {"num_train_epochs": 10, "logging_steps": 7, "save_steps": 3}
-    (tmp_path / "config.yml").write_text(yaml.safe_dump(raw))
-    finish(command(tmp_path, "whole"))
-    whole = only_run(tmp_path, "whole")
-
-    arguments = command(tmp_path, "killed")
-    for rows in (5, 22):
-        process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not _has_rows(tmp_path / "killed", rows):
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        arguments = [sys.executable, RUNNER, "--resume", str(only_run(tmp_path, "killed"))]
-    finish(arguments)
-    killed = only_run(tmp_path, "killed")
-    for name in ("training_info", "train_split_metrics", "val_split_metrics", "test_split_metrics"):
-        assert rows_of(killed, name) == rows_of(whole, name)
-    files = [path / "mine_model" / "model.safetensors" for path in (killed, whole)]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    assert len(list((killed / "mine_checkpoints").iterdir())) == 1
-
-
-def _has_rows(base: Path, count: int) -> bool:
-    files = list(base.glob("*/mine_training_info.jsonl"))
-    return bool(files) and files[0].read_bytes().count(b"\n") >= count

@@ -3,6 +3,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -219,3 +220,17 @@ def test_checks_import_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Payload:
+    def __reduce__(self) -> Any:
+        return print, ("payload ran",)
+
+
+def test_weights_that_hold_code_are_refused_in_our_own_words(tiny_gpt2, tmp_path, capsys):
+    folder = shutil.copytree(tiny_gpt2, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    torch.save({"transformer.wte.weight": Payload()}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelSourceError, match=r"cannot be loaded .*not loaded: .*could run code") as refusal:
+        load_model(str(folder), "causal", torch.float32, "cpu")
+    assert "weights_only" not in str(refusal.value) and "payload ran" not in capsys.readouterr().out
