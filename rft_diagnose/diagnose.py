@@ -20,6 +20,7 @@ from rft_diagnose.groups import (
     find_scale,
     group,
     inputs_text,
+    reject_far_ends,
     spread_probability,
 )
 from rft_diagnose.over_inputs import (
@@ -95,6 +96,7 @@ def diagnose(
         raise DiagnosisError("every reward is missing")
     missing = len(values) - int(known.sum())
     scale = find_scale(values[known], reward_range)
+    reject_far_ends(values[known], scale, tolerance)
     if kl is not None and kl_coef:
         scale = replace(scale, values=None)
     values = (values - kl_coef * penalty)[known]

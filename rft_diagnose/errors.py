@@ -42,8 +42,13 @@ def hint(name: str, known: Iterable[str]) -> str:
     return f"did you mean {folded[near[0]]!r}? " if near else ""
 
 
+def all_of(names: Iterable[str]) -> str:
+    """List all names."""
+    return ", ".join(name or "''" for name in names)
+
+
 def listed(names: Iterable[object]) -> str:
     """List names, but not all of many."""
-    texts = [str(name) for name in names]
+    texts = [str(name) or "''" for name in names]
     more = f" and {len(texts) - SHOWN:,} more" if len(texts) > SHOWN else ""
     return ", ".join(texts[:SHOWN]) + more

@@ -11,8 +11,17 @@ from rft_diagnose.formats import FORMATS, ROW_FORMATS, file_format, is_pipe
 
 OWN_LOG = "*rollout_rewards.jsonl"  # of a training run here, which has other tables beside it
 DEEPEST = 2  # folders below the given one
+COUNTED = (  # the finest first
+    *("step", "steps", "iteration", "iter", "update", "checkpoint", "ckpt", "completions", "epoch"),
+)
 STEP = re.compile(
-    r"(?:^|[^a-z])(?:steps?|iter|iteration|epoch|update|checkpoint|ckpt|completions)[^a-z0-9]*(\d+)(?![a-z0-9])",
+    rf"(?:^|[^a-z])({'|'.join(sorted(COUNTED, reverse=True))})[^a-z0-9]*(\d+)(?![a-z0-9])", re.IGNORECASE
+)
+# A number, the word before it, and what makes it one of several parts.
+NUMBER = re.compile(r"([a-z]*)[^a-z0-9]*(\d+)(?=([-_ ]*of[-_ ]*\d)?)", re.IGNORECASE)
+PART = re.compile(
+    r"part|parts|shard|rank|worker|proc|process|gpu|cuda|device|node|host|chunk|split|seed|replica|thread|job|"
+    r"task|fold|model|run|client|actor|server|of|temp|temperature|lr|v|version|dp|tp|pp|local",
     re.IGNORECASE,
 )
 
@@ -65,17 +74,50 @@ def _tables_in(folder: Path) -> list[Path]:
 def steps_in_names(files: Sequence[Path]) -> list[int] | None:
     """Read the step of each file in its name, or in those of its folders; None: they do not tell.
 
-    A name that is a number is that of a step, too, but for the numbers of parts ("part-3", "00001-of-00008").
+    A name that is a number is that of a step, too, and so is the one number in which names of one form differ,
+    but for the numbers of parts ("part-3", "00001-of-00008"). Steps that begin anew in each epoch are counted.
     """
     steps = [_step_in(path) for path in files]
-    return [step for step in steps if step is not None] if None not in steps and len(set(steps)) > 1 else None
+    if None in steps:
+        steps = _differing_numbers(files)
+    known = [step for step in steps if step is not None]
+    epochs = [_number_in(path, ("epoch",)) for path in files]
+    if None not in epochs and _begin_anew(known, epochs):
+        visits = list(zip(epochs, known, strict=True))
+        known = [sorted(set(visits)).index(visit) for visit in visits]
+    return known if None not in steps and len(set(known)) > 1 else None
+
+
+def _begin_anew(steps: Sequence[int], epochs: Sequence[int | None]) -> bool:
+    return len(set(zip(epochs, steps, strict=True))) > max(len(set(steps)), len(set(epochs)))
 
 
 def _step_in(path: Path) -> int | None:
     stem = path.name.partition(".")[0]
-    if stem.isdecimal():
-        return int(stem)
-    for name in (stem, *(parent.name for parent in list(path.parents)[:DEEPEST])):
-        if match := STEP.search(name):
-            return int(match.group(1))
+    return int(stem) if stem.isdecimal() else _number_in(path, COUNTED)
+
+
+def _number_in(path: Path, words: Sequence[str]) -> int | None:
+    """Read the number behind the first of the words that stands in the file's name, or in its folders'."""
+    for name in (path.name.partition(".")[0], *(parent.name for parent in list(path.parents)[:DEEPEST])):
+        numbers = {match.group(1).lower(): int(match.group(2)) for match in STEP.finditer(name)}
+        for word in words:
+            if word in numbers:
+                return numbers[word]
     return None
+
+
+def _differing_numbers(files: Sequence[Path]) -> list[int | None]:
+    """Read the number in which the names differ; all None if they differ in more, or it is that of a part."""
+    names = [path.name.removesuffix("".join(path.suffixes[-1:])) for path in files]
+    if len({re.sub(r"\d+", "0", name) for name in names}) == 1:
+        rows = [list(NUMBER.finditer(name)) for name in names]
+        columns = [
+            [int(match.group(2)) for match in column]
+            for column in zip(*rows, strict=True)
+            if not PART.fullmatch(column[0].group(1)) and not column[0].group(3)
+        ]
+        differing = [column for column in columns if len(set(column)) > 1]
+        if len(differing) == 1:
+            return list(differing[0])
+    return [None] * len(files)

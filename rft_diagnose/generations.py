@@ -7,8 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from rft_diagnose.errors import DiagnosisError, listed
+from rft_diagnose.files import steps_in_names
 from rft_diagnose.groups import Floats, Ints
-from rft_diagnose.rows import Bools, are_rows_of_kinds, copied_blocks, mix, repeated_blocks, rows_per_text
+from rft_diagnose.rows import (
+    Bits,
+    Bools,
+    are_rows_of_kinds,
+    contained_blocks,
+    copied_blocks,
+    groups_of_copies,
+    mix,
+    repeated_blocks,
+    rows_per_text,
+)
 from rft_diagnose.sources import Source, join_texts
 
 
@@ -34,6 +45,9 @@ def drop_repeated(
                 kept = ~np.isin(files, copies)
                 names = listed(sources[file].path.name for file in copies)
                 notes.append(f"files with the very rows of another are counted once: without {names}")
+        if len(sources) > 1:
+            kept, more = _drop_contained(sources, files, rows, steps if has_column else None, kept)
+            notes += more
         if steps is not None:
             inside = np.ones(len(codes), dtype=bool) if kept is None else kept
             again = repeated_blocks(steps[inside], rows[inside])
@@ -51,6 +65,30 @@ def drop_repeated(
     groups = groups[chosen]
     _reject_kinds(sources, kinds, groups, None if texts is None else texts[chosen], chosen)
     return kept, notes
+
+
+def _drop_contained(
+    sources: Sequence[Source], files: Ints, rows: Bits, steps: Ints | None, kept: Bools | None
+) -> tuple[Bools | None, list[str]]:
+    """Leave out files whose rows are all in a larger one: earlier states of it, or parts; and say so.
+
+    steps: of a column, if there is one. Raises DiagnosisError: steps are of names, which are wrong then.
+    """
+    inside = slice(None) if kept is None else kept
+    known = rows if steps is None else mix(rows.view(np.int64), steps)
+    pairs = contained_blocks(files[inside], known[inside])
+    if not pairs:
+        return kept, []
+    if steps is None and steps_in_names([source.path for source in sources]) is not None:
+        smaller, larger = (sources[file].path.name for file in pairs[0])
+        raise DiagnosisError(
+            f"{sources[pairs[0][1]].where}: it has all rows of {smaller}, as if each file had those of all "
+            f"steps so far: give the last file alone, or a column `step` ({larger})"
+        )
+    names = listed(sources[file].path.name for file, _ in pairs)
+    contained = np.isin(files, [file for file, _ in pairs])
+    kept = ~contained if kept is None else kept & ~contained
+    return kept, [f"files whose rows are all in another are counted once: without {names}"]
 
 
 def _join_hashes(sources: Sequence[Source]) -> Ints | None:
@@ -83,4 +121,10 @@ def _reject_kinds(
         raise DiagnosisError(
             f"{sources[0].where}: every completion stands {times} times, as if each generation had {times} "
             "rows (one a reward function, or from joining tables): give a row per generation"
+        )
+    if rows is not None and (copies := groups_of_copies(groups, rows)):
+        raise DiagnosisError(
+            f"{sources[0].where}: at {copies:,} visits of inputs every completion stands several times, and "
+            "equally often, as if generations had several rows (one a reward function, or from joining "
+            "tables): give a row per generation"
         )

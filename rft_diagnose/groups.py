@@ -14,7 +14,9 @@ from rft_diagnose.statistics import NEAR_OPTIMAL_MEAN, Floats
 Ints = NDArray[np.int64]
 
 LARGEST = 1e60  # of a reward: sums of its fourth powers are numbers, too
-RARE = 0.001  # at each end the share of the rewards that may be mistakes, or at least one reward
+# Shares of the rewards that may be mistakes, at the lower and the upper end, or at least one reward.
+RARE_LOW, RARE_HIGH = 0.01, 0.001
+MOST = (0.05, 0.95)  # quantiles between which most rewards lie
 FEWEST = 20  # rewards below which none is taken for a mistake
 # A mistake lies beyond the others by more than so many times their range. At the upper end it may be a rare
 # success instead, without which all others would look solved.
@@ -164,17 +166,30 @@ def find_scale(rewards: Floats, given: tuple[float, float] | None) -> Scale:
 def bulk(rewards: Floats) -> tuple[float, float]:
     """Find the range of the rewards [M] without a few that lie far from all others, if there are such.
 
-    At each end up to RARE of the rewards may be left out: those beyond that percentile's reward by more than
-    FAR_BELOW or FAR_ABOVE times the range between the two percentiles.
+    Up to RARE_LOW or RARE_HIGH of the rewards may be left out at an end: those beyond that percentile's
+    reward by more than FAR_BELOW or FAR_ABOVE times the range between the two percentiles.
     """
     smallest, largest = float(rewards.min()), float(rewards.max())
     if len(rewards) < FEWEST:
         return smallest, largest
-    few = max(1, int(RARE * len(rewards)))
-    ordered = np.partition(rewards, (few, len(rewards) - 1 - few))
-    low, high = float(ordered[few]), float(ordered[len(rewards) - 1 - few])
+    first = max(1, int(RARE_LOW * len(rewards)))
+    last = len(rewards) - 1 - max(1, int(RARE_HIGH * len(rewards)))
+    ordered = np.partition(rewards, (first, last))
+    low, high = float(ordered[first]), float(ordered[last])
     least, most = low - FAR_BELOW * (high - low), high + FAR_ABOVE * (high - low)
     if low == high:  # the others are all alike: then these few are what there is to learn from
         return smallest, largest
     inside = rewards[(rewards >= least) & (rewards <= most)]
     return float(inside.min()), float(inside.max())
+
+
+def reject_far_ends(rewards: Floats, scale: Scale, tolerance: float) -> None:
+    """Raise DiagnosisError if most rewards [M] differ, but count as equal on a range that few of them set."""
+    if scale.source != "observed":
+        return
+    low, high = np.quantile(rewards, MOST).tolist()
+    if ROUNDING * scale.width < high - low <= tolerance * scale.width:
+        raise DiagnosisError(
+            f"rewards go from {scale.low:g} to {scale.high:g}, but nine tenths of them lie within {low:g} to "
+            f"{high:g} and would all count as equal: give the range from worst to best reward (--range)"
+        )

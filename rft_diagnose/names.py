@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rft_diagnose.columns import Wanted
-from rft_diagnose.errors import ColumnsError, DiagnosisError, hint
+from rft_diagnose.errors import ColumnsError, DiagnosisError, all_of, hint
 
 PROMPTS = ("prompt_id", "prompt")
 TEXTS = ("prompt", "question", "query", "problem", "instruction", "input")  # of an input, beside its id
@@ -25,7 +25,9 @@ REWARD = re.compile(r"reward|score|.*_reward", re.IGNORECASE)
 # Not taken unasked, but a reward perhaps: then the others may be a part of what is optimised alone.
 # Of a group or a whole log, and never of one generation; and sums, which their parts stand beside.
 STATISTIC = re.compile(
-    r"(.*[^a-z])?(mean|avg|average|median|std|var|min|max|group|batch|baseline|running)_reward", re.IGNORECASE
+    r"(.*[^a-z])?(mean|avg|average|median|std|var|min|max|group|batch|baseline|running|adv|advantage"
+    r"|normali[sz]ed|standardi[sz]ed|centered|whitened)_reward",
+    re.IGNORECASE,
 )
 SUM = re.compile(r"(.*[^a-z])?(sum|total|overall|combined|weighted|final)_reward", re.IGNORECASE)
 PERHAPS = re.compile(r".*(reward|score)s?([^a-z].*)?", re.IGNORECASE)
@@ -41,7 +43,8 @@ POSITIONS = re.compile(
 # Columns that name the reward function or filter that a row is of, where each has a row of its own.
 _JUDGES = (
     "filter|metric|func|function|scorer|grader|judge|criterion|criteria|component|aspect|variable|rubric|"
-    "verifier|evaluator|measure|dimension|rater|annotator|reviewer"
+    "verifier|evaluator|measure|dimension|rater|annotator|reviewer|name|kind|type|category|check|test|rule|term|"
+    "objective|signal"
 )
 KINDS = re.compile(
     rf"(.*[^a-z])?({_JUDGES})s?([^a-z](name|id|type|kind|key|fn))?"
@@ -114,7 +117,7 @@ def choose_columns(
     prompt = asked.prompt or find_name(names, PROMPTS)
     if prompt is None:
         raise lacking(
-            f"{where}: which column names the input? give it with --prompt; there are: {', '.join(names)}"
+            f"{where}: which column names the input? give it with --prompt; there are: {all_of(names)}"
         )
     step = asked.step or find_name(names, STEPS)
     taken = {prompt, step, asked.kl, asked.references}
@@ -165,9 +168,9 @@ def choose_rewards(
             "optimised with --reward (of several their sum, by --weights)"
         )
     numeric = [name for name in free if name not in TRL_COLUMNS and holds_numbers(name)]
-    advice = f"; with numbers: {', '.join(numeric)}" if numeric else ""
+    advice = f"; with numbers: {all_of(numeric)}" if numeric else ""
     raise ColumnsError(
-        f"{where}: which column is the reward? give it with --reward; there are: {', '.join(names)}{advice}"
+        f"{where}: which column is the reward? give it with --reward; there are: {all_of(names)}{advice}"
     )
 
 
@@ -183,4 +186,4 @@ def find_name(names: Iterable[str], usual: Sequence[str]) -> str | None:
 def unknown(what: str, name: str, names: Iterable[str]) -> str:
     """Say that there is no such column, and which there are."""
     names = list(names)
-    return f"no column {name!r} (--{what}); {hint(name, names)}there are: {', '.join(names)}"
+    return f"no column {name!r} (--{what}); {hint(name, names)}there are: {all_of(names)}"

@@ -18,7 +18,7 @@ from rft_diagnose.files import steps_in_names
 from rft_diagnose.generations import drop_repeated
 from rft_diagnose.groups import Floats, Ints
 from rft_diagnose.names import IDS, POSITIONS, Chosen, Columns
-from rft_diagnose.rows import ambiguous_id, restart
+from rft_diagnose.rows import ambiguous_id, are_of_visits, restart
 from rft_diagnose.sources import (
     Source,
     broken_text,
@@ -105,7 +105,7 @@ def _notes_on_choice(chosen: Chosen) -> list[str]:
     if chosen.left:
         notes.append(
             f"the reward is {' + '.join(chosen.rewards)}; numbers that are not taken unless --reward names "
-            f"them: {listed(name or repr(name) for name in chosen.left)}"
+            f"them: {listed(chosen.left)}"
         )
     return notes
 
@@ -142,6 +142,8 @@ def _step_numbers(source: Source, name: str) -> Floats:
     column = source.part.values[name]
     if isinstance(column, np.ndarray):
         return column
+    if not isinstance(column, Encoded) and any(type(value) is bool for value in column):
+        raise DiagnosisError(f"{source.where}: {name!r} must hold numbers, holds truth values")
     texts = encode(column)
     steps = [_step_number(text) for text in texts.texts]
     if None in steps:
@@ -181,6 +183,12 @@ def _name_inputs(
                 raise DiagnosisError(f"{sources[0].where}: {reason}; give --prompt {text_name}")
             inputs, name, texts = texts, text_name, None
             note = f"{reason}. Inputs are told apart by {text_name!r}"
+        elif asked.prompt is None and steps is not None and are_of_visits(inputs, texts, steps):
+            note = (
+                f"{name!r} does not name the input: it is another one at each step. Inputs are told apart by "
+                f"{text_name!r}"
+            )
+            inputs, name, texts = texts, text_name, None
     if (inputs.codes < 0).any():
         where, row = place(int((inputs.codes < 0).argmax()), sources)
         raise DiagnosisError(f"{where}: no {name!r} in row {row:,}")

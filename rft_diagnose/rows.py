@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,10 @@ Bits = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
 FEWEST = 12  # different texts, and TEXTS_EACH for an input on average: then equal ones are no chance
 TEXTS_EACH = 3
+# Eight texts out of four are twice each in 4% of groups by chance.
+PRESENT = 0.5  # of the places of a batch in each
+NUMBERED = re.compile(r"([A-Za-z][A-Za-z_ .:#-]*)?(\d{1,9})")
+VARIED, COPIED = 4, 0.25
 
 
 def mix(*columns: NDArray[np.generic]) -> Bits:
@@ -48,6 +53,31 @@ def copied_blocks(blocks: Ints, rows: Bits) -> Ints:
     return np.delete(distinct, first)
 
 
+def contained_blocks(blocks: Ints, rows: Bits) -> list[tuple[int, int]]:
+    """Find the blocks all of whose rows are among those of a larger one: pairs of both. blocks, rows: [M]."""
+    order = np.lexsort((blocks, rows))
+    blocks, rows = blocks[order], rows[order]
+    starts = np.flatnonzero(np.r_[True, (rows[1:] != rows[:-1]) | (blocks[1:] != blocks[:-1])])
+    counts, blocks, rows = np.diff([*starts, len(blocks)]), blocks[starts], rows[starts]
+    numbers, owners = np.unique(blocks, return_inverse=True)
+    sizes = np.bincount(owners, weights=counts)
+    by_block = np.split(np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners))[:-1])
+    pairs = []
+    for block, inside in enumerate(by_block):
+        if len(inside) < FEWEST:
+            continue
+        # The largest of the blocks that share a row with it.
+        same = slice(*(np.searchsorted(rows, rows[inside[0]], side) for side in ("left", "right")))
+        other = int(owners[same][sizes[owners[same]].argmax()])
+        if sizes[other] <= sizes[block]:
+            continue
+        theirs = by_block[other]
+        place = np.minimum(np.searchsorted(rows[theirs], rows[inside]), len(theirs) - 1)
+        if ((rows[theirs[place]] == rows[inside]) & (counts[theirs[place]] >= counts[inside])).all():
+            pairs.append((int(numbers[block]), int(numbers[other])))
+    return pairs
+
+
 def are_rows_of_kinds(kinds: Ints, groups: Ints, rows: Bits | None) -> bool:
     """Tell whether most groups have the same rows for each of several kinds: a row a kind and generation.
 
@@ -76,6 +106,21 @@ def rows_per_text(groups: Ints, rows: Bits) -> int:
     return int(counts[0]) if counts.min() == counts.max() else 1
 
 
+def groups_of_copies(groups: Ints, rows: Bits) -> int:
+    """Count the groups in which every text stands equally often, and several times, if this is no chance.
+
+    groups: [M], input and step; rows: [M], of group and text. Looked at are groups of at least VARIED texts.
+    """
+    _, first, counts = np.unique(rows, return_index=True, return_counts=True)
+    order = np.argsort(groups[first], kind="stable")
+    counts = counts[order]
+    _, starts, texts = np.unique(groups[first][order], return_index=True, return_counts=True)
+    least, most = np.minimum.reduceat(counts, starts), np.maximum.reduceat(counts, starts)
+    varied = texts >= VARIED
+    copied = varied & (least == most) & (least > 1)
+    return int(copied.sum()) if copied.sum() >= max(3, COPIED * varied.sum()) else 0
+
+
 def ambiguous_id(ids: Encoded, texts: Encoded) -> str | None:
     """Find an id that stands for several texts, if there is one; codes: [M] each."""
     pairs = np.unique(ids.codes * (len(texts.texts) + 1) + texts.codes + 1)
@@ -83,19 +128,33 @@ def ambiguous_id(ids: Encoded, texts: Encoded) -> str | None:
     return ids.texts[int(owners[counts.argmax()])] if counts.max() > 1 else None
 
 
+def are_of_visits(ids: Encoded, texts: Encoded, steps: Ints) -> bool:
+    """Tell whether every id is of one step alone while most texts come again under other ids. steps: [M]."""
+    visits = np.unique(np.stack([ids.codes, np.unique(steps, return_inverse=True)[1]]), axis=1)[0]
+    if len(np.unique(visits)) < len(visits):
+        return False
+    _, ids_of_text = np.unique(np.unique(np.stack([texts.codes, ids.codes]), axis=1)[0], return_counts=True)
+    return bool((ids_of_text > 1).sum() > 0.5 * len(ids_of_text))
+
+
 def restart(labels: Sequence[str], codes: Ints, blocks: Ints) -> tuple[int, int] | None:
     """Tell whether inputs' names count from 0 or 1 anew in each of several blocks, as places in a batch do.
 
-    labels: of the N inputs; codes, blocks: [M]. Returns first and last number of the largest block, or None.
+    labels: of the N inputs, numbers or with one word before all of them; codes, blocks: [M]. Places may be
+    those of the inputs' first rows, and some of them left out. Returns the first and last number, or None.
     """
-    if not all(label.isdecimal() and len(label) < 10 for label in labels):
+    matches = [NUMBERED.fullmatch(label) for label in labels]
+    known = [match for match in matches if match is not None]
+    if len(known) < len(labels) or len({match.group(1) for match in known}) > 1:
         return None
-    numbers = np.array([int(label) for label in labels])[codes]
+    numbers = np.array([int(match.group(2)) for match in known])[codes]
+    width = max(1, int(np.gcd.reduce(numbers)))
     distinct, place = np.unique(blocks, return_inverse=True)
     pairs = np.unique(np.stack([place, numbers]), axis=1)
     starts = np.unique(pairs[0], return_index=True)[1]
     sizes = np.diff([*starts, pairs.shape[1]])
     first, last = pairs[1][starts], np.maximum.reduceat(pairs[1], starts)
-    if len(distinct) < 2 or sizes.min() < 2 or not (last - first + 1 == sizes).all():
+    if len(distinct) < 2 or sizes.min() < 2 or first.min() > 1:
         return None
-    return (int(first[0]), int(last.max())) if first.max() <= 1 and first.min() == first.max() else None
+    places = (int(last.max()) - int(first.min())) // width + 1
+    return (int(first.min()), int(last.max())) if sizes.min() >= PRESENT * places else None

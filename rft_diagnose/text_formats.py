@@ -26,7 +26,7 @@ from rft_diagnose.columns import (
     reject_repeated,
     shorten,
 )
-from rft_diagnose.errors import DiagnosisError
+from rft_diagnose.errors import ColumnsError, DiagnosisError
 
 SAMPLE = 1_000  # rows that are looked at before the columns are chosen
 SEPARATORS = (",", "\t", ";", "|")
@@ -48,12 +48,17 @@ def opened(path: Path, where: str) -> Iterator[IO[str]]:
         with path.open("rb") as raw:
             packed = path.suffix.lower() == ".gz" or raw.peek(2)[:2] == GZIP
             with gzip.GzipFile(fileobj=raw) if packed else raw as binary:
-                mark = binary.peek(2)[:2]
+                mark, begin = binary.peek(4)[:2], binary.peek(4)[:4]
+                if begin.count(0) > (1 if mark in BYTE_ORDERS else 0):
+                    raise UnicodeError(
+                        "it is UTF-16 without a byte order mark, or UTF-32, or no text: convert it to UTF-8, "
+                        "such as with iconv -f utf-16le -t utf-8"
+                    )
                 encoding = BYTE_ORDERS.get(mark, "utf-8-sig")
                 errors = "strict" if mark in BYTE_ORDERS else "surrogateescape"
                 with io.TextIOWrapper(binary, encoding=encoding, errors=errors, newline="") as file:
                     yield file
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
+    except (OSError, EOFError, UnicodeError, csv.Error, zlib.error) as error:
         raise DiagnosisError(f"{where} cannot be read: {error}") from error
 
 
@@ -120,6 +125,11 @@ def _separated_rows(
     if not header:
         raise DiagnosisError(f"{where} cannot be read: it is empty")
     names = [name.strip() for name in header]
+    if len(names) == 1:
+        raise ColumnsError(
+            f"{where}: its first line is one column, {shorten(names[0])}, where input and reward are two: the "
+            f"names of columns stand first, separated by commas, tabs, semicolons or bars (|)"
+        )
     if is_own(names):
         names = [_restore(name) for name in names]
 

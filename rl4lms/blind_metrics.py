@@ -42,6 +42,8 @@ _CURE = (
 class BlindMetricError(UserError):
     """A reward that would be the same for every text; the message is for the user."""
 
+    is_refusal = True
+
 
 def check_reward(name: str, args: Mapping[str, Any], samples: Sequence[Sample], registry: str) -> None:
     """Raises BlindMetricError if a reward cannot tell texts of these samples apart.
