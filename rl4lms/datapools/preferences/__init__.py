@@ -143,7 +143,8 @@ def _check_split(split: Split, name: FormatName, args: PreferencesArgs, counts: 
     if split == "train" and FORMATS[name].evaluation_only:
         raise DataError(
             f"{_source(args)}: rows of format {name} ({FORMATS[name].columns}) are to evaluate by, not to "
-            "train on: use them as split val or test; if they are training data, set datapool.args.format to trl"
+            "train on: use them as split val or test; if they are training data, set "
+            "datapool.args.format to trl"
         )
     if split not in counts:
         remedy = f"name the rows' splits in files or in a field {args.split_field or 'split'!r}"

@@ -95,7 +95,8 @@ def _render_by_template(
     except Exception as error:  # jinja's own, and whatever a template raises
         roles = ", ".join(message["role"] for message in [*prompt, *completion])
         raise DataError(
-            f"the chat template refuses messages with roles {roles} ({type(error).__name__}: {first_line(error)}): {_REMEDY}"
+            f"the chat template refuses messages with roles {roles} "
+            f"({type(error).__name__}: {first_line(error)}): {_REMEDY}"
         ) from error
     if not whole.startswith(begin):
         there = whole[max(0, len(begin) - 40) :][:80]
