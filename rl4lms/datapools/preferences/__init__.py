@@ -106,7 +106,7 @@ def _signature(args: PreferencesArgs) -> tuple[tuple[str, int, int], ...]:
     if args.data_path is None:
         return ()
     path = Path(args.data_path).expanduser()
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    files = sorted(path.rglob("*")) if is_saved(path) else [file for _, file in find_files(path)]
     stats = [(str(file), file.stat()) for file in files]
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 

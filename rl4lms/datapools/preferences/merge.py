@@ -105,7 +105,7 @@ def describe(counts: Counter[str], rankings: list[Ranking]) -> str:
         "completions": sum(len(ranking.completions) for ranking in rankings),
         "comparisons": sum(len(ranking.pairs) for ranking in rankings),
     }
-    parts = [", ".join(f"{number:,} {name}" for name, number in sizes.items())]
+    parts = [", ".join(f"{n:,} {name if n != 1 else name[:-1]}" for name, n in sizes.items())]
     parts += [
         single if counts[name] == 1 else several.format(counts[name])
         for name, (single, several) in COUNTS.items()
