@@ -89,11 +89,13 @@ def check_text(value: Any, what: str) -> str:
     """Raises RowError: a value is no string, or has half of a character, which no tokenizer reads."""
     if not isinstance(value, str):
         raise RowError(f"{what} must be a string, is {value!r:.60}")
-    broken = next((c for c in value if "\ud800" <= c <= "\udfff"), None)
-    if broken is not None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        code = f"\\u{ord(value[error.start]):04x}"
         raise RowError(
-            f"{what} has half of a character (the surrogate \\u{ord(broken):04x}): write the text anew"
-        )
+            f"{what} has half of a character (the surrogate {code}): write the text anew"
+        ) from None
     return value
 
 
