@@ -116,6 +116,11 @@ def learned_reward(batch: TextBatch, **metric_args: Any) -> list[float]:
     return _score_texts("learned_reward", batch, **metric_args)
 
 
+def reward_model(batch: TextBatch, **metric_args: Any) -> list[float]:
+    """Normalised reward of a reward model (Ouyang et al. 2022)."""
+    return _score_texts("reward_model", batch, **metric_args)
+
+
 def rouge(batch: TextBatch, *, rouge_type: str, shaping_fn: str | None, use_single_ref: bool) -> list[float]:
     """One of the four values of rouge-score."""
     values = _score_texts("rouge", batch, f"lexical/rouge_{rouge_type}", use_single_ref=use_single_ref)
@@ -339,6 +344,9 @@ REWARDS = Registry(
         "sacre_bleu": _entry("sacre_bleu", ShapedSacreBleuArgs, missing=metric_args.word_splitter_missing),
         "learned_reward": _entry(
             "learned_reward", metric_args.ClassifierArgs, missing=metric_args.classifier_missing
+        ),
+        "reward_model": _entry(
+            "reward_model", metric_args.RewardModelArgs, missing=metric_args.classifier_missing
         ),
         "rouge": _entry("rouge", RougeRewardArgs),
         "rouge_combined": _entry("rouge_combined", RougeCombinedArgs),

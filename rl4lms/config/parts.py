@@ -16,7 +16,7 @@ from common.config import Config, Problem, validate
 from common.limits import at_most, excess
 from common.registry import Registry
 from rl4lms.metrics import METRICS
-from rl4lms.model.source import Kind, check_tokenizer_source
+from rl4lms.model.source import Kind, check_tokenizer_source, describe_placeholder
 
 # The causal models of the paper; a folder says it in its config.json.
 _POSITIONS = {"gpt2": 1024, "lvwerra/gpt2-imdb": 1024}
@@ -50,10 +50,6 @@ def max_positions(model_name: str) -> int | None:
     return positions if isinstance(positions, int) else None
 
 
-_PLACEHOLDER = re.compile(r"<.*>")
-_CONFIG_FILE = re.compile(r"[\w./-]+\.ya?ml")
-_TRAINER = "python rl4lms_train_text_generation.py --config_path"
-
 # Datapool -> the config that finetunes the paper's model on it before PPO and NLPO.
 SUPERVISED_CONFIGS = {
     "narrative_qa": "rl4lms_scripts/training/narrative_qa/t5_supervised.yml",
@@ -66,21 +62,10 @@ SUPERVISED_CONFIGS = {
 }
 
 
-def is_placeholder(name: str) -> bool:
-    return _PLACEHOLDER.fullmatch(name) is not None
-
-
 def placeholder_problem(model_name: str, datapool: str) -> str | None:
-    """What to put in place of a model's placeholder; None if the name is none.
-
-    A placeholder may name the config that makes the model, such as `<model of rl4lms_scripts/laptop/x.yml>`.
-    """
-    if not is_placeholder(model_name):
-        return None
-    match = _CONFIG_FILE.search(model_name)
-    config = match[0] if match else SUPERVISED_CONFIGS.get(datapool, "<config of supervised finetuning>")
-    return (
-        f"still the placeholder {model_name!r}; replace it by the model that this makes: {_TRAINER} {config}"
+    """What to put in place of a model's placeholder; None if the name is none."""
+    return describe_placeholder(
+        model_name, SUPERVISED_CONFIGS.get(datapool, "<config of supervised finetuning>")
     )
 
 

@@ -35,6 +35,9 @@ METRICS = Registry(
         "learned_reward": Entry(
             "rl4lms.metrics.learned:learned_reward", args.ClassifierArgs, args.classifier_missing
         ),
+        "reward_model": Entry(
+            "rl4lms.metrics.learned:reward_model", args.RewardModelArgs, args.classifier_missing
+        ),
         "causal_perplexity": Entry(
             "rl4lms.metrics.learned:causal_perplexity", args.PerplexityArgs, args.tokenizer_missing
         ),

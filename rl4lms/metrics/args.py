@@ -8,6 +8,7 @@ from pydantic import Field
 
 from common.config import Config, Problem
 from common.limits import TextsAtATime
+from rl4lms.model.source import check_reward_model_source
 from rl4lms.requirements import model_problem, tokenizer_problem, word_splitter_problem, wordnet_problem
 
 _DEVICE = "cpu, cuda, cuda:1, ...; auto: the GPU if there is one"
@@ -97,6 +98,25 @@ class ClassifierArgs(Config):
     device: str = Field("auto", description=_DEVICE)
 
 
+class RewardModelArgs(Config):
+    model_name: str = Field(
+        min_length=1,
+        description="what alg.id: reward_model trained, or another sequence classifier with one output: hub "
+        "name or folder",
+    )
+    batch_size: int = Field(64, ge=1, description=_BATCH_SIZE)
+    device: str = Field("auto", description=_DEVICE)
+    chat_template: Literal["auto", "none"] = Field(
+        "auto",
+        description="auto: others' models whose tokenizer has a chat template read prompt and text as a "
+        "conversation; none: as one text",
+    )
+
+    def check(self) -> list[Problem]:
+        problem = check_reward_model_source(self.model_name)
+        return [Problem("model_name", problem)] if problem else []
+
+
 class PerplexityArgs(Config):
     tokenizer_id: str = Field(description="tokenizer of the language model: hub name or folder")
     stride: int = Field(
@@ -128,7 +148,7 @@ def word_splitter_missing(args: SacreBleuArgs) -> list[Problem]:
     return [Problem("tokenize", problem)] if problem else []
 
 
-def classifier_missing(args: ClassifierArgs | IntentArgs) -> list[Problem]:
+def classifier_missing(args: ClassifierArgs | IntentArgs | RewardModelArgs) -> list[Problem]:
     problem = model_problem(args.model_name)
     return [Problem("model_name", problem)] if problem else []
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
-from rl4lms.metrics.models import load_classifier, run_by_length, token_rows
+from rl4lms.metrics.models import load_classifier, load_reward_model, run_by_length, token_rows
+from rl4lms.model.reward_model import ChatTemplate
 from rl4lms.requirements import require, tokenizer_problem
 from rl4lms.text import Score, TextBatch, averaged
 
@@ -39,6 +40,14 @@ def learned_reward(
             f"label_ix {label_ix} names no class of {model_name!r}, which tells {classes} apart (from 0)"
         )
     return {"semantic/learned_automodel_metric": averaged(logits.softmax(dim=1)[:, label_ix].tolist())}
+
+
+def reward_model(
+    batch: TextBatch, *, model_name: str, batch_size: int, device: str, chat_template: ChatTemplate
+) -> dict[str, Score]:
+    """The normalised reward of each prompt with its text under a reward model."""
+    model = load_reward_model(model_name, device, chat_template)
+    return {"semantic/reward_model": averaged(model.score(batch.prompts, batch.generated, batch_size))}
 
 
 def intent_accuracy(batch: TextBatch, *, model_name: str, batch_size: int, device: str) -> dict[str, Score]:

@@ -14,6 +14,8 @@ import transformers
 from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from rl4lms.model.reward_model import ChatTemplate, RewardModel
+from rl4lms.model.source import ModelSourceError
 from rl4lms.requirements import RequirementError, model_problem, require
 
 # Their position table starts behind the padding index.
@@ -37,6 +39,16 @@ def load_classifier(name: str, device: str) -> tuple[Any, Any]:
 def load_encoder(name: str, num_layers: int, device: str) -> tuple[Any, Any]:
     """The first layers of a text encoder in evaluation mode, and its tokenizer. Raises RequirementError."""
     return _load(name, device, AutoModel, truncation_side="right", num_hidden_layers=num_layers)
+
+
+@cache
+def load_reward_model(name: str, device: str, chat_template: ChatTemplate) -> RewardModel:
+    """The reward model of a hub name or folder. Raises RequirementError if it is none, or cannot be had."""
+    require(model_problem(name))
+    try:
+        return RewardModel.load(name, resolve_device(device), chat_template)
+    except ModelSourceError as error:
+        raise RequirementError(str(error)) from error
 
 
 def _load(name: str, device: str, kind: Any, truncation_side: str, **config: Any) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ people's sequence classifiers with one output are read, too.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from common.hub import first_line
 from common.seeding import derive_seed, isolated_rng
 from rl4lms.model.forward import Sequences, compute_states, shortest_pass
 from rl4lms.model.load import (
@@ -35,9 +37,19 @@ from rl4lms.model.load import (
     max_positions,
     save_model_folder,
 )
-from rl4lms.model.source import BAG_OF_TOKENS, Kind, ModelSourceError, check_reward_model_source
+from rl4lms.model.source import (
+    BAG_OF_TOKENS,
+    REWARD_FIELD,
+    Kind,
+    ModelSourceError,
+    check_reward_model_source,
+    reward_model_problem,
+)
+
+logger = logging.getLogger(__name__)
 
 RewardKind = Literal["causal", "seq2seq", "bag_of_tokens", "encoder"]
+ChatTemplate = Literal["auto", "none"]
 HEAD = "score.weight"
 _PAD_TOKEN = "[PAD]"
 
@@ -85,12 +97,21 @@ class RewardModel(nn.Module):
 
     kind: "encoder" are classifiers that read a pair of texts in their own way (BERT); they cannot be trained
     here. The reward is scale * raw + bias. max_length: tokens of a text; an encoder-decoder's prompt has as
-    many besides.
+    many besides. conversations: it reads prompt and completion as two messages,
+    rendered by its chat template.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: RewardKind) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        kind: RewardKind,
+        *,
+        conversations: bool = False,
+    ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.kind = model.eval(), tokenizer, kind
+        self.conversations = conversations
         config = model.config
         self.bias: float = getattr(config, "reward_bias", 0.0)
         self.scale: float = getattr(config, "reward_scale", 1.0)
@@ -142,14 +163,19 @@ class RewardModel(nn.Module):
         return cls(model.to(device), tokenizer, kind)
 
     @classmethod
-    def load(cls, name: str, device: torch.device | str = "cpu") -> Self:
+    def load(
+        cls, name: str, device: torch.device | str = "cpu", chat_template: ChatTemplate = "auto"
+    ) -> Self:
         """Load what `save` wrote, or another sequence classifier with one output: hub name or folder.
 
+        chat_template: auto = others' models whose tokenizer has one read conversations, as they were trained.
         Raises ModelSourceError: not there, damaged, a language model, several outputs.
         """
         if problem := check_reward_model_source(name):
             raise ModelSourceError(problem)
         config = load_config(name)
+        if problem := reward_model_problem(name, config):  # of the hub
+            raise ModelSourceError(problem)
         tokenizer = _padding_tokenizer(name)
         if config.get("model_type") == BAG_OF_TOKENS:
             bag: Any = BagOfTokens.from_pretrained(Path(name).expanduser(), dtype=torch.float32)
@@ -162,6 +188,14 @@ class RewardModel(nn.Module):
             kind: RewardKind = "causal" if hasattr(model, "score") else "encoder"
             if tokenizer.pad_token_id < model.get_input_embeddings().num_embeddings:
                 model.config.pad_token_id = tokenizer.pad_token_id
+            if REWARD_FIELD not in config and chat_template == "auto" and tokenizer.chat_template:
+                _render(tokenizer, "prompt", "completion")  # refused now, not at the first text
+                logger.info(
+                    "reward model %r reads prompt and completion as a conversation, by its tokenizer's chat "
+                    "template (chat_template: none = as one text)",
+                    name,
+                )
+                return cls(model.to(device), tokenizer, kind, conversations=True)
         else:
             model, kind = load_weights(AutoModel, name, "seq2seq", torch.float32, head=[HEAD]), "seq2seq"
             model.score = nn.Linear(model.config.hidden_size, 1, bias=False)
@@ -181,6 +215,15 @@ class RewardModel(nn.Module):
 
         What is too long loses its beginning; a completion that an encoder-decoder's decoder reads, its end.
         """
+        if self.conversations:
+            texts = [
+                _render(self.tokenizer, prompt, text)
+                for prompt, text in zip(prompts, completions, strict=True)
+            ]
+            # The template has written the special tokens, and how a conversation ends.
+            rows = [_cut_start(ids, self.max_length) for ids in self._tokenize(texts, special=False)]
+            first = 1 if self.kind == "causal" else 0
+            return [Tokens(ids[:first], ids[first:]) for ids in rows]
         if self.kind == "seq2seq":
             sources = self._tokenize(prompts)
             targets = [self._ended(ids) for ids in self._tokenize(completions, as_target=True)]
@@ -205,7 +248,7 @@ class RewardModel(nn.Module):
         """The raw rewards [N] of texts, in one pass; float32."""
         device = self.model.device
         if self.kind == "encoder":
-            ids, mask = _padded([row.completion for row in rows], self.tokenizer.pad_token_id, device)
+            ids, mask = _padded([row.completion for row in rows], self._filler, device)
             return self.model(input_ids=ids, attention_mask=mask.long()).logits[:, 0].float()
         return self.model.score(self._states(rows, device))[:, 0].float()
 
@@ -216,7 +259,7 @@ class RewardModel(nn.Module):
                 torch.bincount(torch.tensor(row.completion), minlength=len(self.tokenizer)) for row in rows
             ]
             return torch.stack(counts).float().to(device)
-        filler = self.tokenizer.pad_token_id
+        filler = self._filler
         prompts, prompt_mask = _padded([row.prompt for row in rows], filler, device)
         # The state behind a text is the one that would predict a token after it, which nothing reads.
         completions, mask = _padded([[*row.completion, filler] for row in rows], filler, device)
@@ -234,8 +277,18 @@ class RewardModel(nn.Module):
             raw[indices] = self([rows[i] for i in indices]).cpu()
         return (self.scale * raw + self.bias).tolist()
 
-    def _tokenize(self, texts: Sequence[str], as_target: bool = False) -> list[list[int]]:
+    @property
+    def _filler(self) -> int:
+        """The token that fills a batch up; another one if the padding token is new and has no embedding."""
+        filler = self.tokenizer.pad_token_id
+        return filler if filler < self.model.get_input_embeddings().num_embeddings else 0
+
+    def _tokenize(
+        self, texts: Sequence[str], as_target: bool = False, special: bool = True
+    ) -> list[list[int]]:
         arguments: dict[str, Any] = {"text_target" if as_target else "text": list(texts)}
+        if not special:
+            arguments["add_special_tokens"] = False
         return self.tokenizer(**arguments, verbose=False)["input_ids"] if texts else []
 
     def _ended(self, ids: list[int]) -> list[int]:
@@ -256,6 +309,18 @@ def _padding_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": _PAD_TOKEN})
     return tokenizer
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> str:
+    """Write the conversation of a prompt and its answer. Raises ModelSourceError: the template refuses."""
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception as error:  # a template is a program of somebody else's
+        raise ModelSourceError(
+            f"the chat template of {tokenizer.name_or_path!r} cannot write a prompt and its completion "
+            f"({type(error).__name__}: {first_line(error)}): set chat_template: none"
+        ) from error
 
 
 def _longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

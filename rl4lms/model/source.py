@@ -33,6 +33,9 @@ LAPTOP_MODELS = {
     "outputs/laptop_models/gpt2": "rl4lms_scripts/laptop/pretrain_gpt2.yml",
     "outputs/laptop_models/style_classifier": "rl4lms_scripts/laptop/train_style_classifier.yml",
 }
+_PLACEHOLDER = re.compile(r"<.*>")
+_CONFIG_FILE = re.compile(r"[\w./-]+\.ya?ml")
+_TRAINER = "python rl4lms_train_text_generation.py --config_path"
 _HUB_NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 _MODEL_FILES = "a model folder holds config.json, model.safetensors and tokenizer.json"
 
@@ -44,6 +47,18 @@ class ModelSourceError(UserError):
     """A model or tokenizer that cannot be used as asked: the user's mistake, said in one line."""
 
     is_refusal = True
+
+
+def describe_placeholder(name: str, config: str) -> str | None:
+    """What to put in place of a model's placeholder; None if the name is none.
+
+    config: what makes the model, unless the placeholder names it: `<model of rl4lms_scripts/laptop/x.yml>`.
+    """
+    if not _PLACEHOLDER.fullmatch(name):
+        return None
+    match = _CONFIG_FILE.search(name)
+    made_by = f"{_TRAINER} {match[0] if match else config}"
+    return f"still the placeholder {name!r}; replace it by the model that this makes: {made_by}"
 
 
 def check_model_source(name: str, kind: Kind | None = None) -> str | None:
@@ -85,6 +100,8 @@ def check_model_source(name: str, kind: Kind | None = None) -> str | None:
 
 def check_reward_model_source(name: str) -> str | None:
     """What is wrong with the reward model that `name` (hub name or folder) points to, likewise."""
+    if problem := describe_placeholder(name, "<config of a reward model>"):
+        return problem
     if problem := check_model_source(name) or check_tokenizer_source(name, encoder=True):
         return problem
     folder = Path(name).expanduser()

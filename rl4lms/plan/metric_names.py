@@ -21,6 +21,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "chrf": ("lexical/chrf",),
     "bert_score": ("semantic/bert_score",),
     "learned_reward": ("semantic/learned_automodel_metric",),
+    "reward_model": ("semantic/reward_model",),
     "causal_perplexity": ("fluency_metrics/perplexity",),
     "diversity": ("diversity_metrics/*",),
     "meteor_common_gen_repeat_penalty": (
