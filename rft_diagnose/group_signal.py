@@ -75,8 +75,7 @@ def group_objective(p: ArrayLike, group_size: int) -> Floats:
 
 
 def spread_probability(probabilities: ArrayLike, group_size: int) -> Floats:
-    """The probability that the rewards of a group are not all equal. probabilities: [..., levels] -> [...].
-    """
+    """The probability that a group's rewards are not all equal. probabilities: [..., levels] -> [...]."""
     probabilities = np.asarray(probabilities, float)
     # 1 - sum p^G without the loss of digits where one level has nearly all the mass.
     top = probabilities.argmax(-1)[..., None]
