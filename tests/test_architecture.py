@@ -32,7 +32,7 @@ FLOORS = [
     {"config", "plots", "blind_metrics"},
     {"evaluation"},
     {"run_setup"},
-    {"ppo", "sft", "extract"},
+    {"ppo", "sft", "reward_model", "extract"},
     {"input_gradients", "prolong"},
     {"train"},
     {"extraction_diagnosis", "plan"},
