@@ -18,8 +18,8 @@ class Comparison:
     """One completion is better than another of the same prompt.
 
     winner, loser: indices into the ranking's completions. margin: by how much, in units of the dataset, 0
-    where it does not say; weight: of its loss. A tie that counts is two comparisons, one each way, of
-    weight 1/2.
+    where it does not say; weight: of its loss. A tie that counts is two comparisons, one each way, of weight
+    1/2.
     """
 
     winner: int

@@ -17,6 +17,8 @@ from rl4lms.datapools.daily_dialog import DailyDialogArgs
 from rl4lms.datapools.imdb import ImdbArgs, ImdbSeq2SeqArgs
 from rl4lms.datapools.iwslt2017en_de import Iwslt2017Args
 from rl4lms.datapools.jsonl import JsonlArgs, find_problems
+from rl4lms.datapools.preferences import find_problems as preference_problems
+from rl4lms.datapools.preferences.args import PreferencesArgs
 from rl4lms.datapools.python_docs import PythonDocsArgs
 from rl4lms.datapools.sources import DatasetArgs
 from rl4lms.datapools.totto import TottoArgs
@@ -35,6 +37,7 @@ DATAPOOLS = Registry(
         "imdb": Entry("rl4lms.datapools.imdb:load", ImdbArgs),
         "imdb_seq2seq": Entry("rl4lms.datapools.imdb:load_seq2seq", ImdbSeq2SeqArgs),
         "jsonl": Entry("rl4lms.datapools.jsonl:load", JsonlArgs),
+        "preferences": Entry("rl4lms.datapools.preferences:load", PreferencesArgs),
         "python_docs": Entry("rl4lms.datapools.python_docs:load", PythonDocsArgs),
     },
 )
@@ -49,8 +52,11 @@ class DatapoolError(UserError):
 
 def local_problems(id: str, args: Mapping[str, Any], splits: Sequence[Split]) -> list[Problem]:
     """Looks quickly into the user's own JSON lines for what a run would refuse; [] for other datapools."""
-    config = validate(JsonlArgs, args)[0] if id == "jsonl" else None
-    problems = [] if config is None else find_problems(config, splits)
+    problems: list[Problem] = []
+    if id == "jsonl" and (jsonl := validate(JsonlArgs, args)[0]):
+        problems = find_problems(jsonl, splits)
+    elif id == PREFERENCES and (preferences := validate(PreferencesArgs, args)[0]):
+        problems = preference_problems(preferences, splits)
     return [Problem(f"args.{problem.path}", problem.message) for problem in problems]
 
 

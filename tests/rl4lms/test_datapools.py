@@ -27,7 +27,7 @@ def shipped_arguments() -> dict[str, dict[str, Any]]:
 
 
 def test_every_datapool_takes_the_arguments_of_its_schema() -> None:
-    assert len(DATAPOOLS.entries) == 10
+    assert len(DATAPOOLS.entries) == 11
     for name, entry in DATAPOOLS.entries.items():
         parameters = inspect.signature(DATAPOOLS.function(name)).parameters
         split, *arguments = parameters.values()
