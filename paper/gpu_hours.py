@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.identity import finished_runs
-from rl4lms.config import ExtractConfig, NlpoConfig, SupervisedConfig, TrainConfig
+from rl4lms.config import ExtractConfig, NlpoConfig, OnPolicyConfig, SupervisedConfig, TrainConfig
 from rl4lms.plan import Experiment, load_plan
 from rl4lms.plan.runs import make_jobs
 
@@ -61,7 +61,7 @@ def on_policy_cost(config: TrainConfig, size: ModelSize) -> Cost:
     model too). In updates policy and value model pass forward and backward over a minibatch's sequences.
     """
     alg, env, sizes = config.alg, config.env, config.sizes
-    assert not isinstance(alg, SupervisedConfig) and env is not None and sizes is not None
+    assert isinstance(alg, OnPolicyConfig) and env is not None and sizes is not None
     prompt = env.args.max_prompt_length
     text = min(alg.generation_kwargs.max_new_tokens, env.args.max_episode_length)
     episodes = sizes.tokens / text
@@ -138,6 +138,7 @@ def experiment_cost(experiment: Experiment) -> float:
         return extraction_cost(config, size)
     samples = TRAIN_SAMPLES[config.datapool.id]
     texts = min(config.train_evaluation.max_eval_samples or samples, samples)
+    assert isinstance(config.alg, OnPolicyConfig | SupervisedConfig)  # of the paper
     length = config.alg.generation_kwargs.max_new_tokens
     prompt = config.tokenizer.max_length or 512
     evaluated = 2 * EVALUATED_SPLITS * generation_cost(size, prompt, length, texts)

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import pairwise
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,6 +34,7 @@ from rl4lms.text import Score, TextBatch, find_failing_text, make_text_batch
 logger = logging.getLogger(__name__)
 SHOWN = 8  # values of a log line (diversity alone has 40)
 Epoch = int | float
+T = TypeVar("T")
 
 
 class EvaluationError(UserError):
@@ -199,8 +200,8 @@ def predictions_path(run: RunDir, split: str, epoch: Epoch) -> Path:
     return run.path / f"{run.prefix}epoch_{epoch}_{split}_split_predictions.json"
 
 
-def evaluation_inputs(samples: Sequence[Sample], split: Split, most: int | None) -> list[Sample]:
-    """Choose at most so many samples, spread over the split: one drawn from each of as many equal parts.
+def evaluation_inputs(samples: Sequence[T], split: Split, most: int | None) -> list[T]:
+    """Choose at most so many samples or rankings, spread over the split: one of each of as many equal parts.
 
     They are the same in every run with this dataset, whatever its seed, so that runs are compared on them.
     """

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import torch
 from transformers import (
@@ -22,7 +22,15 @@ from common.run_dir import RunDir
 from common.seeding import derive_seed
 from common.tracking import Tracker
 from rl4lms.blind_metrics import check_reward, warn_of_blind_metrics
-from rl4lms.config import NlpoConfig, SupervisedConfig, TrainConfig, training_sizes, unique_metrics
+from rl4lms.config import (
+    NlpoConfig,
+    OnPolicyConfig,
+    RewardModelConfig,
+    SupervisedConfig,
+    TrainConfig,
+    training_sizes,
+    unique_metrics,
+)
 from rl4lms.datapools import Split, load_datapool
 from rl4lms.errors import DivergenceError, TrainingInterrupted
 from rl4lms.evaluation import EvaluationError, Evaluator, evaluation_inputs
@@ -31,7 +39,7 @@ from rl4lms.model.generation import Decoding
 from rl4lms.model.load import load_tokenizer, save_model_folder
 from rl4lms.model.parallel import World
 from rl4lms.model.source import Kind
-from rl4lms.samples import Sample, content_hash, subsample
+from rl4lms.samples import Sample, content_hash, subsample_indices
 
 __all__ = [
     "DivergenceError",
@@ -44,6 +52,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class TrainingDataError(UserError):
@@ -110,11 +119,13 @@ def prepare(
         clean_up_tokenization_spaces=config.tokenizer.clean_up_tokenization_spaces,
     )
     samples = load_splits(config)
-    if config.reward_fn is not None and not isinstance(config.alg, SupervisedConfig):
+    if config.reward_fn is not None and isinstance(config.alg, OnPolicyConfig):
         check_reward(config.reward_fn.id, config.reward_fn.args, samples["train"], "reward")
     warn_of_blind_metrics({metric.id: metric.args for metric in metrics}, samples["train"])
     if run is not None:
-        check_data(run, samples, config.datapool.id)
+        digests = {split: content_hash(split_samples) for split, split_samples in samples.items()}
+        sizes = {split: len(split_samples) for split, split_samples in samples.items()}
+        check_data(run, digests, sizes, config.datapool.id)
     most = config.train_evaluation.max_eval_samples
     evaluator = Evaluator(
         tokenizer=tokenizer,
@@ -153,17 +164,24 @@ def load_splits(config: TrainConfig) -> dict[Split, list[Sample]]:
         split: load_datapool(pool.id, split, pool.args, config.tokenizer.model_name)
         for split in get_args(Split)
     }
-    try:
-        samples["train"] = subsample(samples["train"], frac=pool.train_fraction, seed=pool.seed)
-    except ValueError as error:
-        raise TrainingDataError(f"datapool.frac_train_samples: {error}") from error
+    samples["train"] = take_share(samples["train"], config)
     return samples
 
 
-def check_data(run: RunDir, samples: dict[Split, list[Sample]], datapool: str) -> None:
-    """Record what the data is, or compare it with what the run began with. Raises TrainingDataError."""
-    digests = {split: content_hash(split_samples) for split, split_samples in samples.items()}
-    sizes = {split: len(split_samples) for split, split_samples in samples.items()}
+def take_share(items: list[T], config: TrainConfig) -> list[T]:
+    """The share of train's samples or rankings that the config takes."""
+    pool = config.datapool
+    try:
+        return [items[i] for i in subsample_indices(len(items), frac=pool.train_fraction, seed=pool.seed)]
+    except ValueError as error:
+        raise TrainingDataError(f"datapool.frac_train_samples: {error}") from error
+
+
+def check_data(run: RunDir, digests: dict[Split, str], sizes: dict[Split, int], datapool: str) -> None:
+    """Record what the data is, or compare it with what the run began with. Raises TrainingDataError.
+
+    digests, sizes: hash and number of each split's samples or rankings.
+    """
     before = run.manifest.get("data")
     if before is None:
         run.update_manifest(data=digests, samples=sizes)
@@ -186,7 +204,7 @@ def decodings(config: TrainConfig) -> dict[Split, Decoding]:
     if isinstance(alg, SupervisedConfig):
         length, side = config.tokenizer.max_length, config.tokenizer.truncation_side
     else:
-        assert config.env is not None  # TrainConfig.check
+        assert isinstance(alg, OnPolicyConfig) and config.env is not None  # TrainConfig.check
         length, side = config.env.args.max_prompt_length, alg.policy.args.prompt_truncation_side
     return {
         split: Decoding(
@@ -241,7 +259,7 @@ def memory_lines(config: TrainConfig, parameters: int) -> list[str]:
 
     A trained model: weights, gradients, two numbers of AdamW each; a frozen one: weights.
     """
-    if isinstance(config.alg, SupervisedConfig):
+    if isinstance(config.alg, SupervisedConfig | RewardModelConfig):
         trained, frozen = ["model"], []
     else:
         trained = ["policy", "value model"]

@@ -14,7 +14,14 @@ from common.arguments import check_run_arguments, config_of_run
 from common.output import check_output_folder
 from common.run_dir import RunDir, RunError, read_run
 from common.tracking import Tracker, WandbSettings, check_trackers
-from rl4lms.config import SupervisedConfig, TrainConfig, check_locally, load_train_config, resolved
+from rl4lms.config import (
+    RewardModelConfig,
+    SupervisedConfig,
+    TrainConfig,
+    check_locally,
+    load_train_config,
+    resolved,
+)
 from rl4lms.prolong import CHANGEABLE, prolong, record_length
 
 if TYPE_CHECKING:
@@ -154,27 +161,31 @@ def train(
     """
     # Seconds of imports, only now that there is a run.
     from rl4lms.model.parallel import World
-    from rl4lms.run_setup import log_sizes, prepare
 
     manifest = read_run(path).manifest
-    options = manifest["options"]
-    setup = prepare(
-        config,
-        path,
-        run,
-        world or World(),
-        prefix=manifest.get("prefix", ""),
-        tracker=tracker,
-        eval_on_train=not options["no_eval_on_train_set"],
-        save_predictions=options["log_entire_predictions"],
-        should_stop=should_stop,
-    )
-    if setup.world.is_main:
-        log_sizes(setup)
-    run_algorithm = choose_algorithm(config)
-    run_algorithm(setup)
+    options, prefix = manifest["options"], manifest.get("prefix", "")
+    parts: dict[str, Any] = {
+        "prefix": prefix,
+        "tracker": tracker,
+        "save_predictions": options["log_entire_predictions"],
+        "should_stop": should_stop,
+    }
+    world = world or World()
+    if isinstance(config.alg, RewardModelConfig):
+        from rl4lms.reward_model.setup import prepare as prepare_rankings
+        from rl4lms.reward_model.train import train as train_reward_model
+
+        train_reward_model(prepare_rankings(config, path, run, world, **parts))
+    else:
+        from rl4lms.run_setup import log_sizes, prepare
+
+        setup = prepare(config, path, run, world, eval_on_train=not options["no_eval_on_train_set"], **parts)
+        if world.is_main:
+            log_sizes(setup)
+        run_algorithm = choose_algorithm(config)
+        run_algorithm(setup)
     if run is not None:
-        run.update_manifest(artefacts=[setup.model_path.name])
+        run.update_manifest(artefacts=[f"{prefix}model"])
 
 
 def choose_algorithm(config: TrainConfig) -> Callable[[TrainingSetup], None]:

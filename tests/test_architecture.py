@@ -32,7 +32,7 @@ FLOORS = [
     {"config", "plots", "blind_metrics"},
     {"evaluation"},
     {"run_setup"},
-    {"ppo", "sft", "group", "extract"},
+    {"ppo", "sft", "group", "reward_model", "extract"},
     {"input_gradients", "prolong"},
     {"train"},
     {"extraction_diagnosis", "plan"},

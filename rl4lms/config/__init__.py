@@ -5,7 +5,14 @@
 Imports nothing heavy: `-h`, `--check` and `--list_fields` must not wait for torch.
 """
 
-from rl4lms.config.algorithms import A2cConfig, NlpoConfig, OnPolicyConfig, PpoConfig, SupervisedConfig
+from rl4lms.config.algorithms import (
+    A2cConfig,
+    NlpoConfig,
+    OnPolicyConfig,
+    PpoConfig,
+    RewardModelConfig,
+    SupervisedConfig,
+)
 from rl4lms.config.extract import ExtractConfig
 from rl4lms.config.parts import MetricConfig, OnPolicySizes, TokenizerConfig, unique_metrics
 from rl4lms.config.report import (
@@ -30,6 +37,7 @@ __all__ = [
     "OnPolicyConfig",
     "OnPolicySizes",
     "PpoConfig",
+    "RewardModelConfig",
     "SupervisedConfig",
     "TokenizerConfig",
     "TrainConfig",

@@ -1,4 +1,4 @@
-"""The `alg` block of training: PPO, NLPO, A2C, supervised finetuning.
+"""The `alg` block of training: PPO, NLPO, A2C, supervised finetuning, reward models.
 
 Defaults that no file of the paper needs are those of the paper's library.
 """
@@ -18,6 +18,7 @@ from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.source import Kind
 
 TokensAtATime = Annotated[Positive, at_most(limits.TOKENS, "tokens at a time")]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OnPolicyArgs(Config):
@@ -193,3 +194,83 @@ class SupervisedConfig(Config):
     def trainer_arguments(self) -> dict[str, Any]:
         """The keyword arguments for today's TrainingArguments."""
         return translate_training_args(self.training_args)[0]
+
+
+class RewardModelArgs(Config):
+    """How a reward model is trained; defaults of the paper (Ouyang et al. 2022, Appendix C) where it says."""
+
+    prompts_per_batch: Positive = Field(
+        64, description="prompts of an update, each with all its completions (paper: 64)"
+    )
+    epochs: Positive = Field(1, description="passes over the train prompts (paper: 1; more overfit)")
+    learning_rate: float = Field(gt=0, description="of AdamW at its peak (paper: 9e-6 for 6B)")
+    lr_schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="cosine falls to min_lr_rate of the peak over all updates (paper)"
+    )
+    min_lr_rate: float = Field(0.1, ge=0, le=1, description="what cosine falls to, as a share (paper: 0.1)")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="of AdamW (paper)")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW, on all weights but biases")
+    max_grad_norm: float = Field(1.0, gt=0, description="the gradient is clipped to this norm")
+    max_length: Positive | None = Field(
+        None,
+        description="tokens of a text, which loses its beginning; null = what model and tokenizer take",
+    )
+    normalize: Literal["demonstrations", "policy", "none"] = Field(
+        "demonstrations",
+        description="shift rewards so that train's references score 0 on average (paper), or shift and scale "
+        "them so that its completions have mean 0, std 1 (policy), or not at all",
+    )
+    micro_batch_size: Positive = Field(
+        32,
+        description="texts of a forward pass at most, but never less than one prompt's; results do not "
+        "depend on it",
+    )
+    loss: Literal["pairwise", "best_of", "plackett_luce"] = Field(
+        "pairwise",
+        description="pairwise = mean over a prompt's comparisons (paper); best_of = softmax of the best; "
+        "plackett_luce = likelihood of the full order",
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="probability that a label is wrong, of loss pairwise"
+    )
+    center_rewards_coefficient: float = Field(
+        0.0, ge=0, description="weight of the mean of (r_w + r_l)^2, of loss pairwise (TRL recommends 0.01)"
+    )
+    use_margin: bool = Field(
+        False, description="r_w - r_l is to exceed the comparison's margin, of loss pairwise"
+    )
+    batching: Literal["prompt", "pair"] = Field(
+        "prompt",
+        description="prompt = all comparisons of a prompt in one element, so that each completion is passed "
+        "once (paper); pair = shuffled comparisons, to compare with",
+    )
+    pairs_per_batch: Positive | None = Field(None, description="comparisons of an update with batching pair")
+    dropout: bool = Field(False, description="train with the dropout of the model's config")
+
+    def check(self) -> list[Problem]:
+        problems = []
+        if (self.batching == "pair") != (self.pairs_per_batch is not None):
+            needs = "missing; batching: pair needs it" if self.batching == "pair" else "is of batching: pair"
+            problems.append(Problem("pairs_per_batch", needs))
+        if self.loss == "pairwise":
+            return problems
+        if self.batching == "pair":
+            problems.append(Problem("batching", f"must be prompt: {self.loss} needs all completions at once"))
+        return problems + [
+            Problem(name, f"has no meaning with loss: {self.loss}; it is of loss: pairwise")
+            for name in ("label_smoothing", "center_rewards_coefficient", "use_margin")
+            if getattr(self, name)
+        ]
+
+
+class RewardModelConfig(Config):
+    """A reward model from rankings (Ouyang et al. 2022, Section 3.5)."""
+
+    id: Literal["reward_model"] = Field(description="the algorithm")
+    model_type: Kind = Field(description="kind of the language model (bag_of_tokens: no effect)")
+    model_name: str = Field(
+        min_length=1,
+        description="language model to start from, hub name or folder; or bag_of_tokens, a weight for each "
+        "token, which needs the tokenizer alone",
+    )
+    args: RewardModelArgs = Field(description="hyperparameters of the update")

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from common.config import ConfigError, Keys, Located, Problem, load_config, parse_path, path_text
 from common.registry import Registry
-from rl4lms.config.algorithms import SupervisedConfig
+from rl4lms.config.algorithms import OnPolicyConfig, RewardModelConfig, SupervisedConfig
 from rl4lms.config.extract import ExtractConfig
 from rl4lms.config.parts import Args, MetricConfig, resolved_args, unique_metrics
 from rl4lms.config.train import ON_POLICY_ONLY, TrainConfig
@@ -18,6 +18,7 @@ from rl4lms.datapools import DATAPOOLS
 from rl4lms.datapools import local_problems as datapool_problems
 from rl4lms.metrics import METRICS
 from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.source import BAG_OF_TOKENS
 from rl4lms.requirements import offline_problem
 from rl4lms.rewards import REWARDS
 from rl4lms.samples import Split
@@ -47,10 +48,10 @@ def missing_components(config: ExtractConfig | TrainConfig) -> list[Problem]:
 
 def models_missing(config: ExtractConfig | TrainConfig) -> list[Problem]:
     """The model and the tokenizer that cannot be had offline; the hub is not asked."""
-    model = "alg.model_name"
-    if isinstance(config, TrainConfig) and not isinstance(config.alg, SupervisedConfig):
-        model = "alg.policy.args.model_name"
+    model = config.model_field if isinstance(config, TrainConfig) else "alg.model_name"
     names = {"tokenizer.model_name": config.tokenizer.model_name, model: config.alg.model_name}
+    if config.alg.model_name == BAG_OF_TOKENS:
+        del names[model]
     problems = {field: offline_problem(name) for field, name in names.items()}
     return [Problem(field, message) for field, message in problems.items() if message]
 
@@ -91,7 +92,7 @@ def resolved(config: ExtractConfig | TrainConfig) -> dict[str, Any]:
         for key in place:
             block = block[key]
         block["args"] = resolved_args(registry, name, args)
-    if not isinstance(config, TrainConfig):
+    if not isinstance(config, TrainConfig) or isinstance(config.alg, RewardModelConfig):
         return data
     on_train, elsewhere = config.evaluation_settings("train"), config.evaluation_settings("val")
     data["train_evaluation"] |= {
@@ -112,7 +113,9 @@ def _components(config: ExtractConfig | TrainConfig) -> Iterator[tuple[Keys, Reg
         block, metrics = "evaluation", config.evaluation.metrics
     else:
         block, metrics = "train_evaluation", config.train_evaluation.metrics
-        if config.reward_fn is not None and not isinstance(config.alg, SupervisedConfig):
+        if isinstance(config.alg, RewardModelConfig):
+            return
+        if config.reward_fn is not None and isinstance(config.alg, OnPolicyConfig):
             yield ("reward_fn",), REWARDS, config.reward_fn.id, config.reward_fn.args
     for number, metric in enumerate(metrics):
         yield (block, "metrics", number), METRICS, metric.id, metric.args
@@ -146,6 +149,8 @@ def training_sizes(config: TrainConfig) -> list[str]:
         if datapool.train_fraction is None
         else f"{datapool.train_fraction:.4g} of the train samples"
     )
+    if isinstance(config.alg, RewardModelConfig):
+        return _reward_model_sizes(config, config.alg)
     inputs = "all" if evaluation.max_eval_samples is None else f"at most {evaluation.max_eval_samples:,}"
     if isinstance(config.alg, SupervisedConfig):
         lines = [f"training: {share}, {_supervised_length(config.alg)}"]
@@ -161,8 +166,26 @@ def training_sizes(config: TrainConfig) -> list[str]:
     ]
 
 
+def _reward_model_sizes(config: TrainConfig, alg: RewardModelConfig) -> list[str]:
+    """What a training of a reward model will do."""
+    args, evaluation, fraction = alg.args, config.train_evaluation, config.datapool.train_fraction
+    share = "all train prompts" if fraction is None else f"{fraction:.4g} of the train prompts"
+    batch = f"{args.prompts_per_batch:,} prompts with all their completions"
+    if args.batching == "pair":
+        batch = f"{args.pairs_per_batch:,} comparisons"
+    epochs = "1 epoch" if args.epochs == 1 else f"{args.epochs:,} epochs"
+    inputs = "all" if evaluation.max_eval_samples is None else f"at most {evaluation.max_eval_samples:,}"
+    return [
+        f"training: {share}, {epochs}, {batch} an update, loss {args.loss}",
+        f"a forward pass: at most {args.micro_batch_size:,} texts, but whole prompts",
+        f"evaluation: {inputs} prompts of val before training, every {evaluation.eval_every:,} updates and "
+        "after each epoch",
+    ]
+
+
 def _evaluation_sampling(config: TrainConfig) -> str:
     """How the texts of each split are generated, and whether rollouts are drawn at another temperature."""
+    assert not isinstance(config.alg, RewardModelConfig)
     on_train, elsewhere = config.evaluation_settings("train"), config.evaluation_settings("val")
     line = f"all splits {_describe(elsewhere)}"
     if on_train != elsewhere:

@@ -1,7 +1,8 @@
-"""The YAML schema of training: supervised finetuning, PPO, NLPO."""
+"""The YAML schema of training: supervised finetuning, PPO, NLPO, reward models."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, get_args
 
 from pydantic import Field
@@ -9,7 +10,14 @@ from pydantic import Field
 from common import limits
 from common.config import Config, Problem
 from common.limits import excess
-from rl4lms.config.algorithms import A2cConfig, NlpoConfig, OnPolicyConfig, PpoConfig, SupervisedConfig
+from rl4lms.config.algorithms import (
+    A2cConfig,
+    NlpoConfig,
+    OnPolicyConfig,
+    PpoConfig,
+    RewardModelConfig,
+    SupervisedConfig,
+)
 from rl4lms.config.parts import (
     OnPolicySizes,
     TokenizerConfig,
@@ -33,17 +41,20 @@ from rl4lms.config.training_blocks import (
     TrainEvaluationConfig,
     TrainRuntimeConfig,
 )
+from rl4lms.datapools import rankings_problem
 from rl4lms.model.generation_config import GenerationSettings
-from rl4lms.model.source import check_model_source
+from rl4lms.model.source import BAG_OF_TOKENS, check_model_source
 from rl4lms.rewards import REWARDS
 from rl4lms.samples import Split
 
 Algorithm = Annotated[
-    PpoConfig | NlpoConfig | A2cConfig | SupervisedConfig,
+    PpoConfig | NlpoConfig | A2cConfig | SupervisedConfig | RewardModelConfig,
     Field(discriminator="id", description="what to train with"),
 ]
 
-ON_POLICY_ONLY = ("n_iters", "eval_every", "save_every")  # of train_evaluation
+# Of train_evaluation.
+ON_POLICY_ONLY = ("n_iters", "eval_every", "save_every")
+TEXTS_ONLY = ("metrics", "generation_kwargs", "generation_kwargs_on_train", "n_iters")
 
 
 class TrainConfig(Config):
@@ -58,10 +69,15 @@ class TrainConfig(Config):
     runtime: TrainRuntimeConfig = Field(TrainRuntimeConfig(), description="how to run")
 
     @property
+    def model_field(self) -> str:
+        """The dotted field of the model to start from."""
+        return "alg.policy.args.model_name" if isinstance(self.alg, OnPolicyConfig) else "alg.model_name"
+
+    @property
     def sizes(self) -> OnPolicySizes | None:
-        """The derived sizes of PPO and NLPO, None for supervised finetuning."""
+        """The derived sizes of PPO and NLPO, None for what collects no rollouts."""
         if (
-            isinstance(self.alg, SupervisedConfig)
+            not isinstance(self.alg, OnPolicyConfig)
             or self.env is None
             or self.train_evaluation.n_iters is None
         ):
@@ -76,7 +92,8 @@ class TrainConfig(Config):
         )
 
     def evaluation_settings(self, split: Split) -> GenerationSettings:
-        """How the texts of a split are generated in evaluation."""
+        """How the texts of a split are generated in evaluation, which a reward model has none of."""
+        assert not isinstance(self.alg, RewardModelConfig)
         evaluation = self.train_evaluation
         if split == "train" and evaluation.generation_kwargs_on_train is not None:
             return evaluation.generation_kwargs_on_train
@@ -88,15 +105,17 @@ class TrainConfig(Config):
         """Problems between blocks, each at the field to change."""
         problems = repeated_metrics(self.train_evaluation.metrics, "train_evaluation.metrics")
         name = self.alg.model_name
-        message = placeholder_problem(name, self.datapool.id) or check_model_source(name, self.alg.model_type)
+        message = placeholder_problem(name, self.datapool.id)
+        if message is None and name != BAG_OF_TOKENS:
+            message = check_model_source(name, self.alg.model_type)
         if message:
-            supervised = isinstance(self.alg, SupervisedConfig)
-            problems.append(
-                Problem("alg.model_name" if supervised else "alg.policy.args.model_name", message)
-            )
+            problems.append(Problem(self.model_field, message))
+        if isinstance(self.alg, RewardModelConfig):
+            message = rankings_problem(self.datapool.id)
+            return problems + ([Problem("datapool.id", message)] if message else [])
         if message := batch_problem(self.train_evaluation.eval_batch_size, self._longest_text()):
             problems.append(Problem("train_evaluation.eval_batch_size", message))
-        if not isinstance(self.alg, SupervisedConfig):
+        if isinstance(self.alg, OnPolicyConfig):
             return problems + self._on_policy_problems(self.alg)
         if ":" in self.runtime.device:
             number = self.runtime.device.partition(":")[2]
@@ -146,11 +165,14 @@ class TrainConfig(Config):
 
     def _longest_text(self) -> int:
         """Counts the new tokens of the longest text that may be generated."""
+        assert not isinstance(self.alg, RewardModelConfig)
         evaluated = [self.evaluation_settings(split) for split in get_args(Split)]
         return max(settings.max_new_tokens for settings in (self.alg.generation_kwargs, *evaluated))
 
     def notices(self) -> list[str]:
         """What the user should know of a valid config: fields without effect, and possible surprises."""
+        if isinstance(self.alg, RewardModelConfig):
+            return self._reward_model_notices(self.alg)
         notices = metric_notices(self.train_evaluation.metrics, "train_evaluation.metrics")
         if isinstance(self.alg, SupervisedConfig):
             return notices + self._supervised_notices(self.alg)
@@ -169,6 +191,21 @@ class TrainConfig(Config):
                 "alg.add_eos: no effect, the labels of seq2seq models end with the end-of-text token"
             )
         return notices + prompt_notices(self.tokenizer, alg.model_name, alg.model_type, self._longest_text())
+
+    def _reward_model_notices(self, alg: RewardModelConfig) -> list[str]:
+        blocks: dict[str, tuple[Config, Iterable[str]]] = {
+            "": (self, ("reward_fn", "env")),
+            "tokenizer.": (self.tokenizer, TokenizerConfig.model_fields.keys() - {"model_name"}),
+            "train_evaluation.": (self.train_evaluation, TEXTS_ONLY),
+            "alg.args.": (alg.args, ["prompts_per_batch"] if alg.args.batching == "pair" else []),
+        }
+        ignored = [
+            f"{block}{name}"
+            for block, (config, names) in blocks.items()
+            for name in sorted(names)
+            if (value := getattr(config, name)) != type(config).model_fields[name].default and value != []
+        ]
+        return [f"no effect on a reward model: {', '.join(ignored)}"] if ignored else []
 
     def _on_policy_notices(self, alg: OnPolicyConfig) -> list[str]:
         notices = []

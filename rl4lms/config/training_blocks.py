@@ -88,7 +88,9 @@ class EnvConfig(Config):
 
 
 class TrainEvaluationConfig(Config):
-    eval_batch_size: TextsAtATime = Field(description="texts generated at a time")
+    eval_batch_size: TextsAtATime = Field(
+        description="texts generated at a time; of a reward model, read at a time"
+    )
     metrics: list[MetricConfig] = Field(description="what to compute of the generated texts; may be []")
     generation_kwargs: GenerationSettings | None = Field(
         None,
@@ -103,8 +105,13 @@ class TrainEvaluationConfig(Config):
         None, description="inputs of a split to evaluate, the same each time; null = all"
     )
     n_iters: Positive | None = Field(None, description="iterations of PPO and NLPO, which need it")
-    eval_every: Positive = Field(10, description="iterations between evaluations on val (16 of 28 files: 10)")
-    save_every: Positive = Field(1, description="iterations between checkpoints (18 of 28 files: 1)")
+    eval_every: Positive = Field(
+        10,
+        description="iterations (of a reward model: updates) between evaluations on val (16 of 28 files: 10)",
+    )
+    save_every: Positive = Field(
+        1, description="iterations (updates) between checkpoints (18 of 28 files: 1)"
+    )
 
 
 class TrainRuntimeConfig(RuntimeConfig):

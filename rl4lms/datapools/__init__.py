@@ -84,12 +84,19 @@ def load_rankings(
 
     tokenizer and errors: as for `load_datapool`; DataError also for a datapool that has no rankings.
     """
-    if id in DATAPOOLS.entries and id != PREFERENCES:
-        raise DataError(
-            f"datapool {id!r} has samples, no rankings; set datapool.id to {PREFERENCES!r}, or to "
-            "package.module:function of your own that returns a list of rl4lms.rankings.Ranking"
-        )
+    if problem := rankings_problem(id):
+        raise DataError(problem)
     return checked_rankings(_call(id, split, args, tokenizer), f"datapool {id!r}, split {split!r}")
+
+
+def rankings_problem(id: str) -> str | None:
+    """Why a datapool has no rankings, as far as its id tells."""
+    if id not in DATAPOOLS.entries or id == PREFERENCES:
+        return None
+    return (
+        f"datapool {id!r} has samples, no rankings; set datapool.id to {PREFERENCES!r}, or to "
+        "package.module:function of your own that returns a list of rl4lms.rankings.Ranking"
+    )
 
 
 def _call(id: str, split: Split, args: Mapping[str, Any] | None, tokenizer: str | None) -> Any:

@@ -17,7 +17,14 @@ from common.identity import IDENTITY, content_digest, hash_of
 from common.jobs import Job, Place, Report
 from common.plan_jobs import link_jobs
 from common.run_dir import RunDir, read_run
-from rl4lms.config import ExtractConfig, SupervisedConfig, TrainConfig, resolved
+from rl4lms.config import (
+    ExtractConfig,
+    OnPolicyConfig,
+    RewardModelConfig,
+    SupervisedConfig,
+    TrainConfig,
+    resolved,
+)
 from rl4lms.metrics import METRICS
 from rl4lms.plan.schema import Experiment, Plan, RunConfig
 from rl4lms.train import OPTIONS, create_training_run, train
@@ -46,7 +53,7 @@ def _make_job(plan: Plan, experiment: Experiment, start: Job | None) -> Job:
     else:
         create, work = partial(_create_training, plan, experiment, key), partial(_train, experiment)
         steps = None
-        unit = "update" if isinstance(config.alg, SupervisedConfig) else "iteration"
+        unit = "iteration" if isinstance(config.alg, OnPolicyConfig) else "update"
     return Job(
         experiment.name,
         key,
@@ -71,6 +78,8 @@ def _name_kind(experiment: Experiment) -> str:
     elif isinstance(config.alg, SupervisedConfig):
         amounts = {name: value for name, value in config.alg.training_args.items() if name != "learning_rate"}
         parts.append(["supervised", amounts])
+    elif isinstance(config.alg, RewardModelConfig):
+        parts.append([config.alg.id, config.alg.args.epochs, config.alg.args.batching])
     else:
         parts.append([config.alg.id, config.train_evaluation.n_iters])
     return hash_of(parts)
@@ -108,8 +117,7 @@ def _by_content(value: Any, key: str = "") -> Any:
 
 def model_field(config: RunConfig) -> str:
     """Dotted field of the model to start from."""
-    is_on_policy = isinstance(config, TrainConfig) and not isinstance(config.alg, SupervisedConfig)
-    return "alg.policy.args.model_name" if is_on_policy else "alg.model_name"
+    return config.model_field if isinstance(config, TrainConfig) else "alg.model_name"
 
 
 def _create_training(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from common.run_dir import check_optimizer
-from rl4lms.config import NlpoConfig, SupervisedConfig
+from rl4lms.config import NlpoConfig, OnPolicyConfig
 from rl4lms.model.load import check_vocabulary, choose_device
 from rl4lms.model.policy import PolicyModel
 from rl4lms.ppo.collect import Actors, rollout_settings
@@ -60,7 +60,7 @@ def build(setup: TrainingSetup) -> tuple[Actors, Learner]:
     config = setup.config
     alg, env, runtime = config.alg, config.env, config.runtime
     # TrainConfig.check
-    assert not isinstance(alg, SupervisedConfig) and env is not None and config.reward_fn is not None
+    assert isinstance(alg, OnPolicyConfig) and env is not None and config.reward_fn is not None
     policy = PolicyModel.load(alg.model_name, alg.model_type, choose_device(runtime.device), runtime.seed)
     check_vocabulary(policy.model, setup.tokenizer)
     mask_model = None

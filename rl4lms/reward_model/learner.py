@@ -1,0 +1,142 @@
+"""The reward model that is trained and its optimiser, all of which a checkpoint holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.run_dir import check_optimizer
+from rl4lms.config.algorithms import RewardModelArgs
+from rl4lms.config.training_blocks import TrainRuntimeConfig
+from rl4lms.model.load import choose_device
+from rl4lms.model.parallel import World
+from rl4lms.model.policy import checkpoint_activations
+from rl4lms.model.reward_model import RewardModel
+from rl4lms.model.source import BAG_OF_TOKENS
+from rl4lms.reward_model.setup import RewardSetup
+
+
+@dataclass
+class Learner:
+    """update: how many are completed."""
+
+    model: RewardModel
+    optimizer: torch.optim.Optimizer
+    update: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "update": self.update,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become what a checkpoint holds."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        check_optimizer(self.optimizer)
+        self.update = state["update"]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The weights that are trained."""
+        return [weight for weight in self.model.parameters() if weight.requires_grad]
+
+
+def build(setup: RewardSetup) -> Learner:
+    """Put a new head on the language model, and make its optimiser. Raises ModelSourceError."""
+    config, alg = setup.config, setup.alg
+    model = RewardModel.start(
+        alg.model_name,
+        alg.model_type,
+        tokenizer_name=config.tokenizer.model_name,
+        max_length=alg.args.max_length,
+        device=choose_device(config.runtime.device),
+        seed=config.runtime.seed,
+    )
+    return Learner(model, build_optimizer(model, alg.args))
+
+
+def build_optimizer(model: nn.Module, args: RewardModelArgs) -> torch.optim.Optimizer:
+    """Build AdamW; biases are not decayed."""
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    groups = [
+        {"params": [w for name, w in named if "bias" not in name], "weight_decay": args.weight_decay},
+        {"params": [w for name, w in named if "bias" in name], "weight_decay": 0.0},
+    ]
+    fused = named[0][1].device.type in ("cpu", "cuda")
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=args.learning_rate, betas=args.betas, fused=fused)
+
+
+def begin_update(learner: Learner, args: RewardModelArgs, runtime: TrainRuntimeConfig) -> None:
+    """Switch dropout as the config says, and drop the gradient of the update before."""
+    learner.model.train(args.dropout)
+    if runtime.gradient_checkpointing and learner.model.kind != BAG_OF_TOKENS:
+        checkpoint_activations(learner.model.model)
+    learner.optimizer.zero_grad()
+
+
+def learning_rate(update: int, updates: int, args: RewardModelArgs) -> float:
+    """The learning rate of an update, from 1, of so many: the peak at first, cosine's end after the last."""
+    if args.lr_schedule == "constant":
+        return args.learning_rate
+    cosine = (1 + math.cos(math.pi * (update - 1) / updates)) / 2
+    return args.learning_rate * (args.min_lr_rate + (1 - args.min_lr_rate) * cosine)
+
+
+def take_step(learner: Learner, rate: float, max_grad_norm: float) -> Tensor:
+    """Clip the gradient to a norm of `max_grad_norm`, and take a step; returns the norm before.
+
+    A gradient whose norm is no number changes nothing.
+    """
+    norm = nn.utils.clip_grad_norm_(learner.parameters, max_grad_norm)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate
+    if torch.isfinite(norm):
+        learner.optimizer.step()
+    return norm
+
+
+def sum_gradients(learner: Learner, world: World) -> None:
+    """Give all processes the sum of their gradients."""
+    if world.size == 1:
+        return
+    for weight in learner.parameters:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+    world.sum_(weight.grad for weight in learner.parameters if weight.grad is not None)
+
+
+def normalize(model: RewardModel, setup: RewardSetup) -> None:
+    """Set bias and scale as `alg.args.normalize` says: all processes score, to the same numbers.
+
+    demonstrations: train's references score 0 on average, as in the paper. policy: train's completions have
+    mean 0 and std 1, as the policy's samples in Ziegler et al. 2019.
+    """
+    how = setup.alg.args.normalize
+    if how == "none":
+        return
+    texts = [
+        (ranking.prompt, text)
+        for ranking in setup.train
+        for text in (ranking.references if how == "demonstrations" else ranking.completions)
+    ]
+    share = setup.world.share(texts)
+    model.bias, model.scale = 0.0, 1.0
+    model.eval()
+    scored = model.score(
+        [prompt for prompt, _ in share],
+        [text for _, text in share],
+        setup.config.train_evaluation.eval_batch_size,
+    )
+    rewards = torch.tensor(setup.world.gather(scored), dtype=torch.float64)
+    if how == "policy" and (std := float(rewards.std(correction=0))) > 0:
+        model.scale = 1 / std
+    model.bias = -model.scale * float(rewards.mean())
