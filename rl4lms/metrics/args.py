@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from common.config import Config, Problem
 from common.limits import TextsAtATime
+from rl4lms.model.source import device_problem
 from rl4lms.requirements import model_problem, tokenizer_problem, word_splitter_problem, wordnet_problem
 
 _DEVICE = "cpu, cuda, cuda:1, ...; auto: the GPU if there is one"
 _BATCH_SIZE = "texts that the model reads at once; the values do not depend on it"
+
+
+def _known_device(name: str) -> str:
+    if message := device_problem(name):
+        raise ValueError(message)
+    return name
+
+
+Device = Annotated[str, AfterValidator(_known_device)]
 
 COMMON_GEN_PREFIX = "generate a sentence with: "
 
@@ -81,7 +91,7 @@ class BertScoreArgs(Config):
         None, ge=1, description="how many layers of the encoder; null: the language's"
     )
     batch_size: TextsAtATime = Field(64, ge=1, description=_BATCH_SIZE)
-    device: str = Field("auto", description=_DEVICE)
+    device: Device = Field("auto", description=_DEVICE)
 
     def check(self) -> list[Problem]:
         if self.model_name is None or self.num_layers is not None:
@@ -94,7 +104,7 @@ class ClassifierArgs(Config):
     label_ix: int = Field(ge=0, description="the class whose probability counts, from 0")
     batch_size: TextsAtATime = Field(100, ge=1, description=_BATCH_SIZE)  # the paper's
     include_prompt_for_eval: bool = Field(True, description="classify prompt and text; false: the text alone")
-    device: str = Field("auto", description=_DEVICE)
+    device: Device = Field("auto", description=_DEVICE)
 
 
 class PerplexityArgs(Config):
@@ -115,7 +125,7 @@ class IntentArgs(Config):
         "rajkumarrrk/roberta-daily-dialog-intent-classifier", description="classifier: hub name or folder"
     )
     batch_size: TextsAtATime = Field(64, ge=1, description=_BATCH_SIZE)
-    device: str = Field("auto", description=_DEVICE)
+    device: Device = Field("auto", description=_DEVICE)
 
 
 def wordnet_missing(args: MeteorArgs) -> list[Problem]:
