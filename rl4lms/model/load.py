@@ -174,6 +174,8 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelSourceError(f"runtime.device {name!r}: this machine has none; set runtime.device: auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelSourceError(
             f"runtime.device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; "
