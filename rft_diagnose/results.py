@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rft_diagnose.compare import Comparison
 from rft_diagnose.diagnose import Diagnosis
 from rft_diagnose.errors import DiagnosisError
-from rft_diagnose.reading import RewardTable, read_messages
+from rft_diagnose.reading import RewardTable, is_data, read_messages
 from rft_diagnose.text_formats import defuse
 
 Table = Mapping[str, NDArray[Any]]  # columns of one length
@@ -236,11 +236,12 @@ def supervised_rows(table: RewardTable, diagnosis: Diagnosis, name: str) -> tupl
         return [], []
     if table.prompts is None:
         return [], [f"no {name} to finetune on: {table.no_prompts}"] if table.no_prompts else []
-    lines, without, conversations = [], 0, 0
+    lines, without, conversations, others = [], 0, 0, 0
     for i in sorted(chosen, key=lambda i: inputs.label[i] != "dead_low"):
         place = int(diagnosis.labels[i])
         messages = read_messages(table.prompts[place])
         conversations += messages is not None
+        others += messages is None and is_data(table.prompts[place])
         row: dict[str, Any] = {"id": table.labels[place], "prompt": messages or table.prompts[place]}
         if table.references is not None:
             row["references"] = table.references[place]
@@ -249,7 +250,15 @@ def supervised_rows(table: RewardTable, diagnosis: Diagnosis, name: str) -> tupl
         lines.append(json.dumps(row, ensure_ascii=False))
     notes = []
     if conversations:
-        notes.append(f"{conversations:,} prompts in {name} are conversations, written as lists of messages")
+        notes.append(
+            f"{conversations:,} prompts in {name} are conversations, written as lists of messages: where "
+            "finetuning takes texts, write what the model is to see, with the chat template of its tokenizer"
+        )
+    if others:
+        notes.append(
+            f"{others:,} prompts in {name} are neither texts nor conversations (lists of role and content), "
+            "but lists or objects as they stand in the table: write texts in their place"
+        )
     if table.references is None and table.no_references:
         notes.append(f"{name} lacks the expected texts that finetuning on it needs: {table.no_references}")
     if without:
