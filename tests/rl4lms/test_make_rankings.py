@@ -289,5 +289,5 @@ def test_shipped_configs(
     save_laptop_models(tmp_path)
     assert runner.main(["--config_path", str(path), "--check"]) == 0
     output = capsys.readouterr().out
-    assert "rankings: prompts of train 1,000, val 300, test 300; 4 to 9 completions each" in output
+    assert "rankings: prompts of train 1,020, val 320, test 320; 4 to 9 completions each" in output
     assert "note: " not in output
