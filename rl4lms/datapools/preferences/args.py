@@ -69,7 +69,7 @@ class PreferencesArgs(Config):
     chat_template: str = Field(
         "auto", description="renders messages; auto: the tokenizer's; plain: Human/Assistant; or a jinja file"
     )
-    tokenizer: str | None = Field(None, description="whose chat template; null: the run's tokenizer")
+    tokenizer_name: str | None = Field(None, description="whose chat template; null: the run's tokenizer")
     split_field: str | None = Field(
         "split", description="field that names a row's split, if there is one; null: none does"
     )
