@@ -211,8 +211,7 @@ def teacher_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "dead prompts",
             f"{summary['dead']['share']:.1%}{_range(summary['dead'], True)} with a std below "
-            f"{SMALL_STD:.0%} of the rewards' range, {summary['dead_low']['count']:,} of these "
-            f"{summary['dead']['count']:,} at its lower end",
+            f"{SMALL_STD:.0%} of the rewards' range, {summary['dead_low']['share']:.1%} at its lower end",
         ),
     ]
     if (right := summary["accuracy"]) is not None:

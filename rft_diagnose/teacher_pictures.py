@@ -33,14 +33,12 @@ def teacher_pictures(
         counts,
     )
     curve = columns_by_name(summary["best_of_n"])
-    yield (
-        "best_of_n",
-        "Best of n",
-        "What choosing the best of n texts by the reward model brings, over the KL to the policy that this "
-        "costs. Gold that stays behind, or falls, is what the reward model gets wrong.",
-        best_of_n_curve(curve, summary["gold"]),
-        curve,
-    )
+    caption = "What choosing the best of n texts by the reward model brings, over the KL to the policy."
+    if "gold" in curve:
+        caption += (
+            f" Gold ({summary['gold']}) that stays behind, or falls, is what the reward model gets wrong."
+        )
+    yield "best_of_n", "Best of n", caption, best_of_n_curve(curve), curve
 
 
 def counts_of_normalised_std(inputs: Table) -> dict[str, NDArray[Any]]:
@@ -63,7 +61,7 @@ def normalised_std(table: Table, mean: float) -> Figure:
     return figure
 
 
-def best_of_n_curve(table: Table, gold: str | None) -> Figure:
+def best_of_n_curve(table: Table) -> Figure:
     """Draw gold, where it is known, and the reward model's own reward over the KL of the best of n.
 
     table: columns n, kl, reward, and of gold gold, gold_low, gold_high, gold_best.
@@ -78,12 +76,12 @@ def best_of_n_curve(table: Table, gold: str | None) -> Figure:
         if is_known:
             axes = places[1]
             axes.plot(kl, table["gold_best"], color=GREY, linestyle="--", label="best by gold itself")
-            axes.plot(kl, table["gold"], color=GREEN, marker=marker, label="best by the reward model, 95%")
+            axes.plot(kl, table["gold"], color=GREEN, marker=marker, label="best by the reward model (95%)")
             if not np.isnan(table["gold_low"]).any():
                 axes.fill_between(
                     kl, table["gold_low"], table["gold_high"], color=GREEN, alpha=0.2, linewidth=0
                 )
-            axes.set_ylabel(str(gold))
+            axes.set_ylabel("gold")
             axes.legend(loc="upper left", bbox_to_anchor=(0, 1.2), ncols=2)
         places[-1].set_xlabel("KL to the policy, log n - (n - 1) / n")
         top = places[0].secondary_xaxis("top")

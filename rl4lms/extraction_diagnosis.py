@@ -127,7 +127,7 @@ def add_reward_model(path: Path, table: RewardTable, name: str, scores: Path) ->
     (gold,) = table.rewards
     notes = (
         f"rewards are those of the reward model {name}, kept in {scores}",
-        f"gold, which its accuracy is against, is the extraction's own {gold}",
+        f"gold, which it is compared with, is the extraction's own {gold}",
     )
     return replace(
         table,

@@ -75,7 +75,7 @@ def test_a_reward_model_is_diagnosed_and_judged(
     page, printed = (output / "report.html").read_text(), " ".join(capsys.readouterr().out.split())
     for text in (page, printed):
         assert "pairs of texts that lexical/chrf tells apart" in text
-        assert "gold, which its accuracy is against, is the extraction" in text
+        assert "gold, which it is compared with, is the extraction" in text
     assert "As a teacher" in page and page.count("<img") == 5
 
     # Gold is whatever --reward names; without a reward model nothing is said of a teacher.
