@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ class RewardTable:
 
     codes: [M], each one's input; labels, prompts, references: of the N inputs (None: not known); rewards:
     name -> [M], NaN = missing; steps, kl: [M] or None; notes: what was chosen without being asked;
-    no_prompts, no_references: why these are not known, and what to do.
+    no_prompts, no_references: why these are not known, and what to do; gold: name -> [M], what the rewards of
+    a reward model are judged by as a teacher (empty: not known), None: they are not a reward model's.
     """
 
     codes: Ints
@@ -56,6 +57,7 @@ class RewardTable:
     notes: tuple[str, ...] = ()
     no_prompts: str | None = None
     no_references: str | None = None
+    gold: Mapping[str, Floats] | None = None
 
 
 def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) -> RewardTable:

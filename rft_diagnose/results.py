@@ -22,6 +22,7 @@ from rft_diagnose.compare import Comparison
 from rft_diagnose.diagnose import Diagnosis
 from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.reading import RewardTable, is_data, read_messages
+from rft_diagnose.teacher import Teacher
 from rft_diagnose.text_formats import defuse
 
 Table = Mapping[str, NDArray[Any]]  # columns of one length
@@ -30,7 +31,7 @@ Table = Mapping[str, NDArray[Any]]  # columns of one length
 # Of an earlier check all go, also those that this one has no use for.
 PICTURES = (
     *("mean_and_std", "signal_by_group_size", "std_histogram", "over_time", "before_and_after"),
-    "gradients",
+    *("gradients", "teacher_std", "best_of_n"),
 )
 RESULTS = (
     *("inputs.csv", "dead_low.jsonl", "summary.json", "report.html"),
@@ -124,11 +125,12 @@ def input_columns(
     others: dict[str, Diagnosis],
     before: Diagnosis | None,
     comparison: Comparison | None,
+    teacher: Teacher | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Make inputs.csv's columns: label, prompt where it is not the label, and statistics, one row an input.
 
-    Of the other rewards mean, std and class; of the inputs before, where there are some, too. What is missing
-    is NaN among numbers and None among texts.
+    Of the other rewards mean, std and class; of the inputs before, where there are some, too; of a reward
+    model mean and std of its normalised rewards. What is missing is NaN among numbers and None among texts.
     """
     labels = diagnosis.labels.astype(np.int64)
     columns: dict[str, NDArray[Any]] = {"input": _texts([table.labels[i] for i in labels])}
@@ -139,6 +141,8 @@ def input_columns(
         _, here, there = np.intersect1d(labels, other.labels, assume_unique=True, return_indices=True)
         for key in ("mean", "std", "label"):
             columns[f"{name}: {key}"] = _placed(getattr(other.inputs, key)[there], here, len(labels))
+    if teacher is not None:
+        columns |= {"normalised_mean": teacher.mean[labels], "normalised_std": teacher.std[labels]}
     if before is not None and comparison is not None:
         for key in ("mean", "std", "label"):
             values = getattr(before.inputs, key)[comparison.before]

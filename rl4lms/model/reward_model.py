@@ -178,7 +178,7 @@ class RewardModel(nn.Module):
             raise ModelSourceError(problem)
         tokenizer = _padding_tokenizer(name)
         if config.get("model_type") == BAG_OF_TOKENS:
-            bag: Any = BagOfTokens.from_pretrained(Path(name).expanduser(), dtype=torch.float32)
+            bag = load_weights(BagOfTokens, name, "causal", torch.float32)
             return cls(bag.to(device), tokenizer, BAG_OF_TOKENS)
         architecture = str((config.get("architectures") or [""])[0])
         if architecture.endswith("ForSequenceClassification"):

@@ -153,3 +153,7 @@ def test_what_is_no_reward_model_is_refused(tiny_gpt2, tiny_t5, tmp_path):
         RewardModel.load(str(tmp_path / "reward"))
     with pytest.raises(ModelSourceError, match="no such folder"):
         RewardModel.load(str(tmp_path / "nothing" / "here" / "at"))
+    start(tiny_gpt2, tiny_t5, "bag_of_tokens").save(tmp_path / "bag")
+    (tmp_path / "bag" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ModelSourceError, match=r"cannot be loaded .*damaged"):
+        RewardModel.load(str(tmp_path / "bag"))
