@@ -84,8 +84,8 @@ class RewardModel(nn.Module):
     """A model with a head `score`, the tokenizer that it reads texts by, and how its rewards are normalised.
 
     kind: "encoder" are classifiers that read a pair of texts in their own way (BERT); they cannot be trained
-    here. The reward is scale * raw + bias. max_length: tokens of a text; of an encoder-decoder's prompt, and of
-    its completion.
+    here. The reward is scale * raw + bias. max_length: tokens of a text; of an encoder-decoder's prompt, and
+    of its completion.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: RewardKind) -> None:
