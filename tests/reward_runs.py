@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +75,19 @@ def reward_config(
     }
 
 
-def start_reward_run(base: Path, config: dict[str, Any], world: World | None = None) -> Path | None:
-    """The folder of a whole run; None where another process of the world has it."""
+def start_reward_run(base: Path, config: dict[str, Any], world: World | None = None, **options: Any) -> Path:
+    """The folder of a whole run; of processes that are not the main one, what they would write to."""
     checked = config_of(config)
     world = world or World()
     if not world.is_main:
-        train(prepare(checked, base, None, world, prefix="mine_"))
-        return None
+        train(prepare(checked, base, None, world, prefix="mine_", **options))
+        return base
     with new_run(base, checked) as run:
-        train(prepare(checked, run.path, run, world, prefix=run.prefix))
+        train(prepare(checked, run.path, run, world, prefix=run.prefix, **options))
         return run.path
 
 
-def train_reward_model(
-    path: Path, config: TrainConfig, should_stop: Callable[[], bool] = lambda: False
-) -> None:
+def train_reward_model(path: Path, config: TrainConfig) -> None:
     """Go on with the run in a folder."""
     with RunDir.open(path) as run:
-        train(prepare(config, path, run, World(), prefix=run.prefix, should_stop=should_stop))
+        train(prepare(config, path, run, World(), prefix=run.prefix))

@@ -105,7 +105,7 @@ def test_without_normalisation_the_rewards_are_the_raw_ones(tiny_gpt2, tmp_path)
 # The gradient of an update
 
 
-def gradients(config, tmp_path, monkeypatch, world=None) -> tuple[list[torch.Tensor], dict]:
+def gradients(config, tmp_path, monkeypatch, world: World | None = None) -> tuple[list[torch.Tensor], dict]:
     """The gradient of the first update, and its row."""
     seen = []
 
@@ -114,9 +114,9 @@ def gradients(config, tmp_path, monkeypatch, world=None) -> tuple[list[torch.Ten
         return torch.tensor(1.0)
 
     monkeypatch.setattr(page, "take_step", capture)
-    run = start_reward_run(tmp_path, config, world=world)
-    rows = rows_of(run, "training_info") if run is not None else [{}]
-    return seen[0], rows[0]
+    run = start_reward_run(tmp_path, config, world)
+    rows = rows_of(run, "training_info")
+    return seen[0], rows[0] if rows else {}
 
 
 def check_equal(ones: list[torch.Tensor], others: list[torch.Tensor]) -> None:
@@ -182,8 +182,7 @@ def test_two_processes_end_with_the_model_of_one(tiny_gpt2, tmp_path):
     alone = start_reward_run(tmp_path / "alone", reward_config(tiny_gpt2))
 
     def work(world: World):
-        path = start_reward_run(tmp_path / f"runs {world.rank}", reward_config(tiny_gpt2), world=world)
-        return str(path) if path else None
+        return str(start_reward_run(tmp_path / f"runs {world.rank}", reward_config(tiny_gpt2), world))
 
     together = Path(in_world(tmp_path / "world", work)[0])
     for name in ("training_info", "val_split_metrics"):
