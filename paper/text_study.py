@@ -40,6 +40,7 @@ from paper.study_run import (
     first_jobs,
     run_study,
 )
+from rl4lms.config import OnPolicyConfig
 from rl4lms.model.source import check_model_source, link_problem
 from rl4lms.plan.runs import list_imports
 
@@ -251,7 +252,7 @@ def figures_study(study: StudyConfig, done: Sequence[Done]) -> Study:
 def _settings(item: Done) -> dict[str, float]:
     """What RFT of a task was run with, where nothing is raised."""
     alg = item.experiment.config.alg
-    assert hasattr(alg, "args")
+    assert isinstance(alg, OnPolicyConfig)
     return {
         "learning_rate": alg.args.learning_rate,
         "temperature": alg.generation_kwargs.temperature,
