@@ -49,6 +49,16 @@ def test_scores_are_the_same_alone_together_and_from_a_folder(tiny_gpt2, tiny_t5
     assert loaded.score(PROMPTS, COMPLETIONS) == together
 
 
+@pytest.mark.parametrize("kind", ["causal", "seq2seq", "bag_of_tokens"])
+def test_a_start_depends_on_its_seed_alone(tiny_gpt2, tiny_t5, kind):
+    """The head, and the embedding of a new padding token."""
+    torch.manual_seed(1)
+    one = start(tiny_gpt2, tiny_t5, kind).model.state_dict()
+    torch.manual_seed(2)
+    other = start(tiny_gpt2, tiny_t5, kind).model.state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_plain_transformers_reads_a_causal_one(tiny_gpt2, tiny_t5, tmp_path):
     """In padded batches too: the padding token is not the end token that the score is read from."""
     model = start(tiny_gpt2, tiny_t5, "causal")
