@@ -33,6 +33,7 @@ from rl4lms.config.training_blocks import (
     TrainEvaluationConfig,
     TrainRuntimeConfig,
 )
+from rl4lms.datapools import DATAPOOLS
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.source import check_model_source
 from rl4lms.rewards import REWARDS
@@ -43,6 +44,8 @@ Algorithm = Annotated[
     Field(discriminator="id", description="what to train with"),
 ]
 
+# Datapools whose samples may hold the whole text in their meta_data.
+_WHOLE_TEXTS = ("imdb_seq2seq", "python_docs", "jsonl")
 ON_POLICY_ONLY = ("n_iters", "eval_every", "save_every")  # of train_evaluation
 
 
@@ -94,6 +97,13 @@ class TrainConfig(Config):
             problems.append(
                 Problem("alg.model_name" if supervised else "alg.policy.args.model_name", message)
             )
+        if self.datapool.id in DATAPOOLS.entries and self.datapool.id not in _WHOLE_TEXTS:
+            message = f"datapool {self.datapool.id!r} has no such texts; set it to false"
+            problems += [
+                Problem(f"train_evaluation.metrics[{number}].args.use_text_from_meta_data", message)
+                for number, metric in enumerate(self.train_evaluation.metrics)
+                if metric.id == "causal_perplexity" and metric.args.get("use_text_from_meta_data")
+            ]
         if message := batch_problem(self.train_evaluation.eval_batch_size, self._longest_text()):
             problems.append(Problem("train_evaluation.eval_batch_size", message))
         if not isinstance(self.alg, SupervisedConfig):

@@ -90,6 +90,10 @@ def test_what_is_accepted_runs(tmp_path, monkeypatch):
         if code == 0:
             ran["finished"] += 1
             continue
+        if code == "too long":  # such as the docstrings of all packages; at most a few
+            ran[code] += 1
+            ended.append(f"{what}: {code}")
+            continue
         reason = next((why for known, why in UNKNOWABLE.items() if re.search(known, printed)), None)
         if code == 1 and reason is not None:
             ran[reason] += 1
@@ -104,4 +108,4 @@ def test_what_is_accepted_runs(tmp_path, monkeypatch):
     print(f"of the accepted {sum(ran.values())} were run: {dict(ran)}; {seconds:.0f} s in all")
     print(*ended, sep="\n")
     assert wrong == [], "\n\n".join(wrong)
-    assert ran["finished"] > RUNS / 2 and checked["refused"] > MUTANTS / 10
+    assert ran["finished"] > RUNS / 2 and ran["too long"] < RUNS / 20 and checked["refused"] > MUTANTS / 10
