@@ -27,6 +27,7 @@ SECONDS = 120
 # What only the run can tell, each with the reason.
 UNKNOWABLE = {
     r"is not finite|the gradient's norm is|the mean KL per token": "diverged",
+    r"is not in this machine's cache|could not be (downloaded|read) from": "not on this machine",
     r"runtime\.on_degenerate_rollout: stop\)": "equal rewards, where the config says stop",
 }
 
@@ -95,7 +96,7 @@ def test_what_is_accepted_runs(tmp_path, monkeypatch):
             ended.append(f"{what}: {code}")
             continue
         reason = next((why for known, why in UNKNOWABLE.items() if re.search(known, printed)), None)
-        if code == 1 and reason is not None:
+        if code in (1, 2) and reason is not None:
             ran[reason] += 1
             ended.append(f"{what}: {last_error(printed)}")
         else:
