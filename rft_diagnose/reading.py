@@ -273,7 +273,9 @@ def _as_texts(value: Any) -> list[str]:
 def read_messages(prompt: str) -> Messages | None:
     """Read a conversation written as JSON or as Python writes it: messages with role and content, or None."""
     content = _read_data(prompt)
-    is_conversation = isinstance(content, list) and content and all(_is_message(message) for message in content)
+    is_conversation = (
+        isinstance(content, list) and content and all(_is_message(message) for message in content)
+    )
     return content if is_conversation else None
 
 

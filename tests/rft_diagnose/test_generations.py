@@ -171,7 +171,9 @@ def test_files_of_steps_that_hold_all_rows_so_far_are_refused(tmp_path):
     for step in range(3):
         rows += [{k: v for k, v in row.items() if k != "step"} for row in make_log(step)]
         write(tmp_path / f"step_{step}.jsonl", rows)
-    with pytest.raises(DiagnosisError, match=r"step_2\.jsonl: it has all rows of step_0\.jsonl, .* give the "):
+    with pytest.raises(
+        DiagnosisError, match=r"step_2\.jsonl: it has all rows of step_0\.jsonl, .* give the "
+    ):
         generations(tmp_path)
 
 

@@ -73,20 +73,20 @@ def test_places_in_a_batch_are_refused_in_other_forms(tmp_path, form, ends):
         for _ in range(8)
         if form != "some" or (i + step) % 4
     ]
-    with pytest.raises(DiagnosisError, match=f"counts from {ends} anew in each step, as places in a batch do"):
+    with pytest.raises(
+        DiagnosisError, match=f"counts from {ends} anew in each step, as places in a batch do"
+    ):
         verdict(write(tmp_path / "t.jsonl", rows))
 
 
 def test_an_id_of_each_visit_gives_way_to_the_text(tmp_path):
     """As the uid of a group of rollouts, which is another one whenever the prompt comes again."""
-    rows = [
-        row | {"prompt_id": f"{step}-{row['prompt']}"} for step in range(3) for row in make_log(step)
-    ]
+    rows = [row | {"prompt_id": f"{step}-{row['prompt']}"} for step in range(3) for row in make_log(step)]
     table = read_rewards([write(tmp_path / "t.jsonl", rows)], Columns())
     assert len(table.labels) == 12
     assert (
-        "'prompt_id' does not name the input: it is another one at each step. Inputs are told apart by 'prompt'"
-        in table.notes
+        "'prompt_id' does not name the input: it is another one at each step. Inputs are told apart by "
+        "'prompt'" in table.notes
     )
     once = [row | {"prompt": f"{row['prompt']} {row['step']}"} for row in rows]
     assert len(read_rewards([write(tmp_path / "t.jsonl", once)], Columns()).labels) == 36

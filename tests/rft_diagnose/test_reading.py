@@ -140,13 +140,14 @@ def test_wide_encodings_without_a_mark_are_named(tmp_path, encoding, suffix):
     with pytest.raises(DiagnosisError) as error:
         verdict(path)
     assert str(error.value) == (
-        f"{path} cannot be read: it is UTF-16 without a byte order mark, or UTF-32, or no text: convert it to "
-        "UTF-8, such as with iconv -f utf-16le -t utf-8"
+        f"{path} cannot be read: it is UTF-16 without a byte order mark, or UTF-32, or no text: convert it "
+        "to UTF-8, such as with iconv -f utf-16le -t utf-8"
     )
 
 
 @pytest.mark.parametrize(
-    "first", ["prompt^completion^reward", "# made today", "sep=;", "version https://git-lfs.github.com/spec/v1"]
+    "first",
+    ["prompt^completion^reward", "# made today", "sep=;", "version https://git-lfs.github.com/spec/v1"],
 )
 def test_a_csv_file_of_one_column_is_named_with_its_first_line(tmp_path, first):
     path = tmp_path / "t.csv"

@@ -43,8 +43,8 @@ def test_what_sees_later_tokens_is_no_decoder(tmp_path: Path, name: str) -> None
     with pytest.raises(ModelSourceError) as error:
         load(folder)
     assert str(error.value) == (
-        f"model {folder!r} ({name}) is no decoder: what it says of a token depends on the tokens behind it; set "
-        "is_decoder: true in its config.json if it was trained so (a BERT), or name another model"
+        f"model {folder!r} ({name}) is no decoder: what it says of a token depends on the tokens behind "
+        "it; set is_decoder: true in its config.json if it was trained so (a BERT), or name another model"
     )
 
 
@@ -64,8 +64,8 @@ def test_what_sees_padding_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelSourceError) as error:
         load(folder)
     assert str(error.value) == (
-        f"model {folder!r} (rwkv) heeds no attention mask: the padding before shorter prompts would change its "
-        "texts; name another model"
+        f"model {folder!r} (rwkv) heeds no attention mask: the padding before shorter prompts would change "
+        "its texts; name another model"
     )
 
 
@@ -95,7 +95,9 @@ def test_special_tokens_are_tokens(tmp_path: Path, kind: Kind, field: str, value
         edit_json(folder / name, **{field: value})
     with pytest.raises(ModelSourceError) as error:
         load(str(folder), kind)
-    assert str(error.value).startswith(f"model {str(folder)!r}: {field} is {value} in its generation_config.json")
+    assert str(error.value).startswith(
+        f"model {str(folder)!r}: {field} is {value} in its generation_config.json"
+    )
     assert str(error.value).endswith("which count from 0: set the token's number, or null for none")
 
 
