@@ -33,7 +33,7 @@ FLOORS = [
     {"evaluation"},
     {"run_setup"},
     {"ppo", "sft", "reward_model", "extract"},
-    {"input_gradients", "prolong"},
+    {"input_gradients", "prolong", "make_rankings"},
     {"train"},
     {"extraction_diagnosis", "plan"},
 ]

@@ -173,15 +173,6 @@ def wrong_kind(name: str, model_type: str, kind: Kind) -> str:
     )
 
 
-def link_problem(link: Path) -> str | None:
-    """Why a link to a model cannot be put there; None if it can: there is nothing, or a link."""
-    if link.is_symlink() or not link.exists():
-        return None
-    return (
-        f"{link} is in the way: it is no link to a model made here; move it, or give the model another name"
-    )
-
-
 def _check_hub_name(name: str) -> str | None:
     path = Path(name).expanduser()
     if path.exists():
