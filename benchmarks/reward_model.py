@@ -3,8 +3,8 @@
 Random models, rankings of 9 completions of prompts of `python_docs`. Both sides are the project: `batching:
 prompt`, the paper's way, passes each completion once; `batching: pair` passes it once for each of the 8
 comparisons that it is in. An update has the comparisons of 16 prompts on both sides, so that there are as
-many updates. First both sides take one update on the same prompts, and must agree on its loss and gradient norm.
-Then they take turns in one process. Times are CPU seconds of one thread; with --device cuda, seconds.
+many updates. First both sides take one update on the same prompts, and must agree on its loss and gradient
+norm. Then they take turns in one process. Times are CPU seconds of one thread; with --device cuda, seconds.
 """
 
 from __future__ import annotations

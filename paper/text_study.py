@@ -41,12 +41,8 @@ from paper.study_run import (
     first_jobs,
     run_study,
 )
-<<<<<<< HEAD
 from rl4lms.config import OnPolicyConfig
-from rl4lms.model.source import check_model_source, link_problem
-=======
 from rl4lms.model.source import check_model_source
->>>>>>> preferences
 from rl4lms.plan.runs import list_imports
 
 if TYPE_CHECKING:
