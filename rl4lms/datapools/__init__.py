@@ -15,7 +15,7 @@ from rl4lms.datapools.commongen import CommonGenArgs
 from rl4lms.datapools.daily_dialog import DailyDialogArgs
 from rl4lms.datapools.imdb import ImdbArgs, ImdbSeq2SeqArgs
 from rl4lms.datapools.iwslt2017en_de import Iwslt2017Args
-from rl4lms.datapools.jsonl import JsonlArgs, find_problems
+from rl4lms.datapools.jsonl import JsonlArgs, find_problems, lacks_references
 from rl4lms.datapools.python_docs import PythonDocsArgs
 from rl4lms.datapools.sources import DatasetArgs
 from rl4lms.datapools.totto import TottoArgs
@@ -42,10 +42,19 @@ class DatapoolError(UserError):
     """A user's own datapool that failed; the message is for the user."""
 
 
-def local_problems(id: str, args: Mapping[str, Any], splits: Sequence[Split]) -> list[Problem]:
-    """Looks quickly into the user's own JSON lines for what a run would refuse; [] for other datapools."""
+def local_problems(
+    id: str, args: Mapping[str, Any], splits: Sequence[Split], *, needs_references: bool = False
+) -> list[Problem]:
+    """Looks quickly into the user's own JSON lines for what a run would refuse; [] for other datapools.
+
+    needs_references: of some train sample at least.
+    """
     config = validate(JsonlArgs, args)[0] if id == "jsonl" else None
     problems = [] if config is None else find_problems(config, splits)
+    if config is not None and not problems and needs_references and lacks_references(config):
+        problems = [
+            Problem("data_path", f"{config.data_path}: no train sample has a reference to learn from")
+        ]
     return [Problem(f"args.{problem.path}", problem.message) for problem in problems]
 
 
