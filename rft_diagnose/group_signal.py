@@ -184,7 +184,8 @@ def _grpo_advantage(
     """The advantage of an output of level i in a group with so many outputs of each level; 0 without
     spread.
     """
-    if counts[i] == counts.sum():
+    present = levels[counts > 0]
+    if present.max() == present.min():
         return 0.0
     size = counts.sum()
     mean = counts @ levels / size

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_vs_rft.config import LARGE, SMALL
+from sft_vs_rft.tracked import LARGE, SMALL
 from sft_vs_rft.data import load_data
 from sft_vs_rft.experiment import ideal_start, measured_start
 from sft_vs_rft.models import build_model
