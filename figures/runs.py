@@ -66,18 +66,22 @@ def method_label(config: dict[str, Any]) -> str:
 def runs_of_item(runs: Iterable[RunInfo], item: str) -> list[RunInfo]:
     """The finetuning runs that a version of Figure 3 shows.
 
-    That of groups has all runs of groups, and beside them RFT and SFT with the same model, data and settings.
+    Runs of groups have one of their own, beside RFT and SFT in the same environment; Figure 3 is without them.
     """
-    runs = finetuning_runs(runs)
-    grouped = [run for run in runs if run.config["opt_method"] not in METHODS]
-    if item != "figure3_group":
-        return [run for run in runs if run not in grouped and figure3_item(run.config) == item]
-    settings = {(environment_label(run.config), run.config["reward_type"]) for run in grouped}
-    return [run for run in runs if (environment_label(run.config), run.config["reward_type"]) in settings]
+    version = "figure3" if item == "figure3_group" else item
+    runs = [run for run in finetuning_runs(runs) if figure3_item(run.config) == version]
+    if version != "figure3":
+        return runs
+    if item == "figure3":
+        return [run for run in runs if run.config["opt_method"] in METHODS]
+    grouped = {
+        environment_label(run.config) for run in runs if run.config["opt_method"] not in METHODS
+    }
+    return [run for run in runs if environment_label(run.config) in grouped]
 
 
 def figure3_item(config: dict[str, Any]) -> str:
-    """Which version of Figure 3 a run of RFT or SFT belongs to, by its reward and optimiser."""
+    """Which version of Figure 3 a finetuning run belongs to, by its reward and optimiser."""
     if config["reward_type"] == "labels_with_custom":
         return "figure3_high_init_reward"
     return "figure3_sgd" if config["optimizer"] == "sgd" else "figure3"
