@@ -74,9 +74,7 @@ def runs_of_item(runs: Iterable[RunInfo], item: str) -> list[RunInfo]:
         return runs
     if item == "figure3":
         return [run for run in runs if run.config["opt_method"] in METHODS]
-    grouped = {
-        environment_label(run.config) for run in runs if run.config["opt_method"] not in METHODS
-    }
+    grouped = {environment_label(run.config) for run in runs if run.config["opt_method"] not in METHODS}
     return [run for run in runs if environment_label(run.config) in grouped]
 
 

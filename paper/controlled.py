@@ -73,6 +73,12 @@ THEORY_CAPTION = (
     "Gradient norms of small enumerated models against three bounds, and the time to a reward of 0 against "
     "the initial std, by integrating the gradient flow of one input."
 )
+GROUP_THEORY = "theory_group"  # the second figure of the item "theory"
+GROUP_THEORY_CAPTION = (
+    "One input with two reward levels, exactly: the expected gradient's norm against the reward std, its "
+    "local power, its length over that of RLOO, the time to a reward of 0, and the generations for each "
+    "group that has spread."
+)
 THEORY_MODELS, THEORY_SEED = 2_800, 0
 # Over the laptop's plans: no more than that they run.
 SMOKE = ("epochs=20", "save_metric_plots=false", "outputs_dir=outputs/smoke/controlled")
@@ -209,7 +215,7 @@ def draw_figure3(args: argparse.Namespace, item: str, runs: Sequence[RunInfo]) -
 
 
 def draw_theory(args: argparse.Namespace) -> None:
-    """Enumerate small models, integrate the gradient flows, and draw both against theory (seconds)."""
+    """Enumerate small models, integrate gradient flows, draw both against theory; then groups (seconds)."""
     import numpy as np
     import pandas as pd
 
@@ -235,6 +241,20 @@ def draw_theory(args: argparse.Namespace) -> None:
     meta = {"seed": THEORY_SEED, "num_models": THEORY_MODELS, "largest_ratios": largest, "slopes": slopes}
     figure, numbers = theory_figure(bounds, times), plotted_numbers(bounds, times)
     show(save_figure(figure, args.output_dir / "theory", numbers, [], **meta))
+    draw_group_theory(args)
+
+
+def draw_group_theory(args: argparse.Namespace) -> None:
+    """Compute what group algorithms make of a small reward std, and draw it (a second)."""
+    import pandas as pd
+
+    from figures.group_theory import group_theory_figure
+    from figures.style import save_figure
+    from sft_vs_rft.group_theory import FLOW_STDS, group_rows
+
+    numbers = pd.DataFrame(group_rows(flow_stds=FLOW_STDS))
+    figure = group_theory_figure(numbers)
+    show(save_figure(figure, args.output_dir / GROUP_THEORY, numbers, [], command=this_command()))
 
 
 def caption(item: str) -> str:
@@ -266,5 +286,9 @@ def report_items(args: argparse.Namespace, items: Sequence[str], results: Result
             results.theory = json.loads(stem.with_suffix(".json").read_bytes())
             results.theory_numbers = pd.read_csv(stem.with_suffix(".csv"))
             drawn.append(saved_item(item, "Theory: bounds and times to reward", THEORY_CAPTION, stem))
+            stem = figure_stem(args, GROUP_THEORY)
+            results.group_theory_numbers = pd.read_csv(stem.with_suffix(".csv"))
+            title = "Theory of groups: does GRPO cure it?"
+            drawn.append(saved_item(GROUP_THEORY, title, GROUP_THEORY_CAPTION, stem))
     results.controlled = tables
     return drawn

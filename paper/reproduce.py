@@ -75,7 +75,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
             parser.error(f"argument --{name}: must be at least 1, got {getattr(args, name)}")
     for item in controlled.LAPTOP_ALONE:
         if args.scale == "paper" and item in (args.only or ()) and not args.runs:
-            parser.error(f"argument --only: {item} has no plans of the paper's scale; leave --scale paper out")
+            parser.error(
+                f"argument --only: {item} has no plans of the paper's scale; leave --scale paper out"
+            )
 
 
 @dataclass(frozen=True)

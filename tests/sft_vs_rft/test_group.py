@@ -120,9 +120,7 @@ def test_the_mean_of_sampled_groups_is_the_exact_gradient(advantage, wrong):
     expected = p * (a - p @ a)
 
     many = row.repeat(groups, 1).requires_grad_()
-    uniforms = torch.rand(
-        groups, group_size, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    )
+    uniforms = torch.rand(groups, group_size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     logprobs = many.log_softmax(-1)
     sampled = sample_labels(logprobs, uniforms)
     surrogate = sampled_group_surrogate(logprobs, rewards.expand(groups, C), sampled, advantage, True)
@@ -177,7 +175,9 @@ def test_the_kl_stands_in_the_loss(method, labels):
     assert plain_values.kl.eq(0).all()
 
 
-@pytest.mark.parametrize(("method", "size"), [("expected_group", 8), ("expected_group", 0), ("sampled_group", 8)])
+@pytest.mark.parametrize(
+    ("method", "size"), [("expected_group", 8), ("expected_group", 0), ("sampled_group", 8)]
+)
 def test_the_reward_stays_what_it_was_and_the_group_s_objective_is_tracked_beside_it(method, size):
     config = make_config(opt_method=method, group_size=size, group_std="unbiased")
     data = make_data()
@@ -193,7 +193,11 @@ def test_the_reward_stays_what_it_was_and_the_group_s_objective_is_tracked_besid
         p = model(data.train_inputs).softmax(-1)[range(64), targets.labels]
     correction = math.sqrt(1 - 1 / size) if size else 1.0
     torch.testing.assert_close(values["reward"], (2 * p - 1).mean())
-    for suffix, part in (("", slice(None)), (" small reward std", slice(10)), (" large reward std", slice(10, 64))):
+    for suffix, part in (
+        ("", slice(None)),
+        (" small reward std", slice(10)),
+        (" large reward std", slice(10, 64)),
+    ):
         expected = correction * objective_of_p(p[part].double(), size).mean()
         torch.testing.assert_close(values["group objective" + suffix].double(), expected, rtol=1e-4, atol=0)
     only = make_config(opt_method="sampled_group", advantage="rloo")

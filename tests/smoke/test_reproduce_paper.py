@@ -81,7 +81,9 @@ def test_dry_run_prints_stages_and_checks_every_plan(capsys, tmp_path):
     assert "about" in output.splitlines()[-1]
     with pytest.raises(SystemExit):
         main(["--dry_run", "--only", "figure3_group", "--scale", "paper"])
-    assert "figure3_group has no plans of the paper's scale; leave --scale paper out" in capsys.readouterr().err
+    assert (
+        "figure3_group has no plans of the paper's scale; leave --scale paper out" in capsys.readouterr().err
+    )
     assert main(["--dry_run", "--only", "figure3", "--set", "lrr=1"]) == 2
     assert "unknown key; did you mean 'lr'?" in capsys.readouterr().err
 
