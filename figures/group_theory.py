@@ -31,12 +31,12 @@ PANELS: dict[str, tuple[str, str, str]] = {  # title, x axis, y axis
         "expected gradient norm",
     ),
     "exponent": (
-        "(b) as its square, at every finite G",
+        "(b) Its square, at every finite G",
         "reward std (0/1 rewards)",
         "local power of the std",
     ),
     "amplification": (
-        r"(c) Longer by at most $(G - 1)/\sqrt{G}$",
+        r"(c) GRPO lengthens it by at most $(G - 1)/\sqrt{G}$",
         "reward std (0/1 rewards)",
         "gradient norm / RLOO's",
     ),
