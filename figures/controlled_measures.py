@@ -1,6 +1,6 @@
 """Numbers that claims about controlled experiments are judged by: from the rows of one environment.
 
-rows: of `figures.runs.controlled_table`; "small" are the inputs of small reward std under the pretrained model.
+rows: of `figures.runs.controlled_table`; "small": the inputs of small reward std under the pretrained model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figure 3 of the paper: reward, reward std and gradient norm of RFT, SFT and GRPO, controlled environments."""
+"""Figure 3 of the paper: reward, reward std and gradient norm of RFT and SFT, and of GRPO beside them."""
 
 from __future__ import annotations
 

@@ -53,7 +53,8 @@ PANELS: dict[str, tuple[str, str, str]] = {  # title, x axis, y axis
 }
 LINEAR = ("exponent",)  # y axes; all others are logarithmic
 NOTE = (
-    "One input, one right label of ten\n(d: of five), exact. GRPO divides by\nthe unbiased std. Kept groups:\n"
+    "One input, one right label of ten\n(d: of five), exact. GRPO divides by\nthe unbiased std. Kept "
+    "groups:\n"
     "those with spread alone, each a\nstep (DAPO): as many generations\nas GRPO, in fewer steps."
 )
 

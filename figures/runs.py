@@ -66,7 +66,7 @@ def method_label(config: dict[str, Any]) -> str:
 def runs_of_item(runs: Iterable[RunInfo], item: str) -> list[RunInfo]:
     """The finetuning runs that a version of Figure 3 shows.
 
-    Runs of groups have one of their own, beside RFT and SFT in the same environment; Figure 3 is without them.
+    Runs of groups have their own, beside RFT and SFT in the same environment; Figure 3 is without them.
     """
     version = "figure3" if item == "figure3_group" else item
     runs = [run for run in finetuning_runs(runs) if figure3_item(run.config) == version]
@@ -99,7 +99,7 @@ def environment_label(config: dict[str, Any]) -> str:
 def controlled_table(runs: Iterable[RunInfo]) -> pd.DataFrame:
     """One row per run, group and epoch of the finetuning runs among `runs`.
 
-    Columns: environment, method (see `method_label`), group (small, large: pretrain reward std), epoch, reward,
+    Columns: environment, method (`method_label`), group (small, large: pretrain reward std), epoch, reward,
     reward_std, grad_norm, run (its folder's name), finished (False: the run is not at its end).
     Raises NoRunsError if there is none, or one has no epoch yet.
     """

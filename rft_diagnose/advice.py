@@ -127,8 +127,8 @@ def _supervised(summary: dict[str, Any], file: str | None) -> Advice | None:
         "Theorem 1 of the paper bounds the gradient of an input by its reward std. A budget to start from: "
         "supervised finetuning on 1% of the labels for 40% of the steps, then RL, came to about 96% of the "
         "reward of full supervised finetuning and RL there. That is one dataset (NarrativeQA) and one model "
-        "(T5-base): run this check again after the phase. Dividing by the group's std lengthens the gradient "
-        "of a rare reward by a factor that stays below (G - 1) / sqrt(G) however small the std, and groups of "
+        "(T5-base): run this check again after the phase. Dividing by the group's std lengthens the "
+        "gradient of a rare reward by a factor below (G - 1) / sqrt(G) however small the std, and groups of "
         "equal rewards have none to divide by; dropping these (DAPO) costs as many generations.",
     )
 
@@ -155,8 +155,8 @@ def _blown_up(summary: dict[str, Any]) -> Advice | None:
         f"Dividing by the group's std (GRPO, DAPO) wakes {inputs_text(count)} whose rewards differ by less "
         f"than the tolerance: it blows whatever makes them differ up to unit size{amplified}. If that is "
         f"noise, round the reward, or take RLOO or Dr. GRPO.{penalty}",
-        "A small scale is cured by normalising, a rare reward is not. Where a rare success stands beside such "
-        "differences, these get most of the gradient.",
+        "A small scale is cured by normalising, a rare reward is not. Where a rare success stands beside "
+        "such differences, these get most of the gradient.",
     )
 
 

@@ -1,8 +1,8 @@
 """What dividing by a group's std (GRPO) makes of each input's rewards, estimated from its generations.
 
-The advantage (r - mean) / std of the group, like r itself, is worth what it tells about r: its covariance with
-the reward is the mean std of a group. Over the reward's std that is the *effective std*, what takes the
-std's place in the paper's bound: exactly for two reward levels, from below for more (`group_signal`).
+The advantage (r - mean) / std of the group is worth what it tells about r: its covariance with the reward is
+the mean std of a group. Over the reward's std that is the *effective std*, what takes the std's place in the
+paper's bound: exactly for two reward levels, from below for more (`group_signal`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def rare_at_most(size: int) -> float:
 
 
 def _mean_group_std(groups: Groups, scale: Scale, size: int) -> Floats:
-    """The mean population std of groups of `size` of each input, [N]; NaN where there are fewer generations."""
+    """The mean population std of groups of `size` of each input, [N]; NaN with fewer generations."""
     means = np.where(groups.sizes >= size, 0.0, np.nan)
     levels, above = _levels(groups, ROUNDING * scale.width)
     top = groups.rewards[groups.starts + groups.sizes - 1]
@@ -68,7 +68,7 @@ def _mean_group_std(groups: Groups, scale: Scale, size: int) -> Floats:
 
 
 def _levels(groups: Groups, width: float) -> tuple[Ints, Ints]:
-    """Count each input's reward levels that are more than width apart, and its rewards of the highest, [N]."""
+    """Count each input's reward levels, more than width apart, and its rewards of the highest, [N]."""
     jumps = np.zeros(len(groups.rewards), dtype=np.int64)
     jumps[1:] = np.diff(groups.rewards) > width
     jumps[groups.starts] = 0  # an input's first reward comes after another's

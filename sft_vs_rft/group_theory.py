@@ -1,8 +1,8 @@
-"""What groups make of a small reward std: gradient norm, its power, time to reward and what a kept group costs.
+"""What groups make of a small reward std: gradient norm, its power, time to reward, cost of a kept group.
 
-One input with rewards of two levels, of which the better one has probability p. All algorithms have a gradient
-parallel to that of log(p / (1 - p)): they differ in its weight alone (`rft_diagnose.group_signal`). GRPO divides
-by the unbiased std, as libraries do. Nothing here is sampled.
+One input with rewards of two levels, of which the better one has probability p. All algorithms have a
+gradient parallel to that of log(p / (1 - p)): they differ in its weight alone (`rft_diagnose.group_signal`).
+GRPO divides by the unbiased std, as libraries do. Nothing here is sampled.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ALGORITHMS = (RLOO, Algorithm("dr_grpo", 8), *(Algorithm("grpo", size) for size 
 
 
 def success_weight(algorithm: Algorithm, p: float, q: float | None = None) -> float:
-    """p a(better reward) for rewards 1 and 0: the weight of grad log(p / q) in the expected gradient; q: 1 - p."""
+    """p a(better reward) for rewards 1 and 0: the weight of grad log(p / q); q: 1 - p."""
     q = 1 - p if q is None else q
     if algorithm.advantage == "rloo":
         return p * q
@@ -91,9 +91,9 @@ def time_until_zero(
 ) -> tuple[float, float]:
     """Time and generations of gradient flow on the logits of one input until V = 0 (setting of Theorem 2).
 
-    The reward is +1 for the right label and -1 for the others, std that of these; the log odds m follow dm/dt =
-    k x weight of grad m, k = labels / (labels - 1), from its start to 0. kept: only groups with spread count,
-    each as a step of its own; generations: group size x time, of dropped groups too.
+    The reward is +1 for the right label and -1 for the others, std that of these; the log odds m follow
+    dm/dt = k x weight of grad m, k = labels / (labels - 1), from its start to 0. kept: only groups with
+    spread count, each as a step of its own; generations: group size x time, of dropped groups too.
     """
     p = right_label_probability(std)
     start = math.log(p / (1 - p))

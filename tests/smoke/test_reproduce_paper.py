@@ -102,6 +102,9 @@ def test_dry_run_of_the_study_counts_each_run_once(capsys, tmp_path, monkeypatch
 
 def test_theory(tmp_path, capsys):
     assert main(["--only", "theory", "--output_dir", str(tmp_path)]) == 0
-    assert str(tmp_path / "theory.png") in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "theory.png") in printed and str(tmp_path / "theory_group.png") in printed
+    groups = pd.read_csv(tmp_path / "theory_group.csv")
+    assert set(groups["panel"]) == {"gradient", "exponent", "amplification", "time", "generations"}
     numbers = json.loads((tmp_path / "theory.json").read_text())
     assert all(ratio <= 1 + 1e-9 for ratio in numbers["largest_ratios"].values())
