@@ -139,7 +139,7 @@ def _nor_grpo(summary: dict[str, Any]) -> str:
     if not numbers["not_woken"]["count"]:
         return ""
     return (
-        f", GRPO neither: its division by the group's std counts a rare reward at most "
+        f", GRPO neither: dividing by the group's std lengthens a rare reward's gradient at most "
         f"{numbers['rare_at_most']:.3g} times (G = {summary['group_size']})"
     )
 

@@ -80,8 +80,8 @@ def texts(result):
 def test_rare_rewards_are_not_woken():
     rows, advice = texts(diagnose(rewards_of([0] * 6 + [12] * 4, 40)))
     assert rows["dividing by the group's std"] == "will not wake 6 inputs (rare rewards: at most 2.47 times)"
-    assert "RL alone will hardly move those that are dead, GRPO neither: its division" in advice
-    assert "counts a rare reward at most 2.47 times (G = 8)." in advice
+    assert "RL alone will hardly move those that are dead, GRPO neither: dividing by " in advice
+    assert "the group's std lengthens a rare reward's gradient at most 2.47 times (G = 8)." in advice
     assert "blows" not in advice
 
 

@@ -8,8 +8,8 @@ import pytest
 from clones import link_clone, run_smoke
 
 ITEMS = ["figure1", "figure2", "table1", "table_rewards", "table2", "figure3", "figure3_sgd",
-         "figure3_high_init_reward", "figure3_group", "figure4", "figure5_continuation", "figure5_hard_question",
-         "figure5_question"]  # fmt: skip
+         "figure3_high_init_reward", "figure3_group", "figure4", "figure5_continuation",
+         "figure5_hard_question", "figure5_question"]  # fmt: skip
 
 pytestmark = pytest.mark.slow  # three minutes: the default suite is to stay under ten
 
