@@ -11,10 +11,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from figures.controlled_measures import (
+    EXACT_GRPO,
+    first_gradient,
+    grpo_ahead,
+    grpo_left_behind,
+    left_behind,
+)
 from figures.criteria import (
     CONTRAST_TASK,
     CRITERIA,
     FEWEST_TASKS,
+    GROUP_EXPONENT_STD,
     HARD_TASK,
     SHORT_LABELS,
     SHORT_STEPS,
@@ -36,7 +44,7 @@ from figures.tables import with_interval
 from rft_diagnose.statistics import LOW_MEAN, dead
 
 HOLDS = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
-SCALE_FREE = ("theory",)  # items whose numbers are the same at every scale
+SCALE_FREE = ("theory", "theory_group")  # items whose numbers are the same at every scale
 NOT_AT_SCALE = "not tested at this scale, which is too small to show it"
 Outcome = Literal["holds", "fails", "not tested"]
 
@@ -50,7 +58,8 @@ class Results:
     """All tables that claims are measured on; what was not run is empty.
 
     inputs, runs: see `figures.study`; swept: the task of Table 2 and Figure 4; base: RFT's settings of it;
-    controlled: item -> `controlled_table`; theory: what `figures.theory` saved as meta, and its numbers.
+    controlled: item -> `controlled_table`; theory: what `figures.theory` saved as meta, and its numbers;
+    group_theory_numbers: those of `figures.group_theory`.
     """
 
     inputs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(INPUTS)))
@@ -60,6 +69,7 @@ class Results:
     controlled: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     theory: Mapping[str, Any] = field(default_factory=dict)
     theory_numbers: pd.DataFrame | None = None
+    group_theory_numbers: pd.DataFrame | None = None
 
     @cached_property
     def figure2(self) -> pd.DataFrame:
@@ -260,37 +270,68 @@ def _cell(split: str, column: str) -> Callable[[Results], Measured]:
 
 
 def _controlled(
-    item: str, measure_rows: Callable[[pd.DataFrame], float], worst: Any
+    item: str,
+    measure_rows: Callable[[pd.DataFrame], float],
+    worst: Any,
+    methods: tuple[str, ...] = ("RFT", "SFT"),
+    models: tuple[str, ...] = ("",),
 ) -> Callable[[Results], Measured]:
+    """The worst environment's `measure_rows`, of those that have all `methods` and are of one of the models.
+
+    models: how the names of environments begin.
+    """
+
     def measure(results: Results) -> Measured:
-        table = results.controlled.get(item)
-        table = None if table is None else table[table["finished"]]
         values = {}
-        if table is not None:
-            for environment, rows in table.groupby("environment"):
-                if {"RFT", "SFT"} <= set(rows["method"]):
-                    values[str(environment).replace("\n", ", ")] = measure_rows(rows)
+        for environment, rows in _environments(results, item):
+            if set(methods) <= set(rows["method"]) and environment.startswith(models):
+                values[environment] = measure_rows(rows)
         if not values:
-            raise NotTestedError("no environment with finished runs of RFT and SFT")
+            with_model = f" with {' or '.join(models)}" if all(models) else ""
+            raise NotTestedError(f"no environment{with_model} with finished runs of {_listed(methods)}")
         return Measured(worst(values.values()), "; ".join(f"{k}: {v:.3f}" for k, v in values.items()))
 
     return measure
 
 
-def _left_behind(rows: pd.DataFrame) -> float:
-    """How far RFT ends behind SFT on the small-std inputs, over what there was to gain at the start."""
-    small = rows[rows["group"] == "small"]
-    ends = {
-        method: part.groupby("epoch")["reward"].mean().sort_index()
-        for method, part in small.groupby("method")
-    }
-    return float((ends["SFT"].iloc[-1] - ends["RFT"].iloc[-1]) / (1 - ends["RFT"].iloc[0]))
+def _environments(results: Results, item: str) -> list[tuple[str, pd.DataFrame]]:
+    """Name and finished rows of each environment of an item."""
+    table = results.controlled.get(item)
+    if table is None:
+        return []
+    groups = table[table["finished"]].groupby("environment")
+    return [(str(environment).replace("\n", ", "), rows) for environment, rows in groups]
 
 
-def _first_gradient(rows: pd.DataFrame) -> float:
-    first = rows[(rows["method"] == "RFT") & (rows["epoch"] == rows["epoch"].min())]
-    norms = first.groupby("group")["grad_norm"].mean()
-    return float(norms["small"] / norms["large"])
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _grpo_ahead(results: Results) -> Measured:
+    """As `grpo_ahead` on BERT-mini, with the gradients' ratio at the start."""
+    methods, models = ("RFT", *EXACT_GRPO), ("BERT-mini",)
+    measured = _controlled("figure3_group", grpo_ahead, max, methods, models)(results)
+    for environment, rows in _environments(results, "figure3_group"):
+        if environment.startswith(models):
+            ratios = ", ".join(f"{method} {first_gradient(rows, method):.3f}" for method in methods)
+            measured = replace(measured, detail=f"{measured.detail}; gradients small / large: {ratios}")
+    return measured
+
+
+def _group_exponent(infinite: bool) -> Callable[[Results], Measured]:
+    """Largest distance of the gradient's local power from 2, or of infinite groups from 1."""
+
+    def measure(results: Results) -> Measured:
+        rows = results.group_theory_numbers
+        if rows is None:
+            raise NotTestedError("the theory was not run")
+        near = np.isclose(rows["std"], GROUP_EXPONENT_STD) & (rows["panel"] == "exponent")
+        powers = rows[near & rows["series"].str.startswith("GRPO")].set_index("series")["value"]
+        chosen = powers[powers.index.str.endswith("infinite") == infinite]
+        shown = ", ".join(f"{name}: {value:.3f}" for name, value in chosen.items())
+        return Measured(float((chosen - (1 if infinite else 2)).abs().max()), shown)
+
+    return measure
 
 
 def _theory(compute: Callable[[Results], float]) -> Callable[[Results], Measured]:
@@ -330,8 +371,14 @@ MEASURES: dict[str, Callable[[Results], Measured]] = {
     **{
         f"{item}{end}": _controlled(item, measure, worst)
         for item in ("figure3", "figure3_sgd", "figure3_high_init_reward")
-        for end, measure, worst in (("", _left_behind, min), ("_gradient", _first_gradient, max))
+        for end, measure, worst in (("", left_behind, min), ("_gradient", first_gradient, max))
     },
+    "group_figure3": _controlled(
+        "figure3_group", grpo_left_behind, min, ("RFT", "SFT", *EXACT_GRPO), ("MLP", "ResNet18")
+    ),
+    "group_figure3_bert": _grpo_ahead,
+    "group_exponent": _group_exponent(infinite=False),
+    "group_exponent_infinite": _group_exponent(infinite=True),
     "theory_bounds": _theory(lambda results: round(max(results.theory["largest_ratios"].values()), 6)),
     "theory_rft": _theory(lambda results: abs(results.theory["slopes"]["RFT"] + 2)),
     "theory_sft": _theory(_sft_exponent),

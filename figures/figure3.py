@@ -1,4 +1,4 @@
-"""Figure 3 of the paper: reward, reward std and gradient norm of RFT and SFT, controlled environments."""
+"""Figure 3 of the paper: reward, reward std and gradient norm of RFT and SFT, and of GRPO beside them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures.style import METHOD_COLORS, METHOD_MARKERS, add_title
+from figures.style import add_title, in_order, method_look
 from rft_diagnose.style import house_style
 
 ROWS = {"reward": "train reward", "reward_std": "reward std", "grad_norm": "gradient norm"}
@@ -50,7 +50,8 @@ def figure3(table: pd.DataFrame, title: str | None = None) -> Figure:
 
 
 def _draw(axes: Axes, part: pd.DataFrame, quantity: str) -> None:
-    for number, method in enumerate(sorted(part["method"].unique())):
+    for number, method in enumerate(in_order(part["method"].unique())):
+        color, marker = method_look(method, number)
         for group, dashes in DASHES.items():
             lines = part[(part["method"] == method) & (part["group"] == group)]
             if lines.empty:
@@ -61,9 +62,9 @@ def _draw(axes: Axes, part: pd.DataFrame, quantity: str) -> None:
             axes.plot(
                 mean.index,
                 mean,
-                color=METHOD_COLORS.get(method),
+                color=color,
                 linestyle=dashes,
-                marker=METHOD_MARKERS.get(method),
+                marker=marker,
                 markevery=(number * step // 2, step),  # of lines that coincide all are seen
                 markersize=4,
                 markerfacecolor="white" if group == "large" else None,
@@ -71,9 +72,7 @@ def _draw(axes: Axes, part: pd.DataFrame, quantity: str) -> None:
             )
             if lines["run"].nunique() > 1:
                 std = by_epoch.std(ddof=0)
-                axes.fill_between(
-                    mean.index, mean - std, mean + std, color=METHOD_COLORS.get(method), alpha=0.2, lw=0
-                )
+                axes.fill_between(mean.index, mean - std, mean + std, color=color, alpha=0.2, lw=0)
     if quantity == "grad_norm":
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -14,6 +14,7 @@ from common.run_dir import RunInfo, find_runs, read_metrics, read_run
 from rft_diagnose.statistics import input_statistics
 
 METHODS = {"expected_reinforce": "RFT", "reinforce": "RFT (sampled)", "supervised": "SFT"}
+ADVANTAGES = {"grpo": "GRPO", "rloo": "RLOO", "dr_grpo": "Dr. GRPO"}
 GROUPS = {"small": " small reward std", "large": " large reward std"}
 MODELS = {"mlp": "MLP", "resnet18": "ResNet18", "bert-mini": "BERT-mini"}
 DATASETS = {
@@ -52,6 +53,31 @@ def finetuning_runs(runs: Iterable[RunInfo]) -> list[RunInfo]:
     return [run for run in runs if run.config.get("frac_samples_to_modify_labels", 0) > 0]
 
 
+def method_label(config: dict[str, Any]) -> str:
+    """What a controlled run's method is called; of groups with their size."""
+    method: str = config["opt_method"]
+    if method in METHODS:
+        return METHODS[method]
+    size = f"G = {config['group_size']}" if config["group_size"] else "G infinite"
+    sampled = " (sampled)" if method == "sampled_group" else ""
+    return f"{ADVANTAGES[config['advantage']]}, {size}{sampled}"
+
+
+def runs_of_item(runs: Iterable[RunInfo], item: str) -> list[RunInfo]:
+    """The finetuning runs that a version of Figure 3 shows.
+
+    Runs of groups have their own, beside RFT and SFT in the same environment; Figure 3 is without them.
+    """
+    version = "figure3" if item == "figure3_group" else item
+    runs = [run for run in finetuning_runs(runs) if figure3_item(run.config) == version]
+    if version != "figure3":
+        return runs
+    if item == "figure3":
+        return [run for run in runs if run.config["opt_method"] in METHODS]
+    grouped = {environment_label(run.config) for run in runs if run.config["opt_method"] not in METHODS}
+    return [run for run in runs if environment_label(run.config) in grouped]
+
+
 def figure3_item(config: dict[str, Any]) -> str:
     """Which version of Figure 3 a finetuning run belongs to, by its reward and optimiser."""
     if config["reward_type"] == "labels_with_custom":
@@ -73,7 +99,7 @@ def environment_label(config: dict[str, Any]) -> str:
 def controlled_table(runs: Iterable[RunInfo]) -> pd.DataFrame:
     """One row per run, group and epoch of the finetuning runs among `runs`.
 
-    Columns: environment, method (RFT, SFT), group (small, large: pretrain reward std), epoch, reward,
+    Columns: environment, method (`method_label`), group (small, large: pretrain reward std), epoch, reward,
     reward_std, grad_norm, run (its folder's name), finished (False: the run is not at its end).
     Raises NoRunsError if there is none, or one has no epoch yet.
     """
@@ -86,7 +112,7 @@ def controlled_table(runs: Iterable[RunInfo]) -> pd.DataFrame:
                 pd.DataFrame(
                     {
                         "environment": environment_label(run.config),
-                        "method": METHODS[run.config["opt_method"]],
+                        "method": method_label(run.config),
                         "group": group,
                         "epoch": [row["epoch"] for row in tracked],
                         "reward": [row["train"]["reward" + suffix] for row in tracked],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,42 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from common.files import atomic_write_bytes, atomic_write_json, atomic_write_text
-from rft_diagnose.style import BLUE, GREEN, ORANGE, PURPLE, render_figure
+from rft_diagnose.style import BLACK, BLUE, CURVE_COLORS, GREEN, ORANGE, PURPLE, SKY, render_figure
 
 LETTERS_PER_INCH = 11  # of a figure's title, at most
-METHOD_COLORS = {"RFT": ORANGE, "RFT (sampled)": PURPLE, "SFT": BLUE, "SFT + RFT": GREEN}
-METHOD_MARKERS = {"RFT": "o", "RFT (sampled)": "D", "SFT": "^", "SFT + RFT": "s"}
+METHOD_COLORS = {
+    "RFT": ORANGE,
+    "RFT (sampled)": PURPLE,
+    "SFT": BLUE,
+    "SFT + RFT": GREEN,
+    "GRPO, G = 8": SKY,
+    "GRPO, G = 64": GREEN,
+    "GRPO, G infinite": BLACK,
+}
+METHOD_MARKERS = {
+    "RFT": "o",
+    "RFT (sampled)": "D",
+    "SFT": "^",
+    "SFT + RFT": "s",
+    "GRPO, G = 8": "v",
+    "GRPO, G = 64": "P",
+    "GRPO, G infinite": "X",
+}
+OTHER_MARKERS = "<>hp*d"
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Methods in the order of their table, the others behind them."""
+    known = list(METHOD_COLORS)
+    return sorted(methods, key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
+def method_look(method: str, number: int) -> tuple[str, str]:
+    """Colour and marker of a method; of one without its own, those of its number among the drawn ones."""
+    return (
+        METHOD_COLORS.get(method, CURVE_COLORS[number % len(CURVE_COLORS)]),
+        METHOD_MARKERS.get(method, OTHER_MARKERS[number % len(OTHER_MARKERS)]),
+    )
 
 
 def add_title(figure: Figure, title: str | None) -> None:

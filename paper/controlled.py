@@ -33,7 +33,9 @@ FIGURE3_ITEMS = {
     "figure3": "finetune",
     "figure3_sgd": "finetune_sgd",
     "figure3_high_init_reward": "finetune_high_init_reward",
+    "figure3_group": "finetune_group",
 }
+LAPTOP_ALONE = ("figure3_group",)  # not of the paper, and without plans of its scale
 PLANS = Path("sft_vs_rft/experiment_plans")
 ENVIRONMENTS = {
     "laptop": {
@@ -51,19 +53,31 @@ TITLES = {
     "figure3": "RFT and SFT in controlled environments, with exact expected gradients",
     "figure3_sgd": "RFT and SFT with stochastic gradient descent",
     "figure3_high_init_reward": "RFT and SFT from a high initial reward (0.5 for wrong labels, small std)",
+    "figure3_group": "RFT, GRPO and SFT with exact expected gradients",
 }
 FIGURE_NAMES = {
     "figure3": "Figure 3",
     "figure3_sgd": "Figure 3 with SGD",
     "figure3_high_init_reward": "Figure 3 from a high initial reward",
+    "figure3_group": "Figure 3 with groups",
 }
 CAPTION = (
     "Train reward, reward std and gradient norm over the epochs, of the inputs whose reward std was small "
     "under the pretrained model and of the others; exact expected policy gradient (RFT), cross entropy (SFT)."
 )
+GROUP_CAPTION = (
+    " GRPO: the exact expected gradient of groups of G labels, each reward less the mean of its group, over "
+    "its std."
+)
 THEORY_CAPTION = (
     "Gradient norms of small enumerated models against three bounds, and the time to a reward of 0 against "
     "the initial std, by integrating the gradient flow of one input."
+)
+GROUP_THEORY = "theory_group"  # the second figure of the item "theory"
+GROUP_THEORY_CAPTION = (
+    "One input with two reward levels, exactly: the expected gradient's norm against the reward std, its "
+    "local power, its length over that of RLOO, the time to a reward of 0, and the generations for each "
+    "group that has spread."
 )
 THEORY_MODELS, THEORY_SEED = 2_800, 0
 # Over the laptop's plans: no more than that they run.
@@ -86,12 +100,12 @@ class PlanOfItem:
 
 def choose_plans(args: argparse.Namespace) -> list[PlanOfItem]:
     """The plans of the asked items in the order in which they must run: pretraining before finetuning."""
-    names = environments(args)
+    names = environments(args.scale)
     chosen = list(names) if "all" in args.environments else list(dict.fromkeys(args.environments))
     parallel = [f"multiprocess={str(args.jobs > 1).lower()}", f"num_parallel={args.jobs}"]
     overrides = [*(SMOKE if args.scale == "smoke" else ()), *args.overrides]
     plans = []
-    for item in [item for item in FIGURE3_ITEMS if not args.only or item in args.only]:
+    for item in [item for item in items_at(args.scale) if not args.only or item in args.only]:
         for environment in chosen:
             name = f"{names[environment]}_{{}}_experiments_plan.json"
             plans.append(PlanOfItem(item, PLANS / name.format("pretrain"), overrides))
@@ -100,9 +114,14 @@ def choose_plans(args: argparse.Namespace) -> list[PlanOfItem]:
     return plans
 
 
-def environments(args: argparse.Namespace) -> dict[str, str]:
+def items_at(scale: str) -> list[str]:
+    """The versions of Figure 3 that have plans of a scale."""
+    return [item for item in FIGURE3_ITEMS if scale != "paper" or item not in LAPTOP_ALONE]
+
+
+def environments(scale: str) -> dict[str, str]:
     """Environment -> how the names of its plans begin."""
-    return ENVIRONMENTS["paper" if args.scale == "paper" else "laptop"]
+    return ENVIRONMENTS["paper" if scale == "paper" else "laptop"]
 
 
 def stages(items: Sequence[str], plans: Sequence[PlanOfItem]) -> list[Stage]:
@@ -183,10 +202,10 @@ def figure_stem(args: argparse.Namespace, item: str) -> Path:
 def draw_figure3(args: argparse.Namespace, item: str, runs: Sequence[RunInfo]) -> list[Path]:
     """Write the figure of `item` from those runs that are of it; returns its files. Raises NoRunsError."""
     from figures.figure3 import figure3
-    from figures.runs import controlled_table, figure3_item, finetuning_runs
+    from figures.runs import controlled_table, runs_of_item
     from figures.style import save_figure
 
-    runs = [run for run in finetuning_runs(runs) if figure3_item(run.config) == item]
+    runs = runs_of_item(runs, item)
     table = controlled_table(runs)
     used = [
         {"path": str(run.path), "status": run.manifest.get("status"), "config": run.config} for run in runs
@@ -196,7 +215,7 @@ def draw_figure3(args: argparse.Namespace, item: str, runs: Sequence[RunInfo]) -
 
 
 def draw_theory(args: argparse.Namespace) -> None:
-    """Enumerate small models, integrate the gradient flows, and draw both against theory (seconds)."""
+    """Enumerate small models, integrate gradient flows, draw both against theory; then groups (seconds)."""
     import numpy as np
     import pandas as pd
 
@@ -222,6 +241,25 @@ def draw_theory(args: argparse.Namespace) -> None:
     meta = {"seed": THEORY_SEED, "num_models": THEORY_MODELS, "largest_ratios": largest, "slopes": slopes}
     figure, numbers = theory_figure(bounds, times), plotted_numbers(bounds, times)
     show(save_figure(figure, args.output_dir / "theory", numbers, [], **meta))
+    draw_group_theory(args)
+
+
+def draw_group_theory(args: argparse.Namespace) -> None:
+    """Compute what group algorithms make of a small reward std, and draw it (a second)."""
+    import pandas as pd
+
+    from figures.group_theory import group_theory_figure
+    from figures.style import save_figure
+    from sft_vs_rft.group_theory import FLOW_STDS, group_rows
+
+    numbers = pd.DataFrame(group_rows(flow_stds=FLOW_STDS))
+    figure = group_theory_figure(numbers)
+    show(save_figure(figure, args.output_dir / GROUP_THEORY, numbers, [], command=this_command()))
+
+
+def caption(item: str) -> str:
+    """What is under a version of Figure 3 on the page."""
+    return CAPTION + (GROUP_CAPTION if item == "figure3_group" else "")
 
 
 def show(paths: Sequence[Path]) -> None:
@@ -243,10 +281,14 @@ def report_items(args: argparse.Namespace, items: Sequence[str], results: Result
         stem = figure_stem(args, item)
         if item in FIGURE3_ITEMS:
             tables[item] = pd.read_csv(stem.with_suffix(".csv"))
-            drawn.append(saved_item(item, f"{FIGURE_NAMES[item]}: {TITLES[item]}", CAPTION, stem))
+            drawn.append(saved_item(item, f"{FIGURE_NAMES[item]}: {TITLES[item]}", caption(item), stem))
         else:
             results.theory = json.loads(stem.with_suffix(".json").read_bytes())
             results.theory_numbers = pd.read_csv(stem.with_suffix(".csv"))
             drawn.append(saved_item(item, "Theory: bounds and times to reward", THEORY_CAPTION, stem))
+            stem = figure_stem(args, GROUP_THEORY)
+            results.group_theory_numbers = pd.read_csv(stem.with_suffix(".csv"))
+            title = "Theory of groups: does GRPO cure it?"
+            drawn.append(saved_item(GROUP_THEORY, title, GROUP_THEORY_CAPTION, stem))
     results.controlled = tables
     return drawn

@@ -205,9 +205,9 @@ def draw_controlled(
     Those that were not asked for by --only and have no run are left out of the list.
     """
     from figures.report import Item
-    from figures.runs import NoRunsError, controlled_table, figure3_item
+    from figures.runs import NoRunsError, controlled_table, runs_of_item
 
-    usable: dict[str, list[RunInfo]] = {}
+    readable: list[RunInfo] = []
     for run in runs:
         try:
             controlled_table([run])
@@ -216,7 +216,9 @@ def draw_controlled(
             reason = "has no epoch yet" if isinstance(error, NoRunsError) else f"cannot be read: {error}"
             print(f"{run.path} ({status}) {reason}: left out", file=sys.stderr)
         else:
-            usable.setdefault(figure3_item(run.config), []).append(run)
+            readable.append(run)
+    by_item = {item: runs_of_item(readable, item) for item in controlled.FIGURE3_ITEMS}
+    usable = {item: chosen for item, chosen in by_item.items() if chosen}
     items = []
     for name in names:
         title = f"{controlled.FIGURE_NAMES[name]}: {controlled.TITLES[name]}"
@@ -224,7 +226,8 @@ def draw_controlled(
             controlled.draw_figure3(args, name, usable[name])
             items += controlled.report_items(args, [name], results)
         elif args.only or not usable:
-            mlp = controlled.environments(args)["mlp"]
+            scale = "laptop" if name in controlled.LAPTOP_ALONE else args.scale
+            mlp = controlled.environments(scale)["mlp"]
             plan = controlled.PLANS / f"{mlp}_{controlled.FIGURE3_ITEMS[name]}_experiments_plan.json"
             kinds = ", ".join(usable) or "none"
             lacks = (
@@ -232,5 +235,5 @@ def draw_controlled(
                 f"(frac_samples_to_modify_labels > 0) and an epoch; the runs given are of: {kinds}; such "
                 f"runs come from: {controlled.PLAN_RUNNER} --plan_config_path {plan}"
             )
-            items.append(Item(name, title, controlled.CAPTION, lacks=lacks))
+            items.append(Item(name, title, controlled.caption(name), lacks=lacks))
     return items

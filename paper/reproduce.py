@@ -73,6 +73,11 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for name in ("jobs", "seeds"):
         if getattr(args, name) < 1:
             parser.error(f"argument --{name}: must be at least 1, got {getattr(args, name)}")
+    for item in controlled.LAPTOP_ALONE:
+        if args.scale == "paper" and item in (args.only or ()) and not args.runs:
+            parser.error(
+                f"argument --only: {item} has no plans of the paper's scale; leave --scale paper out"
+            )
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ class Asked:
 
 def choose_items(args: argparse.Namespace) -> Asked:
     """What the flags ask for."""
-    controlled_items = [item for item in args.only or ITEMS if item not in text_study.ITEMS]
+    every = [*text_study.ITEMS, *controlled.items_at(args.scale), "theory"]
+    controlled_items = [item for item in args.only or every if item not in text_study.ITEMS]
     return Asked(text_study.asked_items(args.only), controlled_items, controlled.choose_plans(args))
 
 

@@ -106,6 +106,7 @@ def advise(
     pieces = [
         _supervised(summary, supervised_file),
         _masked(summary, parts),
+        _blown_up(summary),
         _settle(summary),
         _group_size(summary),
         _solved(summary),
@@ -122,11 +123,40 @@ def _supervised(summary: dict[str, Any], file: str | None) -> Advice | None:
     certain = f", {dead:,} of them dead-low (95%)" if dead_can_be_told(summary) else ""
     return Advice(
         f"Begin with a short supervised phase: {inputs_text(flat)} without spread at a low reward{where}"
-        f"{certain}. RL alone will hardly move those that are dead.",
+        f"{certain}. RL alone will hardly move those that are dead{_nor_grpo(summary)}.",
         "Theorem 1 of the paper bounds the gradient of an input by its reward std. A budget to start from: "
         "supervised finetuning on 1% of the labels for 40% of the steps, then RL, came to about 96% of the "
         "reward of full supervised finetuning and RL there. That is one dataset (NarrativeQA) and one model "
-        "(T5-base): run this check again after the phase.",
+        "(T5-base): run this check again after the phase. Dividing by the group's std lengthens the "
+        "gradient of a rare reward by a factor below (G - 1) / sqrt(G) however small the std, and groups of "
+        "equal rewards have none to divide by; dropping these (DAPO) costs as many generations.",
+    )
+
+
+def _nor_grpo(summary: dict[str, Any]) -> str:
+    """Add what normalising within groups does for inputs whose rewards are equal."""
+    numbers = summary["group_normalisation"]
+    if not numbers["not_woken"]["count"]:
+        return ""
+    return (
+        f", GRPO neither: dividing by the group's std lengthens a rare reward's gradient at most "
+        f"{numbers['rare_at_most']:.3g} times (G = {summary['group_size']})"
+    )
+
+
+def _blown_up(summary: dict[str, Any]) -> Advice | None:
+    numbers = summary["group_normalisation"]
+    count, times = numbers["blown_up"]["count"], numbers["blown_up_amplification"]
+    if not count:
+        return None
+    amplified = "" if times is None else f", {times:,.3g} times (median)"
+    penalty = "" if summary["kl_coef"] is None else " The KL penalty inside the reward is such a difference."
+    return Advice(
+        f"Dividing by the group's std (GRPO, DAPO) wakes {inputs_text(count)} whose rewards differ by less "
+        f"than the tolerance: it blows whatever makes them differ up to unit size{amplified}. If that is "
+        f"noise, round the reward, or take RLOO or Dr. GRPO.{penalty}",
+        "A small scale is cured by normalising, a rare reward is not. Where a rare success stands beside "
+        "such differences, these get most of the gradient.",
     )
 
 

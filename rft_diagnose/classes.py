@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rft_diagnose.groups import ROUNDING, Floats, Groups, Ints, Scale, most_within
 from rft_diagnose.intervals import intervals, two_value_intervals
+from rft_diagnose.normalisation import normalisation_effects
 from rft_diagnose.statistics import grouped_moments
 
 ERROR_RATE = 0.05
@@ -26,7 +27,8 @@ class Inputs:
     n: generations; mean; std (divides by n - 1; NaN for n = 1), std_ddof0 (by n, the paper's); *_low, *_high:
     95% intervals; rate_*: of rewards with two values the probability of the higher one, with one-sided 95%
     bounds, else NaN; outside: generations outside the tolerance around the bulk; signal: share of groups of
-    the planned size with spread (NaN: fewer generations); label: one of CLASSES; looks: spread, or at which
+    the planned size with spread (NaN: fewer generations); effective_std, amplification, per_kept_group: see
+    `normalisation.Effects`; label: one of CLASSES; looks: spread, or at which
     end of the range there is none (flat_low, flat_high); more: further generations that settle an uncertain
     one if they look like those so far (0: settled, -1: it stays at the border).
     """
@@ -44,6 +46,9 @@ class Inputs:
     rate_at_most: Floats
     outside: Ints
     signal: Floats
+    effective_std: Floats
+    amplification: Floats
+    per_kept_group: Floats
     label: Strings
     looks: Strings
     more: Ints
@@ -131,6 +136,7 @@ def describe_inputs(groups: Groups, scale: Scale, tolerance: float, size: int, s
     more[open_cases] = further_generations(
         n[open_cases], outside[open_cases], far_outside[open_cases], size, two_values
     )
+    effects = normalisation_effects(groups, std, scale, size)
     if scale.values is not None:
         numbers = two_value_intervals(groups, scale.values)
     else:
@@ -142,6 +148,9 @@ def describe_inputs(groups: Groups, scale: Scale, tolerance: float, size: int, s
         std_ddof0=np.sqrt(squares / n),
         outside=outside,
         signal=signal,
+        effective_std=effects.effective_std,
+        amplification=effects.amplification,
+        per_kept_group=effects.per_kept_group,
         label=np.where(dead, np.where(best, "dead_high", "dead_low"), verdict),
         looks=np.where(flat, np.where(best, "flat_high", "flat_low"), np.where(n > 1, "spread", "single")),
         more=more,

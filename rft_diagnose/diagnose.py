@@ -26,6 +26,7 @@ from rft_diagnose.groups import (
 from rft_diagnose.over_inputs import (
     GROUP_SIZES,
     at_least,
+    normalisation,
     over_time,
     share,
     signal_shares,
@@ -152,6 +153,7 @@ def diagnose(
         "std_percentile": std_percentile(table, scale),
         "variance": variances(table, groups, scale),
         "signal": signal_shares(groups, width, sorted({*GROUP_SIZES, group_size, 2 * group_size})),
+        "group_normalisation": normalisation(table, group_size),
         "settling": _settling(table),
         "over_time": timeline,
     }

@@ -21,14 +21,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln, xlogy
-from scipy.stats import hypergeom
 
 Floats = NDArray[np.float64]
 Advantage = Literal["rloo", "dr_grpo", "grpo"]
 
 INFINITE = 0  # the group size that stands for the limit of large groups
-_SUBSETS_AT_MOST = 2_000
+_SUBSETS_AT_MOST = 256  # of an input's generations: their mean std is off by 1 to 4%, less than by chance
+_AT_A_TIME = 4_000_000  # rewards in memory
 
 
 def group_std_mean(p: ArrayLike, group_size: int, q: ArrayLike | None = None) -> Floats:
@@ -104,6 +103,8 @@ def expected_advantages(
         return centred
     if advantage == "dr_grpo":
         return (1 - 1 / group_size) * centred
+    from scipy.special import gammaln
+
     expected = np.zeros(len(levels))
     with np.errstate(divide="ignore"):
         logs = np.log(probabilities)
@@ -140,6 +141,8 @@ def estimated_group_std(successes: ArrayLike, n: ArrayLike, group_size: int) -> 
     successes, n: [...] -> [...]: the mean of the population std over all subsets of G of the n (with the
     levels 0 and 1), by the hypergeometric distribution. NaN where n < G.
     """
+    from scipy.stats import hypergeom
+
     successes, n = np.broadcast_arrays(np.asarray(successes, int), np.asarray(n, int))
     j = np.arange(1, group_size)
     weights = hypergeom.pmf(j, np.maximum(n, group_size)[..., None], successes[..., None], group_size)
@@ -147,35 +150,17 @@ def estimated_group_std(successes: ArrayLike, n: ArrayLike, group_size: int) -> 
     return np.where(n >= group_size, means, np.nan)
 
 
-def estimated_effective_std(rewards: ArrayLike, group_size: int, seed: int = 0) -> float:
-    """The effective std of GRPO with groups of G estimated from n >= G rewards of an input; NaN if fewer.
+def subsets_std_mean(rewards: Floats, group_size: int, seed: int = 0) -> Floats:
+    """The mean population std of groups of G, estimated without bias from n >= G rewards of each input.
 
-    rewards: [n]. Two levels: `estimated_group_std` over the population std, without bias but for that
-    division. Otherwise sqrt(mean a_i^2), where a_i is the mean advantage of output i over the subsets of G
-    that hold it: all of them, or some 2,000 drawn from `seed`. (Unbiased std within groups, no epsilon.)
+    rewards: [N, n] -> [N]: the mean over all subsets of G of the n, or over some, the same for all inputs.
     """
-    rewards = np.asarray(rewards, float)
-    n, std = len(rewards), float(rewards.std())
-    if n < group_size:
-        return math.nan
-    levels = np.unique(rewards)
-    if len(levels) == 1:
-        return 0.0
-    if len(levels) == 2:
-        p = float((rewards == levels[1]).mean())
-        mean = float(estimated_group_std((rewards == levels[1]).sum(), n, group_size))
-        return mean * math.sqrt((group_size - 1) / group_size) / math.sqrt(p * (1 - p))
-    subsets = _subsets(n, group_size, seed)
-    groups = rewards[subsets]
-    spread = groups.max(1) > groups.min(1)
-    advantages = np.zeros_like(groups)
-    chosen = groups[spread]
-    advantages[spread] = (chosen - chosen.mean(1, keepdims=True)) / chosen.std(1, ddof=1, keepdims=True)
-    sums, counts = np.zeros(n), np.zeros(n)
-    np.add.at(sums, subsets, advantages)
-    np.add.at(counts, subsets, 1.0)
-    a = sums[counts > 0] / counts[counts > 0]
-    return float(np.sqrt((a**2).mean())) if std > 0 else 0.0
+    subsets = _subsets(rewards.shape[1], group_size, seed)
+    means = np.empty(len(rewards))
+    step = max(1, _AT_A_TIME // subsets.size)
+    for first in range(0, len(rewards), step):
+        means[first : first + step] = rewards[first : first + step][:, subsets].std(-1).mean(-1)
+    return means
 
 
 def _grpo_advantage(
@@ -184,7 +169,8 @@ def _grpo_advantage(
     """The advantage of an output of level i in a group with so many outputs of each level; 0 without
     spread.
     """
-    if counts[i] == counts.sum():
+    present = levels[counts > 0]
+    if present.max() == present.min():
         return 0.0
     size = counts.sum()
     mean = counts @ levels / size
@@ -194,6 +180,8 @@ def _grpo_advantage(
 
 def _binomial(k: NDArray[np.int64], n: int, p: Floats, q: Floats) -> Floats:
     """P(Bin(n, p) = k), [..., K], from p and q = 1 - p that are both exact. k: [K]."""
+    from scipy.special import gammaln, xlogy
+
     log_choose = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
     return np.exp(log_choose + xlogy(k, p[..., None]) + xlogy(n - k, q[..., None]))
 
@@ -212,6 +200,7 @@ def _subsets(n: int, size: int, seed: int) -> NDArray[np.int64]:
     """Subsets [S, size] of n indices: all if they are few, else drawn, every index about as often."""
     if math.comb(n, size) <= _SUBSETS_AT_MOST:
         return np.array(list(combinations(range(n), size)))
-    generator = np.random.default_rng(seed)
-    order = generator.permuted(np.tile(np.arange(n), (_SUBSETS_AT_MOST, 1)), axis=1)
-    return order[:, :size]
+    disjoint = n // size  # subsets of one order of the indices: these differ more than independent ones
+    orders = np.tile(np.arange(n), (math.ceil(_SUBSETS_AT_MOST / disjoint), 1))
+    order = np.random.default_rng(seed).permuted(orders, axis=1)
+    return order[:, : disjoint * size].reshape(-1, size)[:_SUBSETS_AT_MOST]

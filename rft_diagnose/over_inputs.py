@@ -13,6 +13,7 @@ from rft_diagnose import statistics
 from rft_diagnose.classes import SIGNAL, Inputs
 from rft_diagnose.groups import ROUNDING, Floats, Groups, Ints, Scale, group, most_within, spread_probability
 from rft_diagnose.intervals import clopper_pearson
+from rft_diagnose.normalisation import rare_at_most
 from rft_diagnose.statistics import CONFIDENCE, grouped_moments
 
 GROUP_SIZES = (4, 8, 16, 32, 64)
@@ -86,6 +87,33 @@ def variances(inputs: Inputs, groups: Groups, scale: Scale) -> dict[str, Any]:
         "batch_std": batch_std,
         "within_share": within / (within + between) if within + between > 0 else None,
     }
+
+
+def normalisation(inputs: Inputs, size: int) -> dict[str, Any]:
+    """Sum up what dividing by a group's std does: means, what it will not wake, and what it blows up.
+
+    Not woken: low and dead or without any spread. Blown up: rewards that differ by less than the tolerance.
+    """
+    known = ~np.isnan(inputs.effective_std)
+    blown_up = np.char.startswith(inputs.looks, "flat") & (inputs.std_ddof0 > 0)
+    low = (inputs.label == "dead_low") | (inputs.looks == "flat_low")
+    kept = size / inputs.per_kept_group[known]
+    kept = np.where(np.isnan(kept), 0.0, kept)
+    return {
+        "inputs": int(known.sum()),
+        "effective_std": float(inputs.effective_std[known].mean()) if known.any() else None,
+        "amplification": _median(inputs.amplification),
+        "rare_at_most": rare_at_most(size),
+        "per_kept_group": size / float(kept.mean()) if kept.any() else None,
+        "not_woken": share(low & ~blown_up),
+        "blown_up": share(blown_up),
+        "blown_up_amplification": _median(inputs.amplification[blown_up]),
+    }
+
+
+def _median(values: Floats) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else None
 
 
 def common_size(n: Ints) -> int:

@@ -33,6 +33,8 @@ METHODS = (
     "binomial intervals and tests. Others: Student's t for the mean, chi-square with degrees of freedom by "
     "the pooled kurtosis for the std; inputs without spread get what their generations cannot rule out. "
     "Beyond the generations of an input the share of groups with signal is bounded, not estimated. "
+    "Effective std: the mean std of the groups that an input's generations hold, over their std; that over "
+    "the std as a share of the reward's range is by how much dividing by the group's std amplifies. "
     "docs/diagnosis.md has the formulas and the measured coverage."
 )
 BOUNDS_NOTE = (

@@ -93,7 +93,33 @@ def number_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         )
     shares = ", ".join(f"{row['group_size']}: {share_text(row)}" for row in summary["signal"])
     rows.append(("groups with signal, by size", shares))
-    return rows
+    return rows + _normalisation_rows(summary)
+
+
+def _normalisation_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Write what dividing by a group's std makes of the rewards, and of which it makes nothing or noise."""
+    numbers, size, rows = summary["group_normalisation"], summary["group_size"], []
+    if numbers["effective_std"] is not None:
+        text = f"{numbers['effective_std']:.3g}"
+        if numbers["amplification"] is not None:
+            text += f", {numbers['amplification']:.3g} times the std (median where there is spread)"
+        if numbers["per_kept_group"] is not None:
+            text += f"; {numbers['per_kept_group']:,.3g} generations per group with spread (DAPO)"
+        rows.append((f"effective std under GRPO, groups of {size}", text))
+    parts = []
+    if count := numbers["not_woken"]["count"]:
+        parts.append(
+            f"will not wake {inputs_text(count)} (rare rewards: at most {numbers['rare_at_most']:.3g} times)"
+        )
+    if count := numbers["blown_up"]["count"]:
+        parts.append(f"blows up {inputs_text(count)} that {_differ(numbers)}")
+    return rows + ([("dividing by the group's std", "; ".join(parts))] if parts else [])
+
+
+def _differ(numbers: dict[str, Any]) -> str:
+    times = numbers["blown_up_amplification"]
+    amplified = "" if times is None else f" (median: {times:,.3g} times)"
+    return f"differ by less than the tolerance{amplified}"
 
 
 def _range(summary: dict[str, Any]) -> str:

@@ -17,12 +17,14 @@ from common.config import Config, Problem
 from common.run_dir import CheckpointError, RunInfo, checkpoints_in, find_runs
 from common.tracking import check_trackers
 from sft_vs_rft.data_source import check_data_source, check_tokenizer_source, npz_holds_modified
-from sft_vs_rft.sizes import BatchSize, Samples, Width, size_problems
+from sft_vs_rft.sizes import BatchSize, GroupSize, Samples, Width, group_problems, size_problems
+from sft_vs_rft.tracked import metric_names
 
 CHECKPOINT_PLACEHOLDER = "ADD PATH TO CHECKPOINT"
 AUTO_CHECKPOINT = "auto"
 TEXT_DATASETS = ("stsb", "docstring_pairs")
-SMALL, LARGE = " small reward std", " large reward std"
+GROUP_METHODS = ("expected_group", "sampled_group")
+GROUP_FIELDS = ("group_size", "advantage", "group_std")  # mean nothing to other methods
 
 # Fields that real plan files carry and that mean nothing here: accepted with a warning.
 MEANINGLESS_FIELDS = {"change_label_per_class": "labels are always modified per input, never per class"}
@@ -86,9 +88,21 @@ class ExperimentConfig(Config):
     )
 
     # Objective
-    opt_method: Literal["supervised", "expected_reinforce", "reinforce"] = Field(
+    opt_method: Literal[
+        "supervised", "expected_reinforce", "reinforce", "expected_group", "sampled_group"
+    ] = Field(
         "supervised",
-        description="cross entropy, exact expected policy gradient, or one sampled label per input",
+        description="cross entropy; exact expected policy gradient, or one sampled label per input; exact "
+        "expected gradient of GRPO, or a sampled group of labels per input",
+    )
+    group_size: GroupSize = Field(8, description="labels of a group; 0 = infinitely many (expected_group)")
+    advantage: Literal["grpo", "rloo", "dr_grpo"] = Field(
+        "grpo",
+        description="sampled_group: reward minus the group's mean, over its std; minus that of the others; "
+        "minus the mean",
+    )
+    group_std: Literal["population", "unbiased"] = Field(
+        "population", description="GRPO's: divides by G, or by G - 1 as libraries do"
     )
     reward_type: Literal["labels", "labels_with_custom"] = Field(
         "labels", description="wrong labels pay min_reward; with_custom: they pay 0.5 on modified inputs"
@@ -180,6 +194,7 @@ class ExperimentConfig(Config):
         """Impossible combinations of fields, each at the field to change."""
         problems = [*_data_problems(self), *_checkpoint_problems(self)]
         problems += size_problems(self.dataset, self.num_labels_per_sample, self.mlp_hidden_layer_sizes)
+        problems += group_problems(self.opt_method, self.group_size, self.advantage)
 
         def require(holds: bool, field: str, message: str) -> None:
             if not holds:
@@ -243,29 +258,11 @@ class ExperimentConfig(Config):
 
 def tracked_metrics(config: ExperimentConfig) -> tuple[list[str], list[str]]:
     """Names of the train and of the test metrics that an experiment tracks, in the order of its rows."""
-    train = [
-        "train loss",
-        "reg objective value",
-        "kl reg",
-        "params_norm",
-        "grad norm",
-        "normalized grad norm",
-    ]
-    test = ["test loss"]
-    if not config.use_multiple_labels_per_sample:
-        train += ["train accuracy", "reward"]
-        test += ["test accuracy"]
-    if config.frac_samples_to_modify_labels > 0:
-        grouped = [
-            "grad norm",
-            "normalized grad norm",
-            "reg objective",
-            "train accuracy",
-            "reward",
-            "avg reward std",
-        ]
-        train += [name + group for group in (SMALL, LARGE) for name in grouped]
-    return train, test
+    return metric_names(
+        config.use_multiple_labels_per_sample,
+        config.frac_samples_to_modify_labels > 0,
+        config.opt_method in GROUP_METHODS and config.advantage == "grpo",
+    )
 
 
 def _data_problems(config: ExperimentConfig) -> list[Problem]:

@@ -12,14 +12,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sft_vs_rft.config import LARGE, SMALL, ExperimentConfig
+from sft_vs_rft.config import GROUP_METHODS, ExperimentConfig, tracked_metrics
 from sft_vs_rft.data import Inputs, TokenizedPairs
+from sft_vs_rft.group import (
+    expected_group_surrogate,
+    group_objective,
+    log_odds,
+    sampled_group_surrogate,
+)
 from sft_vs_rft.objectives import (
     cross_entropy,
     expected_reward,
+    kl_divergence,
     regularised_objective,
     reward_std,
 )
+from sft_vs_rft.tracked import GROUP_OBJECTIVE, LARGE, SMALL
 
 Forward = Callable[[Inputs], Tensor]
 Gradients = list[Tensor]
@@ -30,8 +38,8 @@ class Targets:
     """What the loss needs to know of B inputs, beside the inputs.
 
     labels [B] int64; rewards [B, C]: every label's; ref_logprobs [B, C] or None: the KL's reference's;
-    uniforms [B] or None: in [0, 1), decide which label `reinforce` samples (drawn per input, so that the
-    sample does not depend on grouping).
+    uniforms [B], [B, G] or None: in [0, 1), decide which label `reinforce`, or which group `sampled_group`
+    samples (drawn per input, so that the sample does not depend on the batch).
     """
 
     labels: Tensor
@@ -72,8 +80,12 @@ def scaled_log_softmax(logits: Tensor, temperature: float) -> Tensor:
 
 
 def sample_labels(logprobs: Tensor, uniforms: Tensor) -> Tensor:
-    """One label per input, by inversion of its distribution. logprobs [B, C]; uniforms [B]. Returns [B]."""
-    below = logprobs.detach().exp().cumsum(-1) <= uniforms[:, None]
+    """A label for each number, by inversion of the input's distribution.
+
+    logprobs: [B, C]; uniforms: [B] or [B, G]. Returns labels of the shape of `uniforms`.
+    """
+    cumulative = logprobs.detach().exp().cumsum(-1)
+    below = (cumulative if uniforms.ndim == 1 else cumulative[:, None]) <= uniforms[..., None]
     return below.sum(-1).clamp_max(logprobs.shape[-1] - 1)
 
 
@@ -83,6 +95,8 @@ def losses(
     """The loss of each input [B], with gradient, and its tracked values, without. logits: [B, C]."""
     logprobs = scaled_log_softmax(logits, config.logits_temperature)
     sampled = None if targets.uniforms is None else sample_labels(logprobs, targets.uniforms)
+    if config.opt_method in GROUP_METHODS:
+        return _group_losses(config, logprobs, targets, sampled)
     loss, objective, kl = regularised_objective(
         config.opt_method,
         logprobs,
@@ -94,6 +108,34 @@ def losses(
         sampled,
     )
     return loss, PerInput(logprobs.detach(), objective.detach(), kl.detach())
+
+
+def _group_losses(
+    config: ExperimentConfig, logprobs: Tensor, targets: Targets, sampled: Tensor | None
+) -> tuple[Tensor, PerInput]:
+    """As `losses`, of groups: F_G (exact) or the mean reward (sampled), minus c KL.
+
+    The KL stands in the loss, as GRPO has it: within the reward it would be normalised with it.
+    """
+    unbiased = config.group_std == "unbiased"
+    if sampled is None:
+        surrogate = expected_group_surrogate(logprobs, targets.labels, config.group_size, unbiased)
+        objective = _group_objective(config, logprobs, targets)
+    else:
+        surrogate = sampled_group_surrogate(logprobs, targets.rewards, sampled, config.advantage, unbiased)
+        objective = targets.rewards.gather(1, sampled).mean(1)
+    kl = logprobs.new_zeros(len(targets.labels))
+    if config.kl_regularization_coeff:
+        assert targets.ref_logprobs is not None
+        kl = kl_divergence(logprobs, targets.ref_logprobs)
+    penalty = config.kl_regularization_coeff * kl
+    return penalty - surrogate, PerInput(logprobs.detach(), (objective - penalty).detach(), kl.detach())
+
+
+def _group_objective(config: ExperimentConfig, logprobs: Tensor, targets: Targets) -> Tensor:
+    """F_G of each input [B], without gradient."""
+    margin = log_odds(logprobs.detach(), targets.labels)
+    return group_objective(margin, config.group_size, config.group_std == "unbiased").to(logprobs.dtype)
 
 
 def batch_gradient(
@@ -192,20 +234,23 @@ def tracked_values(
     probs = logprobs.exp()
     reward = expected_reward(probs, targets.rewards)
     correct = (logprobs.argmax(-1) == targets.labels).float()
-    row |= {"train accuracy": correct.mean(), "reward": reward.mean()}
+    per_input = {
+        "reg objective": values.objective,
+        "train accuracy": correct,
+        "reward": reward,
+        "avg reward std": reward_std(probs, targets.rewards),
+    }
+    ungrouped = ["train accuracy", "reward"]
+    if GROUP_OBJECTIVE in tracked_metrics(config)[0]:
+        per_input[GROUP_OBJECTIVE] = _group_objective(config, logprobs, targets)
+        ungrouped.append(GROUP_OBJECTIVE)
+    row |= {name: per_input[name].mean() for name in ungrouped}
     if config.frac_samples_to_modify_labels > 0:
-        per_input = torch.stack([values.objective, correct, reward, reward_std(probs, targets.rewards)])
+        stacked = torch.stack(list(per_input.values()))
         for suffix, (s, group_gradient) in gradient.groups.items():
             norm = global_norm(group_gradient)
-            group_objective, group_accuracy, group_reward, group_std = per_input[:, s].mean(1)
-            row |= {
-                "grad norm" + suffix: norm,
-                "normalized grad norm" + suffix: norm / params_norm,
-                "reg objective" + suffix: group_objective,
-                "train accuracy" + suffix: group_accuracy,
-                "reward" + suffix: group_reward,
-                "avg reward std" + suffix: group_std,
-            }
+            row |= {"grad norm" + suffix: norm, "normalized grad norm" + suffix: norm / params_norm}
+            row |= dict(zip((name + suffix for name in per_input), stacked[:, s].mean(1), strict=True))
     return row
 
 

@@ -13,7 +13,14 @@ from common.identity import IDENTITY, content_digest, hash_of
 from common.jobs import Job, Outcome, Place, Report
 from common.plan_jobs import link_jobs
 from common.run_dir import RunDir, read_run
-from sft_vs_rft.config import COSMETIC_FIELDS, ExperimentConfig, resolve_seeds, start_checkpoint
+from sft_vs_rft.config import (
+    COSMETIC_FIELDS,
+    GROUP_FIELDS,
+    GROUP_METHODS,
+    ExperimentConfig,
+    resolve_seeds,
+    start_checkpoint,
+)
 from sft_vs_rft.data_source import find_npz
 from sft_vs_rft.plan import Experiment
 
@@ -28,7 +35,8 @@ SEEDS = ("random_seed", "init_rnd_seed", "samples_rnd_seed")
 def identify(experiment: Experiment) -> str:
     """Hash of all that decides an experiment's numbers: its fields, its repetition and the files it reads."""
     config = experiment.config
-    fields = {name: value for name, value in config.model_dump().items() if name not in COSMETIC_FIELDS}
+    meaningless = COSMETIC_FIELDS | set(() if config.opt_method in GROUP_METHODS else GROUP_FIELDS)
+    fields = {name: value for name, value in config.model_dump().items() if name not in meaningless}
     files = [find_npz(config.data_dir)] if config.dataset == "npz" else []
     if config.load_model_from_checkpoint:
         files.append(start_checkpoint(Path(config.load_model_from_checkpoint)))

@@ -1,4 +1,4 @@
-"""Trains a controlled experiment by expected or sampled REINFORCE, or supervised (Section 4.2)."""
+"""Trains a controlled experiment by expected or sampled REINFORCE or GRPO, or supervised (Section 4.2)."""
 
 from __future__ import annotations
 
@@ -193,11 +193,15 @@ def shuffled_batches(num_inputs: int, batch_size: int, seed: int) -> BatchOrder:
 
 
 def epoch_uniforms(config: ExperimentConfig, epoch: int, labels: Tensor) -> Tensor | None:
-    """The random numbers [N] that pick `reinforce`'s labels in an epoch, or None for the exact methods."""
-    if config.opt_method != "reinforce":
+    """The random numbers that pick an epoch's labels, or None for the exact methods.
+
+    One for each input [N] (`reinforce`), or those of its group [N, G] (`sampled_group`).
+    """
+    if config.opt_method not in ("reinforce", "sampled_group"):
         return None
     generator = torch.Generator().manual_seed(derive_seed(config.random_seed, "labels", epoch))
-    return torch.rand(len(labels), generator=generator).to(labels.device)
+    shape = [len(labels)] if config.opt_method == "reinforce" else [len(labels), config.group_size]
+    return torch.rand(shape, generator=generator).to(labels.device)
 
 
 def train_targets(

@@ -9,7 +9,9 @@ import pytest
 from study_tables import BASE, grid, inputs, run, runs
 
 from figures.claims import MEASURES, Results, evaluate, judge
+from figures.controlled_measures import EXACT_GRPO
 from figures.criteria import CRITERIA, MARKS, PAPER, criteria_markdown
+from sft_vs_rft.group_theory import group_rows
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "laptop_study.md"
 
@@ -187,3 +189,48 @@ def test_theory():
     assert verdict(results, "theory_sft").value == pytest.approx(math.log(12 / 11) / math.log(2))
     broken = meta | {"largest_ratios": {"a": 1.01}}
     assert verdict(Results(theory=broken, theory_numbers=times), "theory_bounds").outcome == "fails"
+
+
+def with_groups(environment, sft, rft, groups):
+    ends = {"RFT": rft, "SFT": sft, **dict(zip(EXACT_GRPO, groups, strict=True))}
+    rows = [
+        {"method": method, "group": group, "epoch": epoch, "reward": reward, "grad_norm": norm}
+        for number, (method, end) in enumerate(ends.items())
+        for group, norm in (("small", 0.02 * (1 + number)), ("large", 1.0))
+        for epoch, reward in enumerate((-1.0, end))
+    ]
+    return pd.DataFrame(rows).assign(environment=environment, finished=True)
+
+
+def test_grpo_is_measured_by_its_best_size_in_the_worst_environment():
+    tables = [
+        with_groups("MLP, digits\nAdam", 0.8, -0.9, (-0.9, -0.8, -0.6)),
+        with_groups("ResNet18, digits\nAdam", 0.9, -0.9, (-0.9, -0.9, -0.9)),
+        with_groups("BERT-mini, pairs\nAdam", 0.3, 0.2, (0.2, 0.3, 0.35)),
+    ]
+    results = Results(controlled={"figure3_group": pd.concat(tables, ignore_index=True)})
+    best = verdict(results, "group_figure3")
+    assert (best.outcome, best.value) == ("holds", pytest.approx(1.4 / 2))
+    assert best.detail == "MLP, digits, Adam: 0.700; ResNet18, digits, Adam: 0.900"
+    bert = verdict(results, "group_figure3_bert")
+    assert (bert.outcome, bert.value) == ("holds", pytest.approx(0.15 / 2))
+    assert "RFT 0.020, GRPO, G = 8 0.060, GRPO, G = 64 0.080, GRPO, G infinite 0.100" in bert.detail
+    without = tables[0][tables[0]["method"] != "GRPO, G = 64"]
+    missing = verdict(Results(controlled={"figure3_group": without}), "group_figure3")
+    assert missing.outcome == "not tested"
+    assert missing.detail == (
+        "no environment with MLP or ResNet18 with finished runs of RFT, SFT, GRPO, G = 8, GRPO, G = 64 and "
+        "GRPO, G infinite"
+    )
+    far = Results(controlled={"figure3_group": with_groups("BERT-mini, a", 0.3, -0.9, (0.0, 0.0, 0.0))})
+    assert verdict(far, "group_figure3_bert").outcome == "fails"
+
+
+def test_the_power_of_groups_is_read_at_one_std():
+    rows = pd.DataFrame(group_rows((0.003, 0.1)))
+    results = Results(group_theory_numbers=rows)
+    assert verdict(results, "group_exponent").outcome == "holds"
+    assert verdict(results, "group_exponent").value < 1e-3
+    assert verdict(results, "group_exponent_infinite").outcome == "holds"
+    wrong = rows.assign(value=rows["value"] - 0.5 * (rows["series"] == "GRPO, G = 64"))
+    assert verdict(Results(group_theory_numbers=wrong), "group_exponent").outcome == "fails"

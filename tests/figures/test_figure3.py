@@ -8,7 +8,7 @@ import pytest
 from controlled_runs import CONFIG, make_run
 
 from figures.figure3 import figure3
-from figures.runs import NoRunsError, controlled_table, figure3_item, runs_in
+from figures.runs import NoRunsError, controlled_table, figure3_item, runs_in, runs_of_item
 
 
 def table(environments=("A",), runs=1, finished=True):
@@ -92,3 +92,41 @@ def test_versions_of_figure_3():
     assert figure3_item(CONFIG) == "figure3"
     assert figure3_item(CONFIG | {"optimizer": "sgd"}) == "figure3_sgd"
     assert figure3_item(CONFIG | {"reward_type": "labels_with_custom"}) == "figure3_high_init_reward"
+
+
+def test_groups_have_a_version_of_their_own_beside_rft_and_sft_of_the_same_environment(tmp_path):
+    make_run(tmp_path)
+    make_run(tmp_path, "supervised")
+    make_run(tmp_path, "supervised", lr=1e-3)  # another environment
+    for size in (8, 64, 0):
+        make_run(tmp_path, "expected_group", group_size=size, advantage="grpo")
+    make_run(tmp_path, "sampled_group", group_size=4, advantage="rloo")
+    make_run(tmp_path, "expected_group", group_size=8, advantage="grpo", optimizer="sgd")
+    runs = runs_in([tmp_path])
+    methods = {
+        item: sorted(set(controlled_table(runs_of_item(runs, item))["method"]))
+        for item in ("figure3", "figure3_sgd", "figure3_group")
+    }
+    groups = ["GRPO, G = 64", "GRPO, G = 8", "GRPO, G infinite"]
+    assert methods["figure3"] == ["RFT", "SFT"]
+    assert methods["figure3_sgd"] == ["GRPO, G = 8"]
+    assert methods["figure3_group"] == [*groups, "RFT", "RLOO, G = 4 (sampled)", "SFT"]
+    assert len(runs_of_item(runs, "figure3")) == 3 and len(runs_of_item(runs, "figure3_group")) == 6
+    assert runs_of_item(runs, "figure3_high_init_reward") == []
+
+
+def test_lines_of_groups_differ_without_colour_in_the_order_of_their_table():
+    rows = table()
+    names = [
+        "RLOO, G = 4 (sampled)",
+        "GRPO, G infinite",
+        "GRPO, G = 64",
+        "GRPO, G = 8",
+        "Dr. GRPO, G = 4 (sampled)",
+    ]
+    parts = [rows, *(rows[rows["method"] == "RFT"].assign(method=name) for name in names)]
+    axes = figure3(pd.concat(parts, ignore_index=True)).axes[0]
+    labels = [line.get_label().partition(", small")[0] for line in axes.lines if "small" in line.get_label()]
+    assert labels == ["RFT", "SFT", "GRPO, G = 8", "GRPO, G = 64", "GRPO, G infinite", names[4], names[0]]
+    looks = {(line.get_linestyle(), line.get_marker()) for line in axes.lines}
+    assert len(looks) == len(axes.lines) == 14

@@ -10,13 +10,13 @@ from scipy.integrate import quad
 from rft_diagnose.group_signal import (
     INFINITE,
     effective_std,
-    estimated_effective_std,
     estimated_group_std,
     expected_advantages,
     group_amplification,
     group_objective,
     group_std_mean,
     spread_probability,
+    subsets_std_mean,
 )
 
 
@@ -167,17 +167,44 @@ def test_the_estimate_from_more_outputs_than_a_group_has_no_bias(group_size):
     ]
 
 
-def test_the_effective_std_of_an_input_s_rewards():
-    generator = np.random.default_rng(1)
-    two = np.repeat([0.2, 0.7], [180, 20])
-    assert estimated_effective_std(two, 8) == pytest.approx(effective_std([0, 1], [0.9, 0.1], 8), rel=0.03)
-    three = generator.choice([0.0, 0.5, 1.0], p=[0.7, 0.2, 0.1], size=400)
-    shares = [(three == level).mean() for level in (0.0, 0.5, 1.0)]
-    assert estimated_effective_std(three, 4) == pytest.approx(effective_std([0, 0.5, 1], shares, 4), rel=0.15)
-    # A small scale is cured, whatever it is; a rare level is not.
-    noise = 0.5 + 1e-6 * generator.normal(size=12)
-    assert estimated_effective_std(noise, 4) == pytest.approx(estimated_effective_std(1e6 * (noise - 0.5), 4))
-    assert estimated_effective_std(noise, 4) > 0.5
-    assert estimated_effective_std(np.zeros(12), 4) == 0.0
-    assert math.isnan(estimated_effective_std(np.arange(3.0), 4))
-    assert estimated_effective_std(three[:40], 4) == estimated_effective_std(three[:40], 4)
+def test_the_mean_std_of_all_subsets_or_of_some():
+    generator = np.random.default_rng(2)
+    rewards = generator.random((3, 10))
+    exact = [
+        np.mean([row[list(chosen)].std() for chosen in itertools.combinations(range(10), 8)])
+        for row in rewards
+    ]
+    assert subsets_std_mean(rewards, 8) == pytest.approx(exact)  # 45 subsets: all
+    rewards = generator.random((3, 12))  # 495 subsets: some
+    some = subsets_std_mean(rewards, 4)
+    exact = [
+        np.mean([row[list(chosen)].std() for chosen in itertools.combinations(range(12), 4)])
+        for row in rewards
+    ]
+    assert some == pytest.approx(exact, rel=0.05)
+    assert (some == subsets_std_mean(rewards, 4)).all()
+
+
+def test_repeated_levels_are_one():
+    a = expected_advantages([0.0, 0.0, 1.0], [0.3, 0.2, 0.5], 4)
+    assert a == pytest.approx(expected_advantages([0.0, 1.0], [0.5, 0.5], 4)[[0, 0, 1]])
+
+
+@pytest.mark.parametrize("group_size", [2, 3, 4])
+def test_the_mean_group_std_is_what_the_advantage_tells_of_the_reward(group_size):
+    """E[A r] = E[group std]: over the std at most the effective std, equal for two levels."""
+    levels, probabilities = np.array([0.0, 0.3, 1.0]), np.array([0.6, 0.3, 0.1])
+    for m in (2, 3):
+        r, p = levels[-m:], probabilities[-m:] / probabilities[-m:].sum()
+        a = expected_advantages(r, p, group_size, unbiased=False)
+        mean_std = sum(
+            float(np.prod(p[list(group)])) * r[list(group)].std()
+            for group in itertools.product(range(m), repeat=group_size)
+        )
+        std = math.sqrt(p @ r**2 - (p @ r) ** 2)
+        assert p @ (a * r) == pytest.approx(mean_std, abs=1e-12)
+        effective = effective_std(r, p, group_size, unbiased=False)
+        told = float(p @ (a * r)) / std
+        assert told <= effective * (1 + 1e-12)
+        if m == 2:
+            assert told == pytest.approx(effective)

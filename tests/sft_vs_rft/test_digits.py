@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from sft_vs_rft.config import LARGE, SMALL
 from sft_vs_rft.data import load_data
 from sft_vs_rft.experiment import ideal_start, measured_start
 from sft_vs_rft.models import build_model
 from sft_vs_rft.plan import load_plan
+from sft_vs_rft.tracked import LARGE, SMALL
 from sft_vs_rft.train import train
 
 PLANS = Path("sft_vs_rft/experiment_plans/laptop")

@@ -4,9 +4,10 @@ import pytest
 import torch
 from controlled_setting import C, make_config, make_data
 
-from sft_vs_rft.config import LARGE, SMALL, tracked_metrics
+from sft_vs_rft.config import tracked_metrics
 from sft_vs_rft.gradients import Targets, batch_gradient, global_norm, losses, small_first, tracked_values
 from sft_vs_rft.models import build_model
+from sft_vs_rft.tracked import LARGE, SMALL
 from sft_vs_rft.train import train_targets
 
 KINDS = {"vectors": "mlp", "images": "resnet18", "text": "bert-mini"}
@@ -30,7 +31,7 @@ def plain_gradient(model, inputs, targets, config, part):
     return torch.autograd.grad(loss[part].mean(), list(model.parameters()))
 
 
-@pytest.mark.parametrize("method", ["supervised", "expected_reinforce"])
+@pytest.mark.parametrize("method", ["supervised", "expected_reinforce", "expected_group"])
 @pytest.mark.parametrize("kind", FAST_KINDS)
 def test_group_gradients_are_those_of_the_groups_and_sum_to_the_batch_gradient(kind, method):
     config, _, model, inputs, targets, num_small = setting(kind, opt_method=method)

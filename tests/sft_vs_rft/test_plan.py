@@ -9,6 +9,7 @@ import pytest
 from common.config import ConfigError
 from common.run_dir import RunDir, checkpoint_name
 from sft_vs_rft.plan import LoadedPlan, describe_steps, load_plan
+from sft_vs_rft.schedule import identify
 
 REPO = Path(__file__).parents[2]
 PLANS = REPO / "sft_vs_rft" / "experiment_plans"
@@ -487,7 +488,10 @@ def test_finetuning_plans_of_the_paper_ask_for_a_checkpoint(path):
 
 @pytest.mark.parametrize("path", **names(LAPTOP_FINETUNE))
 def test_finetuning_plans_for_the_laptop_look_for_their_pretraining(path, tmp_path):
-    ((_, place, message),) = problems(path, f"outputs_dir={tmp_path}")
+    told = problems(path, f"outputs_dir={tmp_path}")
+    # Once for each configuration; plans with groups have another one for these.
+    assert len(told) == (2 if "_group_" in path.name else 1)
+    ((place, message),) = {(place, message) for _, place, message in told}
     assert place == "base_config.load_model_from_checkpoint"
     environment = path.name.partition("_finetune")[0]
     pretrain = f"sft_vs_rft/experiment_plans/laptop/{environment}_pretrain_experiments_plan.json"
@@ -501,8 +505,18 @@ def test_finetuning_plans_for_the_laptop_look_for_their_pretraining(path, tmp_pa
 @pytest.mark.parametrize("path", **names(PAPER_FINETUNE + LAPTOP_FINETUNE))
 def test_finetuning_plans_load_without_a_checkpoint(path):
     experiments = load_plan(path, ["load_model_from_checkpoint=''"]).experiments
-    assert [e.config.opt_method for e in experiments] == ["expected_reinforce", "supervised"]
-    assert len({e.config.experiment_name for e in experiments}) == 2
+    groups = [("expected_group", size) for size in (8, 64, 0)] if "_group_" in path.name else []
+    methods = [(e.config.opt_method, e.config.group_size) for e in experiments]
+    assert methods == [("expected_reinforce", 8), ("supervised", 8), *groups]
+    assert len({e.name for e in experiments}) == len(experiments)
+
+
+@pytest.mark.parametrize("path", [path for path in LAPTOP_FINETUNE if "_group_" in path.name])
+def test_plans_with_groups_share_the_runs_of_figure_3(path):
+    overrides = ["load_model_from_checkpoint=''"]
+    grouped = load_plan(path, overrides).experiments
+    plain = load_plan(path.with_name(path.name.replace("_group_", "_")), overrides).experiments
+    assert [identify(e) for e in grouped[:2]] == [identify(e) for e in plain]
 
 
 # auto

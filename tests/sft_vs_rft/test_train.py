@@ -8,8 +8,8 @@ from controlled_setting import make_config, make_data
 
 from common.run_dir import RunDir, load_checkpoint, read_metrics
 from common.tracking import Tracker
-from sft_vs_rft.config import LARGE, SMALL
 from sft_vs_rft.models import build_model
+from sft_vs_rft.tracked import LARGE, SMALL
 from sft_vs_rft.train import (
     NonFiniteLossError,
     TrainingInterrupted,

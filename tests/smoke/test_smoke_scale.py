@@ -8,8 +8,8 @@ import pytest
 from clones import link_clone, run_smoke
 
 ITEMS = ["figure1", "figure2", "table1", "table_rewards", "table2", "figure3", "figure3_sgd",
-         "figure3_high_init_reward", "figure4", "figure5_continuation", "figure5_hard_question",
-         "figure5_question"]  # fmt: skip
+         "figure3_high_init_reward", "figure3_group", "figure4", "figure5_continuation",
+         "figure5_hard_question", "figure5_question"]  # fmt: skip
 
 pytestmark = pytest.mark.slow  # three minutes: the default suite is to stay under ten
 
@@ -49,7 +49,8 @@ def test_every_item_has_its_files_and_runs(drawn):
             assert (folder / f"{item}{suffix}").stat().st_size > 0
         described = json.loads((folder / f"{item}.json").read_text())
         assert described["runs"] and all((drawn / run["path"]).is_dir() for run in described["runs"])
-    assert (folder.parent / "theory.png").stat().st_size > 0
+    for stem in ("theory", "theory_group"):
+        assert (folder.parent / f"{stem}.png").stat().st_size > 0
 
 
 def test_the_page_and_what_it_links_exist(drawn):
