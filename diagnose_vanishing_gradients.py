@@ -25,12 +25,15 @@ from common.run_dir import RunDir
 from rft_diagnose import cli
 from rft_diagnose.advice import ConditionError, parse_condition
 from rft_diagnose.errors import DiagnosisError
+from rft_diagnose.extractions import check_is_extraction, find_extraction
 from rl4lms.config import ExtractConfig, check_components, check_report, load_extract_config, resolved
+from rl4lms.model.source import check_reward_model_source
 
 if TYPE_CHECKING:
     from rft_diagnose import Diagnosis
     from rft_diagnose.tables import RewardTable
 
+SCORES = "reward_model_scores.jsonl"
 EXTRACT_RUNNER = "rl4lms_extract_samples_from_model_runner.py"
 
 
@@ -52,6 +55,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--reference",
         metavar="MODEL",
         help="of an extraction or a config, instead of --kl: the model that the KL penalty is to",
+    )
+    models.add_argument(
+        "--reward_model",
+        metavar="MODEL",
+        help="of an extraction or a config: diagnose this reward model's rewards of the texts (a sequence "
+        "classifier with one output: folder or hub name), and judge it as a teacher by --reward",
     )
     models.add_argument(
         "--gradients",
@@ -81,14 +90,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--kl is for tables, --reference for extractions and configs: give one of them")
     if args.gradients is not None and args.gradients < 1:
         parser.error(f"--gradients are of at least 1 input, got {args.gradients}")
+    if args.gradients is not None and args.reward_model is not None:
+        parser.error("--gradients are of an extraction's own rewards: give no --reward_model with it")
     if (args.overrides or args.check) and args.config_path is None:
         parser.error("--set and --check are for --config_path")
 
     try:
         conditions = [parse_condition(text) for text in args.fail_if]
         with setup_logging(console=True):
+            check_reward_model(args)
             source = args.config_path or args.inputs[0]
-            args.output_path = args.output_path or cli.default_folder(source)
+            args.output_path = args.output_path or cli.default_folder(source, args.reward_model)
             if args.config_path is not None:
                 sampled = sample(args)
                 if isinstance(sampled, int):
@@ -98,13 +110,23 @@ def main(argv: Sequence[str] | None = None) -> int:
                 args,
                 args.inputs,
                 judged=[args.config_path] if args.config_path else args.inputs,
-                complete=None if args.reference is None else lambda path, table: with_kl(args, path, table),
+                complete=lambda path, table: with_kl(args, path, with_reward_model(args, path, table)),
                 measure=None if args.gradients is None else lambda diagnoses: measure(args, diagnoses),
             )
     except (DiagnosisError, ConditionError, UserError) as error:
         print(error, file=sys.stderr)
         return 2
     return cli.exit_status(conditions, summary)
+
+
+def check_reward_model(args: argparse.Namespace) -> None:
+    """Raises DiagnosisError: --reward_model is none, or has no extraction's texts to be applied to."""
+    if args.reward_model is None:
+        return
+    if problem := check_reward_model_source(args.reward_model):
+        raise DiagnosisError(f"--reward_model: {problem}")
+    args.inputs = [find_extraction(path) for path in args.inputs]
+    args.before = [find_extraction(path) for path in args.before or []]
 
 
 def sample(args: argparse.Namespace) -> Path | int:
@@ -123,14 +145,19 @@ def sample(args: argparse.Namespace) -> Path | int:
     return result if isinstance(result, int) else result.path
 
 
-def check_is_extraction(path: Path, otherwise: str) -> None:
-    """Raises DiagnosisError: the path is not of an extraction's file."""
-    if path.suffix != ".pt":
-        raise DiagnosisError(f"{path}: {otherwise}")
+def with_reward_model(args: argparse.Namespace, path: Path, table: RewardTable) -> RewardTable:
+    """Put the rewards of --reward_model, if there is one, in place of an extraction's."""
+    if args.reward_model is None:
+        return table
+    from rl4lms.extraction_diagnosis import add_reward_model
+
+    return add_reward_model(path, table, args.reward_model, args.output_path / SCORES)
 
 
 def with_kl(args: argparse.Namespace, path: Path, table: RewardTable) -> RewardTable:
-    """Add the KL of each text to --reference to an extraction's rewards."""
+    """Add the KL of each text to --reference, if there is one, to an extraction's rewards."""
+    if args.reference is None:
+        return table
     check_is_extraction(path, "--reference is for a config or an extraction's .pt; of a table, give --kl")
     from rl4lms.extraction_diagnosis import add_kl
 

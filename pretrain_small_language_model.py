@@ -16,11 +16,11 @@ from common.arguments import add_run_arguments, check_run_arguments, config_of_r
 from common.config import describe_fields
 from common.console import setup_logging
 from common.errors import UserError
+from common.links import link_problem
 from common.output import check_output_folder
 from common.run_dir import RunDir, RunError
 from paper.small_models.config import PretrainConfig, load_pretrain_config, pretrain_report
 from paper.small_models.jobs import manifest, run_pretraining
-from rl4lms.model.source import link_problem
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -73,6 +73,10 @@ def run_command(main: Callable[[], int]) -> NoReturn:
             sys.exit(0 if INFORMATIVE & set(sys.argv) else CLOSED_PIPE)
         print(f"standard output cannot be written to: {error.__cause__}", file=sys.stderr)
         sys.exit(1)
+    # All is done and printed: a signal spares what Python still has to tidy up.
+    code = status if isinstance(status, int) else int(status is not None)
+    for number in _STOP_SIGNALS:
+        signal.signal(number, lambda number, frame: os._exit(code))
     sys.exit(status)
 
 
@@ -88,7 +92,7 @@ def begin() -> None:
     """
     for number in _STOP_SIGNALS:
         signal.signal(number, exit_at_once)
-    atexit.register(_ignore_signals)  # the first to be registered, the last to be called
+    atexit.register(_ignore_signals)  # the first to be registered, the last to be called: Python's own end
     sys.excepthook = _say_interrupted
 
 
@@ -118,7 +122,7 @@ def work_begins() -> None:
 
 
 def _ignore_signals() -> None:
-    """All is done and the status known: while it ends, Python would answer them with one of its own."""
+    """At the very end Python calls no handler any more, and would answer with a status of its own."""
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from common.arguments import this_command
 from common.jobs import Job, JobKey, Outcome
+from common.links import link_problem, publish
 from common.outlook import Series
 from common.plan import PlanSettings
 from common.run_dir import RunError
 from common.schedule import run_jobs
 from paper.gpu_hours import Stage, hours_lines
 from paper.small_models.config import PretrainConfig, model_folder
-from paper.small_models.jobs import make_job, publish
+from paper.small_models.jobs import make_job
 from paper.study import (
     Fields,
     StudyConfig,
@@ -43,7 +44,7 @@ from paper.study_run import (
     run_study,
 )
 from rl4lms.config import OnPolicyConfig
-from rl4lms.model.source import check_model_source, link_problem
+from rl4lms.model.source import check_model_source
 from rl4lms.plan.runs import list_imports
 
 if TYPE_CHECKING:

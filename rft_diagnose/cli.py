@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -29,7 +30,7 @@ from rft_diagnose.results import (
     write_json,
     write_text,
 )
-from rft_diagnose.tables import Columns, RewardTable, diagnose_table, read_rewards
+from rft_diagnose.tables import Columns, RewardTable, diagnose_table, judge_table, read_rewards
 from rft_diagnose.words import Findings, terminal_lines
 
 if TYPE_CHECKING:
@@ -164,9 +165,10 @@ def exit_status(conditions: Sequence[Condition], summary: dict[str, Any]) -> int
     return CONDITION_EXIT_CODE if failed else 0
 
 
-def default_folder(source: Path) -> Path:
-    """Name the folder of the results after what is diagnosed."""
-    return Path("outputs/diagnosis") / (Path(source.stem).stem if source.suffix == ".gz" else source.stem)
+def default_folder(source: Path, reward_model: str | None = None) -> Path:
+    """Name the folder of the results after what is diagnosed, and by which reward model."""
+    name = Path(source.stem).stem if source.suffix == ".gz" else source.stem
+    return Path("outputs/diagnosis") / (f"{name}_by_{Path(reward_model).name}" if reward_model else name)
 
 
 def read_and_diagnose(
@@ -227,8 +229,9 @@ def _check(
         before = relabelled(next(iter(diagnoses_before.values())), earlier.labels)
         comparison = compare(before, relabelled(diagnosis, table.labels))
     gradients, gradient_summary = measure(diagnoses) if measure is not None else ([], None)
+    teacher = judge_table(table)
 
-    columns = input_columns(table, diagnosis, dict(rest), before, comparison)
+    columns = input_columns(table, diagnosis, dict(rest), before, comparison, teacher)
     supervised, supervised_notes = supervised_rows(table, diagnosis, SUPERVISED)
     findings = Findings(
         name=name,
@@ -236,6 +239,7 @@ def _check(
         others=others,
         comparison=comparison.summary if comparison else None,
         gradients=gradient_summary,
+        teacher=teacher.summary if teacher else None,
         advice=advise(summary, others, SUPERVISED if supervised else None),
         notes=[*table.notes, *diagnosis.caveats, *supervised_notes],
     )
@@ -305,10 +309,12 @@ def draw(
     from rft_diagnose.pictures import pictures
     from rft_diagnose.report import Picture, embed
     from rft_diagnose.style import render_figure
+    from rft_diagnose.teacher_pictures import teacher_pictures
 
     runs = [{"path": str(path)} for path in paths]
     drawn = []
-    for stem, title, caption, figure, numbers in pictures(columns, findings.summary, gradients):
+    every = chain(pictures(columns, findings.summary, gradients), teacher_pictures(columns, findings.teacher))
+    for stem, title, caption, figure, numbers in every:
         png, pdf = render_figure(figure)
         for suffix, data in (("png", png), ("pdf", pdf)):
             with atomic_path(folder / f"{stem}.{suffix}") as temporary:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rft_diagnose.columns import as_text
-from rft_diagnose.errors import DiagnosisError, needed_for
+from rft_diagnose.errors import DiagnosisError, listed, needed_for
 from rft_diagnose.groups import Floats
 from rft_diagnose.names import Columns, unknown
 from rft_diagnose.reading import RewardTable
@@ -48,6 +48,31 @@ def read_extraction(path: Path, columns: Columns) -> RewardTable:
         prompts=prompts,
         references=references,
     )
+
+
+def check_is_extraction(path: Path, otherwise: str) -> None:
+    """Raises DiagnosisError: the path is not of an extraction's file; otherwise: what is wrong then."""
+    if path.suffix != ".pt":
+        raise DiagnosisError(f"{path}: {otherwise}")
+
+
+def find_extraction(path: Path) -> Path:
+    """Find the .pt file of an extraction by its own path, its run directory's or its folder's.
+
+    Raises DiagnosisError: there is none, or several.
+    """
+    if not path.is_dir():
+        if not path.is_file():
+            raise DiagnosisError(f"{path}: no such file")
+        if path.suffix != ".pt":
+            raise DiagnosisError(f"{path} is no extraction's .pt file, which has the texts")
+        return path
+    beside = path.with_name(f"{path.name}.pt")
+    files = [beside] if beside.is_file() else sorted(path.glob("*.pt"))
+    if len(files) != 1:
+        what = f"several: {listed(file.name for file in files)}" if files else "none"
+        raise DiagnosisError(f"{path}: name the .pt file of one extraction; in this folder there are {what}")
+    return files[0]
 
 
 def as_list(value: Any) -> list[Any]:

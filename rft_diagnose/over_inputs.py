@@ -72,20 +72,14 @@ def variances(inputs: Inputs, groups: Groups, scale: Scale) -> dict[str, Any]:
     One-way random effects, by the method of moments: E r = mean of the input + what its generations vary.
     Rounding counts as 0.
     """
-    n, total, several = inputs.n, int(inputs.n.sum()), len(inputs.n)
-    grand = float(groups.rewards.mean())
+    n = inputs.n
     least = (ROUNDING * scale.width) ** 2
     batch_variance = float(groups.rewards.var())
     batch_std = math.sqrt(batch_variance) if batch_variance > least else 0.0
-    if total == several:
+    if int(n.sum()) == len(n):
         return {"within_std": None, "between_std": None, "batch_std": batch_std, "within_share": None}
-    within = float((n * inputs.std_ddof0**2).sum()) / (total - several)
-    between = 0.0
-    if several > 1:
-        typical = (total - float((n.astype(float) ** 2).sum()) / total) / (several - 1)
-        mean_square = float((n * (inputs.mean - grand) ** 2).sum()) / (several - 1)
-        between = (mean_square - within) / typical
-        between = between if between > least else 0.0
+    within, between = statistics.variance_components(n, inputs.mean, n * inputs.std_ddof0**2)
+    between = between if between > least else 0.0
     return {
         "within_std": math.sqrt(within),
         "between_std": math.sqrt(between),

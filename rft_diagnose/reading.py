@@ -5,14 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rft_diagnose.columns import EXACT, Encoded, as_text, encode, read_number
+from rft_diagnose.columns import EXACT, Encoded, as_text, encode, read_number, values_at
 from rft_diagnose.errors import DiagnosisError, listed
 from rft_diagnose.files import steps_in_names
 from rft_diagnose.generations import drop_repeated
@@ -33,6 +33,7 @@ from rft_diagnose.sources import (
 NUMBERED = re.compile(r"[A-Za-z][A-Za-z_ .:-]*(\d+)")  # a step: "step_10", "checkpoint-500"
 OWN_LOG = {"step", "prompt_id", "reward", "kl_penalty"}  # columns of a training run here; ids of its data
 ROUNDED = re.compile(r"[+-]?\d+(\.\d+)?[eE]\+?\d+")  # how a large whole number is written once it is rounded
+ARRAYS = re.compile(r"\s*(array|tensor)\(\s*[\[{]")  # as numpy and torch write prompts that are no texts
 Messages = list[dict[str, Any]]
 
 
@@ -42,7 +43,8 @@ class RewardTable:
 
     codes: [M], each one's input; labels, prompts, references: of the N inputs (None: not known); rewards:
     name -> [M], NaN = missing; steps, kl: [M] or None; notes: what was chosen without being asked;
-    no_prompts, no_references: why these are not known, and what to do.
+    no_prompts, no_references: why these are not known, and what to do; gold: name -> [M], what the rewards of
+    a reward model are judged by as a teacher (empty: not known), None: they are not a reward model's.
     """
 
     codes: Ints
@@ -55,6 +57,7 @@ class RewardTable:
     notes: tuple[str, ...] = ()
     no_prompts: str | None = None
     no_references: str | None = None
+    gold: Mapping[str, Floats] | None = None
 
 
 def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) -> RewardTable:
@@ -73,7 +76,10 @@ def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) 
     rewards = {name: join_numbers(sources, name) for name in chosen.rewards}
     kl = None if chosen.kl is None else join_numbers(sources, chosen.kl)
     prompts = _read_prompts(name, inputs, text)
-    references = None if chosen.references is None else _read_references(sources, chosen.references, inputs)
+    references = None
+    if chosen.references is not None:
+        references = _read_references(sources, chosen.references, inputs)
+        notes += _note_on_references(sources, chosen.references, inputs)
     codes = inputs.codes
     kept, repeat_notes = drop_repeated(sources, codes, list(rewards.values()), steps)
     if kept is not None:
@@ -249,6 +255,16 @@ def _read_references(sources: Sequence[Source], name: str, inputs: Encoded) -> l
     return references
 
 
+def _note_on_references(sources: Sequence[Source], name: str, inputs: Encoded) -> list[str]:
+    """Say of how many inputs the expected texts differ between rows, if there are any."""
+    column = encode([value for s in sources for value in values_at(s.part.values[name], np.arange(s.size))])
+    pairs = np.unique(np.stack([inputs.codes, column.codes]), axis=1)[0]
+    several = int((np.unique(pairs, return_counts=True)[1] > 1).sum())
+    if not several:
+        return []
+    return [f"{several:,} inputs have other expected texts ({name!r}) in some rows: those of the first count"]
+
+
 def _as_texts(value: Any) -> list[str]:
     """List the expected texts in a field that holds one or several, or none."""
     if value is None or value != value:  # NaN is missing, too
@@ -258,15 +274,27 @@ def _as_texts(value: Any) -> list[str]:
 
 def read_messages(prompt: str) -> Messages | None:
     """Read a conversation written as JSON or as Python writes it: messages with role and content, or None."""
-    if not prompt.lstrip().startswith("["):
+    content = _read_data(prompt)
+    is_conversation = (
+        isinstance(content, list) and content and all(_is_message(message) for message in content)
+    )
+    return content if is_conversation else None
+
+
+def is_data(prompt: str) -> bool:
+    """Tell whether a prompt is a list or an object, as JSON or Python write them, and no text."""
+    return bool(_read_data(prompt)) or ARRAYS.match(prompt) is not None
+
+
+def _read_data(prompt: str) -> Any:
+    """Read a list or an object written as JSON or as Python writes it; None if it is none."""
+    if not prompt.lstrip().startswith(("[", "{")):
         return None
     for parse in (json.loads, ast.literal_eval):
         try:
-            content = parse(prompt)
+            return parse(prompt)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        if isinstance(content, list) and content and all(_is_message(message) for message in content):
-            return content
     return None
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rft_diagnose import words
 from rft_diagnose.groups import inputs_text
 from rft_diagnose.style import CLASS_COLORS, PNG_DPI
+from rft_diagnose.teacher import teacher_rows
 from rft_diagnose.words import Findings
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ BOUNDS_NOTE = (
     "all prefixes, of which a few sampled ones are looked at (power iteration), so that the two bounds with "
     "it may come out too small. That of the Fisher information is too large on average: it is from the same "
     "few generations."
+)
+TEACHER_NOTE = (
+    "Rewards are normalised over all texts, (r - mean) / std: a reward model's unit and zero are arbitrary. "
+    "Policy gradient gets on the faster the more of their variance lies within prompts, whatever the reward "
+    "model's accuracy (Razin et al. 2025). Best of n is the expectation over all subsets of the texts of a "
+    "prompt; its KL to the policy is log n - (n - 1) / n."
 )
 
 
@@ -99,6 +106,8 @@ def render(
             number_rows=words.number_rows,
             change_line=words.change_line,
             gradient_rows=words.gradient_rows,
+            teacher_rows=teacher_rows,
+            teacher_note=TEACHER_NOTE,
             inputs_text=inputs_text,
             crossed=_crossed,
             time_rows=_time_rows,

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from rft_diagnose.compare import Comparison
 from rft_diagnose.diagnose import Diagnosis
 from rft_diagnose.errors import DiagnosisError
-from rft_diagnose.reading import RewardTable, read_messages
+from rft_diagnose.reading import RewardTable, is_data, read_messages
+from rft_diagnose.teacher import Teacher
 from rft_diagnose.text_formats import defuse
 
 Table = Mapping[str, NDArray[Any]]  # columns of one length
@@ -30,7 +31,7 @@ Table = Mapping[str, NDArray[Any]]  # columns of one length
 # Of an earlier check all go, also those that this one has no use for.
 PICTURES = (
     *("mean_and_std", "signal_by_group_size", "std_histogram", "over_time", "before_and_after"),
-    "gradients",
+    *("gradients", "teacher_std", "best_of_n"),
 )
 RESULTS = (
     *("inputs.csv", "dead_low.jsonl", "summary.json", "report.html"),
@@ -124,11 +125,12 @@ def input_columns(
     others: dict[str, Diagnosis],
     before: Diagnosis | None,
     comparison: Comparison | None,
+    teacher: Teacher | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Make inputs.csv's columns: label, prompt where it is not the label, and statistics, one row an input.
 
-    Of the other rewards mean, std and class; of the inputs before, where there are some, too. What is missing
-    is NaN among numbers and None among texts.
+    Of the other rewards mean, std and class; of the inputs before, where there are some, too; of a reward
+    model mean and std of its normalised rewards. What is missing is NaN among numbers and None among texts.
     """
     labels = diagnosis.labels.astype(np.int64)
     columns: dict[str, NDArray[Any]] = {"input": _texts([table.labels[i] for i in labels])}
@@ -139,6 +141,8 @@ def input_columns(
         _, here, there = np.intersect1d(labels, other.labels, assume_unique=True, return_indices=True)
         for key in ("mean", "std", "label"):
             columns[f"{name}: {key}"] = _placed(getattr(other.inputs, key)[there], here, len(labels))
+    if teacher is not None:
+        columns |= {"normalised_mean": teacher.mean[labels], "normalised_std": teacher.std[labels]}
     if before is not None and comparison is not None:
         for key in ("mean", "std", "label"):
             values = getattr(before.inputs, key)[comparison.before]
@@ -236,11 +240,12 @@ def supervised_rows(table: RewardTable, diagnosis: Diagnosis, name: str) -> tupl
         return [], []
     if table.prompts is None:
         return [], [f"no {name} to finetune on: {table.no_prompts}"] if table.no_prompts else []
-    lines, without, conversations = [], 0, 0
+    lines, without, conversations, others = [], 0, 0, 0
     for i in sorted(chosen, key=lambda i: inputs.label[i] != "dead_low"):
         place = int(diagnosis.labels[i])
         messages = read_messages(table.prompts[place])
         conversations += messages is not None
+        others += messages is None and is_data(table.prompts[place])
         row: dict[str, Any] = {"id": table.labels[place], "prompt": messages or table.prompts[place]}
         if table.references is not None:
             row["references"] = table.references[place]
@@ -249,7 +254,15 @@ def supervised_rows(table: RewardTable, diagnosis: Diagnosis, name: str) -> tupl
         lines.append(json.dumps(row, ensure_ascii=False))
     notes = []
     if conversations:
-        notes.append(f"{conversations:,} prompts in {name} are conversations, written as lists of messages")
+        notes.append(
+            f"{conversations:,} prompts in {name} are conversations, written as lists of messages: where "
+            "finetuning takes texts, write what the model is to see, with the chat template of its tokenizer"
+        )
+    if others:
+        notes.append(
+            f"{others:,} prompts in {name} are neither texts nor conversations (lists of role and content), "
+            "but lists or objects as they stand in the table: write texts in their place"
+        )
     if table.references is None and table.no_references:
         notes.append(f"{name} lacks the expected texts that finetuning on it needs: {table.no_references}")
     if without:

@@ -51,6 +51,22 @@ def grouped_moments(
     return mean, deviations, np.add.reduceat(deviations**2, starts)
 
 
+def variance_components(sizes: NDArray[np.int64], means: Floats, squares: Floats) -> tuple[float, float]:
+    """Estimate the variance within groups and between their means: one-way random effects, by moments.
+
+    sizes, means, squares: [N], of each group, the last its sum of squared deviations; there are more values
+    than groups. The variance between may come out negative.
+    """
+    total, groups = int(sizes.sum()), len(sizes)
+    within = float(squares.sum()) / (total - groups)
+    if groups == 1:
+        return within, 0.0
+    grand = float((sizes * means).sum()) / total
+    typical = (total - float((sizes.astype(float) ** 2).sum()) / total) / (groups - 1)
+    mean_square = float((sizes * (means - grand) ** 2).sum()) / (groups - 1)
+    return within, (mean_square - within) / typical
+
+
 def dead(
     mean: ArrayLike, std: ArrayLike, small_std: float = SMALL_STD, low_mean: float = LOW_MEAN
 ) -> NDArray[np.bool_]:

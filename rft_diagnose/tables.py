@@ -17,6 +17,7 @@ from rft_diagnose.files import list_files
 from rft_diagnose.groups import Floats
 from rft_diagnose.names import Columns
 from rft_diagnose.reading import RewardTable, read_tables
+from rft_diagnose.teacher import Teacher, judge_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,17 @@ def diagnose_table(
                 raise
             logger.warning("%s alone: %s", target.name, error)
     return results
+
+
+def judge_table(table: RewardTable) -> Teacher | None:
+    """Judge the reward model whose rewards the table has; None: they are of none. Raises DiagnosisError."""
+    if table.gold is None:
+        return None
+    (rewards,), inputs = table.rewards.values(), len(table.labels)
+    name, gold = next(iter(table.gold.items()), (None, None))
+    return judge_teacher(
+        rewards.reshape(inputs, -1), None if gold is None else gold.reshape(inputs, -1), name
+    )
 
 
 def weighted_sum(columns: Sequence[Floats], weights: Sequence[float]) -> Floats:

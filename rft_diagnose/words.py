@@ -9,6 +9,7 @@ from typing import Any
 
 from rft_diagnose.advice import Advice, dead_can_be_told, share_text
 from rft_diagnose.groups import inputs_text
+from rft_diagnose.teacher import teacher_rows
 
 WIDTH = 100
 MEANING = {
@@ -158,6 +159,8 @@ def terminal_lines(findings: Findings) -> list[str]:
     if findings.gradients is not None:
         rows = gradient_rows(findings.gradients)  # of the bounds the report tells more
         paragraphs += [f"{what}: {number}" for what, number in rows if not what.startswith("bound")]
+    if findings.teacher is not None:
+        paragraphs += [f"{what}: {number}" for what, number in teacher_rows(findings.teacher)]
     paragraphs += [f"note: {note}" for note in findings.notes]
     paragraphs += [f"-> {piece.what}" for piece in findings.advice[:MAX_ADVICE]]
     for text in paragraphs:
@@ -170,13 +173,17 @@ SCHEMA_VERSION = 1  # of summary.json, see docs/diagnosis.md
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """name, summary: what is optimised, and its diagnosis; others: name -> summary of each reward in it."""
+    """name, summary: what is optimised, and its diagnosis; others: name -> summary of each reward in it.
+
+    teacher: what its rewards say of a reward model (see rft_diagnose/teacher.py), None: they are of none.
+    """
 
     name: str
     summary: dict[str, Any]
     others: dict[str, dict[str, Any]]
     comparison: dict[str, Any] | None
     gradients: dict[str, Any] | None
+    teacher: dict[str, Any] | None
     advice: Sequence[Advice]
     notes: Sequence[str]
 
@@ -188,6 +195,7 @@ class Findings:
             "rewards": {self.name: self.summary, **self.others},
             "comparison": self.comparison,
             "gradients": self.gradients,
+            "teacher": self.teacher,
             "notes": list(self.notes),
             "advice": [piece._asdict() for piece in self.advice],
         }

@@ -12,6 +12,7 @@ import torch
 
 from common.config import ConfigError, Located, validate
 from common.console import progress
+from common.output import check_output_folder
 from common.run_dir import CheckpointError, load_checkpoint
 from rft_diagnose.diagnose import Diagnosis
 from rft_diagnose.errors import DiagnosisError
@@ -22,8 +23,10 @@ from rl4lms.input_gradients import GradientTarget, log_ratios, measure_gradients
 from rl4lms.model.generation import Decoding, encode_prompts, prompt_limit
 from rl4lms.model.load import choose_device, load_model, load_tokenizer
 from rl4lms.model.policy import Sequences
+from rl4lms.model.reward_model import RewardModel
 from rl4lms.model.sampling import forced_start
 from rl4lms.model.source import check_model_source
+from rl4lms.teacher import identify, read_texts, score_once
 
 
 def read_extraction(path: Path) -> tuple[dict[str, Any], ExtractConfig]:
@@ -99,6 +102,39 @@ def add_kl(path: Path, table: RewardTable, reference: str) -> RewardTable:
         kl = text_log_ratios(path, reference, bar.move_to)
     note = f"KL to {reference} of texts that were split into tokens anew"
     return replace(table, kl=kl, notes=(*table.notes, note))
+
+
+def add_reward_model(path: Path, table: RewardTable, name: str, scores: Path) -> RewardTable:
+    """Put a reward model's rewards of an extraction's texts in place of its own, which become gold; a bar.
+
+    name: hub name or folder; scores: the file that keeps the rewards. Raises DiagnosisError: there are
+    several rewards to be gold; ModelSourceError, CheckpointError, OutputError.
+    """
+    if len(table.rewards) > 1:
+        raise DiagnosisError(
+            f"--reward: a reward model is judged by one other reward, got {', '.join(table.rewards)}"
+        )
+    sampled = read_texts(path)
+    check_output_folder(scores.parent, "--output_path")
+    with progress(len(sampled.prompts), "reward model", unit="prompt") as bar:
+        rewards = score_once(
+            lambda: RewardModel.load(name, choose_device("auto")),
+            identify(name),
+            sampled,
+            scores,
+            bar.move_to,
+        )
+    (gold,) = table.rewards
+    notes = (
+        f"rewards are those of the reward model {name}, kept in {scores}",
+        f"gold, which it is compared with, is the extraction's own {gold}",
+    )
+    return replace(
+        table,
+        rewards={f"reward model {Path(name).name}": rewards.ravel()},
+        gold=table.rewards,
+        notes=(*table.notes, *notes),
+    )
 
 
 def measure_extraction(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.files import Row, read_rows
 from common.plots import Curve, Panel, optional_drawing, save_panels
 from rft_diagnose.style import CURVE_COLORS, house_style
 
+REWARD_METRICS = "reward_metrics.json"  # a reward model's last measurements on val, with their tables
 _LOOKS = {"train": 1, "val": 0, "test": 2}
 
 # Picture -> its panels: (title, key in the rows, key of the band's half height, logarithmic).
@@ -79,6 +81,32 @@ _SIGNAL: list[tuple[str, dict[str, tuple[str, int]]]] = [
     ("texts of such an input", {"": ("signal/texts_per_input", 0)}),
 ]
 
+# Of a reward model: title, label -> split whose rows have it (of train its updates'), key and look.
+_REWARD_MODEL: list[tuple[str, dict[str, tuple[str, str, int]]]] = [
+    ("loss", {"train": ("train", "loss", 1), "val": ("val", "loss", 0)}),
+    (
+        "share of comparisons that are right",
+        {
+            "train": ("train", "accuracy", 1),
+            "val": ("val", "accuracy", 0),
+            "val, gold": ("val", "gold_accuracy", 2),
+        },
+    ),
+    (
+        "calibration error on val",
+        {"measured": ("val", "calibration_error", 0), "by chance": ("val", "calibration_error_by_chance", 6)},
+    ),
+    ("share of the reward's variance within prompts, val", {"": ("val", "within_share", 0)}),
+    (
+        "correlation with length, val",
+        {
+            "all completions": ("val", "length_correlation", 0),
+            "within prompts": ("val", "length_correlation_within", 3),
+        },
+    ),
+    ("std of the raw reward, val", {"": ("val", "reward_std", 0)}),
+]
+
 
 def draw_training(path: Path, prefix: str = "") -> list[Path]:
     """Draws what the run in `path` has recorded so far; returns the pictures, each written atomically.
@@ -97,6 +125,9 @@ def draw_training(path: Path, prefix: str = "") -> list[Path]:
             x_label = "epoch" if supervised else "iteration"
             save_panels(folder / f"{name}.png", panels, x_label, CURVE_COLORS)
             drawn.append(folder / f"{name}.png")
+        if panel := arrange_calibration(path, prefix):
+            save_panels(folder / "calibration.png", [panel], "predicted probability", CURVE_COLORS)
+            drawn.append(folder / "calibration.png")
     return drawn
 
 
@@ -119,6 +150,9 @@ def arrange_rows(path: Path, prefix: str = "") -> dict[str, list[Panel]]:
         split: [row | row["metrics"] for row in _read(path, f"{prefix}{split}_split_metrics.jsonl")]
         for split in _LOOKS
     }
+    if any("comparisons" in row for row in rows):
+        del pictures["losses"]
+        return pictures | {"reward_model": _arrange_reward_model(evaluations | {"train": rows})}
     names = {name for rows in evaluations.values() for row in rows for name in row["metrics"]}
     for name in sorted(n for n in names if not n.endswith("nopunct")):  # of diversity, 20 twins of others
         curves = [_make_curve(evaluations[split], name, split, look) for split, look in _LOOKS.items()]
@@ -127,6 +161,27 @@ def arrange_rows(path: Path, prefix: str = "") -> dict[str, list[Panel]]:
         recorded = [curve for curve in curves if curve.points]
         pictures.setdefault(picture, []).append(Panel(metric, recorded))
     return pictures
+
+
+def _arrange_reward_model(rows: Mapping[str, Sequence[Row]]) -> list[Panel]:
+    """Makes the panels of a reward model. rows: its updates' as "train", and val's measurements."""
+    panels = []
+    for title, keys in _REWARD_MODEL:
+        curves = [_make_curve(rows[split], key, label, look) for label, (split, key, look) in keys.items()]
+        if recorded := [curve for curve in curves if curve.points]:
+            panels.append(Panel(title, recorded))
+    return panels
+
+
+def arrange_calibration(path: Path, prefix: str = "") -> Panel | None:
+    """Makes the panel of a reward model's last calibration on val; None if there is none."""
+    file = path / f"{prefix}{REWARD_METRICS}"
+    if not file.exists():
+        return None
+    metrics = json.loads(file.read_text(encoding="utf-8"))
+    points = [(row["predicted"], row["frequency"]) for row in metrics["calibration"]]
+    curves = [Curve(f"update {metrics['step']:,}", points), Curve("calibrated", [(0.0, 0.0), (1.0, 1.0)], 6)]
+    return Panel("calibration on val, both orientations of each comparison", curves, "frequency")
 
 
 def _make_curve(

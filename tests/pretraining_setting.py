@@ -1,9 +1,13 @@
 """Tiny pretrainings on the docstrings of a few packages of the standard library."""
 
+import json
+from pathlib import Path
+
 import yaml
 
 from common.run_dir import RunDir
 from paper.small_models.config import load_pretrain_config
+from rl4lms.model.source import LAPTOP_MODELS
 
 PACKAGES = ["json", "argparse", "email", "logging"]
 CLASSES = {"mail": ["email"], "other": ["argparse", "logging"]}
@@ -34,3 +38,19 @@ def run_of(base, path):
 
 def weights(folder):
     return (folder / "model.safetensors").read_bytes()
+
+
+def save_laptop_models(folder: Path) -> None:
+    """What `--check` looks at of the models that pretraining makes, in this working directory."""
+    repository = Path(__file__).parents[1]
+    for name, config in LAPTOP_MODELS.items():
+        made = load_pretrain_config(repository / config)
+        architecture = {
+            "seq2seq": {"model_type": "t5", "is_encoder_decoder": True},
+            "causal": {"model_type": "gpt2", "n_positions": made.data.max_length},
+            "classifier": {"model_type": "bert", "max_position_embeddings": made.data.max_length},
+        }[made.model_type]
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text(json.dumps(architecture))
+        for file in ("model.safetensors", "tokenizer.json"):
+            (folder / name / file).touch()

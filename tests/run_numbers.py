@@ -40,7 +40,9 @@ def extraction_numbers(run: Path) -> dict[str, str]:
     stem = run.name
     files = {path.name.removeprefix(stem): path for path in run.parent.glob(f"{stem}?*") if path.is_file()}
     numbers = {name: "there" for name in files}
-    numbers[".pt"] = content_of(torch.load(files[".pt"], weights_only=True))
+    content = torch.load(files[".pt"], weights_only=True)
+    del content["config"]  # it names the folder of the model
+    numbers[".pt"] = content_of(content)
     return numbers | {".csv": files[".csv"].read_text()}
 
 

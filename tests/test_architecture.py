@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # The floors of rl4lms, from the ground up: a room imports from its own file or folder and from floors below.
 FLOORS = [
     {"model", "samples", "errors", "diagnosis", "wordnet"},
-    {"requirements", "text", "rankings"},
+    {"requirements", "text", "rankings", "teacher"},
     {"datapools", "metrics"},
     {"rewards"},
     {"config", "plots", "blind_metrics"},
@@ -34,7 +34,7 @@ FLOORS = [
     {"run_setup", "reward_log"},
     {"record"},
     {"ppo", "sft", "group", "reward_model", "extract"},
-    {"input_gradients", "prolong"},
+    {"input_gradients", "prolong", "make_rankings"},
     {"train"},
     {"extraction_diagnosis", "plan"},
 ]

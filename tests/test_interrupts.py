@@ -91,17 +91,27 @@ os.kill(os.getpid(), signal.SIGINT)
     )
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=SIGNALS.values())
-def test_a_signal_while_python_ends_changes_no_status(number):
-    """The objects of torch take tenths of a second to go, after the last line of a runner."""
-    code = f"""
-import os
-from common import process
-process.begin()
+AT_EXIT = "atexit.register(interrupt)"
+LATER = """
 class Last:
     def __del__(self):
-        os.kill(os.getpid(), {int(number)})
+        interrupt()
 last = Last()
 """
+
+
+@pytest.mark.parametrize("when", [AT_EXIT, LATER], ids=["at exit", "later"])
+@pytest.mark.parametrize("number", SIGNALS, ids=SIGNALS.values())
+def test_a_signal_while_python_ends_changes_no_status(number, when):
+    """The objects of torch take tenths of a second to go, after the last line of a runner."""
+    code = f"""
+import atexit, os
+from common import process
+process.begin()
+def interrupt():
+    os.kill(os.getpid(), {int(number)})
+{when}
+process.run_command(lambda: print("done") or 3)
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "done\n", "")

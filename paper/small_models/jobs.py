@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 from common.console import progress, stop_request
 from common.identity import IDENTITY, hash_of
 from common.jobs import Job, Place, Report, ending
-from common.run_dir import RunDir, RunError
+from common.links import publish
+from common.run_dir import RunDir
 from paper.small_models.config import PretrainConfig
 from rl4lms.errors import TrainingInterrupted
-from rl4lms.model.source import link_problem
 
 logger = logging.getLogger(__name__)
 INTERRUPT_MESSAGE = (
@@ -36,7 +35,7 @@ def manifest(config: PretrainConfig) -> dict[str, Any]:
 
 
 def make_job(config: PretrainConfig, folder: Path) -> Job:
-    """The job that trains a model in a run below `folder`, on one thread; `publish` is left to the caller."""
+    """The job that trains a model in a run below `folder`, on one thread; does not publish it."""
     return Job(
         f"model {config.name}",
         identify(config),
@@ -48,16 +47,6 @@ def make_job(config: PretrainConfig, folder: Path) -> Job:
         unit="update",
         kind=f"model {config.name}",
     )
-
-
-def publish(model: Path, link: Path) -> None:
-    """Let `link` lead to a model's folder, whatever it led to before. Raises RunError: it is no link."""
-    if problem := link_problem(link):
-        raise RunError(problem)
-    temporary = link.with_name(f".tmp-{link.name}-{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(model, link.parent))
-    os.replace(temporary, link)
 
 
 def run_pretraining(config: PretrainConfig, run: RunDir, link: Path, resume_command: str) -> int:

@@ -208,7 +208,9 @@ class RewardModelArgs(Config):
         "cosine", description="cosine falls to min_lr_rate of the peak over all updates (paper)"
     )
     min_lr_rate: float = Field(0.1, ge=0, le=1, description="what cosine falls to, as a share (paper: 0.1)")
-    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="of AdamW (paper)")
+    betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = Field(
+        [0.9, 0.95], description="of AdamW (paper)"
+    )
     weight_decay: float = Field(0.0, ge=0, description="of AdamW, on all weights but biases")
     max_grad_norm: float = Field(1.0, gt=0, description="the gradient is clipped to this norm")
     max_length: Positive | None = Field(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from common.config import Config, Problem, validate
 from common.limits import at_most, excess
 from common.registry import Registry
 from rl4lms.metrics import METRICS
-from rl4lms.model.source import Kind, check_tokenizer_source, describe_placeholder
+from rl4lms.model.source import Kind, check_tokenizer_source, describe_placeholder, device_problem
 
 # The causal models of the paper; a folder says it in its config.json.
 _POSITIONS = {"gpt2": 1024, "lvwerra/gpt2-imdb": 1024}
@@ -131,13 +130,8 @@ class RuntimeConfig(Config):
     )
 
     def check(self) -> list[Problem]:
-        if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            return []
-        return [
-            Problem(
-                "device", f"unknown device {self.device!r}; expected auto, cpu, mps, cuda or cuda:<number>"
-            )
-        ]
+        message = device_problem(self.device)
+        return [Problem("device", message)] if message else []
 
 
 class TokenizerConfig(Config):

@@ -104,8 +104,8 @@ def _call(id: str, split: Split, args: Mapping[str, Any] | None, tokenizer: str 
     if split not in get_args(Split):
         raise ValueError(unknown_name("split", split, get_args(Split)))
     args = dict(args or {})
-    if id == PREFERENCES and args.get("tokenizer") is None:
-        args["tokenizer"] = tokenizer
+    if id == PREFERENCES and args.get("tokenizer_name") is None:
+        args["tokenizer_name"] = tokenizer
     function = DATAPOOLS.build(id, args)
     try:
         return function(split)

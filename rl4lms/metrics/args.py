@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from common.config import Config, Problem
 from common.limits import TextsAtATime
-from rl4lms.model.source import check_reward_model_source
+from rl4lms.model.source import check_reward_model_source, device_problem
 from rl4lms.requirements import model_problem, tokenizer_problem, word_splitter_problem, wordnet_problem
 
 _DEVICE = "cpu, cuda, cuda:1, ...; auto: the GPU if there is one"
 _BATCH_SIZE = "texts that the model reads at once; the values do not depend on it"
+
+
+def _known_device(name: str) -> str:
+    if message := device_problem(name):
+        raise ValueError(message)
+    return name
+
+
+Device = Annotated[str, AfterValidator(_known_device)]
 
 COMMON_GEN_PREFIX = "generate a sentence with: "
 
@@ -82,7 +91,7 @@ class BertScoreArgs(Config):
         None, ge=1, description="how many layers of the encoder; null: the language's"
     )
     batch_size: TextsAtATime = Field(64, ge=1, description=_BATCH_SIZE)
-    device: str = Field("auto", description=_DEVICE)
+    device: Device = Field("auto", description=_DEVICE)
 
     def check(self) -> list[Problem]:
         if self.model_name is None or self.num_layers is not None:
@@ -95,7 +104,7 @@ class ClassifierArgs(Config):
     label_ix: int = Field(ge=0, description="the class whose probability counts, from 0")
     batch_size: TextsAtATime = Field(100, ge=1, description=_BATCH_SIZE)  # the paper's
     include_prompt_for_eval: bool = Field(True, description="classify prompt and text; false: the text alone")
-    device: str = Field("auto", description=_DEVICE)
+    device: Device = Field("auto", description=_DEVICE)
 
 
 class RewardModelArgs(Config):
@@ -104,8 +113,8 @@ class RewardModelArgs(Config):
         description="what alg.id: reward_model trained, or another sequence classifier with one output: hub "
         "name or folder",
     )
-    batch_size: int = Field(64, ge=1, description=_BATCH_SIZE)
-    device: str = Field("auto", description=_DEVICE)
+    batch_size: TextsAtATime = Field(64, ge=1, description=_BATCH_SIZE)
+    device: Device = Field("auto", description=_DEVICE)
     chat_template: Literal["auto", "none"] = Field(
         "auto",
         description="auto: others' models whose tokenizer has a chat template read prompt and text as a "
@@ -135,7 +144,7 @@ class IntentArgs(Config):
         "rajkumarrrk/roberta-daily-dialog-intent-classifier", description="classifier: hub name or folder"
     )
     batch_size: TextsAtATime = Field(64, ge=1, description=_BATCH_SIZE)
-    device: str = Field("auto", description=_DEVICE)
+    device: Device = Field("auto", description=_DEVICE)
 
 
 def wordnet_missing(args: MeteorArgs) -> list[Problem]:

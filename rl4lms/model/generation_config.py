@@ -32,10 +32,19 @@ _SAMPLING_ONLY = ("temperature", "top_p")
 _BEAMS_ONLY = ("length_penalty", "early_stopping")
 
 
+_SMALLEST = 1e-9  # what scores are divided by
+_MOST_PENALTY = 50.0  # the length of the longest text to this power is the largest that a float holds
+
+
 def _positive_temperature(value: float) -> float:
     if value <= 0:
         raise ValueError(
             f"must be greater than 0, got {value:g}; for the likeliest token set do_sample: false"
+        )
+    if value < _SMALLEST:
+        raise ValueError(
+            f"must be at least {_SMALLEST:g}, below which scores overflow, got {value:g}; for the likeliest "
+            "token set do_sample: false"
         )
     return value
 
@@ -63,7 +72,10 @@ class GenerationSettings(Config):
         1, description="width of beam search; 1 = none"
     )
     length_penalty: float = Field(
-        1.0, description="beam search: scores are divided by length to this power; > 0 favours long texts"
+        1.0,
+        ge=-_MOST_PENALTY,
+        le=_MOST_PENALTY,
+        description="beam search: scores are divided by length to this power; > 0 favours long texts",
     )
     early_stopping: bool | Literal["never"] = Field(
         False, description="beam search: stop at num_beams finished texts; never: when none can get better"
@@ -71,7 +83,7 @@ class GenerationSettings(Config):
     no_repeat_ngram_size: Annotated[int, Field(ge=0)] = Field(
         0, description="no n-gram of this size occurs twice (causal: the prompt counts); 0 = off"
     )
-    repetition_penalty: Annotated[float, Field(gt=0)] = Field(
+    repetition_penalty: Annotated[float, Field(ge=_SMALLEST)] = Field(
         1.0, description="> 1 makes tokens that occurred before (causal: also in the prompt) less likely"
     )
     post_processing_fn: None = Field(None, description="only null, which is what the old configs hold")

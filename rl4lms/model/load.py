@@ -64,12 +64,26 @@ def load_tokenizer(
 def load_model(name: str, kind: Kind, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
     """The language model of a hub name or folder in evaluation mode, its weights of `dtype` on `device`.
 
-    Raises ModelSourceError: not there, damaged, weights missing, or not of this kind.
+    Raises ModelSourceError: not there, damaged, weights missing, not of this kind, or no such special tokens.
     """
     if problem := check_model_source(name, kind):
         raise ModelSourceError(problem)
     auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
-    return load_weights(auto, name, kind, dtype).to(device).eval()
+    model = load_weights(auto, name, kind, dtype)
+    _check_special_tokens(model, name)
+    model = model.to(device).eval()
+    if kind == "causal" and _sees_padding(model):
+        raise ModelSourceError(
+            f"model {name!r} ({model.config.model_type}) heeds no attention mask: the padding before shorter "
+            "prompts would change its texts; name another model"
+        )
+    if kind == "causal" and _sees_later_tokens(model):
+        raise ModelSourceError(
+            f"model {name!r} ({model.config.model_type}) is no decoder: what it says of a token depends on the "
+            "tokens behind it; set is_decoder: true in its config.json if it was trained so (a BERT), or name "
+            "another model"
+        )
+    return model
 
 
 def load_weights(
@@ -119,6 +133,48 @@ def load_config(name: str) -> dict[str, Any]:
     if folder.is_dir():
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return _load(AutoConfig, "model", name).to_dict()
+
+
+def _check_special_tokens(model: PreTrainedModel, name: str) -> None:
+    """Raises ModelSourceError: a token that starts, ends or pads texts is none of the model's."""
+    known = min(model.get_input_embeddings().num_embeddings, len(model.get_output_embeddings().weight))
+    for field in ("eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id"):
+        value = special_token(model, field)
+        ids = value if isinstance(value, list) and field == "eos_token_id" else [value]
+        if value is not None and not all(isinstance(i, int) and 0 <= i < known for i in ids):
+            raise ModelSourceError(
+                f"model {name!r}: {field} is {value} in its generation_config.json or config.json, and none of "
+                f"the {known:,} tokens that it knows, which count from 0: set the token's number, or null for none"
+            )
+
+
+@torch.no_grad()
+def _sees_padding(model: PreTrainedModel) -> bool:
+    """Tell whether logits depend on the tokens before a text that the attention mask leaves out."""
+    known = model.get_input_embeddings().num_embeddings
+    ids = torch.tensor([[known - 1, known - 1, 0, known // 2]], device=model.device)
+    mask = torch.tensor([[0, 0, 1, 1]], device=model.device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    try:
+        padded = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[0, -1].float()
+        alone = model(input_ids=ids[:, 2:], attention_mask=mask[:, 2:]).logits[0, -1].float()
+    except Exception:  # architectures fail in ways of their own, which is told where they are used
+        return False
+    slack = 1e-3 if model.dtype == torch.float32 else 5e-2
+    return bool((padded - alone).abs().max() > slack * alone.abs().max())
+
+
+@torch.no_grad()
+def _sees_later_tokens(model: PreTrainedModel) -> bool:
+    """Tell whether logits of a token depend on the token behind it, so that they are not those of sampling."""
+    known = model.get_input_embeddings().num_embeddings
+    ids = torch.tensor([[0, 0], [0, known - 1]], device=model.device)
+    try:
+        first, second = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, 0].float()
+    except Exception:  # architectures fail in ways of their own, which is told where they are used
+        return False
+    slack = 1e-4 if model.dtype == torch.float32 else 1e-2  # of experts that are called for other tokens
+    return bool((first - second).abs().max() > slack * first.abs().max())
 
 
 def _complete_config(model: PreTrainedModel, name: str) -> None:
@@ -174,6 +230,8 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelSourceError(f"runtime.device {name!r}: this machine has none; set runtime.device: auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelSourceError(
             f"runtime.device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; "
@@ -197,7 +255,8 @@ def max_positions(model: PreTrainedModel) -> int | None:
     config = model.config
     parts = [config.encoder, config.decoder] if config.model_type == "encoder-decoder" else [config]
     positions = [getattr(part, "max_position_embeddings", None) for part in parts]
-    return min((number for number in positions if number is not None), default=None)
+    # XLNet says -1 where there is no limit.
+    return min((number for number in positions if number is not None and number > 0), default=None)
 
 
 def special_token(model: PreTrainedModel, name: str, default: Any = None) -> Any:

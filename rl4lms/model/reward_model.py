@@ -97,8 +97,8 @@ class RewardModel(nn.Module):
 
     kind: "encoder" are classifiers that read a pair of texts in their own way (BERT); they cannot be trained
     here. The reward is scale * raw + bias. max_length: tokens of a text; an encoder-decoder's prompt has as
-    many besides. conversations: it reads prompt and completion as two messages,
-    rendered by its chat template.
+    many besides. conversations: it reads prompt and completion as two messages, rendered
+    by its chat template.
     """
 
     def __init__(
@@ -154,8 +154,8 @@ class RewardModel(nn.Module):
         width = model.score.in_features
         with isolated_rng(derive_seed(seed, "reward head")):
             nn.init.normal_(model.score.weight, std=(width + 1) ** -0.5)
-        if len(tokenizer) == model.get_input_embeddings().num_embeddings + 1:  # the padding token is new
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            if len(tokenizer) == model.get_input_embeddings().num_embeddings + 1:  # the padding token is new
+                model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         check_vocabulary(model, tokenizer)
         # transformers' own class reads the state before the first padding token from the right.
         model.config.pad_token_id = tokenizer.pad_token_id
@@ -178,7 +178,7 @@ class RewardModel(nn.Module):
             raise ModelSourceError(problem)
         tokenizer = _padding_tokenizer(name)
         if config.get("model_type") == BAG_OF_TOKENS:
-            bag: Any = BagOfTokens.from_pretrained(Path(name).expanduser(), dtype=torch.float32)
+            bag = load_weights(BagOfTokens, name, "causal", torch.float32)
             return cls(bag.to(device), tokenizer, BAG_OF_TOKENS)
         architecture = str((config.get("architectures") or [""])[0])
         if architecture.endswith("ForSequenceClassification"):

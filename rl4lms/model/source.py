@@ -224,13 +224,11 @@ def wrong_kind(name: str, model_type: str, kind: Kind) -> str:
     )
 
 
-def link_problem(link: Path) -> str | None:
-    """Why a link to a model cannot be put there; None if it can: there is nothing, or a link."""
-    if link.is_symlink() or not link.exists():
+def device_problem(name: str) -> str | None:
+    """Why a name is none of a device; None if it is, here or elsewhere."""
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
         return None
-    return (
-        f"{link} is in the way: it is no link to a model made here; move it, or give the model another name"
-    )
+    return f"unknown device {show(name)}; expected auto, cpu, mps, cuda or cuda:<number>"
 
 
 def _check_hub_name(name: str) -> str | None:

@@ -86,7 +86,7 @@ def _name_kind(experiment: Experiment) -> str:
 
 
 # Last parts of fields and arguments, such as model_name, data_path, used_indices_from, tokenizer_id; no `id`.
-_NAMES_A_FILE = re.compile(r"(_name|_from|_id|path|file|folder|dir)$")
+_NAMES_A_FILE = re.compile(r"(_name|_from|_id|_template|path|file|folder|dir)$")
 
 
 def identify(experiment: Experiment, start: str | None) -> str:

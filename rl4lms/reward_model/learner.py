@@ -72,7 +72,8 @@ def build_optimizer(model: nn.Module, args: RewardModelArgs) -> torch.optim.Opti
     ]
     fused = named[0][1].device.type in ("cpu", "cuda")
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=args.learning_rate, betas=args.betas, fused=fused)
+    first, second = args.betas
+    return torch.optim.AdamW(groups, lr=args.learning_rate, betas=(first, second), fused=fused)
 
 
 def begin_update(learner: Learner, args: RewardModelArgs, runtime: TrainRuntimeConfig) -> None:

@@ -19,7 +19,7 @@ from rl4lms.rankings import Ranking
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 BINS = 10
-SIMULATIONS = 200
+SIMULATIONS = 100
 RESAMPLES = 1000
 FEW = 8  # distinct margins that have a row each
 
@@ -69,17 +69,7 @@ def calibration(comparisons: Comparisons, bins: int = BINS) -> list[dict[str, fl
     Each comparison counts in both orientations, so that nothing depends on which completion is named first.
     Returns for each bin "predicted" and "frequency" (weighted means) and "weight".
     """
-    predicted, parts = _bins(comparisons, bins)
-    frequency = np.concatenate([np.ones(len(predicted) // 2), np.zeros(len(predicted) // 2)])
-    weight = np.tile(comparisons.weight, 2)
-    return [
-        {
-            "predicted": float(np.average(predicted[part], weights=weight[part])),
-            "frequency": float(np.average(frequency[part], weights=weight[part])),
-            "weight": float(weight[part].sum()),
-        }
-        for part in parts
-    ]
+    return _Bins(comparisons, bins).table(np.ones(len(comparisons.weight)))
 
 
 def calibration_error(table: Sequence[dict[str, float]]) -> float:
@@ -95,23 +85,40 @@ def calibration_error_by_chance(comparisons: Comparisons, bins: int = BINS, seed
 
     Labels are drawn with the predicted probabilities: what a finite number of them is off by chance.
     """
-    predicted, parts = _bins(comparisons, bins)
-    if not parts:
-        return float("nan")
-    half = len(predicted) // 2
-    drawn = np.random.default_rng(seed).random((SIMULATIONS, half)) < predicted[:half]
-    labels = np.concatenate([drawn, ~drawn], 1)
-    weight = np.tile(comparisons.weight, 2)
-    gaps = [abs((labels[:, part] - predicted[part]) @ weight[part]) for part in parts]
-    return float(np.mean(np.sum(gaps, axis=0)) / weight.sum())
+    binned, rng = _Bins(comparisons, bins), np.random.default_rng(seed)
+    wins = binned.predicted[: len(comparisons.weight)]
+    errors = [
+        calibration_error(binned.table((rng.random(len(wins)) < wins).astype(np.float64)))
+        for _ in range(SIMULATIONS)
+    ]
+    return float(np.mean(errors))
 
 
-def _bins(comparisons: Comparisons, bins: int) -> tuple[Floats, list[Indices]]:
-    """Probabilities [2P] that the first completion wins, winners first, and the positions in each bin."""
-    difference = np.concatenate([comparisons.difference, -comparisons.difference])
-    predicted = 1 / (1 + np.exp(-np.clip(difference, -700, 700)))
-    parts = np.array_split(predicted.argsort(kind="stable"), bins)
-    return predicted, [part for part in parts if len(part)]
+class _Bins:
+    """Both orientations of P comparisons, [2P], in bins by their predicted probability."""
+
+    def __init__(self, comparisons: Comparisons, bins: int) -> None:
+        difference = np.concatenate([comparisons.difference, -comparisons.difference])
+        self.predicted = 1 / (1 + np.exp(-np.clip(difference, -700, 700)))
+        self.weight = np.tile(comparisons.weight, 2)
+        parts = np.array_split(self.predicted.argsort(kind="stable"), bins)
+        self.parts = [part for part in parts if len(part)]
+        _, self._value = np.unique(self.predicted, return_inverse=True)
+
+    def table(self, first_wins: Floats) -> list[dict[str, float]]:
+        """The calibration if the winners [P] of the comparisons are right (1) or not (0)."""
+        right = np.concatenate([first_wins, 1 - first_wins])
+        # Of equal probabilities all have their mean: it must not matter which of them are in which bin.
+        mean = np.bincount(self._value, self.weight * right) / np.bincount(self._value, self.weight)
+        frequency = mean[self._value]
+        return [
+            {
+                "predicted": float(np.average(self.predicted[part], weights=self.weight[part])),
+                "frequency": float(np.average(frequency[part], weights=self.weight[part])),
+                "weight": float(self.weight[part].sum()),
+            }
+            for part in self.parts
+        ]
 
 
 def within_share(rewards: Floats, prompt: Indices) -> float:

@@ -17,7 +17,7 @@ from common.run_dir import fitting, load_checkpoint
 from rl4lms.errors import DivergenceError, TrainingInterrupted
 from rl4lms.evaluation import predictions_path
 from rl4lms.model.load import autocast
-from rl4lms.plots import draw_training
+from rl4lms.plots import REWARD_METRICS, draw_training
 from rl4lms.reward_model.data import make_elements, sum_losses, updates_per_epoch
 from rl4lms.reward_model.learner import Learner
 from rl4lms.reward_model.measure import measure
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS_KEPT = 2
 SECONDS_BETWEEN_PLOTS = 120
 PROMPTS_AT_A_TIME = 64  # of val, between two looks at whether to stop
-METRICS_FILE = "reward_metrics.json"
 SHOWN = ("loss", "accuracy", "gold_accuracy", "within_share")
 _EVALUATIONS, _UPDATES = "val_split_metrics", "training_info"
 
@@ -163,7 +162,7 @@ class Record:
                     for ranking, scores, loss in zip(setup.val, rewards, losses, strict=True)
                 ]
                 atomic_write_json(predictions_path(setup.run, "val", epoch), rows)
-            file = setup.path / f"{setup.prefix}{METRICS_FILE}"
+            file = setup.path / f"{setup.prefix}{REWARD_METRICS}"
             atomic_write_json(file, where | {"split": "val", "metrics": numbers} | tables)
             self._rows(_EVALUATIONS).append(where | {"metrics": numbers})
         if setup.tracker is not None:

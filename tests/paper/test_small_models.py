@@ -11,10 +11,10 @@ import torch
 from pretraining_setting import config_of, run_of, weights
 
 from common.files import atomic_torch_save, read_rows
+from common.links import publish
 from common.run_dir import RunDir, find_runs, load_checkpoint
 from paper.small_models.config import load_pretrain_config
 from paper.small_models.corpus import Corpus
-from paper.small_models.jobs import publish
 from paper.small_models.train import ROWS, TrainingInterrupted, pretrain
 from pretrain_small_language_model import main
 from rl4lms.model.load import load_model, load_tokenizer

@@ -147,3 +147,59 @@ def test_numbers_of_rows_differ_where_rows_do():
     pairs = np.unique(np.stack([codes, values]), axis=1).shape[1]
     assert len(np.unique(mix(codes, values))) == pairs
     assert (mix(codes, values) != mix(values, codes))[codes > 0].all()
+
+
+@pytest.mark.parametrize("steps", ["column", "none"])
+def test_files_that_hold_all_rows_so_far_are_counted_once(tmp_path, steps):
+    """As a table that grows is logged: the third file has the rows of the first and second, too."""
+    rows = []
+    for step in range(3):
+        rows += make_log(step)
+        kept = rows if steps == "column" else [{k: v for k, v in row.items() if k != "step"} for row in rows]
+        write(tmp_path / f"{'abc'[step]}_table.parquet", kept)
+    assert generations(tmp_path) == 3 * SIZE
+    results, notes = verdict(tmp_path)
+    assert results == PLANTED
+    assert (
+        "files whose rows are all in another are counted once: without a_table.parquet, b_table.parquet"
+        in notes
+    )
+
+
+def test_files_of_steps_that_hold_all_rows_so_far_are_refused(tmp_path):
+    rows = []
+    for step in range(3):
+        rows += [{k: v for k, v in row.items() if k != "step"} for row in make_log(step)]
+        write(tmp_path / f"step_{step}.jsonl", rows)
+    with pytest.raises(
+        DiagnosisError, match=r"step_2\.jsonl: it has all rows of step_0\.jsonl, .* give the "
+    ):
+        generations(tmp_path)
+
+
+def test_files_of_processes_that_share_rows_by_chance_are_read(tmp_path):
+    """Four files with four generations of each input at each step, many of the same text."""
+    for rank in range(4):
+        rows = [
+            row | {"completion": str(i % 3), "step": step}
+            for step in range(2)
+            for i, row in enumerate(make_log(step)[: SIZE - rank])
+        ]
+        write(tmp_path / f"rank_{rank}.jsonl", [*rows, make_log(rank)[0]])
+    assert generations(tmp_path) == sum(2 * (SIZE - rank) + 1 for rank in range(4))
+
+
+@pytest.mark.parametrize("twice", [range(6), range(4, 8)])
+def test_rows_of_a_join_are_refused_where_some_inputs_have_them(tmp_path, twice):
+    """The rows of some prompts stand twice, as they have two references."""
+    rows = make_log()
+    more = [row | {"reference": "b"} for row in rows if int(row["prompt"][1:]) in twice]
+    path = write(tmp_path / "t.jsonl", [row | {"reference": "a"} for row in rows] + more)
+    with pytest.raises(DiagnosisError, match=f"at {len(twice)} visits of inputs every completion stands"):
+        generations(path)
+
+
+def test_short_answers_that_come_twice_by_chance_are_generations(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [row | {"completion": str(rng.integers(4))} for step in range(8) for row in make_log(step)]
+    assert generations(write(tmp_path / "t.jsonl", rows)) == 8 * SIZE

@@ -61,6 +61,38 @@ def test_without_texts_numbers_that_restart_are_refused(tmp_path, first):
         verdict(write(tmp_path / "t.jsonl", position), prompt="prompt_idx")
 
 
+@pytest.mark.parametrize(
+    ("form", "ends"), [("prompt_{}", "0 to 11"), ("q{}", "0 to 11"), ("{}0", "0 to 110"), ("some", "0 to 11")]
+)
+def test_places_in_a_batch_are_refused_in_other_forms(tmp_path, form, ends):
+    """A word before the number, the number of the first row, and batches that lack some of their places."""
+    rows = [
+        {"step": step, "prompt_id": form.format(i) if form != "some" else i, "reward": i % 2}
+        for step in range(4)
+        for i in range(12)
+        for _ in range(8)
+        if form != "some" or (i + step) % 4
+    ]
+    with pytest.raises(
+        DiagnosisError, match=f"counts from {ends} anew in each step, as places in a batch do"
+    ):
+        verdict(write(tmp_path / "t.jsonl", rows))
+
+
+def test_an_id_of_each_visit_gives_way_to_the_text(tmp_path):
+    """As the uid of a group of rollouts, which is another one whenever the prompt comes again."""
+    rows = [row | {"prompt_id": f"{step}-{row['prompt']}"} for step in range(3) for row in make_log(step)]
+    table = read_rewards([write(tmp_path / "t.jsonl", rows)], Columns())
+    assert len(table.labels) == 12
+    assert (
+        "'prompt_id' does not name the input: it is another one at each step. Inputs are told apart by 'prompt'"
+        in table.notes
+    )
+    once = [row | {"prompt": f"{row['prompt']} {row['step']}"} for row in rows]
+    assert len(read_rewards([write(tmp_path / "t.jsonl", once)], Columns()).labels) == 36
+    assert len(read_rewards([write(tmp_path / "t.jsonl", rows)], Columns(prompt="prompt_id")).labels) == 36
+
+
 def test_numbers_that_restart_in_each_file_are_refused(tmp_path):
     for rank in range(2):
         rows = [{"prompt_id": i // 8, "reward": i % 2} for i in range(96)]
@@ -148,6 +180,7 @@ def test_steps_may_have_other_names_and_that_is_said(tmp_path, name):
         pytest.param(10**400, "steps are whole numbers below 2^53", id="400 digits"),
         ("soon", "'step' must hold numbers, row 97 holds 'soon'"),
         (None, "no 'step' in row 97"),
+        (True, "'step' must hold numbers, holds truth values"),
     ],
 )
 def test_steps_that_are_no_steps_are_refused(tmp_path, step, message):
@@ -170,6 +203,10 @@ def test_steps_that_are_no_steps_are_refused(tmp_path, step, message):
         ("iter_1.jsonl", "iter_2.jsonl", "iter_10.jsonl"),
         ("global_step_1/rollout.jsonl", "global_step_2/rollout.jsonl", "global_step_10/rollout.jsonl"),
         ("checkpoint-1/data/r.jsonl", "checkpoint-2/data/r.jsonl", "checkpoint-10/data/r.jsonl"),
+        ("epoch_1_step_1.jsonl", "epoch_1_step_2.jsonl", "epoch_1_step_10.jsonl"),
+        ("rollouts_1.jsonl", "rollouts_2.jsonl", "rollouts_10.jsonl"),
+        ("rank0-s1.jsonl", "rank0-s2.jsonl", "rank0-s10.jsonl"),
+        ("gen.1.jsonl", "gen.2.jsonl", "gen.10.jsonl"),
     ],
 )
 def test_steps_are_read_from_the_files_names(tmp_path, names):
@@ -185,13 +222,24 @@ def test_steps_are_read_from_the_files_names(tmp_path, names):
 @pytest.mark.parametrize(
     "names",
     [("part-1.jsonl", "part-2.jsonl"), ("rewards_1.jsonl", "other.jsonl"), ("1.jsonl", "other.jsonl"),
-     ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet"), ("step_1_a.jsonl", "step_1_b.jsonl")],
+     ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet"), ("step_1_a.jsonl", "step_1_b.jsonl"),
+     ("log_rank0.jsonl", "log_rank1.jsonl"), ("run_1_seed_3.jsonl", "run_1_seed_4.jsonl"),
+     ("x_1_2.jsonl", "x_2_3.jsonl"), ("q_1_of_2.jsonl", "q_2_of_2.jsonl")],
 )  # fmt: skip
 def test_numbers_of_parts_are_no_steps(tmp_path, names):
     for number, name in enumerate(names):
         rows = [{k: v for k, v in row.items() if k != "step"} for row in make_log(number)]
         write(tmp_path / name, rows)
     assert read_rewards([tmp_path], Columns()).steps is None
+
+
+def test_steps_that_begin_anew_in_each_epoch_are_counted(tmp_path):
+    for epoch in (1, 2):
+        for step in (1, 2):
+            rows = [{k: v for k, v in row.items() if k != "step"} for row in make_log(10 * epoch + step)]
+            write(tmp_path / f"epoch_{epoch}_step_{step}.jsonl", rows)
+    table = read_rewards([tmp_path], Columns())
+    assert table.steps is not None and table.steps[::96].tolist() == [0, 1, 2, 3]
 
 
 def test_planted_inputs_are_seen_in_folders_of_steps(tmp_path):

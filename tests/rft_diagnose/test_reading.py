@@ -132,6 +132,34 @@ def test_encodings_of_spreadsheets(tmp_path, encoding, suffix):
     assert table.labels[11] == "qé" and table.labels[0] == "q0"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_wide_encodings_without_a_mark_are_named(tmp_path, encoding, suffix):
+    path = tmp_path / f"t{suffix}"
+    path.write_bytes((as_jsonl() if suffix == ".jsonl" else as_csv()).encode(encoding))
+    with pytest.raises(DiagnosisError) as error:
+        verdict(path)
+    assert str(error.value) == (
+        f"{path} cannot be read: it is UTF-16 without a byte order mark, or UTF-32, or no text: convert it to "
+        "UTF-8, such as with iconv -f utf-16le -t utf-8"
+    )
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["prompt^completion^reward", "# made today", "sep=;", "version https://git-lfs.github.com/spec/v1"],
+)
+def test_a_csv_file_of_one_column_is_named_with_its_first_line(tmp_path, first):
+    path = tmp_path / "t.csv"
+    path.write_text(f"{first}\n{as_csv()}")
+    with pytest.raises(DiagnosisError) as error:
+        verdict(path)
+    assert str(error.value) == (
+        f"{path}: its first line is one column, {first!r}, where input and reward are two: the names of "
+        "columns stand first, separated by commas, tabs, semicolons or bars (|)"
+    )
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_what_is_not_utf8_is_named_with_its_row_where_it_matters(tmp_path, suffix):
     text = as_jsonl() if suffix == ".jsonl" else as_csv()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rft_diagnose import diagnose
+from rft_diagnose import DiagnosisError, diagnose
 from rft_diagnose.groups import find_scale
 
 
@@ -74,3 +74,35 @@ def test_an_outlier_is_spread_for_its_own_input():
     rewards[0, :1] = 1e9
     result = diagnose(rewards - 2)
     assert result.inputs.looks[0] == "spread" and result.inputs.outside[0] == 1
+
+
+@pytest.mark.parametrize("number", [2, 3, 11])
+def test_some_penalties_do_not_set_the_scale(number):
+    """Up to a hundredth of the rewards, far below all others: else everything else would look solved."""
+    rewards = normal()
+    rewards.ravel()[:: 1_200 // number][:number] = -10_000.0
+    result = diagnose(rewards)
+    assert result.summary["classes"]["live"]["count"] >= 28
+    assert len(result.scale.outside) == number
+
+
+@pytest.mark.parametrize("ends", [(50, -10_000.0), (5, 1e5), (50, 1e5)])
+def test_a_range_that_few_rewards_set_has_to_be_given(ends):
+    """Whether the others differ depends on it, and the table does not tell."""
+    number, value = ends
+    rewards = normal()
+    rewards.ravel()[:number] = value
+    with pytest.raises(DiagnosisError) as error:
+        diagnose(rewards)
+    assert str(error.value).endswith(
+        "and would all count as equal: give the range from worst to best reward (--range)"
+    )
+    assert f"{value:g}" in str(error.value) and "nine tenths of them lie within -" in str(error.value)
+    assert diagnose(rewards, reward_range=(min(value, -4), max(value, 4))).scale.source == "given"
+
+
+def test_a_right_answer_that_is_worth_much_sets_the_range():
+    """Most get nothing at all: these are equal on any range."""
+    rewards = np.zeros((30, 40))
+    rewards[:3] = [0.0, 100.0] * 20
+    assert diagnose(rewards).summary["classes"]["dead_low"]["count"] == 27

@@ -99,12 +99,49 @@ def test_conversations_are_written_as_messages(tmp_path, form, suffix):
     notes, dead = check(tmp_path, rows if suffix != ".parquet" else rows[:40], suffix=suffix)
     assert dead[0]["prompt"] == CONVERSATION
     assert suffix == ".parquet" or dead[1]["prompt"] == "[1, 2] is what?"
-    assert "1 prompts in dead_low.jsonl are conversations, written as lists of messages" in notes
+    said = (
+        "1 prompts in dead_low.jsonl are conversations, written as lists of messages: where finetuning takes "
+        "texts, write what the model is to see, with the chat template of its tokenizer"
+    )
+    assert said in notes
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        [101, 7, 102],
+        {"messages": CONVERSATION},
+        [{"from": "human", "value": "hello"}],
+        f"array({CONVERSATION}, dtype=object)",
+        "tensor([101, 102])",
+    ],
+    ids=["tokens", "object", "other roles", "numpy", "torch"],
+)
+def test_prompts_that_are_no_texts_are_named(tmp_path, prompt):
+    notes, dead = check(tmp_path, [{"prompt": prompt, "reward": 0.0}] * 40)
+    assert len(dead) == 1
+    said = (
+        "1 prompts in dead_low.jsonl are neither texts nor conversations (lists of role and content), but lists "
+        "or objects as they stand in the table: write texts in their place"
+    )
+    assert said in notes
+
+
+def test_expected_texts_that_differ_between_rows_are_said(tmp_path):
+    rows = renamed(prompt="prompt", answer=lambda prompt: prompt, **REWARD)
+    _, dead = check(tmp_path, rows, "--references", "answer")
+    assert [row["references"] for row in dead] == [["q0"], ["q1"], ["q2"], ["q3"]]
+    rows[3]["answer"], rows[90]["answer"] = "another", "one more"
+    notes, dead = check(tmp_path, rows, "--references", "answer")
+    assert dead[0]["references"] == ["q0"]
+    assert "2 inputs have other expected texts ('answer') in some rows: those of the first count" in notes
 
 
 def test_texts_that_only_begin_like_conversations_stay(tmp_path):
     for text in (
         "[",
+        "{x} is what?",
+        "array(1) is what?",
         "[" * 10_000,
         '[{"role": "user"}]',
         "[{'role': 1, 'content': 2}]",

@@ -1,16 +1,15 @@
 """The configs of rl4lms_scripts/laptop, each through `--check` of its runner, with and without models."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from pretraining_setting import save_laptop_models
 
 import pretrain_small_language_model
 import rl4lms_extract_samples_from_model_runner
 import rl4lms_train_text_generation
-from paper.small_models.config import load_pretrain_config
 from rl4lms.model.source import LAPTOP_MODELS
 
 REPO = Path(__file__).parents[2]
@@ -42,18 +41,7 @@ def check(path, *overrides):
 def models(tmp_path, monkeypatch):
     """A working directory with what `--check` looks at of the models that pretraining makes."""
     monkeypatch.chdir(tmp_path)
-    for name, config in LAPTOP_MODELS.items():
-        made = load_pretrain_config(REPO / config)
-        folder = Path(name)
-        folder.mkdir(parents=True)
-        architecture = {
-            "seq2seq": {"model_type": "t5", "is_encoder_decoder": True},
-            "causal": {"model_type": "gpt2", "n_positions": made.data.max_length},
-            "classifier": {"model_type": "bert", "max_position_embeddings": made.data.max_length},
-        }[made.model_type]
-        (folder / "config.json").write_text(json.dumps(architecture))
-        for file in ("model.safetensors", "tokenizer.json"):
-            (folder / file).touch()
+    save_laptop_models(tmp_path)
 
 
 def test_each_task_has_every_job():

@@ -171,6 +171,25 @@ def test_models_and_data_count_by_content(tmp_path, configs, tiny_t5):
         data.write_text(text)
 
 
+def test_a_chat_template_counts_by_content(tmp_path, configs):
+    rows, template = tmp_path / "rows.jsonl", tmp_path / "mine.jinja"
+    pairs = [
+        {"prompt": split, "chosen": "a", "rejected": "b", "split": split}
+        for split in ("train", "val", "test")
+    ]
+    rows.write_text("\n".join(map(json.dumps, pairs)))
+    base = {
+        "datapool.id": "preferences",
+        "datapool.args": {"data_path": str(rows), "chat_template": str(template)},
+    }
+    configuration = {"name": "sft", "config_path": configs["sft"], "base_config": base}
+    template.write_text("{{ messages }}")
+    (before,) = identities(tmp_path, [configuration])
+    assert identities(tmp_path, [configuration]) == [before]
+    template.write_text("{{ messages }}!")
+    assert identities(tmp_path, [configuration]) != [before]
+
+
 # Running
 
 

@@ -6,6 +6,7 @@ import math
 import matplotlib.image
 import pytest
 
+import rl4lms.plots
 from common.plots import Curve
 from rl4lms.plots import arrange_rows, draw_training
 
@@ -101,3 +102,46 @@ def test_the_x_axis_counts_what_the_rows_count(ppo, tmp_path_factory, monkeypatc
     write(supervised, "training_info", rows)
     assert {path.name for path in draw_training(supervised, "mine_")} == {"losses.png", "gradient_norm.png"}
     assert set(labels) == {"epoch"}
+
+
+def test_a_reward_model_is_drawn_on_train_and_val(tmp_path, monkeypatch):
+    rows = [
+        {
+            "epoch": step / 2,
+            "step": step,
+            "comparisons": 30.0,
+            "loss": 1 / step,
+            "accuracy": 0.6,
+            "grad_norm": 1,
+        }
+        for step in (1, 2)
+    ]
+    write(tmp_path, "training_info", rows)
+    metrics = {"loss": 0.7, "accuracy": 0.55, "within_share": math.nan, "reward_std": 1.0}
+    write(tmp_path, "val_split_metrics", [{"epoch": e, "step": 2 * e, "metrics": metrics} for e in (0, 1)])
+    pictures = arrange_rows(tmp_path, "mine_")
+    assert set(pictures) == {"reward_model", "gradient_norm"}
+    loss, right, *_ = pictures["reward_model"]
+    assert [(curve.label, curve.points) for curve in loss.curves] == [
+        ("train", [(0.5, 1), (1, 0.5)]),
+        ("val", [(0, 0.7), (1, 0.7)]),
+    ]
+    assert [curve.label for curve in right.curves if curve.points] == ["train", "val"]  # no gold
+    bins = [
+        {"predicted": 0.2, "frequency": 0.3, "weight": 5},
+        {"predicted": 0.8, "frequency": 0.7, "weight": 5},
+    ]
+    (tmp_path / "mine_reward_metrics.json").write_text(json.dumps({"step": 2, "calibration": bins}))
+    labels = {}
+    save = rl4lms.plots.save_panels
+    monkeypatch.setattr(
+        "rl4lms.plots.save_panels",
+        lambda path, panels, x_label, colors: (
+            labels.update({path.name: x_label}) or save(path, panels, x_label, colors)
+        ),
+    )
+    paths = draw_training(tmp_path, "mine_")
+    assert {path.name for path in paths} == {"reward_model.png", "gradient_norm.png", "calibration.png"}
+    assert labels["calibration.png"] == "predicted probability" and labels["reward_model.png"] == "epoch"
+    panel = rl4lms.plots.arrange_calibration(tmp_path, "mine_")
+    assert panel.curves[0].points == [(0.2, 0.3), (0.8, 0.7)]

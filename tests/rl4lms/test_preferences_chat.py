@@ -34,7 +34,9 @@ def test_the_run_s_tokenizer_renders_messages(tiny_gpt2: Path, rows: dict[str, A
     (sample,) = load_datapool("preferences", "train", rows, tokenizer)
     assert (sample.prompt_or_input_text, sample.references) == (PROMPT, ["dear friend"])
     # A tokenizer that the arguments name goes first.
-    assert load_rankings("preferences", "train", rows | {"tokenizer": tokenizer}, str(tiny_gpt2)) == [ranking]
+    assert load_rankings("preferences", "train", rows | {"tokenizer_name": tokenizer}, str(tiny_gpt2)) == [
+        ranking
+    ]
 
 
 def test_several_turns_as_completion_keep_what_is_between_them(tiny_gpt2: Path, tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ def test_nothing_renders_messages(tiny_gpt2: Path, rows: dict[str, Any], tmp_pat
         load_rankings("preferences", "train", rows)
     assert str(caught.value) == (
         f"{rows['data_path']} line 1: the rows hold messages, and there is no tokenizer whose chat template "
-        "renders them: set datapool.args.tokenizer to one, or datapool.args.chat_template to plain"
+        "renders them: set datapool.args.tokenizer_name to one, or datapool.args.chat_template to plain"
     )
     with pytest.raises(DataError) as caught:
         load_rankings("preferences", "train", rows, str(tiny_gpt2))

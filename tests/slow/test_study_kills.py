@@ -47,7 +47,7 @@ def test_cuts_at_random_moments_change_no_number(tmp_path):
     begin = time.monotonic()
     run_smoke(whole)
     seconds = time.monotonic() - begin
-    rng, hit = random.Random(f"{SEED} study"), Counter()
+    rng, hit = random.Random(f"{SEED} study"), Counter[str]()
     for name in shuffled_signals(rng):
         printed, delay = tmp_path / f"printed_{hit.total()}.txt", rng.uniform(FIRST, seconds / 3)
         process = start_smoke(cut, printed)

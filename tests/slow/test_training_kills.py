@@ -95,7 +95,7 @@ def test_trainings_cut_at_random_moments(alg: str, tmp_path: Path) -> None:
 
 def sweep_job(configs: dict[str, str], multiprocess: bool) -> Job:
     """SFT of two lengths, PPO on each of their models, extractions of the models of PPO."""
-    chain = [
+    chain: list[dict[str, Any]] = [
         {"name": "sft", "config_path": configs["sft"], "options": {"alg.training_args.max_steps": [4, 8]}},
         {"name": "ppo", "config_path": configs["ppo"], "model_from": "sft"},
         {"name": "rewards", "config_path": configs["extract"], "model_from": "ppo"},

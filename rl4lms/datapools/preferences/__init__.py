@@ -41,7 +41,7 @@ def load(
     attribute: Attribute,
     score_field: ScoreField,
     chat_template: str,
-    tokenizer: str | None,
+    tokenizer_name: str | None,
     split_field: str | None,
     val_share: float | None,
     test_share: float | None,
@@ -60,7 +60,7 @@ def load(
         attribute=attribute,
         score_field=score_field,
         chat_template=chat_template,
-        tokenizer=tokenizer,
+        tokenizer_name=tokenizer_name,
         split_field=split_field,
         val_share=val_share,
         test_share=test_share,
@@ -98,7 +98,7 @@ def find_problems(args: PreferencesArgs, splits: Sequence[Split]) -> list[Proble
 def _load_all(args_json: str, signature: tuple[tuple[str, int, int], ...]) -> Loaded:
     """All splits: to know that they share no prompt, each of them needs the others."""
     args = PreferencesArgs.model_validate_json(args_json)
-    return _read(args, make_renderer(args.chat_template, args.tokenizer), None)
+    return _read(args, make_renderer(args.chat_template, args.tokenizer_name), None)
 
 
 def _signature(args: PreferencesArgs) -> tuple[tuple[str, int, int], ...]:

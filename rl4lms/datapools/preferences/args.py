@@ -38,6 +38,12 @@ ScoreField = Literal[
 Ties = Literal["drop", "half"]
 Share = Annotated[float | None, Field(gt=0, lt=1)]
 
+# Where the project's own rankings lie, as its configs name them -> the config that makes them.
+LAPTOP_RANKINGS = {
+    "outputs/laptop_rankings/continuation": "rl4lms_scripts/instructgpt/laptop/continuation_rankings.yml",
+    "outputs/laptop_rankings/content_words": "rl4lms_scripts/instructgpt/laptop/content_words_rankings.yml",
+}
+
 
 class PreferencesArgs(Config):
     data_path: str | None = Field(
@@ -63,7 +69,7 @@ class PreferencesArgs(Config):
     chat_template: str = Field(
         "auto", description="renders messages; auto: the tokenizer's; plain: Human/Assistant; or a jinja file"
     )
-    tokenizer: str | None = Field(None, description="whose chat template; null: the run's tokenizer")
+    tokenizer_name: str | None = Field(None, description="whose chat template; null: the run's tokenizer")
     split_field: str | None = Field(
         "split", description="field that names a row's split, if there is one; null: none does"
     )
@@ -75,6 +81,9 @@ class PreferencesArgs(Config):
 
     def check(self) -> list[Problem]:
         problems = existing_path(self.data_path)
+        if problems and (config := LAPTOP_RANKINGS.get(str(self.data_path))):
+            command = f"python rl4lms_make_rankings.py --config_path {config}"
+            problems = [Problem("data_path", f"{problems[0].message}; made by: {command}")]
         if (self.data_path is None) == (self.hub_dataset is None):
             problems.append(Problem("data_path", "give either data_path or hub_dataset"))
         if self.hub_dataset is not None and not re.fullmatch(r"[0-9a-f]{40}", self.hub_revision or ""):

@@ -65,7 +65,7 @@ def _load(chat_template: str, name: str | None) -> dict[str, Any]:
     if name is None:
         raise DataError(
             "the rows hold messages, and there is no tokenizer whose chat template renders them: set "
-            "datapool.args.tokenizer to one, or datapool.args.chat_template to plain"
+            "datapool.args.tokenizer_name to one, or datapool.args.chat_template to plain"
         )
     from rl4lms.model.load import load_tokenizer
 

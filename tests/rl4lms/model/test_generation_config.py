@@ -75,3 +75,16 @@ def test_top_k_null_is_not_guessed() -> None:
     """transformers takes null for "all", the paper's library for 50."""
     found = validate(GenerationSettings, {"top_k": None})[1]
     assert found == [Problem("top_k", "expected a whole number >= 0, got null")]
+
+
+def test_what_would_overflow_is_refused() -> None:
+    assert problems(do_sample=True, temperature=1e-38) == {
+        "temperature": "must be at least 1e-09, below which scores overflow, got 1e-38; for the likeliest "
+        "token set do_sample: false"
+    }
+    assert problems(repetition_penalty=1e-300) == {"repetition_penalty": "must be at least 1e-09, got 1e-300"}
+    assert problems(num_beams=2, length_penalty=1e9) == {
+        "length_penalty": "must be at most 50, got 1000000000.0"
+    }
+    assert problems(num_beams=2, length_penalty=-51) == {"length_penalty": "must be at least -50, got -51"}
+    assert problems(do_sample=True, temperature=1e-9, repetition_penalty=1e-9) == {}

@@ -12,7 +12,13 @@ from tiny_models import edit_json
 from transformers import AutoModelForCausalLM
 
 from rl4lms.model.load import check_vocabulary, choose_device, load_model, load_tokenizer
-from rl4lms.model.source import Kind, ModelSourceError, check_model_source, check_tokenizer_source
+from rl4lms.model.source import (
+    Kind,
+    ModelSourceError,
+    check_model_source,
+    check_tokenizer_source,
+    device_problem,
+)
 
 
 @pytest.fixture
@@ -209,6 +215,14 @@ def test_devices() -> None:
     assert choose_device("auto").type == ("cuda" if count else "cpu")
     with pytest.raises(ModelSourceError, match=f"has {count} CUDA devices; set runtime.device: auto"):
         choose_device(f"cuda:{count}")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(ModelSourceError, match=r"'mps': this machine has none; set runtime.device: "):
+            choose_device("mps")
+    for name in ("auto", "cpu", "mps", "cuda", "cuda:7"):
+        assert device_problem(name) is None
+    for name in ("cuda:1000000000", "gpu", ""):
+        expected = f"unknown device {name!r}; expected auto, cpu, mps, cuda or cuda:<number>"
+        assert device_problem(name) == expected
 
 
 def test_checks_import_nothing_heavy() -> None:

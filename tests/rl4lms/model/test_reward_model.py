@@ -49,6 +49,16 @@ def test_scores_are_the_same_alone_together_and_from_a_folder(tiny_gpt2, tiny_t5
     assert loaded.score(PROMPTS, COMPLETIONS) == together
 
 
+@pytest.mark.parametrize("kind", ["causal", "seq2seq", "bag_of_tokens"])
+def test_a_start_depends_on_its_seed_alone(tiny_gpt2, tiny_t5, kind):
+    """The head, and the embedding of a new padding token."""
+    torch.manual_seed(1)
+    one = start(tiny_gpt2, tiny_t5, kind).model.state_dict()
+    torch.manual_seed(2)
+    other = start(tiny_gpt2, tiny_t5, kind).model.state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_plain_transformers_reads_a_causal_one(tiny_gpt2, tiny_t5, tmp_path):
     """In padded batches too: the padding token is not the end token that the score is read from."""
     model = start(tiny_gpt2, tiny_t5, "causal")
@@ -153,3 +163,7 @@ def test_what_is_no_reward_model_is_refused(tiny_gpt2, tiny_t5, tmp_path):
         RewardModel.load(str(tmp_path / "reward"))
     with pytest.raises(ModelSourceError, match="no such folder"):
         RewardModel.load(str(tmp_path / "nothing" / "here" / "at"))
+    start(tiny_gpt2, tiny_t5, "bag_of_tokens").save(tmp_path / "bag")
+    (tmp_path / "bag" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ModelSourceError, match=r"cannot be loaded .*damaged"):
+        RewardModel.load(str(tmp_path / "bag"))
