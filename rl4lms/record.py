@@ -23,6 +23,7 @@ from rl4lms.samples import Split
 
 logger = logging.getLogger(__name__)
 CHECKPOINTS_KEPT = 2
+TARGET_KL_SLACK = 1.5  # an iteration's update ends at a minibatch of this many target_kl
 SECONDS_BETWEEN_PLOTS = 120
 _REWARDS = "rollout_rewards"
 _REMEDY = (

@@ -25,13 +25,12 @@ from rl4lms.ppo.mask import MaskModel, MaskRule, PackedMasks
 from rl4lms.ppo.rollouts import Rollouts, fill_buffer, score_rollouts
 from rl4lms.ppo.update import (
     LOGGED_LOSSES,
-    TARGET_KL_SLACK,
     estimate_advantages,
     explained_variance,
     minibatch_losses,
     minibatches,
 )
-from rl4lms.record import UpdateLog
+from rl4lms.record import TARGET_KL_SLACK, UpdateLog
 from rl4lms.rewards import checked
 from rl4lms.samples import Sample
 

@@ -31,7 +31,7 @@ FLOORS = [
     {"rewards"},
     {"config", "plots", "blind_metrics"},
     {"evaluation"},
-    {"run_setup", "reward_log"},
+    {"run_setup", "reward_log", "episodes"},
     {"record"},
     {"ppo", "sft", "group", "reward_model", "extract"},
     {"input_gradients", "prolong", "make_rankings"},

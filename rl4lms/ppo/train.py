@@ -12,13 +12,12 @@ from rl4lms.ppo.collect import assemble, sample, score
 from rl4lms.ppo.learner import build
 from rl4lms.ppo.update import (
     LOGGED_LOSSES,
-    TARGET_KL_SLACK,
     estimate_advantages,
     explained_variance,
     minibatch_losses,
     minibatches,
 )
-from rl4lms.record import Record
+from rl4lms.record import TARGET_KL_SLACK, Record
 from rl4lms.run_setup import TrainingSetup
 
 

@@ -24,7 +24,6 @@ from rl4lms.ppo.rollouts import Rollouts
 logger = logging.getLogger(__name__)
 _EPSILON = 1e-8
 _KL_RATE, _KL_MAX_ERROR = 0.1, 0.2  # of KLController; relative errors beyond the largest count as this
-TARGET_KL_SLACK = 1.5  # an iteration's update ends at a minibatch of this many target_kl
 # Name of a loss or statistic of `ppo_loss` -> its name in the log.
 LOGGED_LOSSES = {
     "policy_loss": "ppo/policy_gradient_loss",
