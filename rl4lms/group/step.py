@@ -36,8 +36,10 @@ def estimate_advantages(rollouts: Rollouts, alg: GroupConfig) -> Tensor:
     the return of each token what is due from it on.
     """
     args, rewards = alg.args, rollouts.rewards
+    if not len(rewards):  # no group had spread
+        return rewards.flatten()
     penalty = torch.zeros_like(rollouts.mask, dtype=rewards.dtype)
-    if alg.needs_reference and alg.kl_div.where == "reward" and len(rewards):
+    if alg.needs_reference and alg.kl_div.where == "reward":
         assert rollouts.old_logprobs is not None and rollouts.ref_logprobs is not None
         penalty = alg.kl_div.coeff * (rollouts.old_logprobs - rollouts.ref_logprobs)
         penalty = penalty.where(rollouts.sequences.response_mask, torch.zeros_like(penalty))

@@ -40,13 +40,13 @@ def group_advantages(rewards: Tensor, baseline: Baseline, scale: Scale, epsilon:
         advantages = (rewards - rewards.mean(1, keepdim=True)) * (size / (size - 1))
     else:
         advantages = rewards.clone()
-    if baseline != "none":
-        advantages = advantages.where(has_spread(rewards)[:, None], torch.zeros_like(advantages))
     if scale == "group_std":
-        return advantages / (rewards.std(1, keepdim=True) + epsilon)
-    if scale == "batch_std":
-        return advantages / (rewards.std() + epsilon)
-    return advantages
+        advantages = advantages / (rewards.std(1, keepdim=True) + epsilon)
+    elif scale == "batch_std":
+        advantages = advantages / (rewards.std() + epsilon)
+    if baseline == "none":
+        return advantages
+    return advantages.where(has_spread(rewards)[:, None], torch.zeros_like(advantages))
 
 
 def returns_to_go(rewards: Tensor, token_rewards: Tensor, mask: Tensor) -> Tensor:
