@@ -1,4 +1,4 @@
-"""Job 2: finetunes a language model by supervised learning, PPO or NLPO (Sections 4.1 and 5)."""
+"""Job 2: finetunes a language model by supervised learning, PPO or NLPO, or trains a reward model."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ INTERRUPT_MESSAGE = "stopping after the step under way; press Ctrl-C again to st
 def build_parser() -> argparse.ArgumentParser:
     """Flags of the runner; the training is described by the config file."""
     parser = argparse.ArgumentParser(
-        description="Finetunes a language model by supervised learning, PPO or NLPO, and evaluates it "
-        "before, during and after. Exit status: 0 done, 1 failed (what was computed is kept), 2 a mistake in "
-        "the config, 130 interrupted. Several processes: torchrun --nproc_per_node N FILE ..."
+        description="Finetunes a language model by supervised learning, PPO or NLPO, or trains a reward "
+        "model, and evaluates it before, during and after. Exit status: 0 done, 1 failed (what was computed "
+        "is kept), 2 a mistake in the config, 130 interrupted. Several processes: torchrun --nproc_per_node "
+        "N FILE ..."
     )
     add_arguments(parser)
     add_run_arguments(parser, "rl4lms_scripts/training")

@@ -74,8 +74,9 @@ def _tables_in(folder: Path) -> list[Path]:
 def steps_in_names(files: Sequence[Path]) -> list[int] | None:
     """Read the step of each file in its name, or in those of its folders; None: they do not tell.
 
-    A name that is a number is a step, too, and so is the one number in which names of one form differ,
-    but for the numbers of parts ("part-3", "00001-of-00008"). Steps that begin anew in an epoch are counted.
+    A name that is a number is that of a step, too, and so is the one number in which names of one form
+    differ, but for the numbers of parts ("part-3", "00001-of-00008"). Steps that begin anew in each epoch are
+    counted.
     """
     steps = [_step_in(path) for path in files]
     if None in steps:

@@ -174,7 +174,7 @@ def _read_parquet(path: Path, where: str, choose: Choose) -> Part:
         reject_repeated(schema.names, wanted, where)
         # A text is stored once and referred to, so that long prompts are not copied for each generation.
         chosen = list(dict.fromkeys((*wanted.texts, *wanted.values)))
-        texts = [name for name in chosen if pa.types.is_string(column_type(name))]
+        texts = [name for name in chosen if _is_text(column_type(name))]
         table = pq.read_table(path, columns=chosen, read_dictionary=texts)
         part = Part(
             {name: _encoded(table.column(name)) for name in wanted.texts},
@@ -198,13 +198,20 @@ def _read_parquet(path: Path, where: str, choose: Choose) -> Part:
         raise DiagnosisError(f"{where} cannot be read: {error}") from error
 
 
+def _is_text(kind: Any) -> bool:
+    """Tell whether a type is that of texts; pandas writes large ones."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def _values(column: Any) -> Column:
     """Take a column's values: numbers as an array, texts stored once each, others as Python has them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if _is_text(kind):
         return _encoded(column)
     column = column.cast(kind) if pa.types.is_dictionary(column.type) else column
     if pa.types.is_floating(kind) or pa.types.is_null(kind):

@@ -127,8 +127,8 @@ def _separated_rows(
     names = [name.strip() for name in header]
     if len(names) == 1:
         raise ColumnsError(
-            f"{where}: its first line is one column, {shorten(names[0])}; input and reward are two: the "
-            f"names of columns stand first, separated by commas, tabs, semicolons or bars (|)"
+            f"{where}: its first line is one column, {shorten(names[0])}, where input and reward are two: "
+            f"the names of columns stand first, separated by commas, tabs, semicolons or bars (|)"
         )
     if is_own(names):
         names = [_restore(name) for name in names]

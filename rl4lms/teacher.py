@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.errors import UserError
 from common.files import RowLog
 from common.identity import content_digest, hash_of
 from common.run_dir import CheckpointError, load_checkpoint
+from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.extractions import find_extraction
 from rft_diagnose.groups import Floats
 from rft_diagnose.teacher import judge_teacher, teacher_rows
@@ -21,6 +23,10 @@ from rl4lms.model.load import load_config
 from rl4lms.model.reward_model import RewardModel
 
 PROMPTS_AT_A_TIME = 50  # what a crash in scoring costs at most
+
+
+class TeacherError(UserError):
+    """An extraction that a reward model cannot be judged by; the message is for the user."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +132,19 @@ def teacher_report(
     """Judge a reward model as a teacher of the policy whose texts an extraction has; for a training's log.
 
     extraction: its .pt file, run directory or folder; gold is its first metric. Returns the summary (see
-    rft_diagnose/teacher.py), as JSON values, and lines for a reader. Raises DiagnosisError, CheckpointError.
+    rft_diagnose/teacher.py), as JSON values, and lines for a reader. Raises TeacherError, CheckpointError.
     """
-    path = find_extraction(extraction)
+    try:
+        path = find_extraction(extraction)
+    except DiagnosisError as error:
+        raise TeacherError(str(error)) from error
     sampled = read_texts(path)
     name = next(iter(sampled.gold), None)
     rewards = score_texts(model, sampled, batch_size, report)
-    summary = judge_teacher(rewards, None if name is None else sampled.gold[name], name).summary
+    try:
+        summary = judge_teacher(rewards, None if name is None else sampled.gold[name], name).summary
+    except DiagnosisError as error:
+        raise TeacherError(f"{path}: {error}") from error
     prompts, each = rewards.shape
     head = f"as a teacher of the policy of {path.name} ({prompts:,} prompts, {each:,} texts each):"
     return summary, [head, *(f"  {what}: {number}" for what, number in teacher_rows(summary))]

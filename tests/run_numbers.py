@@ -18,9 +18,13 @@ BYTES = (".safetensors", ".csv")
 
 
 def training_numbers(run: Path) -> dict[str, str]:
-    """Name of a file in a training's run directory -> its content, or a hash of it; rows without timings."""
+    """Name of a file in a training's run directory -> its content, or a hash of it; rows without timings.
+
+    Of the checkpoints that of the end: a run that was stopped keeps the one it was stopped at beside it.
+    """
     numbers = {}
-    for path in sorted(path for path in run.rglob("*") if path.is_file()):
+    older = {path for folder in run.glob("*_checkpoints") for path in sorted(folder.glob("epoch_*"))[:-1]}
+    for path in sorted(path for path in run.rglob("*") if path.is_file() and path not in older):
         name = str(path.relative_to(run))
         assert not path.name.startswith(".tmp-"), path
         if path.suffix == ".jsonl":

@@ -16,6 +16,7 @@ from rl4lms.config.parts import Args, Positive, Side
 from rl4lms.config.training_args import training_args_problems, translate_training_args
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.source import Kind
+from rl4lms.samples import Split
 
 TokensAtATime = Annotated[Positive, at_most(limits.TOKENS, "tokens at a time")]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -268,6 +269,9 @@ class RewardModelArgs(Config):
             for name in ("label_smoothing", "center_rewards_coefficient", "use_margin")
             if getattr(self, name)
         ]
+
+
+RANKED_SPLITS: tuple[Split, ...] = ("train", "val")  # what a reward model is trained and measured on
 
 
 class RewardModelConfig(Config):

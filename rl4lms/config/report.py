@@ -9,7 +9,12 @@ from typing import Any, get_args
 
 from common.config import ConfigError, Keys, Located, Problem, load_config, parse_path, path_text
 from common.registry import Registry
-from rl4lms.config.algorithms import RewardModelConfig, RolloutConfig, SupervisedConfig
+from rl4lms.config.algorithms import (
+    RANKED_SPLITS,
+    RewardModelConfig,
+    RolloutConfig,
+    SupervisedConfig,
+)
 from rl4lms.config.extract import ExtractConfig
 from rl4lms.config.group import GroupConfig
 from rl4lms.config.parts import Args, MetricConfig, resolved_args, unique_metrics
@@ -70,6 +75,8 @@ def local_problems(config: ExtractConfig | TrainConfig) -> list[Problem]:
     """
     pool = config.datapool
     splits = get_args(Split) if isinstance(pool, TrainDatapoolConfig) else (pool.split,)
+    if isinstance(config.alg, RewardModelConfig):
+        splits = RANKED_SPLITS
     return [
         Problem(f"datapool.{problem.path}", problem.message)
         for problem in datapool_problems(pool.id, pool.args, splits)

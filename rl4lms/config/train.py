@@ -43,7 +43,7 @@ from rl4lms.config.training_blocks import (
     TrainEvaluationConfig,
     TrainRuntimeConfig,
 )
-from rl4lms.datapools import rankings_problem
+from rl4lms.datapools import DATAPOOLS, rankings_problem
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.source import BAG_OF_TOKENS, check_model_source
 from rl4lms.rewards import REWARDS
@@ -57,6 +57,8 @@ Algorithm = Annotated[
 # Of train_evaluation.
 ON_POLICY_ONLY = ("n_iters", "eval_every", "save_every")
 TEXTS_ONLY = ("metrics", "generation_kwargs", "generation_kwargs_on_train", "n_iters")
+# Datapools whose samples may hold the whole text in their meta_data.
+_WHOLE_TEXTS = ("imdb_seq2seq", "python_docs", "jsonl", "preferences")
 
 
 class TrainConfig(Config):
@@ -115,6 +117,13 @@ class TrainConfig(Config):
         if isinstance(self.alg, RewardModelConfig):
             message = rankings_problem(self.datapool.id)
             return problems + ([Problem("datapool.id", message)] if message else [])
+        if self.datapool.id in DATAPOOLS.entries and self.datapool.id not in _WHOLE_TEXTS:
+            message = f"datapool {self.datapool.id!r} has no such texts; set it to false"
+            problems += [
+                Problem(f"train_evaluation.metrics[{number}].args.use_text_from_meta_data", message)
+                for number, metric in enumerate(self.train_evaluation.metrics)
+                if metric.id == "causal_perplexity" and metric.args.get("use_text_from_meta_data")
+            ]
         if message := batch_problem(self.train_evaluation.eval_batch_size, self._longest_text()):
             problems.append(Problem("train_evaluation.eval_batch_size", message))
         if isinstance(self.alg, RolloutConfig):

@@ -98,6 +98,8 @@ def causal_perplexity(
     if batch.model is None:
         raise ValueError("causal_perplexity needs the model that is evaluated: TextBatch(..., model=...)")
     if use_text_from_meta_data:
+        if any("reference" not in meta for meta in batch.meta):
+            raise ValueError("a sample has no meta_data['reference']: set use_text_from_meta_data: false")
         texts = [meta["reference"] for meta in batch.meta]
     else:
         texts = [reference for references in batch.references for reference in references]

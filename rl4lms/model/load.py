@@ -79,9 +79,9 @@ def load_model(name: str, kind: Kind, dtype: torch.dtype, device: torch.device |
         )
     if kind == "causal" and _sees_later_tokens(model):
         raise ModelSourceError(
-            f"model {name!r} ({model.config.model_type}) is no decoder: what it says of a token depends on the "
-            "tokens behind it; set is_decoder: true in its config.json if it was trained so (a BERT), or name "
-            "another model"
+            f"model {name!r} ({model.config.model_type}) is no decoder: what it says of a token depends on "
+            "the tokens behind it; set is_decoder: true in its config.json if it was trained so (a BERT), or "
+            "name another model"
         )
     return model
 
@@ -143,8 +143,9 @@ def _check_special_tokens(model: PreTrainedModel, name: str) -> None:
         ids = value if isinstance(value, list) and field == "eos_token_id" else [value]
         if value is not None and not all(isinstance(i, int) and 0 <= i < known for i in ids):
             raise ModelSourceError(
-                f"model {name!r}: {field} is {value} in its generation_config.json or config.json, and none of "
-                f"the {known:,} tokens that it knows, which count from 0: set the token's number, or null for none"
+                f"model {name!r}: {field} is {value} in its generation_config.json or config.json, and "
+                f"none of the {known:,} tokens that it knows, which count from 0: set the token's number, or "
+                "null for none"
             )
 
 
@@ -166,7 +167,7 @@ def _sees_padding(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def _sees_later_tokens(model: PreTrainedModel) -> bool:
-    """Tell whether logits of a token depend on the token behind it, so that they are not those of sampling."""
+    """Tell whether logits of a token depend on the token behind it: they are not those of sampling then."""
     known = model.get_input_embeddings().num_embeddings
     ids = torch.tensor([[0, 0], [0, known - 1]], device=model.device)
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from common.run_dir import RunDir
 from common.tracking import Tracker
 from rl4lms.config import RewardModelConfig, TrainConfig, training_sizes
+from rl4lms.config.algorithms import RANKED_SPLITS
 from rl4lms.datapools import load_rankings
 from rl4lms.evaluation import evaluation_inputs
 from rl4lms.model.parallel import World
@@ -18,7 +19,6 @@ from rl4lms.run_setup import TrainingDataError, check_data, take_share
 from rl4lms.samples import Split
 
 logger = logging.getLogger(__name__)
-SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +67,9 @@ def prepare(
     Raises DataError; TrainingDataError: a resumed run's data has changed, or there are no references.
     """
     pool = config.datapool
-    rankings = {
-        split: load_rankings(pool.id, split, pool.args, config.tokenizer.model_name) for split in SPLITS
-    }
+    rankings: dict[Split, list[Ranking]] = {}
+    for split in RANKED_SPLITS:
+        rankings[split] = load_rankings(pool.id, split, pool.args, config.tokenizer.model_name)
     rankings["train"] = take_share(rankings["train"], config)
     if run is not None:
         digests = {split: content_hash(split_rankings) for split, split_rankings in rankings.items()}

@@ -85,8 +85,8 @@ def test_an_id_of_each_visit_gives_way_to_the_text(tmp_path):
     table = read_rewards([write(tmp_path / "t.jsonl", rows)], Columns())
     assert len(table.labels) == 12
     assert (
-        "'prompt_id' does not name the input: it is another one at each step. Inputs are told apart by 'prompt'"
-        in table.notes
+        "'prompt_id' does not name the input: it is another one at each step. Inputs are told apart by "
+        "'prompt'" in table.notes
     )
     once = [row | {"prompt": f"{row['prompt']} {row['step']}"} for row in rows]
     assert len(read_rewards([write(tmp_path / "t.jsonl", once)], Columns()).labels) == 36

@@ -140,8 +140,8 @@ def test_wide_encodings_without_a_mark_are_named(tmp_path, encoding, suffix):
     with pytest.raises(DiagnosisError) as error:
         verdict(path)
     assert str(error.value) == (
-        f"{path} cannot be read: it is UTF-16 without a byte order mark, or UTF-32, or no text: convert it to "
-        "UTF-8, such as with iconv -f utf-16le -t utf-8"
+        f"{path} cannot be read: it is UTF-16 without a byte order mark, or UTF-32, or no text: convert it "
+        "to UTF-8, such as with iconv -f utf-16le -t utf-8"
     )
 
 

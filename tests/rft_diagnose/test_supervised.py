@@ -121,8 +121,8 @@ def test_prompts_that_are_no_texts_are_named(tmp_path, prompt):
     notes, dead = check(tmp_path, [{"prompt": prompt, "reward": 0.0}] * 40)
     assert len(dead) == 1
     said = (
-        "1 prompts in dead_low.jsonl are neither texts nor conversations (lists of role and content), but lists "
-        "or objects as they stand in the table: write texts in their place"
+        "1 prompts in dead_low.jsonl are neither texts nor conversations (lists of role and content), but "
+        "lists or objects as they stand in the table: write texts in their place"
     )
     assert said in notes
 

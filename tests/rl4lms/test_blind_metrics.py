@@ -163,7 +163,8 @@ def test_an_extraction_is_refused(tiny_t5: Path, tmp_path: Path, capsys: pytest.
     printed = capsys.readouterr().err
     assert "metric 'rouge_l_max' compares words of ASCII letters and digits" in printed
     assert "Traceback" not in printed and "--resume" not in printed
-    assert not any((run.path / "texts.jsonl").exists() for run in find_runs(tmp_path / "out"))
+    assert "nothing has begun: the run's folder is removed" in printed
+    assert not find_runs(tmp_path / "out")
 
 
 def test_ppo_is_refused_and_metrics_of_sft_are_warned_of(

@@ -11,7 +11,7 @@ from training_runs import config_of, rows_of
 import rl4lms_train_text_generation as runner
 from common.config import validate
 from common.run_dir import read_run
-from rl4lms.config import TrainConfig, check_report, resolved
+from rl4lms.config import TrainConfig, check_report, local_problems, resolved
 from rl4lms.config.report import models_missing
 from rl4lms.model.reward_model import RewardModel
 from rl4lms.prolong import prolong
@@ -132,13 +132,25 @@ def test_the_runner_trains_checks_and_resumes(tiny_gpt2, tmp_path, as_main, caps
     assert "is finished: there is nothing to resume" in capsys.readouterr().err
 
 
-def test_data_that_is_only_to_evaluate_by_is_refused(tiny_gpt2, tmp_path, as_main, caplog):
+def test_data_that_is_only_to_evaluate_by_is_refused(tiny_gpt2, tmp_path, as_main, capsys):
     row = {"prompt": "p", "chosen": "good", "rejected": "bad", "subset": "chat"}
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
     config = bag(tiny_gpt2) | {"datapool": {"id": "preferences", "args": {"data_path": str(tmp_path)}}}
     path = tmp_path / "config.yml"
     path.write_text(json.dumps(config))
     assert runner.main(["--config_path", str(path), "--base_path_to_store_results", str(tmp_path / "o")]) == 2
+    assert "are to evaluate by, not to train on: use them as split val or test" in capsys.readouterr().err
+
+
+def test_no_test_split_is_needed(tiny_gpt2, tmp_path):
+    row = {"prompt": "p", "chosen": "good", "rejected": "bad"}
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row | {"prompt": split}) + "\n")
+    pool = {"id": "preferences", "args": {"data_path": str(tmp_path)}}
+    assert local_problems(config_of(bag(tiny_gpt2) | {"datapool": pool})) == []
+    (tmp_path / "val.jsonl").unlink()
+    (problem,) = local_problems(config_of(bag(tiny_gpt2) | {"datapool": pool}))
+    assert "has no rows of split 'val'" in problem.message
 
 
 def test_it_cannot_be_prolonged(tiny_gpt2, tmp_path):

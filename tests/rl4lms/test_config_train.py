@@ -312,3 +312,21 @@ def test_supervised_finetuning_takes_no_numbered_gpu() -> None:
     )
     assert problems_of(SUPERVISED, "runtime.device=cuda:1") == [("runtime.device", message)]
     assert load_train_config(PPO, ["runtime.device=cuda:1"]).runtime.device == "cuda:1"
+
+
+def test_perplexity_of_whole_texts_needs_a_datapool_with_them() -> None:
+    metric = "train_evaluation.metrics[1].args.use_text_from_meta_data"
+    for pool in ("imdb_seq2seq", "python_docs", "jsonl", "package.module:function"):
+        args = "{data_path: /tmp}" if pool == "jsonl" else "{}"
+        problems = load_problems(pool, args)
+        assert metric not in problems, problems
+    assert load_problems("imdb", "{}")[metric] == "datapool 'imdb' has no such texts; set it to false"
+
+
+def load_problems(pool: str, args: str) -> dict[str, str]:
+    """The problems of the IMDB config on another datapool."""
+    try:
+        load_train_config(SUPERVISED, [f"datapool.id={pool}", f"datapool.args={args}"])
+    except ConfigError as error:
+        return {problem.path: problem.message for problem in error.problems}
+    return {}

@@ -180,6 +180,12 @@ def test_perplexity_is_left_out_on_train_and_needs_a_model(tiny_gpt2: Path) -> N
     assert metric(batch([["a"]] * len(TEXTS), split="train")) == {}
     with pytest.raises(ValueError, match=r"causal_perplexity needs the model that is evaluated"):
         metric(batch([["a"]] * len(TEXTS), split="val"))
+    whole = build_metric(
+        "causal_perplexity", {"tokenizer_id": str(tiny_gpt2), "use_text_from_meta_data": True}
+    )
+    texts = TextBatch(["p"], ["g"], [["r"]], [{}], model=object(), split="val")
+    with pytest.raises(ValueError, match=r"a sample has no meta_data\['reference'\]: set use_text_from_meta"):
+        whole(texts)
 
 
 @pytest.mark.gpu

@@ -20,7 +20,7 @@ from rl4lms import teacher
 from rl4lms.config import load_extract_config, resolved
 from rl4lms.extract import extract
 from rl4lms.model.reward_model import RewardModel
-from rl4lms.teacher import identify, read_texts, score_once, teacher_report
+from rl4lms.teacher import TeacherError, identify, read_texts, score_once, teacher_report
 
 INPUTS, EACH = 6, 5
 
@@ -46,7 +46,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Path:
 
 
 def test_a_reward_model_is_diagnosed_and_judged(
-    tmp_path: Path, extraction: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    extraction: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = tmp_path / "out"
     command = [str(extraction), "--reward_model", str(folder), "--output_path", str(output)]
@@ -79,6 +83,7 @@ def test_a_reward_model_is_diagnosed_and_judged(
     assert "As a teacher" in page and page.count("<img") == 5
 
     # Gold is whatever --reward names; without a reward model nothing is said of a teacher.
+    monkeypatch.setattr(RewardModel, "load", None)  # the scores are there
     assert main([*command, "--reward", "lexical/ter"]) == 0
     assert json.loads((output / "summary.json").read_text())["teacher"]["gold"] == "lexical/ter"
     assert main([str(extraction), "--output_path", str(output)]) == 0
@@ -139,6 +144,31 @@ def test_the_report_for_a_training_s_log(extraction: Path, folder: Path) -> None
         "accuracy on the policy's texts",
         "best of 5 by it",
     ]
+
+
+def test_a_report_without_texts_is_one_clear_error(tmp_path: Path, extraction: Path, folder: Path) -> None:
+    model = RewardModel.load(str(folder))
+    with pytest.raises(TeacherError, match=r"nothing: no such file"):
+        teacher_report(model, tmp_path / "nothing")
+    content = torch.load(extraction, weights_only=True)
+    texts = [row[:1] for row in content["all_generated_texts"]]
+    metrics = {name: values[:, :1] for name, values in content["all_metric_values"].items()}
+    torch.save(content | {"all_generated_texts": texts, "all_metric_values": metrics}, tmp_path / "one.pt")
+    with pytest.raises(TeacherError, match=r"one.pt: a reward model is judged by two texts or more of each"):
+        teacher_report(model, tmp_path)
+
+
+def test_a_config_s_texts_are_sampled_and_penalised(tmp_path: Path, folder: Path) -> None:
+    """The KL of the policy to itself is 0, so that what is optimised is the reward model's reward."""
+    output, config = tmp_path / "out", write_extraction(tmp_path, 3)
+    command = ["--config_path", str(config), "--reward_model", str(folder), "--output_path", str(output)]
+    assert main([*command, "--kl_coef", "0.5", "--reference", str(tmp_path / "model")]) == 0
+    summary = json.loads((output / "summary.json").read_text())
+    name = "reward model my_reward"
+    assert list(summary["rewards"]) == [f"{name} - 0.5 KL", name]
+    means = [row["mean"] for row in summary["rewards"].values()]
+    assert means[0] == pytest.approx(means[1], abs=1e-4)
+    assert summary["teacher"]["gold"] == "lexical/rouge_l_max"
 
 
 def test_texts_before_and_after_are_scored_by_one_model(

@@ -27,6 +27,7 @@ SECONDS = 120
 # What only the run can tell, each with the reason.
 UNKNOWABLE = {
     r"is not finite|the gradient's norm is|the mean KL per token": "diverged",
+    r"is not in this machine's cache|could not be (downloaded|read) from": "not on this machine",
     r"runtime\.on_degenerate_rollout: stop\)": "equal rewards, where the config says stop",
 }
 
@@ -90,8 +91,12 @@ def test_what_is_accepted_runs(tmp_path, monkeypatch):
         if code == 0:
             ran["finished"] += 1
             continue
+        if code == "too long":  # such as the docstrings of all packages; at most a few
+            ran[code] += 1
+            ended.append(f"{what}: {code}")
+            continue
         reason = next((why for known, why in UNKNOWABLE.items() if re.search(known, printed)), None)
-        if code == 1 and reason is not None:
+        if code in (1, 2) and reason is not None:
             ran[reason] += 1
             ended.append(f"{what}: {last_error(printed)}")
         else:
@@ -104,4 +109,4 @@ def test_what_is_accepted_runs(tmp_path, monkeypatch):
     print(f"of the accepted {sum(ran.values())} were run: {dict(ran)}; {seconds:.0f} s in all")
     print(*ended, sep="\n")
     assert wrong == [], "\n\n".join(wrong)
-    assert ran["finished"] > RUNS / 2 and checked["refused"] > MUTANTS / 10
+    assert ran["finished"] > RUNS / 2 and ran["too long"] < RUNS / 20 and checked["refused"] > MUTANTS / 10

@@ -14,6 +14,7 @@ from training_runs import config_of, rows_of
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from worlds import in_world
 
+from common.hub import DataError
 from rl4lms.errors import DivergenceError
 from rl4lms.model.parallel import World
 from rl4lms.model.reward_model import RewardModel
@@ -245,6 +246,33 @@ def test_autocast_trains(tiny_gpt2, tmp_path):
 
 
 # Errors
+
+
+def no_pairs(split) -> list[Ranking]:
+    return [Ranking(0, "p", ["a", "b"], [], ["r"], {})]
+
+
+def equal_texts(split) -> list[Ranking]:
+    return [Ranking(0, "p", ["a", "a"], [Comparison(0, 1)], ["r"], {})]
+
+
+def out_of_range(split) -> list[Ranking]:
+    return [Ranking(0, "p", ["a", "b"], [Comparison(0, 2)], ["r"], {})]
+
+
+@pytest.mark.parametrize(
+    ("pool", "message"),
+    [
+        ("no_pairs", "pairs must be a list of at least one rl4lms.rankings.Comparison"),
+        ("equal_texts", "completions must be different texts; leave out the repeated ones"),
+        ("out_of_range", r"winner and loser must be two indices of its 2 completions, are \(0, 2\)"),
+    ],
+)
+def test_wrong_rankings_of_a_datapool_of_ones_own_are_refused(pool, message, tiny_gpt2, tmp_path):
+    config = reward_config("bag_of_tokens", tokenizer=tiny_gpt2)
+    config["datapool"]["id"] = f"{__name__}:{pool}"
+    with pytest.raises(DataError, match=f"split 'train', position 0: {message}"):
+        start_reward_run(tmp_path, config)
 
 
 def no_references(split) -> list[Ranking]:
