@@ -78,8 +78,9 @@ def check_output_folder(path: Path, setting: str) -> None:
         try:
             probe.write_bytes(b"x" * 512)
         finally:
-            with suppress(OSError):
-                probe.unlink(missing_ok=True)
+            for file in path.glob(".tmp-probe-*"):  # a killed runner's too
+                with suppress(OSError):
+                    file.unlink(missing_ok=True)
 
 
 def _reason(path: Path, error: OSError) -> str:

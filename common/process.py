@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -94,6 +95,7 @@ def begin() -> None:
         signal.signal(number, exit_at_once)
     atexit.register(_ignore_signals)  # the first to be registered, the last to be called: Python's own end
     sys.excepthook = _say_interrupted
+    sys.unraisablehook = _interrupt_again
 
 
 def exit_at_once(number: int, frame: FrameType | None) -> None:
@@ -131,6 +133,16 @@ def _say_interrupted(kind: type[BaseException], error: BaseException, trace: Tra
     if issubclass(kind, KeyboardInterrupt):
         _end()
     sys.__excepthook__(kind, error, trace)
+
+
+def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+    """An interrupt that came in a destructor, where Python drops what is raised, comes again after it."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        timer.daemon = True
+        timer.start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _end() -> None:

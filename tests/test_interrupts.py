@@ -115,3 +115,29 @@ process.run_command(lambda: print("done") or 3)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (3, "done\n", "")
+
+
+def test_a_second_interrupt_in_a_destructor_is_not_lost():
+    code = """
+import os, signal, time
+from common import console, process
+process.begin()
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+def main():
+    with console.stop_request("stopping") as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        last = Last()
+        try:
+            del last
+            time.sleep(20)
+        except KeyboardInterrupt:
+            print("stopped at once")
+            return 130
+        return 0
+process.run_command(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "stopped at once\n", "stopping\n")

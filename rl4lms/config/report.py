@@ -77,10 +77,9 @@ def local_problems(config: ExtractConfig | TrainConfig) -> list[Problem]:
     splits = get_args(Split) if isinstance(pool, TrainDatapoolConfig) else (pool.split,)
     if isinstance(config.alg, RewardModelConfig):
         splits = RANKED_SPLITS
-    return [
-        Problem(f"datapool.{problem.path}", problem.message)
-        for problem in datapool_problems(pool.id, pool.args, splits)
-    ]
+    is_supervised = isinstance(config, TrainConfig) and isinstance(config.alg, SupervisedConfig)
+    problems = datapool_problems(pool.id, pool.args, splits, needs_references=is_supervised)
+    return [Problem(f"datapool.{problem.path}", problem.message) for problem in problems]
 
 
 def check_locally(path: Path, config: ExtractConfig | TrainConfig) -> str:

@@ -16,7 +16,7 @@ from rl4lms.datapools.commongen import CommonGenArgs
 from rl4lms.datapools.daily_dialog import DailyDialogArgs
 from rl4lms.datapools.imdb import ImdbArgs, ImdbSeq2SeqArgs
 from rl4lms.datapools.iwslt2017en_de import Iwslt2017Args
-from rl4lms.datapools.jsonl import JsonlArgs, find_problems
+from rl4lms.datapools.jsonl import JsonlArgs, find_problems, lacks_references
 from rl4lms.datapools.preferences import find_problems as preference_problems
 from rl4lms.datapools.preferences.args import PreferencesArgs
 from rl4lms.datapools.python_docs import PythonDocsArgs
@@ -50,11 +50,19 @@ class DatapoolError(UserError):
     """A user's own datapool that failed; the message is for the user."""
 
 
-def local_problems(id: str, args: Mapping[str, Any], splits: Sequence[Split]) -> list[Problem]:
-    """Looks quickly into the user's own JSON lines for what a run would refuse; [] for other datapools."""
+def local_problems(
+    id: str, args: Mapping[str, Any], splits: Sequence[Split], *, needs_references: bool = False
+) -> list[Problem]:
+    """Looks quickly into the user's own files for what a run would refuse; [] for other datapools.
+
+    needs_references: of some train sample at least.
+    """
     problems: list[Problem] = []
     if id == "jsonl" and (jsonl := validate(JsonlArgs, args)[0]):
         problems = find_problems(jsonl, splits)
+        if not problems and needs_references and lacks_references(jsonl):
+            message = f"{jsonl.data_path}: no train sample has a reference to learn from"
+            problems = [Problem("data_path", message)]
     elif id == PREFERENCES and (preferences := validate(PreferencesArgs, args)[0]):
         problems = preference_problems(preferences, splits)
     return [Problem(f"args.{problem.path}", problem.message) for problem in problems]

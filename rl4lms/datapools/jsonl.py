@@ -51,6 +51,15 @@ def find_problems(args: JsonlArgs, splits: Sequence[Split]) -> list[Problem]:
     return [Problem("data_path", message) for message in messages]
 
 
+def lacks_references(args: JsonlArgs) -> bool:
+    """Tell whether no train sample has an expected text; False where that takes more than a quick look."""
+    path = Path(args.data_path).expanduser()
+    files = [path, *(path / f"{name}.jsonl" for name in SPLIT_NAMES["train"])]
+    if sum(file.stat().st_size for file in files if file.is_file()) > READ_WHOLE:
+        return False
+    return not any(any(sample.references) for sample in read_samples("train", args))
+
+
 def load(
     split: Split,
     *,

@@ -64,6 +64,12 @@ def test_a_folder_that_can_be_written_is_made_and_left_empty(tmp_path):
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
+def test_what_a_killed_runner_tried_with_goes(tmp_path):
+    (tmp_path / ".tmp-probe-1").touch()
+    check_output_folder(tmp_path, "--output_path")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_reasons():
     path = Path("/some/where")
     assert explain(path, OSError(errno.EROFS, "x")).endswith("it is on a read-only file system")

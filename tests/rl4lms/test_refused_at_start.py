@@ -106,6 +106,15 @@ def test_check_refuses_a_dataset_that_lacks_a_split_or_its_rows(config: Path, ca
     assert problems[1].endswith(f"{data} has no rows of split 'test'")
 
 
+def test_check_refuses_to_learn_from_no_references(config: Path, tmp_path: Path, capsys: Any) -> None:
+    path = write_rows(tmp_path / "one.jsonl", [{"prompt": "p", "references": []}] * 3)
+    at = ("--set", f"datapool.args.data_path={path}")
+    assert training.main(flags(config, "--check", *at)) == 2
+    assert f"{path}: no train sample has a reference to learn from" in capsys.readouterr().err
+    write_rows(path, [{"prompt": "p", "references": []}, {"prompt": "p", "references": "r"}])
+    assert training.main(flags(config, "--check", *at)) == 0
+
+
 def test_one_file_is_refused_once_for_all_splits(config: Path, tmp_path: Path, capsys: Any) -> None:
     path = write_rows(tmp_path / "one.jsonl", [{"prompt": "p"}])
     assert training.main(flags(config, "--check", "--set", f"datapool.args.data_path={path}")) == 2

@@ -109,4 +109,8 @@ def test_what_is_accepted_runs(tmp_path, monkeypatch):
     print(f"of the accepted {sum(ran.values())} were run: {dict(ran)}; {seconds:.0f} s in all")
     print(*ended, sep="\n")
     assert wrong == [], "\n\n".join(wrong)
-    assert ran["finished"] > RUNS / 2 and ran["too long"] < RUNS / 20 and checked["refused"] > MUTANTS / 10
+    assert (
+        ran["finished"] > RUNS / 2
+        and ran["too long"] <= max(2, RUNS // 20)
+        and checked["refused"] > MUTANTS / 10
+    )
