@@ -15,7 +15,7 @@ from common.files import RunError, atomic_write_json
 from common.identity import IDENTITY
 from common.run_dir import CHECKPOINTS, CONFIG, RunDir, RunInfo, checkpoints_in
 from common.source import parse_value
-from rl4lms.config import OnPolicyConfig, RewardModelConfig, TrainConfig
+from rl4lms.config import RewardModelConfig, RolloutConfig, TrainConfig
 
 N_ITERS = "train_evaluation.n_iters"
 _STEPS = ("alg.training_args.max_steps", "alg.training_args.num_train_epochs")
@@ -28,7 +28,7 @@ def prolong(run: RunInfo, config: TrainConfig, overrides: Sequence[str]) -> Trai
     Raises RunError: not possible, with the reason; ConfigError: no number of iterations.
     """
     for field, _, text in (override.partition("=") for override in overrides):
-        if not isinstance(config.alg, OnPolicyConfig) or field.strip() != N_ITERS:
+        if not isinstance(config.alg, RolloutConfig) or field.strip() != N_ITERS:
             raise RunError(_reason(field.strip(), config))
         data = copy.deepcopy(run.config)
         data["train_evaluation"]["n_iters"] = parse_value(text, [])
@@ -73,7 +73,7 @@ def _completed(run: RunInfo) -> int:
 
 def _reason(field: str, config: TrainConfig) -> str:
     """Why a field does not change on a resume."""
-    if isinstance(config.alg, OnPolicyConfig):
+    if isinstance(config.alg, RolloutConfig):
         return f"{field} is of supervised finetuning; a run of {config.alg.id} is prolonged by {N_ITERS}"
     if isinstance(config.alg, RewardModelConfig):
         return f"{field}: the training of a reward model cannot be prolonged: start one of more epochs anew"

@@ -23,9 +23,10 @@ from common.seeding import derive_seed
 from common.tracking import Tracker
 from rl4lms.blind_metrics import check_reward, warn_of_blind_metrics
 from rl4lms.config import (
+    GroupConfig,
     NlpoConfig,
-    OnPolicyConfig,
     RewardModelConfig,
+    RolloutConfig,
     SupervisedConfig,
     TrainConfig,
     training_sizes,
@@ -119,7 +120,7 @@ def prepare(
         clean_up_tokenization_spaces=config.tokenizer.clean_up_tokenization_spaces,
     )
     samples = load_splits(config)
-    if config.reward_fn is not None and isinstance(config.alg, OnPolicyConfig):
+    if config.reward_fn is not None and isinstance(config.alg, RolloutConfig):
         check_reward(config.reward_fn.id, config.reward_fn.args, samples["train"], "reward")
     warn_of_blind_metrics({metric.id: metric.args for metric in metrics}, samples["train"])
     if run is not None:
@@ -204,7 +205,7 @@ def decodings(config: TrainConfig) -> dict[Split, Decoding]:
     if isinstance(alg, SupervisedConfig):
         length, side = config.tokenizer.max_length, config.tokenizer.truncation_side
     else:
-        assert isinstance(alg, OnPolicyConfig) and config.env is not None  # TrainConfig.check
+        assert isinstance(alg, RolloutConfig) and config.env is not None  # TrainConfig.check
         length, side = config.env.args.max_prompt_length, alg.policy.args.prompt_truncation_side
     return {
         split: Decoding(
@@ -262,8 +263,10 @@ def memory_lines(config: TrainConfig, parameters: int) -> list[str]:
     if isinstance(config.alg, SupervisedConfig | RewardModelConfig):
         trained, frozen = ["model"], []
     else:
-        trained = ["policy", "value model"]
-        frozen = ["reference", *(["mask model"] if isinstance(config.alg, NlpoConfig) else [])]
+        group = config.alg if isinstance(config.alg, GroupConfig) else None
+        trained = ["policy"] if group else ["policy", "value model"]
+        frozen = ["reference"] if group is None or group.needs_reference else []
+        frozen += ["mask model"] if isinstance(config.alg, NlpoConfig) else []
     weight = parameters * _FLOAT
     held = len(trained) * (2 + _ADAM) * weight + len(frozen) * weight
     saved = len(trained) * (1 + _ADAM) * weight + ("mask model" in frozen) * weight

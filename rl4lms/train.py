@@ -15,6 +15,7 @@ from common.output import check_output_folder
 from common.run_dir import RunDir, RunError, read_run
 from common.tracking import Tracker, WandbSettings, check_trackers
 from rl4lms.config import (
+    GroupConfig,
     RewardModelConfig,
     SupervisedConfig,
     TrainConfig,
@@ -189,9 +190,11 @@ def train(
 
 
 def choose_algorithm(config: TrainConfig) -> Callable[[TrainingSetup], None]:
-    """The page that the config's algorithm is on: `train` of rl4lms/ppo/train.py or rl4lms/sft/train.py."""
+    """The page that the config's algorithm is on: `train` of rl4lms/ppo, rl4lms/group or rl4lms/sft."""
     if isinstance(config.alg, SupervisedConfig):
         from rl4lms.sft.train import train
+    elif isinstance(config.alg, GroupConfig):
+        from rl4lms.group.train import train
     else:
         from rl4lms.ppo.train import train
     return train

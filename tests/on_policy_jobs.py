@@ -15,10 +15,11 @@ from common.config import validate
 from common.files import read_rows
 from common.run_dir import RunDir, load_checkpoint
 from rl4lms.config import TrainConfig
+from rl4lms.config.group import DEFAULTS as GROUP_DEFAULTS
 from rl4lms.model.parallel import World
-from rl4lms.ppo import train as ppo
 from rl4lms.run_setup import TrainingSetup, prepare
 from rl4lms.text import Score, TextBatch
+from rl4lms.train import choose_algorithm
 
 PREFIX = "job_"
 TIMINGS = ("seconds", "tokens_per_second")
@@ -46,7 +47,7 @@ def length(batch: TextBatch) -> dict[str, Score]:
 
 def write_data(folder: Path) -> Path:
     """30 samples for each split."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     for n, split in enumerate(("train", "val", "test")):
         rows = [
             {"prompt": text[: 6 + i % 9], "references": [text]} for i, text in enumerate(TEXTS[n::11][:30])
@@ -56,7 +57,7 @@ def write_data(folder: Path) -> Path:
 
 
 def job(folder: Path, model: Path, alg: str = "ppo", **changes: Any) -> TrainConfig:
-    """A training of `model` on data in `folder`: 48 tokens an iteration, a tenth of a second each.
+    """A training of `model` on data in `folder`: 48 tokens, or 20 texts, an iteration of tenths of a second.
 
     changes: fields by their dotted names, with __ for dots.
     """
@@ -68,12 +69,16 @@ def job(folder: Path, model: Path, alg: str = "ppo", **changes: Any) -> TrainCon
         policy |= {"top_mask": 0.9, "min_tokens_to_keep": 10, "target_update_iterations": 2}
     name = policy_name(alg, seq2seq="t5" in model.name)
     args = {"n_steps": 12, "batch_size": 16, "n_epochs": 1 if alg == "a2c" else 2, "learning_rate": 1e-3}
+    kl_div: dict[str, Any] = {"coeff": 0.01}
+    if alg in GROUP_DEFAULTS:
+        args = {"group_size": 4, "prompts_per_iteration": 5, "learning_rate": 1e-3}
+        kl_div = {}
     config: dict[str, Any] = {
         "tokenizer": {"model_name": str(model)},
         "reward_fn": {"id": "on_policy_jobs:share_of_e"},
         "datapool": {"id": "jsonl", "args": {"data_path": str(write_data(folder / "data"))}},
         "env": {"n_envs": 4, "args": {"max_prompt_length": 12, "max_episode_length": 6}},
-        "alg": {"id": alg, "args": args, "kl_div": {"coeff": 0.01}, "policy": {"id": name, "args": policy}},
+        "alg": {"id": alg, "args": args, "kl_div": kl_div, "policy": {"id": name, "args": policy}},
         "train_evaluation": {"eval_batch_size": 30, "metrics": [], "n_iters": 4, "save_every": 1},
         "runtime": {"device": "cpu"},
     }
@@ -121,7 +126,7 @@ def train(
         eval_on_train=eval_on_train,
         should_stop=should_stop,
     )
-    ppo.train(setup)
+    choose_algorithm(config)(setup)
     return setup
 
 

@@ -17,20 +17,20 @@ from rl4lms.config import NlpoConfig, OnPolicyConfig, PpoConfig
 from rl4lms.config.algorithms import A2cConfig
 from rl4lms.config.training_blocks import EnvArgs, EnvConfig
 from rl4lms.model.load import autocast, load_tokenizer
+from rl4lms.model.optimiser import optimiser_step
 from rl4lms.model.parallel import World
 from rl4lms.model.policy import PolicyModel, Sequences
 from rl4lms.ppo.collect import Actors, assemble, sample, score
 from rl4lms.ppo.mask import MaskModel, MaskRule, PackedMasks
 from rl4lms.ppo.rollouts import Rollouts, fill_buffer, score_rollouts
 from rl4lms.ppo.update import (
-    TARGET_KL_SLACK,
-    UpdateLog,
+    LOGGED_LOSSES,
     estimate_advantages,
     explained_variance,
     minibatch_losses,
     minibatches,
-    optimiser_step,
 )
+from rl4lms.record import TARGET_KL_SLACK, UpdateLog
 from rl4lms.rewards import checked
 from rl4lms.samples import Sample
 
@@ -213,7 +213,7 @@ def update(
     on_non_finite: Literal["stop", "continue"] = "stop",
 ) -> dict[str, float]:
     """Steps 4 and 5 of rl4lms.ppo.train; returns what is logged of them."""
-    args, log, world = alg.args, UpdateLog(on_non_finite), world or World()
+    args, log, world = alg.args, UpdateLog(LOGGED_LOSSES, on_non_finite), world or World()
     advantages, returns = estimate_advantages(rollouts, args.gamma, args.gae_lambda, alg.kl_div.norm_reward)
     for batch in minibatches(rollouts, args.batch_size, args.minibatch_unit, args.n_epochs, seed):
         losses = minibatch_losses(policy, rollouts, batch, advantages, returns, alg, world=world, dtype=dtype)

@@ -11,9 +11,11 @@ from rl4lms.config.algorithms import (
     OnPolicyConfig,
     PpoConfig,
     RewardModelConfig,
+    RolloutConfig,
     SupervisedConfig,
 )
 from rl4lms.config.extract import ExtractConfig
+from rl4lms.config.group import GroupConfig
 from rl4lms.config.parts import MetricConfig, OnPolicySizes, TokenizerConfig, unique_metrics
 from rl4lms.config.report import (
     check_components,
@@ -32,12 +34,14 @@ from rl4lms.config.train import TrainConfig
 __all__ = [
     "A2cConfig",
     "ExtractConfig",
+    "GroupConfig",
     "MetricConfig",
     "NlpoConfig",
     "OnPolicyConfig",
     "OnPolicySizes",
     "PpoConfig",
     "RewardModelConfig",
+    "RolloutConfig",
     "SupervisedConfig",
     "TokenizerConfig",
     "TrainConfig",

@@ -119,12 +119,10 @@ class MaskedPolicyConfig(Config):
     args: MaskedPolicyArgs = Field(description="the model, how it is sampled, and the mask")
 
 
-class OnPolicyConfig(Config):
-    """What PPO, NLPO and A2C have in common."""
+class RolloutConfig(Config):
+    """What all algorithms have in common that train on rollouts of the policy."""
 
     id: str
-    args: OnPolicyArgs = Field(description="hyperparameters of the update")
-    kl_div: KlConfig = Field(KlConfig(), description="the KL penalty")
     policy: PolicyConfig | MaskedPolicyConfig
 
     @property
@@ -138,6 +136,13 @@ class OnPolicyConfig(Config):
     @property
     def generation_kwargs(self) -> GenerationSettings:
         return self.policy.args.generation_kwargs
+
+
+class OnPolicyConfig(RolloutConfig):
+    """What PPO, NLPO and A2C have in common."""
+
+    args: OnPolicyArgs = Field(description="hyperparameters of the update")
+    kl_div: KlConfig = Field(KlConfig(), description="the KL penalty")
 
     @property
     def clip_range(self) -> float | None:

@@ -11,11 +11,12 @@ from common.config import ConfigError, Keys, Located, Problem, load_config, pars
 from common.registry import Registry
 from rl4lms.config.algorithms import (
     RANKED_SPLITS,
-    OnPolicyConfig,
     RewardModelConfig,
+    RolloutConfig,
     SupervisedConfig,
 )
 from rl4lms.config.extract import ExtractConfig
+from rl4lms.config.group import GroupConfig
 from rl4lms.config.parts import Args, MetricConfig, resolved_args, unique_metrics
 from rl4lms.config.train import ON_POLICY_ONLY, TrainConfig
 from rl4lms.config.training_blocks import TrainDatapoolConfig
@@ -121,7 +122,7 @@ def _components(config: ExtractConfig | TrainConfig) -> Iterator[tuple[Keys, Reg
         block, metrics = "train_evaluation", config.train_evaluation.metrics
         if isinstance(config.alg, RewardModelConfig):
             return
-        if config.reward_fn is not None and isinstance(config.alg, OnPolicyConfig):
+        if config.reward_fn is not None and isinstance(config.alg, RolloutConfig):
             yield ("reward_fn",), REWARDS, config.reward_fn.id, config.reward_fn.args
     for number, metric in enumerate(metrics):
         yield (block, "metrics", number), METRICS, metric.id, metric.args
@@ -162,13 +163,35 @@ def training_sizes(config: TrainConfig) -> list[str]:
         lines = [f"training: {share}, {_supervised_length(config.alg)}"]
         often = f"on val every {config.alg.trainer_arguments().get('logging_steps', 500):,} updates"
     else:
-        assert config.sizes is not None and config.reward_fn is not None  # TrainConfig.check
-        lines = [f"training: {share}, rewarded by {config.reward_fn.id}", *config.sizes.lines()]
+        assert config.reward_fn is not None  # TrainConfig.check
+        lines = [f"training: {share}, rewarded by {config.reward_fn.id}", *_rollout_sizes(config)]
         often = f"on val every {evaluation.eval_every:,} iterations"
     return [
         *lines,
         f"evaluation: {inputs} inputs of each split before and after, {often}: {_names(evaluation.metrics)}",
         f"texts of evaluation: {_evaluation_sampling(config)}",
+    ]
+
+
+def _rollout_sizes(config: TrainConfig) -> list[str]:
+    """How many texts or tokens an iteration collects, and how many updates it makes of them."""
+    alg, iterations = config.alg, config.train_evaluation.n_iters
+    if not isinstance(alg, GroupConfig):
+        assert config.sizes is not None  # TrainConfig.check
+        return config.sizes.lines()
+    assert iterations is not None
+    args, texts = alg.args, alg.texts
+    batch = args.batch_size or texts
+    updates = -(-texts // batch) * args.n_epochs
+    kept = " with spread" if args.dynamic_sampling.enabled else ""
+    epochs = "1 epoch" if args.n_epochs == 1 else f"{args.n_epochs:,} epochs"
+    return [
+        f"an iteration: {args.prompts_per_iteration:,} prompts{kept} x {args.group_size:,} texts = "
+        f"{texts:,}, "
+        f"minibatches of {batch:,}, {epochs}: {updates:,} updates",
+        f"the run: {iterations:,} iterations, {iterations * texts:,} texts, {iterations * updates:,} updates",
+        f"advantages: {args.baseline}, {args.scale}; ratio of a {args.ratio}, loss by {args.aggregate}; KL "
+        + (f"{alg.kl_div.coeff:g} in the {alg.kl_div.where}" if alg.needs_reference else "none"),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
@@ -16,8 +16,10 @@ from rl4lms.config.algorithms import (
     OnPolicyConfig,
     PpoConfig,
     RewardModelConfig,
+    RolloutConfig,
     SupervisedConfig,
 )
+from rl4lms.config.group import GroupConfig
 from rl4lms.config.parts import (
     OnPolicySizes,
     TokenizerConfig,
@@ -48,7 +50,7 @@ from rl4lms.rewards import REWARDS
 from rl4lms.samples import Split
 
 Algorithm = Annotated[
-    PpoConfig | NlpoConfig | A2cConfig | SupervisedConfig | RewardModelConfig,
+    PpoConfig | NlpoConfig | A2cConfig | GroupConfig | SupervisedConfig | RewardModelConfig,
     Field(discriminator="id", description="what to train with"),
 ]
 
@@ -73,7 +75,7 @@ class TrainConfig(Config):
     @property
     def model_field(self) -> str:
         """The dotted field of the model to start from."""
-        return "alg.policy.args.model_name" if isinstance(self.alg, OnPolicyConfig) else "alg.model_name"
+        return "alg.policy.args.model_name" if isinstance(self.alg, RolloutConfig) else "alg.model_name"
 
     @property
     def sizes(self) -> OnPolicySizes | None:
@@ -124,8 +126,8 @@ class TrainConfig(Config):
             ]
         if message := batch_problem(self.train_evaluation.eval_batch_size, self._longest_text()):
             problems.append(Problem("train_evaluation.eval_batch_size", message))
-        if isinstance(self.alg, OnPolicyConfig):
-            return problems + self._on_policy_problems(self.alg)
+        if isinstance(self.alg, RolloutConfig):
+            return problems + self._rollout_problems(self.alg)
         if ":" in self.runtime.device:
             number = self.runtime.device.partition(":")[2]
             remedy = f"set device: cuda, and start with CUDA_VISIBLE_DEVICES={number}"
@@ -135,7 +137,7 @@ class TrainConfig(Config):
             problems.append(Problem("alg.generation_kwargs.max_new_tokens", message))
         return problems
 
-    def _on_policy_problems(self, alg: OnPolicyConfig) -> list[Problem]:
+    def _rollout_problems(self, alg: RolloutConfig) -> list[Problem]:
         needed = {
             "reward_fn": (self.reward_fn, "a mapping (what PPO and NLPO maximise)"),
             "env": (self.env, "a mapping (rollouts of PPO and NLPO)"),
@@ -151,9 +153,6 @@ class TrainConfig(Config):
             problems.append(Problem("alg.policy.args.generation_kwargs.num_beams", message))
         if too_long := text_problem(alg.model_name, alg.model_type, self._longest_text()):
             problems.append(Problem("alg.policy.args.generation_kwargs.max_new_tokens", too_long))
-        if self.env is not None and (tokens := alg.args.n_steps * self.env.n_envs) > limits.TOKENS:
-            what = f"tokens an iteration, with {self.env.n_envs:,} environments"
-            problems.append(Problem("alg.args.n_steps", excess(tokens, what, limits.TOKENS)))
         if self.env is not None:
             limit, new = self.env.args.max_prompt_length, self._longest_text()
             positions = max_positions(alg.model_name)
@@ -164,6 +163,15 @@ class TrainConfig(Config):
                     f"{limit:,} tokens and {new:,} new ones are more than {alg.model_name!r} takes; {remedy}"
                 )
                 problems.append(Problem("env.args.max_prompt_length", message))
+        if isinstance(alg, OnPolicyConfig) and self.env is not None:
+            problems += self._buffer_problems(alg, self.env)
+        return problems
+
+    def _buffer_problems(self, alg: OnPolicyConfig, env: EnvConfig) -> list[Problem]:
+        problems = []
+        if (tokens := alg.args.n_steps * env.n_envs) > limits.TOKENS:
+            what = f"tokens an iteration, with {env.n_envs:,} environments"
+            problems.append(Problem("alg.args.n_steps", excess(tokens, what, limits.TOKENS)))
         if self.sizes is not None and alg.args.minibatch_unit == "token" and self.sizes.last_minibatch == 1:
             message = (
                 f"leaves a minibatch of one token of the {self.sizes.tokens:,} of an iteration: "
@@ -185,7 +193,7 @@ class TrainConfig(Config):
         notices = metric_notices(self.train_evaluation.metrics, "train_evaluation.metrics")
         if isinstance(self.alg, SupervisedConfig):
             return notices + self._supervised_notices(self.alg)
-        return notices + self._on_policy_notices(self.alg)
+        return notices + self._rollout_notices(self.alg)
 
     def _supervised_notices(self, alg: SupervisedConfig) -> list[str]:
         ignored = [name for name in ("reward_fn", "env") if getattr(self, name) is not None]
@@ -216,8 +224,8 @@ class TrainConfig(Config):
         ]
         return [f"no effect on a reward model: {', '.join(ignored)}"] if ignored else []
 
-    def _on_policy_notices(self, alg: OnPolicyConfig) -> list[str]:
-        notices = []
+    def _rollout_notices(self, alg: RolloutConfig) -> list[str]:
+        notices = alg.notices() if isinstance(alg, GroupConfig) else []
         if idle := self._fields_without_effect(alg):
             notices.append(f"no effect (kept for old files): {', '.join(idle)}")
         if self.reward_fn is not None:
@@ -233,17 +241,17 @@ class TrainConfig(Config):
             )
         return notices
 
-    def _fields_without_effect(self, alg: OnPolicyConfig) -> list[str]:
-        fields = {
+    def _fields_without_effect(self, alg: RolloutConfig) -> list[str]:
+        fields: dict[str, Any] = {
             "env.args.context_start_token": self.env is not None
             and self.env.args.context_start_token is not None,
-            "alg.args.verbose": alg.args.verbose,
+            "alg.args.verbose": isinstance(alg, OnPolicyConfig) and alg.args.verbose,
             "alg.policy.args.apply_model_parallel": alg.policy.args.apply_model_parallel,
         }
         return [name for name, value in fields.items() if value]
 
 
-def _rollout_notices(env: EnvArgs, alg: OnPolicyConfig, tokenizer: TokenizerConfig) -> list[str]:
+def _rollout_notices(env: EnvArgs, alg: RolloutConfig, tokenizer: TokenizerConfig) -> list[str]:
     notices = []
     if tokenizer.max_length not in (None, env.max_prompt_length):
         notices.append(

@@ -2,7 +2,7 @@
 averaged.
 
 Letters: P prompts, G texts of each, B = P G texts (those of a prompt next to each other), T tokens. The
-functions take tensors and give tensors; train.py puts them together.
+functions take tensors and give tensors; step.py applies them to rollouts, train.py puts all together.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 Baseline = Literal["group_mean", "leave_one_out", "none"]
-Scale = Literal["group_std", "batch_std", "none"]
+Scale = Literal["group_std", "batch_std", "token_std", "none"]
 Ratio = Literal["token", "sequence", "product"]
 Aggregate = Literal["sequence_mean", "sequence", "token_mean", "constant"]
 
@@ -29,8 +29,9 @@ def group_advantages(rewards: Tensor, baseline: Baseline, scale: Scale, epsilon:
     """Compute the advantage of each text from the rewards of its group. rewards: [P, G]. Returns [P, G].
 
     baseline: what is subtracted, the mean of the group, that of its other texts, or nothing. scale: divide by
-    the unbiased std, plus epsilon, of the group or of all rewards. A group without spread has advantages of
-    exactly 0 if something is subtracted: rounding would leave 1e-17, which a small epsilon makes a step of.
+    the unbiased std, plus epsilon, of the group or of all rewards ("token_std" divides later: `whiten`). A
+    group without spread has advantages of exactly 0 if something is subtracted: rounding would leave 1e-17,
+    which a small epsilon makes a step of.
     """
     size = rewards.shape[1]
     if baseline == "group_mean":
@@ -39,13 +40,13 @@ def group_advantages(rewards: Tensor, baseline: Baseline, scale: Scale, epsilon:
         advantages = (rewards - rewards.mean(1, keepdim=True)) * (size / (size - 1))
     else:
         advantages = rewards.clone()
-    if baseline != "none":
-        advantages = advantages.where(has_spread(rewards)[:, None], torch.zeros_like(advantages))
     if scale == "group_std":
-        return advantages / (rewards.std(1, keepdim=True) + epsilon)
-    if scale == "batch_std":
-        return advantages / (rewards.std() + epsilon)
-    return advantages
+        advantages = advantages / (rewards.std(1, keepdim=True) + epsilon)
+    elif scale == "batch_std":
+        advantages = advantages / (rewards.std() + epsilon)
+    if baseline == "none":
+        return advantages
+    return advantages.where(has_spread(rewards)[:, None], torch.zeros_like(advantages))
 
 
 def returns_to_go(rewards: Tensor, token_rewards: Tensor, mask: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from common.plan_jobs import link_jobs
 from common.run_dir import RunDir, read_run
 from rl4lms.config import (
     ExtractConfig,
-    OnPolicyConfig,
     RewardModelConfig,
+    RolloutConfig,
     SupervisedConfig,
     TrainConfig,
     resolved,
@@ -53,7 +53,7 @@ def _make_job(plan: Plan, experiment: Experiment, start: Job | None) -> Job:
     else:
         create, work = partial(_create_training, plan, experiment, key), partial(_train, experiment)
         steps = None
-        unit = "iteration" if isinstance(config.alg, OnPolicyConfig) else "update"
+        unit = "iteration" if isinstance(config.alg, RolloutConfig) else "update"
     return Job(
         experiment.name,
         key,

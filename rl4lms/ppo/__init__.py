@@ -1,10 +1,10 @@
 """PPO, NLPO and A2C: train.py is the algorithm, update.py its formulas."""
 
+from rl4lms.model.optimiser import build_optimizer, optimiser_step
 from rl4lms.model.policy import PolicyModel, Sequences
 from rl4lms.ppo.rollouts import Rollouts, Scores, fill_buffer, score_rollouts
 from rl4lms.ppo.update import (
     KLController,
-    build_optimizer,
     estimate_advantages,
     explained_variance,
     gae,
@@ -12,7 +12,6 @@ from rl4lms.ppo.update import (
     minibatches,
     normalize_advantages,
     normalize_rewards,
-    optimiser_step,
     ppo_loss,
     predict,
 )

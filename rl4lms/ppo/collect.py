@@ -12,27 +12,29 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from common.seeding import derive_seed
 from rl4lms.config import OnPolicyConfig
 from rl4lms.config.training_blocks import EnvConfig
-from rl4lms.model.generation import Decoding, decode, encode_prompts, prompt_limit
-from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.episodes import (
+    EPISODES_AT_A_TIME,
+    Episode,
+    generate_episodes,
+    pad_episodes,
+    reward_episodes,
+    rollout_settings,
+)
+from rl4lms.model.generation import decode
 from rl4lms.model.load import is_seq2seq
 from rl4lms.model.parallel import World
-from rl4lms.model.policy import PolicyModel, Sequences
-from rl4lms.model.sampling import end_tokens
+from rl4lms.model.policy import PolicyModel
 from rl4lms.ppo.mask import MaskModel, PackedMasks
 from rl4lms.ppo.rollouts import Rollouts, Scores, fill_buffer, score_rollouts
 from rl4lms.requirements import RequirementError
 from rl4lms.rewards import Reward, RewardError
 from rl4lms.samples import Sample
-from rl4lms.text import make_text_batch
 
-_EPISODES_AT_A_TIME = 128
 _LOGITS_AT_A_TIME = 2**26  # of a scoring pass: 256 MiB
 _SPARE = 1.05  # episodes asked for, over what the mean length says: a second round costs more
 
@@ -58,15 +60,6 @@ class Actors:
 
 
 @dataclass(frozen=True)
-class Episode:
-    """A response to the prompt of a sample. sample: its position; prompt, response: token ids, on the CPU."""
-
-    sample: int
-    prompt: Tensor
-    response: Tensor
-
-
-@dataclass(frozen=True)
 class ScoredEpisode:
     """An episode's text, its task reward, and what was computed of its T tokens, on the CPU.
 
@@ -77,13 +70,6 @@ class ScoredEpisode:
     reward: float
     scores: Scores
     allowed: PackedMasks | None
-
-
-def rollout_settings(alg: OnPolicyConfig, env: EnvConfig) -> GenerationSettings:
-    """Return how episodes are sampled: they end after `max_episode_length` tokens at the latest."""
-    settings = alg.generation_kwargs
-    longest = min(settings.max_new_tokens, env.args.max_episode_length)
-    return settings.model_copy(update={"max_new_tokens": longest})
 
 
 def sample(actors: Actors, iteration: int, expected_length: float, world: World) -> list[Episode]:
@@ -112,31 +98,16 @@ def sample(actors: Actors, iteration: int, expected_length: float, world: World)
 
 def _sample_share(actors: Actors, iteration: int, numbers: list[int], drawn: list[int]) -> list[Episode]:
     """Sample the episodes of these numbers, each with random numbers of its own."""
-    settings = rollout_settings(actors.alg, actors.env)
-    decoding = Decoding(
-        settings=settings,
-        max_prompt_length=actors.env.args.max_prompt_length,
-        truncation_side=actors.env.args.prompt_truncation_side,
-        batch_size=_EPISODES_AT_A_TIME,
+    return generate_episodes(
+        actors.policy.model,
+        actors.tokenizer,
+        actors.train,
+        drawn,
+        [[derive_seed(actors.seed, "rollout", iteration, number)] for number in numbers],
+        rollout_settings(actors.alg, actors.env),
+        actors.env,
+        None if actors.mask_model is None else actors.mask_model.processor,
     )
-    model = actors.policy.model
-    limit = prompt_limit(model, actors.tokenizer, decoding)
-    episodes = []
-    for first in range(0, len(numbers), _EPISODES_AT_A_TIME):
-        chunk = slice(first, first + _EPISODES_AT_A_TIME)
-        prompts = [actors.train[sample].prompt_or_input_text for sample in drawn[chunk]]
-        ids, mask = encode_prompts(model, actors.tokenizer, prompts, limit, decoding.truncation_side)
-        seeds = [derive_seed(actors.seed, "rollout", iteration, number) for number in numbers[chunk]]
-        uniforms = np.stack(
-            [np.random.default_rng(s).random(settings.max_new_tokens, np.float32) for s in seeds]
-        )
-        masking = [] if actors.mask_model is None else [actors.mask_model.processor(ids, mask)]
-        responses, real = actors.policy.generate(ids, mask, settings, torch.from_numpy(uniforms), masking)
-        ids, mask, responses, real = (tensor.cpu() for tensor in (ids, mask, responses, real))
-        episodes += [
-            Episode(sample, ids[i, mask[i]], responses[i, real[i]]) for i, sample in enumerate(drawn[chunk])
-        ]
-    return episodes
 
 
 def score(actors: Actors, episodes: list[Episode], kl_coeff: float, world: World) -> list[ScoredEpisode]:
@@ -160,16 +131,16 @@ def _score_share(actors: Actors, episodes: list[Episode], kl_coeff: float) -> li
     """Reward and score this process's episodes, in batches of similar lengths."""
     model = actors.policy.model
     texts = [decode(actors.tokenizer, episode.response.tolist()) for episode in episodes]
-    rewards = _reward_texts(actors, episodes, texts)
+    rewards = reward_episodes(model, actors.train, actors.reward, episodes, texts, actors.env)
     lengths = [len(episode.prompt) + len(episode.response) for episode in episodes]
     order = sorted(range(len(episodes)), key=lambda i: lengths[i])
     longest = max((len(episode.response) for episode in episodes), default=1)
     vocabulary = model.get_output_embeddings().weight.shape[0]
-    size = min(_EPISODES_AT_A_TIME, max(1, _LOGITS_AT_A_TIME // (vocabulary * longest)))
+    size = min(EPISODES_AT_A_TIME, max(1, _LOGITS_AT_A_TIME // (vocabulary * longest)))
     scored: dict[int, ScoredEpisode] = {}
     for first in range(0, len(order), size):
         chunk = order[first : first + size]
-        batch = _pad_episodes([episodes[i] for i in chunk], model.device, left=not is_seq2seq(model))
+        batch = pad_episodes([episodes[i] for i in chunk], model.device, left=not is_seq2seq(model))
         allowed = None if actors.mask_model is None else actors.mask_model.allowed(batch)
         scores = score_rollouts(
             actors.policy,
@@ -190,38 +161,9 @@ def _score_share(actors: Actors, episodes: list[Episode], kl_coeff: float) -> li
     return [scored[i] for i in range(len(episodes))]
 
 
-def _reward_texts(actors: Actors, episodes: list[Episode], texts: list[str]) -> list[float]:
-    """Compute the task reward of every text, in one call."""
-    if not episodes:
-        return []
-    samples = [actors.train[episode.sample] for episode in episodes]
-    rewards = actors.reward(make_text_batch(samples, texts, actors.policy.model, "train"))
-    if actors.env.args.reward_unfinished:
-        return rewards
-    ends, longest = end_tokens(actors.policy.model), actors.env.args.max_episode_length
-    return [
-        reward if len(episode.response) == longest or int(episode.response[-1]) in ends else 0.0
-        for reward, episode in zip(rewards, episodes, strict=True)
-    ]
-
-
-def _pad_episodes(episodes: Sequence[Episode], device: torch.device, left: bool) -> Sequences:
-    """Pad episodes to tensors. left: where prompts are padded; responses always on the right."""
-    prompts, prompt_mask = _pad([episode.prompt for episode in episodes], left)
-    responses, response_mask = _pad([episode.response for episode in episodes], False)
-    return Sequences(*(tensor.to(device) for tensor in (prompts, prompt_mask, responses, response_mask)))
-
-
-def _pad(rows: Sequence[Tensor], left: bool) -> tuple[Tensor, Tensor]:
-    side = "left" if left else "right"
-    mask = [torch.ones(len(row), dtype=torch.bool) for row in rows]
-    ids = pad_sequence(list(rows), batch_first=True, padding_side=side)
-    return ids, pad_sequence(mask, batch_first=True, padding_side=side)
-
-
 def assemble(actors: Actors, episodes: list[Episode], scored: list[ScoredEpisode]) -> Rollouts:
     """Fill the buffer with the first `n_steps * n_envs` tokens: the last episode may be cut."""
-    sequences = _pad_episodes(episodes, actors.device, left=not is_seq2seq(actors.policy.model))
+    sequences = pad_episodes(episodes, actors.device, left=not is_seq2seq(actors.policy.model))
     mask = fill_buffer(sequences.response_mask, actors.alg.args.n_steps * actors.env.n_envs)
     allowed = None
     if actors.mask_model is not None:

@@ -10,11 +10,13 @@ import torch
 
 from common.run_dir import check_optimizer
 from rl4lms.config import NlpoConfig, OnPolicyConfig
+from rl4lms.episodes import rollout_settings
 from rl4lms.model.load import check_vocabulary, choose_device
+from rl4lms.model.optimiser import build_optimizer
 from rl4lms.model.policy import PolicyModel
-from rl4lms.ppo.collect import Actors, rollout_settings
+from rl4lms.ppo.collect import Actors
 from rl4lms.ppo.mask import MaskModel, MaskRule
-from rl4lms.ppo.update import KLController, build_optimizer
+from rl4lms.ppo.update import KLController
 from rl4lms.rewards import build_reward
 from rl4lms.run_setup import TrainingSetup
 

@@ -83,6 +83,25 @@ class Rollouts:
             allowed=allowed,
         )
 
+    @property
+    def kl_penalties(self) -> Tensor:
+        """What the KL reward takes off the reward of each episode, [E]."""
+        return -self.scores.kl_rewards.sum(1)
+
+    @property
+    def kept(self) -> None:
+        """Every episode is trained on."""
+
+    @property
+    def response_tokens(self) -> int:
+        """Counts the tokens of all episodes."""
+        return int(self.sequences.response_mask.sum())
+
+    @property
+    def trained_tokens(self) -> int:
+        """Counts the tokens of the buffer."""
+        return len(self.rows)
+
     def statistics(self) -> dict[str, float]:
         """Compute what is logged of the rollouts, over all tokens, also those that do not fit the buffer.
 

@@ -7,17 +7,17 @@ import torch
 from common.seeding import derive_seed
 from rl4lms.config import NlpoConfig
 from rl4lms.model.load import autocast
+from rl4lms.model.optimiser import optimiser_step
 from rl4lms.ppo.collect import assemble, sample, score
 from rl4lms.ppo.learner import build
-from rl4lms.ppo.record import Record
 from rl4lms.ppo.update import (
-    TARGET_KL_SLACK,
+    LOGGED_LOSSES,
     estimate_advantages,
     explained_variance,
     minibatch_losses,
     minibatches,
-    optimiser_step,
 )
+from rl4lms.record import TARGET_KL_SLACK, Record
 from rl4lms.run_setup import TrainingSetup
 
 
@@ -31,7 +31,8 @@ def train(setup: TrainingSetup) -> None:
     actors, learner = build(setup)
     policy, alg, runtime, world = actors.policy, actors.alg, setup.config.runtime, setup.world
     args = alg.args
-    with Record(setup, learner) as record:  # evaluates, logs, checkpoints and stops between the iterations
+    # The record evaluates, logs, checkpoints and stops between the iterations.
+    with Record(setup, learner, LOGGED_LOSSES) as record:
         for iteration in record.iterations():
             kl_coeff = learner.kl_controller.coeff
             with torch.no_grad(), autocast(actors.device, runtime.dtype):
@@ -62,7 +63,7 @@ def train(setup: TrainingSetup) -> None:
                     break
                 grad_norm = optimiser_step(learner.optimizer, policy, args.max_grad_norm)
                 record.add_minibatch(losses, grad_norm, len(batch))
-            record.add_update(explained_variance(rollouts.values, returns))
+            record.add_update({"ppo/explained_variance": explained_variance(rollouts.values, returns)})
             # 6. NLPO: now and then the mask model becomes a copy of the policy.
             if isinstance(alg, NlpoConfig) and iteration % alg.policy.args.target_update_iterations == 0:
                 assert actors.mask_model is not None

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rl4lms.config import OnPolicyConfig
 from rl4lms.model.forward import compute_logits, shortest_pass
 from rl4lms.model.load import autocast
+from rl4lms.model.optimiser import gradient, trainable
 from rl4lms.model.parallel import World
 from rl4lms.model.policy import PolicyModel, compute_entropy, log_distribution, picked
 from rl4lms.ppo.rollouts import Rollouts
@@ -23,7 +24,6 @@ from rl4lms.ppo.rollouts import Rollouts
 logger = logging.getLogger(__name__)
 _EPSILON = 1e-8
 _KL_RATE, _KL_MAX_ERROR = 0.1, 0.2  # of KLController; relative errors beyond the largest count as this
-TARGET_KL_SLACK = 1.5  # an iteration's update ends at a minibatch of this many target_kl
 # Name of a loss or statistic of `ppo_loss` -> its name in the log.
 LOGGED_LOSSES = {
     "policy_loss": "ppo/policy_gradient_loss",
@@ -148,7 +148,7 @@ def minibatch_losses(
     sequences: losses and gradients are those of all processes.
     """
     args = alg.args
-    parameters = _trainable(policy)
+    parameters = trainable(policy)
     local = rollouts.rows[batch] % world.size == world.rank
     tokens, share = batch[local], float(local.float().mean())
     sums = torch.zeros(len(LOGGED_LOSSES), device=advantages.device)
@@ -174,53 +174,8 @@ def minibatch_losses(
         (losses["total_loss"] * share).backward()
         sums = torch.stack([losses[name].detach() for name in LOGGED_LOSSES]) * share
     if world.size > 1:
-        world.sum_([sums, *map(_gradient, parameters)])
+        world.sum_([sums, *map(gradient, parameters)])
     return dict(zip(LOGGED_LOSSES, sums, strict=True))
-
-
-def optimiser_step(optimizer: torch.optim.Optimizer, policy: PolicyModel, max_grad_norm: float) -> Tensor:
-    """Clip the gradient to a norm of `max_grad_norm` and take a step; returns the norm before.
-
-    A gradient whose norm is no number changes nothing.
-    """
-    norm = torch.nn.utils.clip_grad_norm_(_trainable(policy), max_grad_norm)
-    if torch.isfinite(norm):
-        optimizer.step()
-    return norm
-
-
-class NonFiniteError(Exception):
-    """A gradient that is no number; the weights are those of before it."""
-
-
-class UpdateLog:
-    """What the minibatches of an iteration log, as means over those that changed the weights."""
-
-    def __init__(self, on_non_finite: Literal["stop", "continue"] = "stop") -> None:
-        """on_non_finite: raise NonFiniteError at a gradient that is no number, or warn."""
-        self._on_non_finite = on_non_finite
-        self._rows: list[Tensor] = []
-        self._minibatches = self._tokens = 0
-
-    def add(self, losses: dict[str, Tensor], grad_norm: Tensor, tokens: int) -> None:
-        """Note a minibatch of this many tokens after its `optimiser_step`. Raises NonFiniteError."""
-        self._minibatches += 1
-        if torch.isfinite(grad_norm):
-            self._rows.append(torch.stack([*(losses[name] for name in LOGGED_LOSSES), grad_norm]))
-            self._tokens += tokens
-        elif self._on_non_finite == "stop":
-            norm = grad_norm.item()
-            raise NonFiniteError(f"the gradient's norm is {norm} in minibatch {self._minibatches}")
-        else:
-            norm = grad_norm.item()
-            logger.warning("minibatch %d left out: its gradient's norm is %s", self._minibatches, norm)
-
-    def means(self) -> dict[str, float]:
-        """Return the means by their names in the log, and the numbers of updates and tokens."""
-        names = [*LOGGED_LOSSES.values(), "ppo/grad_norm"]
-        means = torch.stack(self._rows).mean(0).tolist() if self._rows else [float("nan")] * len(names)
-        counts = {"ppo/updates": float(len(self._rows)), "ppo/tokens": float(self._tokens)}
-        return dict(zip(names, means, strict=True)) | counts
 
 
 def predict(
@@ -271,32 +226,10 @@ def minibatches(
             yield from order.split(sizes.tolist())
 
 
-def _trainable(policy: PolicyModel) -> list[nn.Parameter]:
-    return [weight for weight in policy.parameters() if weight.requires_grad]
-
-
-def build_optimizer(policy: PolicyModel, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Build AdamW over policy and value model; biases are not decayed."""
-    named = [(name, weight) for name, weight in policy.named_parameters() if weight.requires_grad]
-    groups = [
-        {"params": [w for name, w in named if "bias" not in name], "weight_decay": weight_decay},
-        {"params": [w for name, w in named if "bias" in name], "weight_decay": 0.0},
-    ]
-    fused = named[0][1].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=fused)
-
-
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """Compute the share of the returns' variance that the values predict; NaN for equal returns."""
     variance = returns.var()
     return float("nan") if variance == 0 else float(1 - (returns - values).var() / variance)
-
-
-def _gradient(weight: Tensor) -> Tensor:
-    """Return a weight's gradient, zeros if this process had no token that depends on it."""
-    if weight.grad is None:
-        weight.grad = torch.zeros_like(weight)
-    return weight.grad
 
 
 class KLController:

@@ -18,7 +18,7 @@ SIGNALS = {
     "common.source.PathTooLongError",
     "common.yaml_nodes.TooLargeError",
     "figures.claims.NotTestedError",
-    "rl4lms.ppo.update.NonFiniteError",
+    "rl4lms.record.NonFiniteError",
 }
 
 

@@ -23,7 +23,7 @@ SPLITS = ("train", "val", "test")
 
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rl4lms.ppo.record.draw_training", lambda *_: None)
+    monkeypatch.setattr("rl4lms.record.draw_training", lambda *_: None)
 
 
 def write(folder: Path, model: Path, alg: str) -> Path:
@@ -99,7 +99,7 @@ def test_a_finished_run_that_is_prolonged_is_one_that_had_that_length_from_the_s
 
 
 def test_a_cut_run_gets_another_length_too(tiny_gpt2: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from rl4lms.ppo.record import Record
+    from rl4lms.record import Record
 
     config = write(tmp_path, tiny_gpt2, "ppo")
     add_update = Record.add_update

@@ -29,14 +29,15 @@ from rl4lms.errors import DivergenceError, TrainingInterrupted
 from rl4lms.model.parallel import World, WorldError, join_world
 from rl4lms.ppo.mask import MaskRule
 from rl4lms.ppo.rollouts import Rollouts
-from rl4lms.ppo.update import NonFiniteError, minibatches
+from rl4lms.ppo.update import minibatches
+from rl4lms.record import NonFiniteError
 from rl4lms.rewards import RewardError, TextBatch
 
 
 @pytest.fixture(autouse=True)
 def no_plots_and_no_fsync(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr("rl4lms.ppo.record.draw_training", lambda *_: None)
+    monkeypatch.setattr("rl4lms.record.draw_training", lambda *_: None)
 
 
 # Laws
@@ -219,7 +220,7 @@ def loop(folder: Path, config: Any, stops: list[int] | None = None) -> Any:
             kept.append(torch.cat([weight.detach().flatten() for weight in weights]))
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rl4lms.ppo.record.Record._evaluate", keep)
+            patch.setattr("rl4lms.record.Record._evaluate", keep)
             try:
                 train(
                     run,

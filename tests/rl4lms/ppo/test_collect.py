@@ -13,9 +13,9 @@ import torch
 from on_policy_runs import SAMPLES, actors_of, collect, filled, rows_of, stepwise_logits, stepwise_values
 from torch.testing import assert_close
 
+from rl4lms.episodes import rollout_settings
 from rl4lms.model.load import load_tokenizer
 from rl4lms.ppo import collect as collecting
-from rl4lms.ppo.collect import rollout_settings
 from rl4lms.ppo.mask import MaskRule, allowed_tokens
 from rl4lms.ppo.rollouts import Rollouts
 from rl4lms.rewards import RewardError, TextBatch
@@ -153,7 +153,8 @@ def test_rollouts_do_not_depend_on_how_many_are_asked_for_at_once(folder, rule, 
     for length in (0.3, 3.0, 1e9):
         same(collect(actors, 1, 0.1, length), expected)
     for at_a_time, logits in ((1, 2**26), (3, 2**26), (128, 1)):
-        monkeypatch.setattr(collecting, "_EPISODES_AT_A_TIME", at_a_time)
+        monkeypatch.setattr("rl4lms.episodes.EPISODES_AT_A_TIME", at_a_time)
+        monkeypatch.setattr(collecting, "EPISODES_AT_A_TIME", at_a_time)
         monkeypatch.setattr(collecting, "_LOGITS_AT_A_TIME", logits)
         same(collect(actors, 1, 0.1, 5.0), expected)
 

@@ -10,11 +10,11 @@ from ppo_golden import GOLDEN, SCENARIOS, models, move_to_update, per_token, seq
 from torch.nn.utils import parameters_to_vector
 from torch.testing import assert_close
 
+from rl4lms.model.optimiser import build_optimizer
 from rl4lms.model.policy import Sequences
 from rl4lms.ppo.rollouts import Rollouts, Scores, fill_buffer, score_rollouts
 from rl4lms.ppo.update import (
     KLController,
-    build_optimizer,
     estimate_advantages,
     normalize_advantages,
     ppo_loss,

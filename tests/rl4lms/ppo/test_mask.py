@@ -23,9 +23,10 @@ from on_policy_runs import (
 from torch import Tensor
 from torch.testing import assert_close
 
+from rl4lms.model.optimiser import build_optimizer
 from rl4lms.model.policy import PolicyModel, Sequences
 from rl4lms.ppo.mask import MaskModel, MaskRule, PackedMasks, allowed_tokens
-from rl4lms.ppo.update import build_optimizer, predict
+from rl4lms.ppo.update import predict
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 

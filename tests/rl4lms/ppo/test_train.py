@@ -22,7 +22,7 @@ from rl4lms.rewards import RewardError
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
     """A second each, and of no concern here."""
-    monkeypatch.setattr("rl4lms.ppo.record.draw_training", lambda *_: None)
+    monkeypatch.setattr("rl4lms.record.draw_training", lambda *_: None)
 
 
 @pytest.fixture(params=["tiny_gpt2", "tiny_t5"])
@@ -59,8 +59,8 @@ def nlpo_run(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> RunDi
     """Five iterations of NLPO, all checkpoints kept; the mask model is refreshed after 2 and 4."""
     folder = tmp_path_factory.mktemp("nlpo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rl4lms.ppo.record.draw_training", lambda *_: None)
-        patch.setattr("rl4lms.ppo.record.CHECKPOINTS_KEPT", 9)
+        patch.setattr("rl4lms.record.draw_training", lambda *_: None)
+        patch.setattr("rl4lms.record.CHECKPOINTS_KEPT", 9)
         metrics = [{"id": "on_policy_jobs:length"}]
         config = job(
             folder, tiny_gpt2, "nlpo", train_evaluation__metrics=metrics, train_evaluation__n_iters=5,

@@ -18,7 +18,7 @@ from rl4lms.config import TrainConfig
 def no_plots_and_no_fsync() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)
-        patch.setattr("rl4lms.ppo.record.draw_training", lambda *_: None)
+        patch.setattr("rl4lms.record.draw_training", lambda *_: None)
         yield
 
 

@@ -20,11 +20,12 @@ from common.run_dir import CheckpointError, RunDir
 from rl4lms.config import TrainConfig
 from rl4lms.errors import TrainingInterrupted
 from rl4lms.evaluation import Evaluator
+from rl4lms.model.optimiser import build_optimizer
 from rl4lms.ppo import train as page
 from rl4lms.ppo.learner import Learner
 from rl4lms.ppo.mask import MaskModel, MaskRule
-from rl4lms.ppo.record import Record
-from rl4lms.ppo.update import KLController, build_optimizer
+from rl4lms.ppo.update import KLController
+from rl4lms.record import Record
 
 CASES = [("ppo", "tiny_t5"), ("nlpo", "tiny_gpt2")]
 METRICS = [{"id": "on_policy_jobs:length"}]
@@ -35,7 +36,7 @@ def no_plots_and_no_fsync() -> Iterator[None]:
     """What a killed process has written needs no fsync; plots are of no concern here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setattr("rl4lms.ppo.record.draw_training", lambda *_: None)
+        patch.setattr("rl4lms.record.draw_training", lambda *_: None)
         yield
 
 

@@ -12,8 +12,8 @@ from on_policy_runs import KINDS, random_batch, rollouts_of, tiny_policy
 from torch import Tensor
 from torch.testing import assert_close
 
+from rl4lms.model.optimiser import build_optimizer
 from rl4lms.ppo.update import (
-    build_optimizer,
     estimate_advantages,
     explained_variance,
     gae,

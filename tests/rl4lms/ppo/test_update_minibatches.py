@@ -21,17 +21,17 @@ from on_policy_runs import (
 from torch import Tensor
 from torch.testing import assert_close
 
+from rl4lms.model.optimiser import build_optimizer
 from rl4lms.model.policy import PolicyModel
 from rl4lms.ppo.mask import MaskModel, MaskRule
 from rl4lms.ppo.rollouts import Rollouts
 from rl4lms.ppo.update import (
-    NonFiniteError,
-    build_optimizer,
     estimate_advantages,
     minibatches,
     ppo_loss,
     predict,
 )
+from rl4lms.record import NonFiniteError
 
 REWARDS = [1.0, -0.5, 0.3, 2.0, -1.0]
 kinds = pytest.mark.parametrize("kind", KINDS)

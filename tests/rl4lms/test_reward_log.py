@@ -9,7 +9,7 @@ from on_policy_jobs import PREFIX, job, rows, start
 from common.files import RowLog, read_rows
 from diagnose_vanishing_gradients import main
 from rft_diagnose import diagnose
-from rl4lms.ppo.reward_log import ITERATIONS, RewardLog, signal_statistics
+from rl4lms.reward_log import ITERATIONS, RewardLog, signal_statistics
 
 
 def texts(inputs, rewards, penalties=None, step=1):

@@ -30,14 +30,21 @@ class RewardLog:
         self._drop()
 
     def add(
-        self, iteration: int, inputs: Sequence[str], rewards: Sequence[float], penalties: Sequence[float]
+        self,
+        iteration: int,
+        inputs: Sequence[str],
+        rewards: Sequence[float],
+        penalties: Sequence[float],
+        kept: Sequence[bool] | None = None,
     ) -> dict[str, float]:
         """Record the texts of an iteration, [E] each, and return `signal_statistics` of the last ones.
 
-        penalties: what the KL reward takes off the reward of each.
+        penalties: what the KL reward takes off the reward of each; kept: which are trained on, None = all.
         """
-        for name, reward, penalty in zip(inputs, rewards, penalties, strict=True):
+        for i, (name, reward, penalty) in enumerate(zip(inputs, rewards, penalties, strict=True)):
             row = {"step": iteration, "prompt_id": name, "reward": reward, "kl_penalty": penalty}
+            if kept is not None:
+                row["kept"] = kept[i]
             self._rows.append(row)
             self._recent.append(row)
         self._drop()

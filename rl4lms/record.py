@@ -1,29 +1,29 @@
-"""What happens around the iterations of PPO: evaluations, logs, checkpoints, plots, stops, and resuming."""
+"""What happens around the iterations of PPO and its kin: evaluations, logs, checkpoints, stops, resuming."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Literal, Protocol, Self
 
+import torch
 from torch import Tensor
 
 from common.console import progress
 from common.files import RowLog
 from common.run_dir import fitting, load_checkpoint
 from rl4lms.errors import DivergenceError, TrainingInterrupted
+from rl4lms.model.policy import PolicyModel
 from rl4lms.plots import draw_training
-from rl4lms.ppo.learner import Learner
-from rl4lms.ppo.reward_log import RewardLog
-from rl4lms.ppo.rollouts import Rollouts
-from rl4lms.ppo.update import NonFiniteError, UpdateLog
+from rl4lms.reward_log import RewardLog
 from rl4lms.run_setup import TrainingSetup, save_model
 from rl4lms.samples import Split
 
 logger = logging.getLogger(__name__)
 CHECKPOINTS_KEPT = 2
+TARGET_KL_SLACK = 1.5  # an iteration's update ends at a minibatch of this many target_kl
 SECONDS_BETWEEN_PLOTS = 120
 _REWARDS = "rollout_rewards"
 _REMEDY = (
@@ -32,14 +32,89 @@ _REMEDY = (
 )
 
 
+class Learner(Protocol):
+    """What changes from iteration to iteration. iteration: how many are completed."""
+
+    policy: PolicyModel
+    iteration: int
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become what a checkpoint holds."""
+
+
+class LoggedRollouts(Protocol):
+    """What is logged of an iteration's E texts.
+
+    samples: [E], the inputs that they are for; task_rewards: [E]; kl_penalties: [E], what the KL reward takes
+    off each; kept: whether each is trained on, None = all are; response_tokens: of all texts; trained_tokens.
+    """
+
+    @property
+    def samples(self) -> Tensor: ...
+    @property
+    def texts(self) -> list[str]: ...
+    @property
+    def task_rewards(self) -> Tensor: ...
+    @property
+    def kl_penalties(self) -> Tensor: ...
+    @property
+    def kept(self) -> list[bool] | None: ...
+    @property
+    def response_tokens(self) -> int: ...
+    @property
+    def trained_tokens(self) -> int: ...
+
+
+class NonFiniteError(Exception):
+    """A gradient that is no number; the weights are those of before it."""
+
+
+class UpdateLog:
+    """What the minibatches of an iteration log, as means over those that changed the weights."""
+
+    def __init__(self, names: Mapping[str, str], on_non_finite: Literal["stop", "continue"] = "stop") -> None:
+        """names: of the losses and statistics of a minibatch -> what each is called in the log, `group/name`.
+
+        on_non_finite: raise NonFiniteError at a gradient that is no number, or warn.
+        """
+        self._names, self._on_non_finite = names, on_non_finite
+        self._rows: list[Tensor] = []
+        self._minibatches = self._tokens = 0
+
+    def add(self, losses: dict[str, Tensor], grad_norm: Tensor, tokens: int) -> None:
+        """Note a minibatch of this many tokens after its `optimiser_step`. Raises NonFiniteError."""
+        self._minibatches += 1
+        if torch.isfinite(grad_norm):
+            self._rows.append(torch.stack([*(losses[name] for name in self._names), grad_norm]))
+            self._tokens += tokens
+        elif self._on_non_finite == "stop":
+            norm = grad_norm.item()
+            raise NonFiniteError(f"the gradient's norm is {norm} in minibatch {self._minibatches}")
+        else:
+            norm = grad_norm.item()
+            logger.warning("minibatch %d left out: its gradient's norm is %s", self._minibatches, norm)
+
+    def means(self) -> dict[str, float]:
+        """Return the means by their names in the log, and the numbers of updates and tokens."""
+        group = next(iter(self._names.values())).partition("/")[0]
+        names = [*self._names.values(), f"{group}/grad_norm"]
+        means = torch.stack(self._rows).mean(0).tolist() if self._rows else [float("nan")] * len(names)
+        counts = {f"{group}/updates": float(len(self._rows)), f"{group}/tokens": float(self._tokens)}
+        return dict(zip(names, means, strict=True)) | counts
+
+
 class Record:
     """The record that a run leaves, from the newest checkpoint on if there is one.
 
     Only the main process writes; all of them evaluate and stop together.
     """
 
-    def __init__(self, setup: TrainingSetup, learner: Learner) -> None:
-        self._setup, self._learner = setup, learner
+    def __init__(self, setup: TrainingSetup, learner: Learner, losses: Mapping[str, str]) -> None:
+        """losses: what minibatches log, as in UpdateLog."""
+        self._setup, self._learner, self._losses = setup, learner, losses
         iterations = setup.config.train_evaluation.n_iters
         assert iterations is not None  # TrainConfig.check
         self._iterations = iterations
@@ -50,7 +125,7 @@ class Record:
         self._bar = progress(iterations, name, unit="iteration", initial=learner.iteration, disable=hidden)
         self._drawn = self._started = self._rolled_out = time.monotonic()
         self._status, self._buffer = "", 0  # of the bar; tokens of the buffer
-        self._update = UpdateLog()
+        self._update = UpdateLog(losses)
 
     def __enter__(self) -> Self:
         return self
@@ -87,34 +162,34 @@ class Record:
                 draw_training(setup.path, setup.prefix)
                 self._drawn = time.monotonic()
 
-    def add_rollouts(self, rollouts: Rollouts, statistics: dict[str, float], kl_coeff: float) -> None:
+    def add_rollouts(self, rollouts: LoggedRollouts, statistics: dict[str, float], kl_coeff: float) -> None:
         """Log an iteration's rollouts, with the diagnosis of the last iterations' rewards.
 
-        statistics: `rollouts.statistics()`. Raises DivergenceError, after a checkpoint of the completed
-        iterations, where no update helps any more and the config says stop.
+        statistics: of the rollouts, by their names in the log. Raises DivergenceError, after a checkpoint of
+        the completed iterations, where no update helps any more and the config says stop.
         """
         iteration = self._learner.iteration + 1
         self._rolled_out = time.monotonic()
-        tokens = int(rollouts.sequences.response_mask.sum())
         values = statistics | {"rollout_info/kl_coeff": kl_coeff}
-        values |= _speed("rollout_info", tokens, self._rolled_out - self._started)
+        values |= _speed("rollout_info", rollouts.response_tokens, self._rolled_out - self._started)
         if self._rewards is not None:
             values |= self._rewards.add(
                 iteration,
                 [str(self._setup.train[sample].id) for sample in rollouts.samples.tolist()],
                 rollouts.task_rewards.tolist(),
-                (-rollouts.scores.kl_rewards.sum(1)).tolist(),
+                rollouts.kl_penalties.tolist(),
+                rollouts.kept,
             )
         self._log("rollout_info", values)
-        kl = statistics["rollout_info/kl_div_mean"]
+        kl = statistics.get("rollout_info/kl_div_mean", 0.0)  # without a reference nothing is known of it
         try:
             self._check_rollouts(rollouts, kl)
         except DivergenceError:
             self._save_checkpoint()  # of the completed iterations: nothing has changed since
             raise
         self._status = f"reward {statistics['rollout_info/ep_rew']:.4g}, KL {kl:.3g}"
-        self._buffer = len(rollouts.rows)
-        self._update = UpdateLog(self._setup.config.runtime.on_divergence)
+        self._buffer = rollouts.trained_tokens
+        self._update = UpdateLog(self._losses, self._setup.config.runtime.on_divergence)
 
     def add_minibatch(self, losses: dict[str, Tensor], grad_norm: Tensor, tokens: int) -> None:
         """Note a minibatch of this many tokens. Raises DivergenceError: its gradient is no number."""
@@ -124,12 +199,12 @@ class Record:
             iteration = self._learner.iteration + 1
             raise DivergenceError(f"iteration {iteration}: {error}; {_REMEDY}") from error
 
-    def add_update(self, explained_variance: float) -> None:
-        """Log an iteration's update: means over its minibatches."""
-        values = self._update.means()
+    def add_update(self, statistics: dict[str, float]) -> None:
+        """Log an iteration's update: means over its minibatches, and these statistics."""
+        group = next(iter(self._losses.values())).partition("/")[0]
+        values = self._update.means() | statistics
         seconds = time.monotonic() - self._rolled_out
-        values |= {"ppo/explained_variance": explained_variance}
-        self._log("training_info", values | _speed("ppo", values["ppo/tokens"], seconds))
+        self._log("training_info", values | _speed(group, values[f"{group}/tokens"], seconds))
 
     def save_model(self) -> None:
         """Draw the curves and save the finetuned model."""
@@ -137,7 +212,7 @@ class Record:
             draw_training(self._setup.path, self._setup.prefix)
             logger.info("model: %s", save_model(self._setup, self._learner.policy.model))
 
-    def _check_rollouts(self, rollouts: Rollouts, kl: float) -> None:
+    def _check_rollouts(self, rollouts: LoggedRollouts, kl: float) -> None:
         """Warn of what no update helps against. Raises DivergenceError if the config says stop."""
         runtime, iteration = self._setup.config.runtime, self._learner.iteration + 1
         if not abs(kl) <= runtime.max_kl:

@@ -1,0 +1,75 @@
+"""The models of a run of a group algorithm and what changes in it, all of which a checkpoint holds."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from common.run_dir import check_optimizer
+from rl4lms.config import GroupConfig
+from rl4lms.group.collect import Actors
+from rl4lms.model.load import check_vocabulary, choose_device, load_model
+from rl4lms.model.optimiser import build_optimizer
+from rl4lms.model.policy import PolicyModel, try_states
+from rl4lms.rewards import build_reward
+from rl4lms.run_setup import TrainingSetup
+
+
+@dataclass
+class Learner:
+    """iteration: how many are completed; position: the next prompt in the order of all epochs."""
+
+    policy: PolicyModel
+    optimizer: torch.optim.Optimizer
+    position: int = 0
+    iteration: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        return {
+            "model": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "position": self.position,
+            "iteration": self.iteration,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become what a checkpoint holds."""
+        self.policy.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        check_optimizer(self.optimizer)
+        self.position, self.iteration = int(state["position"]), int(state["iteration"])
+
+
+def build(setup: TrainingSetup) -> tuple[Actors, Learner]:
+    """Load the models of a run, and make its optimiser: no value model, and a reference only for the KL.
+
+    Raises ModelSourceError.
+    """
+    config = setup.config
+    alg, env, runtime = config.alg, config.env, config.runtime
+    # TrainConfig.check
+    assert isinstance(alg, GroupConfig) and env is not None and config.reward_fn is not None
+    model = load_model(alg.model_name, alg.model_type, torch.float32, choose_device(runtime.device))
+    try_states(model)
+    check_vocabulary(model, setup.tokenizer)
+    policy = PolicyModel(model)
+    reference = None
+    if alg.needs_reference:
+        reference = PolicyModel(copy.deepcopy(model).requires_grad_(False))
+    actors = Actors(
+        policy=policy,
+        reference=reference,
+        tokenizer=setup.tokenizer,
+        train=setup.train,
+        reward=build_reward(config.reward_fn.id, config.reward_fn.args),
+        env=env,
+        alg=alg,
+        seed=runtime.seed,
+    )
+    return actors, Learner(
+        policy, build_optimizer(policy, alg.args.learning_rate, alg.policy.args.weight_decay)
+    )
