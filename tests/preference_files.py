@@ -7,28 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# ChatML as Qwen has it, whose end token ends every turn.
-TEMPLATE = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<|endoftext|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-
-
-def save_chat_tokenizer(model: Path, folder: Path, template: str | None, adds_start: bool = False) -> str:
-    """The tokenizer of a model, with a chat template and perhaps a start token that it adds by itself."""
-    from tokenizers import processors
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    tokenizer.chat_template = template
-    if adds_start:
-        start = tokenizer.bos_token
-        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{start} $A", special_tokens=[(start, tokenizer.bos_token_id)]
-        )
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
 
 def write(file: Path, *rows: dict[str, Any]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)

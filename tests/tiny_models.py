@@ -149,3 +149,23 @@ def _save(folder: Path, tokenizer: PreTrainedTokenizerFast, model: Any) -> Path:
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
+
+
+# ChatML as Qwen has it, whose end token ends every turn.
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<|endoftext|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def save_chat_tokenizer(model: Path, folder: Path, template: str | None, adds_start: bool = False) -> str:
+    """The tokenizer of a model, with a chat template and perhaps a start token that it adds by itself."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = template
+    if adds_start:
+        start = tokenizer.bos_token
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A", special_tokens=[(start, tokenizer.bos_token_id)]
+        )
+    tokenizer.save_pretrained(folder)
+    return str(folder)

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from preference_files import TEMPLATE, assistant, save_chat_tokenizer, say, user, write
+from preference_files import assistant, say, user, write
+from tiny_models import CHAT_TEMPLATE, save_chat_tokenizer
 from transformers import AutoTokenizer
 
 from common.hub import DataError
@@ -26,7 +27,7 @@ def rows(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_the_run_s_tokenizer_renders_messages(tiny_gpt2: Path, rows: dict[str, Any], tmp_path: Path) -> None:
-    tokenizer = save_chat_tokenizer(tiny_gpt2, tmp_path / "chat", TEMPLATE)
+    tokenizer = save_chat_tokenizer(tiny_gpt2, tmp_path / "chat", CHAT_TEMPLATE)
     (ranking,) = load_rankings("preferences", "train", rows, tokenizer)
     # The end token is what training appends to every text.
     assert (ranking.prompt, ranking.completions) == (PROMPT, ["good day", "what?"])
@@ -44,7 +45,7 @@ def test_several_turns_as_completion_keep_what_is_between_them(tiny_gpt2: Path, 
     file = write(
         tmp_path / "rows.jsonl", {"chosen": [user("p"), *turns], "rejected": [user("p"), assistant("c")]}
     )
-    tokenizer = save_chat_tokenizer(tiny_gpt2, tmp_path / "chat", TEMPLATE)
+    tokenizer = save_chat_tokenizer(tiny_gpt2, tmp_path / "chat", CHAT_TEMPLATE)
     (ranking,) = load_rankings("preferences", "train", {"data_path": str(file)}, tokenizer)
     assert ranking.completions == ["a<|endoftext|>\n<user>and?<|endoftext|>\n<assistant>b", "c"]
 
@@ -52,7 +53,7 @@ def test_several_turns_as_completion_keep_what_is_between_them(tiny_gpt2: Path, 
 def test_a_start_token_that_the_tokenizer_adds_is_not_there_twice(
     tiny_gpt2: Path, rows: dict[str, Any], tmp_path: Path
 ) -> None:
-    template = "{{ bos_token }}" + TEMPLATE
+    template = "{{ bos_token }}" + CHAT_TEMPLATE
     for adds_start, start in ((False, "<|endoftext|>"), (True, "")):
         tokenizer = save_chat_tokenizer(tiny_gpt2, tmp_path / f"{adds_start}", template, adds_start)
         (ranking,) = load_rankings("preferences", "train", rows, tokenizer)
@@ -63,7 +64,7 @@ def test_a_start_token_that_the_tokenizer_adds_is_not_there_twice(
 
 
 def test_templates_of_a_file_and_plain(tiny_gpt2: Path, rows: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "mine.jinja").write_text(TEMPLATE.replace("<|endoftext|>", "|").replace("<", "["))
+    (tmp_path / "mine.jinja").write_text(CHAT_TEMPLATE.replace("<|endoftext|>", "|").replace("<", "["))
     args = rows | {"chat_template": str(tmp_path / "mine.jinja")}
     (ranking,) = load_rankings("preferences", "train", args, str(tiny_gpt2))
     assert ranking.prompt == "[system>be kind|\n[user>hi|\n[assistant>"
@@ -100,7 +101,7 @@ def test_nothing_renders_messages(tiny_gpt2: Path, rows: dict[str, Any], tmp_pat
             "refuses messages with roles system, user, assistant .*no sys",
         ),
         (
-            TEMPLATE.replace("<assistant>{% endif", "<assistant><think>{% endif"),
+            CHAT_TEMPLATE.replace("<assistant>{% endif", "<assistant><think>{% endif"),
             "renders a prompt in another way if a completion follows: it ends with .*<think>",
         ),
     ],
@@ -120,7 +121,7 @@ def test_splits_do_not_depend_on_the_template(tiny_gpt2: Path, tmp_path: Path) -
         for i in range(40)
     ]
     args = {"data_path": str(write(tmp_path / "rows.jsonl", *rows)), "val_share": 0.3}
-    tokenizer = save_chat_tokenizer(tiny_gpt2, tmp_path / "chat", TEMPLATE)
+    tokenizer = save_chat_tokenizer(tiny_gpt2, tmp_path / "chat", CHAT_TEMPLATE)
     plain = load_rankings("preferences", "val", args | {"chat_template": "plain"})
     chat = load_rankings("preferences", "val", args, tokenizer)
     assert [ranking.id for ranking in plain] == [ranking.id for ranking in chat]

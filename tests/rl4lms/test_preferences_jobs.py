@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from preference_files import TEMPLATE, assistant, save_chat_tokenizer, user, write
+from preference_files import assistant, user, write
+from tiny_models import CHAT_TEMPLATE, save_chat_tokenizer
 from training_runs import ppo_config, supervised_config
 
 import rl4lms_extract_samples_from_model_runner as extraction
@@ -38,7 +39,7 @@ def prompt_of(number: int) -> str:
 
 @pytest.mark.parametrize("job", ["supervised", "ppo"])
 def test_training_and_evaluation(job: str, pool: dict[str, Any], tiny_gpt2: Path, tmp_path: Path) -> None:
-    tokenizer = save_chat_tokenizer(tiny_gpt2, tmp_path / "chat", TEMPLATE)
+    tokenizer = save_chat_tokenizer(tiny_gpt2, tmp_path / "chat", CHAT_TEMPLATE)
     data = Path(pool["args"]["data_path"])
     if job == "ppo":
         config = ppo_config(tiny_gpt2, data)
@@ -63,7 +64,7 @@ def test_training_and_evaluation(job: str, pool: dict[str, Any], tiny_gpt2: Path
 def test_extraction(pool: dict[str, Any], tiny_gpt2: Path, tmp_path: Path) -> None:
     config = {
         "tokenizer": {
-            "model_name": save_chat_tokenizer(tiny_gpt2, tmp_path / "chat", TEMPLATE),
+            "model_name": save_chat_tokenizer(tiny_gpt2, tmp_path / "chat", CHAT_TEMPLATE),
             "max_length": 40,
         },
         "datapool": pool,
