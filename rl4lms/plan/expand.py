@@ -124,8 +124,8 @@ def _merge(entry: Entry, choice: Choice, start: Draft | None) -> _Merged:
     """The config file's data with base_config, the chosen options and the model to start from."""
     data = copy.deepcopy(entry.file.data)
     algorithm = choice.values.get("alg.id", value_at(data, ("alg", "id")))
-    supervised = entry.kind is ExtractConfig or algorithm == "supervised"
-    model_field = "alg.model_name" if supervised else "alg.policy.args.model_name"
+    named_directly = entry.kind is ExtractConfig or algorithm in ("supervised", "reward_model")
+    model_field = "alg.model_name" if named_directly else "alg.policy.args.model_name"
     merged = _Merged(data, parse_path(model_field))
     for name, value in choice.values.items():
         try:

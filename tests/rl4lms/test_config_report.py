@@ -25,6 +25,7 @@ EXTRACT = SCRIPTS / "extract_samples" / "t5_narrative_qa_extract_samples.yml"
 VALID = [
     path
     for path in sorted(SCRIPTS.glob("*/*/*.yml"))
+    if not path.stem.endswith("_rankings")  # configs of another job
     if "_on_" not in path.stem and path.parent.name != "smoke"  # models to make
 ]
 
