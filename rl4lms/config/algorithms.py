@@ -5,6 +5,7 @@ Defaults that no file of the paper needs are those of the paper's library.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -285,3 +286,20 @@ class RewardModelConfig(Config):
         "token, which needs the tokenizer alone",
     )
     args: RewardModelArgs = Field(description="hyperparameters of the update")
+    policy_samples: str | None = Field(
+        None,
+        description="an extraction of a policy's texts (its file, run directory or folder): after training "
+        "the log says how good a teacher the reward model is of that policy; null = nothing",
+    )
+
+    def check(self) -> list[Problem]:
+        if self.policy_samples is None:
+            return []
+        from rft_diagnose.errors import DiagnosisError
+        from rft_diagnose.extractions import find_extraction
+
+        try:
+            find_extraction(Path(self.policy_samples).expanduser())
+        except DiagnosisError as error:
+            return [Problem("policy_samples", str(error))]
+        return []

@@ -13,6 +13,7 @@ from common.run_dir import check_optimizer
 from rl4lms.config.algorithms import RewardModelArgs
 from rl4lms.config.training_blocks import TrainRuntimeConfig
 from rl4lms.model.load import choose_device
+from rl4lms.model.optimiser import build_optimizer, gradient, optimiser_step, trainable
 from rl4lms.model.parallel import World
 from rl4lms.model.policy import checkpoint_activations
 from rl4lms.model.reward_model import RewardModel
@@ -46,7 +47,7 @@ class Learner:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The weights that are trained."""
-        return [weight for weight in self.model.parameters() if weight.requires_grad]
+        return trainable(self.model)
 
 
 def build(setup: RewardSetup) -> Learner:
@@ -60,20 +61,10 @@ def build(setup: RewardSetup) -> Learner:
         device=choose_device(config.runtime.device),
         seed=config.runtime.seed,
     )
-    return Learner(model, build_optimizer(model, alg.args))
-
-
-def build_optimizer(model: nn.Module, args: RewardModelArgs) -> torch.optim.Optimizer:
-    """Build AdamW; biases are not decayed."""
-    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    groups = [
-        {"params": [w for name, w in named if "bias" not in name], "weight_decay": args.weight_decay},
-        {"params": [w for name, w in named if "bias" in name], "weight_decay": 0.0},
-    ]
-    fused = named[0][1].device.type in ("cpu", "cuda")
-    groups = [group for group in groups if group["params"]]
-    first, second = args.betas
-    return torch.optim.AdamW(groups, lr=args.learning_rate, betas=(first, second), fused=fused)
+    args = alg.args
+    return Learner(
+        model, build_optimizer(model, args.learning_rate, args.weight_decay, (args.betas[0], args.betas[1]))
+    )
 
 
 def begin_update(learner: Learner, args: RewardModelArgs, runtime: TrainRuntimeConfig) -> None:
@@ -97,22 +88,15 @@ def take_step(learner: Learner, rate: float, max_grad_norm: float) -> Tensor:
 
     A gradient whose norm is no number changes nothing.
     """
-    norm = nn.utils.clip_grad_norm_(learner.parameters, max_grad_norm)
     for group in learner.optimizer.param_groups:
         group["lr"] = rate
-    if torch.isfinite(norm):
-        learner.optimizer.step()
-    return norm
+    return optimiser_step(learner.optimizer, learner.model, max_grad_norm)
 
 
 def sum_gradients(learner: Learner, world: World) -> None:
     """Give all processes the sum of their gradients."""
-    if world.size == 1:
-        return
-    for weight in learner.parameters:
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-    world.sum_(weight.grad for weight in learner.parameters if weight.grad is not None)
+    if world.size > 1:
+        world.sum_(map(gradient, learner.parameters))
 
 
 def normalize(model: RewardModel, setup: RewardSetup) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 
+from common.files import atomic_write_json
 from common.seeding import derive_seed, isolated_rng
 from rl4lms.model.load import autocast
 from rl4lms.plots import draw_training
@@ -20,8 +22,10 @@ from rl4lms.reward_model.learner import (
 )
 from rl4lms.reward_model.record import Record
 from rl4lms.reward_model.setup import RewardSetup
+from rl4lms.teacher import teacher_report
 
 logger = logging.getLogger(__name__)
+TEACHER_FILE = "teacher.json"
 
 
 def train(setup: RewardSetup) -> None:
@@ -67,4 +71,11 @@ def train(setup: RewardSetup) -> None:
         draw_training(setup.path, setup.prefix)
         model.save(setup.model_path)
         logger.info("reward %.6g * raw %+.6g; model: %s", model.scale, model.bias, setup.model_path)
+    # 7. Does it teach? The spread of its rewards over a policy's own texts (Razin et al. 2025).
+    if setup.run is not None and setup.alg.policy_samples is not None:
+        texts = Path(setup.alg.policy_samples).expanduser()
+        summary, lines = teacher_report(model, texts, setup.config.train_evaluation.eval_batch_size)
+        atomic_write_json(setup.path / f"{setup.prefix}{TEACHER_FILE}", summary)
+        for line in lines:
+            logger.info("%s", line)
     world.barrier()

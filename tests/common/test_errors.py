@@ -18,6 +18,7 @@ SIGNALS = {
     "common.source.PathTooLongError",
     "common.yaml_nodes.TooLargeError",
     "figures.claims.NotTestedError",
+    "rl4lms.datapools.preferences.judgement.RowError",
     "rl4lms.record.NonFiniteError",
 }
 

@@ -84,8 +84,8 @@ def test_numbers_are_read_leniently(tmp_path: Path) -> None:
         (
             "alg.id=pp",
             "alg.id",
-            "unknown value 'pp'; did you mean 'ppo'? allowed: 'ppo', 'nlpo', 'a2c', 'supervised', "
-            "'reward_model'",
+            "unknown value 'pp'; did you mean 'ppo'? allowed: 'ppo', 'nlpo', 'a2c', 'rloo', 'grpo', "
+            "'dr_grpo', 'dapo', 'gspo', 'reinforce_pp', 'supervised', 'reward_model'",
         ),
         (
             "alg.policy.id=maskable_seq2seq_lm_actor_critic_policy",

@@ -10,14 +10,16 @@ import pytest
 import torch
 import yaml
 from extraction_settings import write_extraction
+from reward_runs import reward_config, start_reward_run
 
+from common.config import validate
 from common.run_dir import CheckpointError, RunDir
 from diagnose_vanishing_gradients import main
 from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.extractions import find_extraction
 from rft_diagnose.teacher import judge_teacher
 from rl4lms import teacher
-from rl4lms.config import load_extract_config, resolved
+from rl4lms.config import TrainConfig, load_extract_config, resolved
 from rl4lms.extract import extract
 from rl4lms.model.reward_model import RewardModel
 from rl4lms.teacher import TeacherError, identify, read_texts, score_once, teacher_report
@@ -144,6 +146,18 @@ def test_the_report_for_a_training_s_log(extraction: Path, folder: Path) -> None
         "accuracy on the policy's texts",
         "best of 5 by it",
     ]
+
+
+def test_a_training_ends_with_it(tmp_path: Path, extraction: Path, tiny_gpt2: Path) -> None:
+    data = reward_config(tiny_gpt2, epochs=1)
+    data["alg"]["policy_samples"] = str(extraction)
+    path = start_reward_run(tmp_path, data)
+    (file,), (model,) = path.glob("*teacher.json"), path.glob("*model")
+    summary, _ = teacher_report(RewardModel.load(str(model)), extraction)
+    assert json.loads(file.read_text()) == pytest.approx(summary, rel=1e-4, nan_ok=True)
+    data["alg"]["policy_samples"] = str(tmp_path / "nothing")
+    _, problems = validate(TrainConfig, data)
+    assert [problem.path for problem in problems] == ["alg.policy_samples"]
 
 
 def test_a_report_without_texts_is_one_clear_error(tmp_path: Path, extraction: Path, folder: Path) -> None:
