@@ -66,9 +66,12 @@ def test_a_stop_is_interrupted_and_says_how_to_go_on(run, caplog, error):
 
 
 def test_ctrl_c_itself(run):
+    # Shells start what is in the background with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with ending(run, RESUME, Stopped) as end:
         os.kill(os.getpid(), signal.SIGINT)
         signal.pause()
+    signal.signal(signal.SIGINT, before)
     assert (end.code, run.manifest["status"]) == (130, "interrupted")
 
 
