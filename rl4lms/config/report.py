@@ -188,7 +188,7 @@ def _rollout_sizes(config: TrainConfig) -> list[str]:
     return [
         f"an iteration: {args.prompts_per_iteration:,} prompts{kept} x {args.group_size:,} texts = "
         f"{texts:,}, "
-        f"minibatches of {batch:,}, {epochs}: {updates:,} updates",
+        f"minibatches of {batch:,}, {epochs}: {updates:,} update{'s' * (updates > 1)}",
         f"the run: {iterations:,} iterations, {iterations * texts:,} texts, {iterations * updates:,} updates",
         f"advantages: {args.baseline}, {args.scale}; ratio of a {args.ratio}, loss by {args.aggregate}; KL "
         + (f"{alg.kl_div.coeff:g} in the {alg.kl_div.where}" if alg.needs_reference else "none"),

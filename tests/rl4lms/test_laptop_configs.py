@@ -10,6 +10,7 @@ from pretraining_setting import save_laptop_models
 import pretrain_small_language_model
 import rl4lms_extract_samples_from_model_runner
 import rl4lms_train_text_generation
+from rl4lms.config.group import DEFAULTS
 from rl4lms.model.source import LAPTOP_MODELS
 
 REPO = Path(__file__).parents[2]
@@ -45,7 +46,15 @@ def models(tmp_path, monkeypatch):
 
 
 def test_each_task_has_every_job():
-    jobs = ("extract_samples", "supervised", "ppo", "nlpo", "ppo_on_supervised", "nlpo_on_supervised")
+    jobs = {
+        "extract_samples",
+        "supervised",
+        "ppo",
+        "nlpo",
+        "ppo_on_supervised",
+        "nlpo_on_supervised",
+        *DEFAULTS,
+    }
     assert [path.stem for path in PRETRAININGS] == ["pretrain_gpt2", "pretrain_t5", "train_style_classifier"]
     assert {path.stem for path in OTHERS} == {f"{task}_{job}" for task in TASKS for job in jobs}
 
@@ -102,4 +111,4 @@ def test_the_configs_of_a_task_have_the_same_data_reward_and_texts(task):
             metric = evaluation["metrics"][0]
             assert config.get("reward_fn", metric) == metric
             found.append((config["tokenizer"], config["datapool"]["args"], alg["generation_kwargs"], metric))
-    assert len(found) == 6 and all(each == found[0] for each in found)
+    assert len(found) == 12 and all(each == found[0] for each in found)

@@ -19,7 +19,8 @@ from rl4lms.model.generation_config import GenerationSettings
 REPO = Path(__file__).parents[2]
 SCRIPTS = REPO / "rl4lms_scripts"
 EXTRACTIONS = sorted(SCRIPTS.glob("extract_samples/*.yml"))
-TRAININGS = sorted(SCRIPTS.glob("training/*/*.yml"))
+GROUPS = sorted(SCRIPTS.glob("training/*/*_grpo.yml"))  # which the paper has none of
+TRAININGS = sorted(set(SCRIPTS.glob("training/*/*.yml")) - set(GROUPS))
 ON_SUPERVISED = [path for path in TRAININGS if path.stem.endswith("_on_supervised")]
 ON_POLICY = [path for path in TRAININGS if "_ppo" in path.stem or "_nlpo" in path.stem]
 PLACEHOLDER = "<path of the supervised checkpoint>"
@@ -214,3 +215,25 @@ print(sorted(heavy & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_dataset_has_a_config_of_grpo_with_the_defaults_of_trl() -> None:
+    assert len(GROUPS) == 7 and {path.parent.name for path in GROUPS} == {
+        path.parent.name for path in TRAININGS
+    }
+    for path in GROUPS:
+        config, ppo = (
+            load_train_config(path.with_name(f"{path.stem[:-4]}{alg}.yml")) for alg in ("grpo", "ppo")
+        )
+        args, settings = config.alg.args, config.alg.generation_kwargs
+        assert (args.group_size, args.learning_rate, args.n_epochs, args.max_grad_norm) == (8, 1e-6, 1, 1.0)
+        assert (args.clip_low, args.clip_high, args.std_epsilon, config.alg.kl_div.coeff) == (
+            0.2,
+            0.2,
+            1e-4,
+            0,
+        )
+        assert (settings.temperature, settings.top_k, settings.do_sample) == (1.0, 0, True)
+        same = ("tokenizer", "reward_fn", "datapool", "train_evaluation")
+        assert [getattr(config, name) for name in same] == [getattr(ppo, name) for name in same]
+        assert config.alg.model_name == ppo.alg.model_name
