@@ -27,6 +27,7 @@ VALID = [
     for path in sorted(SCRIPTS.glob("*/*/*.yml"))
     if not path.stem.endswith("_rankings")  # configs of another job
     if "_on_" not in path.stem and path.parent.name != "smoke"  # models to make
+    if path.parts[-3] != "instructgpt"  # rankings to make
 ]
 
 

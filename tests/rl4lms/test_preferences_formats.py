@@ -115,10 +115,6 @@ def test_columns_of_no_format_or_of_two(row: dict[str, Any], what: str, tmp_path
             "'id' must be a string or a whole number, is 1.5",
         ),
         (
-            {"prompt": "p", "completions": ["a", "\ud83d"], "best": 0},
-            r"completions[1] has half of a character (the surrogate \ud83d): write the text anew",
-        ),
-        (
             {"prompt": "p", "completions": ["a", "b"], "best": 0, "references": ["r", None]},
             "references[1] must be a string, is None",
         ),
@@ -131,6 +127,15 @@ def test_mistakes_of_rankings(row: dict[str, Any], message: str, tmp_path: Path)
         load(file)
     columns = "prompt, completions and one of ranks, scores, order, best"
     assert str(caught.value) == f"{file} line 2: {message} (format ranking: {columns})"
+
+
+def test_half_of_a_character_is_named(tmp_path: Path) -> None:
+    row = {"prompt": "p", "completions": ["a", "\ud83d"], "best": 0}
+    file = write(tmp_path / "rows.jsonl", {**row, "completions": ["a", "b"]}, row)
+    with pytest.raises(
+        DataError, match=r"line 2: 'completions' has half of a character \(the surrogate \\ud83d\)"
+    ):
+        load(file)
 
 
 def test_tokens_are_to_be_decoded(tmp_path: Path) -> None:

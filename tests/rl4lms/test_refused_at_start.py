@@ -246,5 +246,6 @@ def test_a_resumed_run_is_never_removed(config: Path, monkeypatch: Any, capfd: A
     assert "no 'references'" in capfd.readouterr().err
     monkeypatch.setattr(jsonl, "find_problems", lambda args, splits: [])
     monkeypatch.setattr("rl4lms.datapools.find_problems", lambda args, splits: [])
+    monkeypatch.setattr("rl4lms.datapools.lacks_references", lambda args: False)
     assert training.main(["--resume", str(run)]) == 1
     assert run.is_dir()

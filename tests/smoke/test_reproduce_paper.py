@@ -93,8 +93,8 @@ def test_dry_run_of_the_study_counts_each_run_once(capsys, tmp_path, monkeypatch
     assert main(["--dry_run", "--only", "figure2", "table2", "--seeds", "3", "--jobs", "2"]) == 0
     rows = {line[:14].strip(): line.split() for line in capsys.readouterr().out.splitlines()}
     # Of nine tasks: two learning rates; RFT and SFT of three seeds less the RFT that is there, two samples of
-    # the pretrained model, and one after each finetuning.
-    counts = {"learning rates": 9 * 2, "comparison": 9 * (2 * 3 - 1 + 2 + 2 * 3), "sweeps": 4 + 2 * 6}
+    # the pretrained model, and one after each finetuning. The sweeps' full SFT is the comparison's.
+    counts = {"learning rates": 9 * 2, "comparison": 9 * (2 * 3 - 1 + 2 + 2 * 3), "sweeps": 4 + 2 * 6 - 1}
     for stage, count in counts.items():
         assert rows[stage][len(stage.split())] == str(count)
     assert "in all" in rows

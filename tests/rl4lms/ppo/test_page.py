@@ -17,7 +17,7 @@ REPO = Path(__file__).parents[3]
 LONGEST = 80
 
 
-@pytest.mark.parametrize(("room", "steps"), [("ppo", 6), ("sft", 5), ("reward_model", 6)])
+@pytest.mark.parametrize(("room", "steps"), [("ppo", 6), ("sft", 5), ("group", 4), ("reward_model", 7)])
 def test_a_page_is_one_function_in_numbered_steps(room, steps):
     text = (REPO / "rl4lms" / room / "train.py").read_text()
     functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
