@@ -175,6 +175,11 @@ class Ending:
 CHECKPOINTS_AND_MODEL = ("*checkpoints/[a-z]*[0-9]*", "[!.]*model/config.json")
 
 
+def finish_inner(run: RunDir) -> None:
+    """Write that a run inside another one is done; how it ends otherwise is the outer run's."""
+    run.update_manifest(status="finished")
+
+
 @contextmanager
 def ending(
     run: RunDir | None,

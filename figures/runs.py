@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from common.errors import UserError
@@ -152,6 +153,10 @@ def extraction_table(panels: dict[str, Path]) -> pd.DataFrame:
             known = ", ".join(map(str, extraction["all_metric_values"]))
             raise NoRunsError(f"{path} has no metric {metric!r}, which is drawn; it has {known}")
         rewards = extraction["all_metric_values"][metric].double().numpy()
+        if not np.isfinite(rewards).any():
+            raise NoRunsError(
+                f"{path}: no value of its metric {metric!r} is a number: there is nothing to draw"
+            )
         mean, std = input_statistics(rewards)
         tables.append(
             pd.DataFrame(

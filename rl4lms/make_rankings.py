@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from common import console
 from common.errors import UserError
 from common.files import atomic_write_text, make_directory
-from common.jobs import ending, remove_if_refused
+from common.jobs import ending, finish_inner, remove_if_refused
 from common.links import publish
 from common.run_dir import RunDir, find_runs
 from common.seeding import derive_seed
@@ -211,7 +211,7 @@ def _extract_split(
         file = inner.path.with_name(f"{inner.path.name}.pt")
         if inner.manifest["status"] != "finished":
             file = extract(extraction, inner, lambda done, _: progress(before + done), should_stop).path
-            inner.update_manifest(status="finished")
+            finish_inner(inner)
     content: dict[str, Any] = torch.load(file, weights_only=True)
     return content
 

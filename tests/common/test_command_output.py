@@ -30,8 +30,8 @@ def into_closed_pipe(*arguments: str | Path) -> subprocess.CompletedProcess[str]
         os.close(write)
 
 
-def test_there_are_seven_commands():
-    assert len(COMMANDS) == 7
+def test_there_are_eight_commands():
+    assert len(COMMANDS) == 8
 
 
 @pytest.mark.parametrize("command", COMMANDS)
