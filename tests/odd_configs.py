@@ -23,6 +23,7 @@ from common.config import Keys, validate
 from common.validation import bare_type, field_type, members
 from paper.small_models.config import PretrainConfig
 from rl4lms.config import ExtractConfig, TrainConfig, resolved
+from rl4lms.config.group import DEFAULTS as GROUP_DEFAULTS
 from rl4lms.config.training_args import CHOICES
 from sft_vs_rft.config import ExperimentConfig
 
@@ -111,7 +112,10 @@ def _shrink_text(path: Path, models: dict[str, Path], folder: Path) -> Tiny:
             if "max_steps" in arguments:
                 arguments["max_steps"] = 2
         else:
-            data["alg"]["args"] |= {"n_steps": 8, "batch_size": 8, "n_epochs": 1}
+            if data["alg"]["id"] in GROUP_DEFAULTS:
+                data["alg"]["args"] |= {"group_size": 2, "prompts_per_iteration": 3, "batch_size": 4}
+            else:
+                data["alg"]["args"] |= {"n_steps": 8, "batch_size": 8, "n_epochs": 1}
             data["alg"]["policy"]["args"]["model_name"] = model
             data["alg"]["policy"]["args"]["generation_kwargs"] |= settings
             data["env"]["n_envs"] = 2
