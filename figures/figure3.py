@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -41,12 +43,18 @@ def figure3(table: pd.DataFrame, title: str | None = None) -> Figure:
             handles,
             labels,
             loc="outside lower center",
-            ncols=2 if len(environments) == 1 else 4,
+            ncols=2 if len(environments) == 1 else _legend_columns(figure, labels),
             title="inputs by their reward std under the pretrained model",
-            handlelength=4,
+            handlelength=4 if len(labels) <= 4 else 3,  # of RFT and SFT alone there is room
         )
         add_title(figure, title)
     return figure
+
+
+def _legend_columns(figure: Figure, labels: Sequence[str]) -> int:
+    """Count the columns, at most four, that a figure has room for."""
+    inches = 0.6 + 0.055 * max(map(len, labels))  # the line, and the letters
+    return min(4, int(figure.get_figwidth() / inches))
 
 
 def _draw(axes: Axes, part: pd.DataFrame, quantity: str) -> None:

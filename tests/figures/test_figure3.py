@@ -6,6 +6,7 @@ import json
 import pandas as pd
 import pytest
 from controlled_runs import CONFIG, make_run
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from figures.figure3 import figure3
 from figures.runs import NoRunsError, controlled_table, figure3_item, runs_in, runs_of_item
@@ -130,3 +131,15 @@ def test_lines_of_groups_differ_without_colour_in_the_order_of_their_table():
     assert labels == ["RFT", "SFT", "GRPO, G = 8", "GRPO, G = 64", "GRPO, G infinite", names[4], names[0]]
     looks = {(line.get_linestyle(), line.get_marker()) for line in axes.lines}
     assert len(looks) == len(axes.lines) == 14
+
+
+@pytest.mark.parametrize("environments", [("A",), ("A", "B"), ("A", "B", "C")])
+def test_the_legend_has_room(environments):
+    rows = table(environments)
+    names = ["GRPO, G infinite", "GRPO, G = 64", "GRPO, G = 8"]
+    parts = [rows, *(rows[rows["method"] == "RFT"].assign(method=name) for name in names)]
+    figure = figure3(pd.concat(parts, ignore_index=True))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = figure.legends[0].get_window_extent(canvas.get_renderer())
+    assert box.x0 >= figure.bbox.x0 and box.x1 <= figure.bbox.x1
