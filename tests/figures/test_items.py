@@ -78,6 +78,7 @@ def test_every_item_is_drawn_with_its_numbers_and_its_runs(study, tmp_path):
     assert saved_item("x", "X", "", tmp_path / "figure2").runs == items[1].runs
 
 
+@pytest.mark.slow
 def test_unfinished_runs_are_left_out_and_the_item_says_so(study, tmp_path, monkeypatch):
     monkeypatch.setattr(style, "render_figure", lambda figure: (b"", b""))  # takes most of the time
     lost = [

@@ -158,7 +158,14 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("kind", [*BROKEN, "no results, beside two samples"])
+# One of each way to be found out; the others are of the same code.
+QUICK = ("another metric", "no results, beside two samples")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in BROKEN if kind not in QUICK)],
+)
 def test_a_run_that_cannot_be_used_is_named_and_stops_no_item(given, tmp_path, monkeypatch, capsys, kind):
     monkeypatch.setattr(style, "render_figure", lambda figure: (b"", b""))
     base, *_ = given

@@ -87,6 +87,7 @@ def test_cut_runs_end_with_the_same_weights(whole, tmp_path):
     assert weights(tmp_path / "tiny") == weights(folder / "tiny")
 
 
+@pytest.mark.slow
 def test_another_process_ends_with_the_same_weights_and_tokenizer(whole, tmp_path):
     folder, path = whole
     command = [sys.executable, "pretrain_small_language_model.py", "--config_path", str(path)]

@@ -71,6 +71,7 @@ def test_a_classifier_is_learned_and_is_a_reward(tmp_path, caplog):
     assert means["mail"] > 0.75 > 0.25 > means["other"]
 
 
+@pytest.mark.slow
 def test_a_cut_classifier_ends_with_the_same_weights(tmp_path):
     path = config_of(tmp_path, "classifier")
     assert main(["--config_path", str(path), "--output_path", str(tmp_path / "whole")]) == 0

@@ -94,6 +94,7 @@ def statistics_of(model: Path, folder: Path) -> tuple[RewardSummary, float]:
     return summarise(rewards.double().numpy()), seconds
 
 
+@pytest.mark.slow
 def test_statistics_of_a_small_t5_trained_on_docstrings(tmp_path: Path) -> None:
     samples = load_datapool("python_docs", "train", DATA)
     texts = [text for sample in samples for text in (sample.prompt_or_input_text, *sample.references)]

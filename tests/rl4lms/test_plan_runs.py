@@ -310,6 +310,7 @@ def test_what_is_lacking_is_said_before_anything_runs(tmp_path, configs, capsys,
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_two_workers_killed_or_stopped_with_their_runner_go_on_to_the_same_numbers(
     tmp_path, configs, whole, forked
 ):
