@@ -68,7 +68,7 @@ def check_labels(file: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArr
 def check_npz_files(configs: Iterable[ExperimentConfig], readable: bool) -> None:
     """Check the labels of the .npz files of a plan, each once, and sizes against them. Raises DataError.
 
-    Inputs are not read.
+    Of the inputs only the shape is read.
     readable: also that they can be read; else that is left to their experiments, which fail alone.
     """
     by_file: dict[Path, list[ExperimentConfig]] = {}
@@ -83,6 +83,23 @@ def check_npz_files(configs: Iterable[ExperimentConfig], readable: bool) -> None
                 raise
             continue
         _check_sizes(file, check_labels(file, arrays), by_file[file])
+        shape = _read_shape(file, "x_train")
+        if shape and len(shape) != 4 and any(config.model_type == "resnet18" for config in by_file[file]):
+            raise DataError(
+                f"{file}: model_type resnet18 needs images, x_train is {list(shape)} and not [N, channels, "
+                "height, width]; set model_type: mlp"
+            )
+
+
+def _read_shape(file: Path, name: str) -> tuple[int, ...] | None:
+    """The shape of an array of a .npz file, by its header alone; None where that cannot be read."""
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0
+            return (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(member)[0]
+    except UNREADABLE:
+        return None
 
 
 def _check_sizes(

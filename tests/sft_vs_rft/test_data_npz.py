@@ -248,6 +248,15 @@ def test_labels_that_are_no_classes_are_shown_before_anything_is_made(tmp_path, 
         load(tmp_path / "data.npz")
 
 
+def test_a_network_for_images_and_inputs_that_are_none(tmp_path, capsys):
+    plan = write_plan(tmp_path)
+    for flags in (["--check"], []):
+        assert main(["--plan_config_path", str(plan), "--set", "model_type=resnet18", *flags]) == 2
+        error = capsys.readouterr().err
+        assert "model_type resnet18 needs images, x_train is [" in error and "set model_type: mlp" in error
+    assert not (tmp_path / "runs").exists()
+
+
 def test_labels_of_all_kinds_of_integers(tmp_path):
     for kind in (np.uint8, np.int16, np.uint64):
         assert (

@@ -26,8 +26,9 @@ RUNS = int(os.environ.get("RUNS", "150"))
 SECONDS = 120
 # What only the run can tell, each with the reason.
 UNKNOWABLE = {
-    r"is not finite|the gradient's norm is|the mean KL per token": "diverged",
-    r"is not in this machine's cache|could not be (downloaded|read) from": "not on this machine",
+    r"is not finite|the gradient's norm is|the mean KL per token|train loss is nan": "diverged",
+    r"not in (this machine's|the local) cache|could not be (downloaded|read) from": "not on this machine",
+    r"'python_docs', split '\w+': there are no samples": "too few docstrings, as harvesting shows",
     r"runtime\.on_degenerate_rollout: stop\)": "equal rewards, where the config says stop",
 }
 
