@@ -73,7 +73,7 @@ def contents(run: Path) -> dict[str, Any]:
     return {"rows": json.dumps(rows), "texts": texts, "weights": weights, "config": config}
 
 
-@pytest.mark.parametrize("alg", ["ppo", "nlpo"])
+@pytest.mark.parametrize("alg", [pytest.param("ppo", marks=pytest.mark.slow), "nlpo"])
 def test_a_finished_run_that_is_prolonged_is_one_that_had_that_length_from_the_start(
     alg: str, tiny_gpt2: Path, tmp_path: Path, capfd: Any
 ) -> None:

@@ -235,6 +235,7 @@ def test_a_config_is_sampled_from_and_diagnosed(tmp_path, tiny_gpt2_folder):
     assert "the dog" in (again / "inputs.csv").read_text()
 
 
+@pytest.mark.slow
 def test_penalised_and_several_rewards_of_a_model(tmp_path, tiny_gpt2_folder, capsys):
     """Classes and gradients of two rewards less the KL to another model, of their sum, and of each."""
     reference = tmp_path / "reference"

@@ -39,7 +39,10 @@ def opt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=[16, 8], ids=["equal sizes", "projected"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(16, id="equal sizes", marks=pytest.mark.slow), pytest.param(8, id="projected")],
+)
 def bert2bert(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_bert2bert(tmp_path_factory.mktemp("models") / "bert_t5", decoder_size=request.param)
 

@@ -238,7 +238,9 @@ def loop(folder: Path, config: Any, stops: list[int] | None = None) -> Any:
     return results, path
 
 
-@pytest.mark.parametrize(("alg", "model"), [("ppo", "tiny_t5"), ("nlpo", "tiny_gpt2")])
+@pytest.mark.parametrize(
+    ("alg", "model"), [("ppo", "tiny_t5"), pytest.param("nlpo", "tiny_gpt2", marks=pytest.mark.slow)]
+)
 def test_two_processes_train_as_one(alg, model, tmp_path, request):
     """At a rate at which rounding, to which Adam gives the size of a step, does not change the texts."""
     changes = {

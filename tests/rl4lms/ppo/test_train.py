@@ -30,7 +30,7 @@ def model(request: pytest.FixtureRequest) -> Path:
     return request.getfixturevalue(request.param)
 
 
-@pytest.mark.parametrize("alg", ["ppo", "nlpo", "a2c"])
+@pytest.mark.parametrize("alg", ["ppo", "nlpo", pytest.param("a2c", marks=pytest.mark.slow)])
 def test_it_learns(alg, model, tmp_path):
     """The share of a letter in its texts: 1 to 3 seconds of a core."""
     changes = {} if alg == "a2c" else {"alg__args__n_epochs": 4}

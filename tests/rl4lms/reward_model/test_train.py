@@ -202,7 +202,7 @@ def test_two_processes_end_with_the_model_of_one(tiny_gpt2, tmp_path):
 
 def test_a_bag_of_tokens_learns_planted_rewards_from_noiseless_rankings(tiny_words, tmp_path):
     config = reward_config(
-        "bag_of_tokens", tokenizer=tiny_words, learning_rate=0.3, epochs=40, prompts_per_batch=50
+        "bag_of_tokens", tokenizer=tiny_words, learning_rate=0.5, epochs=12, prompts_per_batch=20
     )
     config["datapool"]["args"] = {"sizes": {"train": 300, "val": 60, "test": 1}}
     config["train_evaluation"] |= {"eval_every": 10_000, "save_every": 10_000}
