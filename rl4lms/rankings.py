@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.hub import DataError
-from rl4lms.samples import Sample
+from rl4lms.samples import Sample, check_each, describe_broken_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +50,7 @@ class Ranking:
 
 def checked_rankings(rankings: Any, what: str) -> list[Ranking]:
     """What a datapool returned, as a list. Raises DataError: none, not only rankings, or a wrong one."""
-    if not isinstance(rankings, Sequence):
-        raise DataError(f"{what}: expected a list of rl4lms.rankings.Ranking, got {type(rankings).__name__}")
-    if not rankings:
-        raise DataError(f"{what}: there are no rankings")
-    ids: set[str | int] = set()
-    for position, ranking in enumerate(rankings):
-        problem = _problem(ranking)
-        if problem is None and ranking.id in ids:
-            problem = f"id {ranking.id!r} is also that of a ranking before it"
-        if problem:
-            raise DataError(f"{what}, position {position}: {problem}")
-        ids.add(ranking.id)
-    return list(rankings)
+    return check_each(rankings, what, "rl4lms.rankings.Ranking", _problem)
 
 
 def _problem(ranking: Any) -> str | None:
@@ -83,6 +70,9 @@ def _problem(ranking: Any) -> str | None:
         return "completions must be different texts; leave out the repeated ones"
     if not isinstance(ranking.pairs, list) or not ranking.pairs:
         return "pairs must be a list of at least one rl4lms.rankings.Comparison"
+    for name in ("id", "prompt", "completions", "references", "meta_data"):
+        if broken := describe_broken_text(getattr(ranking, name)):
+            return f"{name} of ranking {ranking.id!r} {broken}"
     return next(filter(None, (_pair_problem(pair, len(ranking.completions)) for pair in ranking.pairs)), None)
 
 

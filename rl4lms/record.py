@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.console import progress
 from common.files import RowLog
-from common.run_dir import fitting, load_checkpoint
+from common.run_dir import RunDir, fitting, load_checkpoint
 from rl4lms.errors import DivergenceError, TrainingInterrupted
 from rl4lms.model.policy import PolicyModel
 from rl4lms.plots import draw_training
@@ -70,6 +70,13 @@ class LoggedRollouts(Protocol):
 
 class NonFiniteError(Exception):
     """A gradient that is no number; the weights are those of before it."""
+
+
+def save_newest(run: RunDir, state: dict[str, Any], number: int) -> None:
+    """Write a checkpoint, if it is not there, and keep the newest ones."""
+    before = run.checkpoints()
+    path = run.save_checkpoint(state, number)
+    run.delete_checkpoints(keep=[*[p for p in before if p != path][-CHECKPOINTS_KEPT + 1 :], path])
 
 
 class UpdateLog:
@@ -254,12 +261,8 @@ class Record:
 
     def _save_checkpoint(self) -> None:
         """Write the checkpoint of the completed iterations, if it is not there; keep the newest ones."""
-        run, learner = self._setup.run, self._learner
-        if run is None or learner.iteration == 0:
-            return
-        before = run.checkpoints()
-        path = run.save_checkpoint(learner.state_dict(), learner.iteration)
-        run.delete_checkpoints(keep=[*[p for p in before if p != path][-CHECKPOINTS_KEPT + 1 :], path])
+        if self._setup.run is not None and self._learner.iteration > 0:
+            save_newest(self._setup.run, self._learner.state_dict(), self._learner.iteration)
 
     def _resume(self) -> None:
         """Continue from the newest checkpoint, and drop what was logged after it."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,19 +72,25 @@ def subsample_indices(
 
 def checked(samples: Any, what: str) -> list[Sample]:
     """What a datapool returned, as a list. Raises DataError: none, not only samples, or repeated ids."""
-    if not isinstance(samples, Sequence):
-        raise DataError(f"{what}: expected a list of rl4lms.samples.Sample, got {type(samples).__name__}")
-    if not samples:
-        raise DataError(f"{what}: there are no samples")
+    return check_each(samples, what, "rl4lms.samples.Sample", _problem)
+
+
+def check_each(elements: Any, what: str, kind: str, find_problem: Callable[[Any], str | None]) -> list[Any]:
+    """The elements of a kind (its dotted name) as a list. Raises DataError: none, wrong ones, ids twice."""
+    noun = kind.rpartition(".")[2].lower()
+    if not isinstance(elements, Sequence):
+        raise DataError(f"{what}: expected a list of {kind}, got {type(elements).__name__}")
+    if not elements:
+        raise DataError(f"{what}: there are no {noun}s")
     ids: set[str | int] = set()
-    for position, sample in enumerate(samples):
-        problem = _problem(sample)
-        if problem is None and sample.id in ids:
-            problem = f"id {sample.id!r} is also that of a sample before it"
+    for position, element in enumerate(elements):
+        problem = find_problem(element)
+        if problem is None and element.id in ids:
+            problem = f"id {element.id!r} is also that of a {noun} before it"
         if problem:
             raise DataError(f"{what}, position {position}: {problem}")
-        ids.add(sample.id)
-    return list(samples)
+        ids.add(element.id)
+    return list(elements)
 
 
 def _problem(sample: Any) -> str | None:

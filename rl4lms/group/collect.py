@@ -157,13 +157,15 @@ class Rollouts:
     """P groups of G texts to train on, B = P G; and all that were generated, to be logged.
 
     sequences: of the B texts; mask: [B, T], their tokens in the loss; rewards: [P, G], less the penalty of
-    overlong texts. old_logprobs: [B, T], of the policy that sampled; None where the only update of the
-    iteration computes them. ref_logprobs: [B, T]; None without a KL penalty.
+    overlong texts; penalties: [B], what a KL penalty in the reward takes off each, 0 without one.
+    old_logprobs: [B, T], of the policy that sampled; None where the only update of the iteration computes
+    them. ref_logprobs: [B, T]; None without a KL penalty.
     """
 
     sequences: Sequences
     mask: Tensor
     rewards: Tensor
+    penalties: Tensor
     old_logprobs: Tensor | None
     ref_logprobs: Tensor | None
     collected: Collected
@@ -182,8 +184,9 @@ class Rollouts:
 
     @property
     def kl_penalties(self) -> Tensor:
-        """0: what a KL penalty takes is in the loss, or is logged as KL."""
-        return torch.zeros(len(self.task_rewards))
+        """What a KL penalty in the reward takes off each text, [E]; 0 for those that are left out."""
+        kept = torch.tensor(self.kept)
+        return torch.zeros(len(kept)).masked_scatter(kept, self.penalties.cpu())
 
     @property
     def kept(self) -> list[bool]:
@@ -238,8 +241,8 @@ def score(actors: Actors, collected: Collected, world: World) -> Rollouts:
         nothing = torch.zeros((0, 0), dtype=torch.bool, device=device)
         empty = Sequences(nothing.long(), nothing, nothing.long(), nothing)
         return Rollouts(
-            sequences=empty, mask=nothing, rewards=torch.zeros((0, size), device=device), old_logprobs=None,
-            ref_logprobs=None, collected=collected,
+            sequences=empty, mask=nothing, rewards=torch.zeros((0, size), device=device),
+            penalties=torch.zeros(0), old_logprobs=None, ref_logprobs=None, collected=collected,
         )  # fmt: skip
     sequences = pad_episodes(episodes, device, left=not is_seq2seq(actors.policy.model))
     mask = sequences.response_mask
@@ -258,10 +261,14 @@ def score(actors: Actors, collected: Collected, world: World) -> Rollouts:
         old = _logprobs(actors.policy, sequences, temperature, world)
     if actors.reference is not None:
         ref = _logprobs(actors.reference, sequences, temperature, world)
+    penalties = torch.zeros(len(episodes), device=device)
+    if old is not None and ref is not None and alg.kl_div.where == "reward":
+        penalties = alg.kl_div.coeff * (old - ref).sum(1)  # both 0 where there is no token
     return Rollouts(
         sequences=sequences,
         mask=mask,
         rewards=rewards,
+        penalties=penalties,
         old_logprobs=old,
         ref_logprobs=ref,
         collected=collected,

@@ -46,7 +46,7 @@ def estimate_advantages(rollouts: Rollouts, alg: GroupConfig) -> Tensor:
     if args.scale == "token_std":
         texts = group_advantages(rewards, args.baseline, "none", args.std_epsilon).flatten()
         return whiten(returns_to_go(texts, -penalty, rollouts.mask), rollouts.mask)
-    rewards = rewards - penalty.sum(1).view(rewards.shape)
+    rewards = rewards - rollouts.penalties.view(rewards.shape)
     return group_advantages(rewards, args.baseline, args.scale, args.std_epsilon).flatten()
 
 

@@ -18,6 +18,7 @@ from rl4lms.errors import DivergenceError, TrainingInterrupted
 from rl4lms.evaluation import predictions_path
 from rl4lms.model.load import autocast
 from rl4lms.plots import REWARD_METRICS, draw_training
+from rl4lms.record import SECONDS_BETWEEN_PLOTS, save_newest
 from rl4lms.reward_model.data import make_elements, sum_losses, updates_per_epoch
 from rl4lms.reward_model.learner import Learner
 from rl4lms.reward_model.measure import measure
@@ -25,8 +26,6 @@ from rl4lms.reward_model.setup import RewardSetup
 from rl4lms.run_setup import memory_lines
 
 logger = logging.getLogger(__name__)
-CHECKPOINTS_KEPT = 2
-SECONDS_BETWEEN_PLOTS = 120
 PROMPTS_AT_A_TIME = 64  # of val, between two looks at whether to stop
 SHOWN = ("loss", "accuracy", "gold_accuracy", "within_share")
 _EVALUATIONS, _UPDATES = "val_split_metrics", "training_info"
@@ -198,12 +197,8 @@ class Record:
 
     def _save_checkpoint(self) -> None:
         """Write the checkpoint of the completed updates; keep the newest ones."""
-        run, learner = self._setup.run, self._learner
-        if run is None or learner.update == 0:
-            return
-        before = run.checkpoints()
-        path = run.save_checkpoint(learner.state_dict(), learner.update)
-        run.delete_checkpoints(keep=[*[p for p in before if p != path][-CHECKPOINTS_KEPT + 1 :], path])
+        if self._setup.run is not None and self._learner.update > 0:
+            save_newest(self._setup.run, self._learner.state_dict(), self._learner.update)
 
     def _resume(self) -> None:
         """Continue from the newest checkpoint, and drop what was logged after it."""

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from common.hub import DataError
+from rl4lms.rankings import Comparison, Ranking, checked_rankings
 from rl4lms.samples import (
     Sample,
     checked,
@@ -114,3 +115,11 @@ def test_whole_characters_and_meta_data_that_hold_themselves_are_taken() -> None
     assert describe_broken_text(meta) is None
     meta["last"] = ("\U0001f600\udfff",)
     assert "surrogate \\udfff" in (describe_broken_text(meta) or "")
+
+
+def test_half_of_a_character_in_a_ranking_is_named() -> None:
+    ranking = Ranking("r", "p", ["a", "b \ud83d"], [Comparison(0, 1)], [], {})
+    with pytest.raises(
+        DataError, match=r"mine, position 0: completions of ranking 'r' has half of a character"
+    ):
+        checked_rankings([ranking], "mine")

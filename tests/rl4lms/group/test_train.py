@@ -49,6 +49,21 @@ def test_a_run_leaves_logs_a_model_and_all_rewards(tiny_gpt2, tmp_path, alg):
     assert "rollout_info/kl_div_mean" in rollouts[0] or alg not in ("rloo", "reinforce_pp")
 
 
+def test_a_penalty_in_the_reward_is_logged_with_it(tiny_gpt2, tmp_path):
+    """From the second iteration on; where it is in the loss, nothing is taken off."""
+    changes = {"train_evaluation__n_iters": 2, "alg__args__learning_rate": 1e-2}
+    for alg, where in (("rloo", "reward"), ("grpo", "loss")):
+        config = job(tmp_path / alg, tiny_gpt2, alg, alg__kl_div={"where": where, "coeff": 0.5}, **changes)
+        run = start(tmp_path / alg, config)
+        logged = list(read_rows(run.path / f"{PREFIX}rollout_rewards.jsonl", "step"))
+        second = [row["kl_penalty"] for row in logged if row["step"] == 2]
+        assert len(second) == 20 and all((value != 0) == (where == "reward") for value in second)
+        kl = rows(run, "rollout_info")[1]["rollout_info/kl_div_mean"]
+        if where == "reward":
+            lengths = rows(run, "rollout_info")[1]["rollout_info/ep_lens"]
+            assert sum(second) / 20 == pytest.approx(0.5 * kl * lengths, rel=1e-4)
+
+
 @pytest.mark.parametrize("alg", ["rloo", "dapo"])
 def test_encoder_decoders_train_too(tiny_t5, tmp_path, alg):
     changes = {"train_evaluation__n_iters": 1, "alg__args__n_epochs": 2, "alg__args__batch_size": 8}
