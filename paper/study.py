@@ -1,14 +1,13 @@
-"""The study of text generation tasks: one file that expands to the plans of the paper's Sections 4.1 and 5.
+"""The study of text generation tasks: one file that says what is compared (Sections 4.1 and 5 of the paper).
 
-A task is a dataset with its reward. Each has reward statistics of the pretrained model in two independent
-samples, RFT at each learning rate that is tried, SFT, RFT after it, and the statistics after each on train
-and test; one task also has the sweeps of Section 5.1 and the short SFT phases of Section 5.2. What is run is
-an ordinary plan file, written beside the runs. Imports nothing heavy.
+A task is a dataset; under each of its rewards it is a case of its own. All rewards of a task share inputs,
+references, the pretrained model and SFT, so that cases of a task differ in the reward alone.
+`paper.study_plans` makes ordinary plans of it. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -24,11 +23,12 @@ from rl4lms.config.parts import Args, MetricConfig, Positive
 from rl4lms.config.training_blocks import RewardConfig
 from rl4lms.samples import Split
 
-Method = Literal["pretrained", "rft", "sft", "sft_rft"]
-METHODS: tuple[Method, ...] = get_args(Method)
+# SFT is on all labels for all steps, short SFT on few for few; RFT begins with any of these models.
+Method = Literal["pretrained", "rft", "short", "short_rft", "sft", "sft_rft"]
+Start = Literal["pretrained", "short", "sft"]
+STARTS: tuple[Start, ...] = get_args(Start)
 Fields = dict[str, Any]
-SECOND_SAMPLE_SEED = 1000  # of the pretrained model's independent second sample
-MODEL, ON_POLICY_MODEL = "alg.model_name", "alg.policy.args.model_name"
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class ConfigFiles(Config):
@@ -40,12 +40,19 @@ class ConfigFiles(Config):
     sft_rft: str
 
 
-class TaskConfig(Config):
-    label: str = Field(description="for figures; a new line before its reward")
-    datapool: Args = Field(description="arguments of the datapool, over `datapool` of the study")
+class TaskReward(Config):
+    label: str = Field(description="for figures")
     reward: RewardConfig = Field(description="what RFT maximises")
     metric: MetricConfig = Field(description="the same as a metric, for evaluation and extraction")
     key: str = Field(description="its name among the metric's results")
+
+
+class TaskConfig(Config):
+    label: str = Field(description="for figures")
+    datapool: Args = Field(description="arguments of the datapool, over `datapool` of the study")
+    rewards: Annotated[dict[str, TaskReward], Field(min_length=1)] = Field(
+        description="name -> reward; after SFT, RFT is by the first"
+    )
     max_prompt_length: Positive = Field(description="tokens of a prompt")
     max_new_tokens: Positive = Field(description="tokens of a text")
     kl_coeff: float = Field(0.001, ge=0, description="weight of the KL penalty")
@@ -53,15 +60,37 @@ class TaskConfig(Config):
     model: str | None = Field(None, description="the pretrained model, instead of that of the config files")
 
 
+class StartConfig(Config):
+    """RFT from one kind of model, the same for all tasks."""
+
+    learning_rates: Annotated[list[float], Field(min_length=1)] = Field(
+        description="tried on the tasks and the seed of `choice`; the one with the best train reward is used"
+    )
+    fields: Fields = Field({}, description="dotted field -> value, over those of every RFT run")
+
+
+class ChoiceConfig(Config):
+    """What learning rates are chosen on."""
+
+    tasks: Annotated[list[str], Field(min_length=1)] = Field(description="under their first rewards")
+    seed: int = Field(description="of no reported run")
+
+
+class ShortSftConfig(Config):
+    labels: Share = Field(description="share of the train inputs' labels")
+    steps: Share = Field(description="share of sft_steps")
+
+
 class SweepConfig(Config):
     """Sweeps of one task: settings raised one at a time (Table 2), and short SFT phases (Figure 4)."""
 
     task: str
+    seeds: Positive | None = Field(None, description="at most so many; null: as the study")
     learning_rates: list[float] = Field(description="RFT, instead of the chosen one")
     temperatures: list[float] = Field(description="RFT, of the rollouts")
     ent_coefs: list[float] = Field(description="RFT, weight of the entropy bonus")
-    labels: list[float] = Field(description="SFT, shares of the labels")
-    steps: list[float] = Field(description="SFT, shares of the steps")
+    labels: list[Share] = Field(description="SFT, shares of the labels")
+    steps: list[Share] = Field(description="SFT, shares of the steps")
 
 
 class StudyConfig(Config):
@@ -71,32 +100,74 @@ class StudyConfig(Config):
     output_path: str = Field(description="folder of all its runs")
     models: list[str] = Field([], description="config files of the models that are made here")
     models_path: str = Field("outputs/laptop_models", description="folder of these models")
-    configs: ConfigFiles = Field(description="of all tasks that name no others")
-    datapool: Args = Field({}, description="arguments that all tasks share")
-    rft_learning_rates: Annotated[list[float], Field(min_length=1)] = Field(
-        description="tried on the first seed of every task; the one with the best train reward is used"
+    configs: ConfigFiles
+    datapool: Args = Field({}, description="arguments of every datapool")
+    measured_inputs: Positive = Field(
+        description="train inputs whose rewards are measured, the same each time; all are trained on"
     )
     rft: Fields = Field({}, description="dotted field -> value of every RFT run")
+    starts: dict[Start, StartConfig] = Field(description="RFT by what it begins with")
+    choice: ChoiceConfig
     sft: Fields = Field({}, description="dotted field -> value of every SFT run")
     sft_steps: Positive = Field(description="updates of a full SFT")
+    short_sft: ShortSftConfig
     tasks: Annotated[dict[str, TaskConfig], Field(min_length=1)]
-    sweep: SweepConfig | None = Field(None, description="null: without Table 2 and Figure 4")
+    sweeps: list[SweepConfig] = Field([], description="the first: Table 2 and Figure 4; others: Figure 4")
 
     def check(self) -> list[Problem]:
-        if self.sweep is None or self.sweep.task in self.tasks:
-            return []
-        return [Problem("sweep.task", f"must be one of {', '.join(self.tasks)}, got {self.sweep.task!r}")]
+        problems = [
+            Problem("starts", f"missing: {start}; expected {', '.join(STARTS)}")
+            for start in STARTS
+            if start not in self.starts
+        ]
+        named = [(f"choice.tasks[{i}]", task) for i, task in enumerate(self.choice.tasks)]
+        named += [(f"sweeps[{i}].task", sweep.task) for i, sweep in enumerate(self.sweeps)]
+        for path, task in named:
+            if task not in self.tasks:
+                message = f"must be one of {', '.join(self.tasks)}, got {task!r}"
+                problems.append(Problem(path, message))
+        return problems
+
+    def cases(self) -> list[Case]:
+        """Every task under every one of its rewards."""
+        return [Case(name, reward) for name, task in self.tasks.items() for reward in task.rewards]
+
+    def cases_of(self, task: str) -> list[Case]:
+        """A task under each of its rewards."""
+        return [case for case in self.cases() if case.task == task]
+
+    def first_case(self, task: str) -> Case:
+        """A task under its first reward."""
+        return self.cases_of(task)[0]
+
+    def reward(self, case: Case) -> TaskReward:
+        """The reward of a case."""
+        return self.tasks[case.task].rewards[case.reward]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task under one of its rewards."""
+
+    task: str
+    reward: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}_{self.reward}"
 
 
 @dataclass(frozen=True)
 class StudyRun:
     """What an experiment of the study is of.
 
-    configuration: its name in the plan; sample, split: an extraction's, 2 for the pretrained model's second.
+    configuration: its name in the plan; reward: the name of the one that it is by or that it measures, None
+    for all of the task; sample, split: an extraction's, 2 for the pretrained model's second.
     """
 
     configuration: str
     task: str
+    reward: str | None
     method: Method
     kind: Literal["training", "extraction"]
     sample: int = 1
@@ -109,10 +180,19 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
 
 
 def select_tasks(study: StudyConfig, names: Iterable[str]) -> StudyConfig:
-    """Keep the part of a study about these tasks, without its sweeps if their task is none of them."""
-    tasks = {name: study.tasks[name] for name in names}
-    sweep = study.sweep if study.sweep is not None and study.sweep.task in tasks else None
-    return study.model_copy(update={"tasks": tasks, "sweep": sweep})
+    """Keep the part of a study about these tasks, and what learning rates are chosen on."""
+    kept = {*names, *study.choice.tasks}
+    return study.model_copy(
+        update={
+            "tasks": {name: task for name, task in study.tasks.items() if name in kept},
+            "sweeps": [sweep for sweep in study.sweeps if sweep.task in kept],
+        }
+    )
+
+
+def task_files(study: StudyConfig, task: TaskConfig) -> ConfigFiles:
+    """The config files of a task."""
+    return task.configs or study.configs
 
 
 def models_needed(study: StudyConfig) -> dict[Path, PretrainConfig]:
@@ -122,123 +202,13 @@ def models_needed(study: StudyConfig) -> dict[Path, PretrainConfig]:
     """
     names: set[str] = set()
     for task in study.tasks.values():
-        names |= set(_strings([task.reward.model_dump(), task.metric.model_dump(), task.model]))
+        for reward in task.rewards.values():
+            names |= set(_strings([reward.reward.model_dump(), reward.metric.model_dump(), task.model]))
         if task.model is None:
-            names |= set(_strings(read_source(_files(study, task).extraction).data))
+            names |= set(_strings(read_source(task_files(study, task).extraction).data))
     made = [load_pretrain_config(path) for path in study.models]
     folders = {Path(study.models_path) / config.name: config for config in made}
     return {folder: config for folder, config in folders.items() if folder.as_posix() in names}
-
-
-def selection(study: StudyConfig) -> tuple[list[Fields], list[StudyRun]]:
-    """Make the first plan's configurations, and say what they are: RFT at every learning rate, first seed."""
-    configurations, runs = [], []
-    for name, task in study.tasks.items():
-        for rate in study.rft_learning_rates:
-            run = StudyRun(f"{name}-rft-{_name_number(rate)}", name, "rft", "training")
-            fields = _rft(study, task) | _start(task, ON_POLICY_MODEL) | {"alg.args.learning_rate": rate}
-            configurations.append(_configuration(run, _files(study, task).rft, fields, repetitions=1))
-            runs.append(run)
-    return configurations, runs
-
-
-def comparison(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields], list[StudyRun]]:
-    """Make those of Figures 1, 2, 5 and Table 1: both finetunings of every task, and all statistics."""
-    configurations, runs = [], []
-
-    def add(run: StudyRun, path: str, fields: Fields, **options: Any) -> None:
-        configurations.append(_configuration(run, path, fields, **options))
-        runs.append(run)
-
-    for name, task in study.tasks.items():
-        files, extraction = _files(study, task), _extraction(study, task)
-        for sample, seed in ((1, 0), (2, SECOND_SAMPLE_SEED)):
-            run = StudyRun(f"{name}-pretrained-{sample}", name, "pretrained", "extraction", sample)
-            fields = extraction | _start(task, MODEL) | {"runtime.seed": seed}
-            add(run, files.extraction, fields, repetitions=1)
-        rft = _rft(study, task) | _start(task, ON_POLICY_MODEL) | {"alg.args.learning_rate": rates[name]}
-        add(StudyRun(f"{name}-rft", name, "rft", "training"), files.rft, rft)
-        add(StudyRun(f"{name}-sft", name, "sft", "training"), files.sft, _sft(study, task))
-        for method in ("rft", "sft"):
-            after = StudyRun(f"{name}-{method}-rewards", name, method, "extraction")
-            add(after, files.extraction, extraction, model_from=f"{name}-{method}")
-    return configurations, runs
-
-
-def after_sft(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields], list[StudyRun]]:
-    """Make the configurations of the table of rewards, which start from those of `comparison`.
-
-    These are RFT after the full SFT, its statistics on train inputs, and those of all models on test inputs.
-    """
-    configurations, runs = [], []
-    measured: list[tuple[Method, Split]] = [("sft_rft", "train"), *((method, "test") for method in METHODS)]
-    for name, task in study.tasks.items():
-        files, extraction = _files(study, task), _extraction(study, task)
-        rft = _rft(study, task) | {"alg.args.learning_rate": rates[name]}
-        trained = StudyRun(f"{name}-sft-rft", name, "sft_rft", "training")
-        configurations.append(_configuration(trained, files.sft_rft, rft, model_from=f"{name}-sft"))
-        runs.append(trained)
-        for method, split in measured:
-            model = f"{name}-{method.replace('_', '-')}"
-            run = StudyRun(f"{model}-{split}-rewards", name, method, "extraction", split=split)
-            fields = extraction | {"datapool.split": split}
-            options: dict[str, Any] = {"model_from": model}
-            if method == "pretrained":
-                fields, options = fields | _start(task, MODEL), {"repetitions": 1}
-            configurations.append(_configuration(run, files.extraction, fields, **options))
-            runs.append(run)
-    return configurations, runs
-
-
-def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields], list[StudyRun]]:
-    """Make the configurations of Table 2 and Figure 4, for one task and one seed."""
-    configurations: list[Fields] = []
-    runs: list[StudyRun] = []
-    if study.sweep is None:
-        return configurations, runs
-    name, task, sweep = study.sweep.task, study.tasks[study.sweep.task], study.sweep
-    files, rft = _files(study, task), _rft(study, task) | {"alg.args.learning_rate": rates[name]}
-    raised = {
-        "alg.args.learning_rate": sweep.learning_rates,
-        "alg.policy.args.generation_kwargs.temperature": sweep.temperatures,
-        "alg.args.ent_coef": sweep.ent_coefs,
-    }
-    for field, values in raised.items():
-        for value in values:
-            run = StudyRun(
-                f"{name}-rft-{field.rpartition('.')[2]}-{_name_number(value)}", name, "rft", "training"
-            )
-            fields = rft | _start(task, ON_POLICY_MODEL) | {field: value}
-            configurations.append(_configuration(run, files.rft, fields, repetitions=1))
-            runs.append(run)
-    for labels in sweep.labels:
-        for share in sweep.steps:
-            phase: Fields = {"alg.training_args.max_steps": max(1, round(share * study.sft_steps))}
-            if labels < 1:  # else the same run as the comparison's, if all steps are taken
-                phase["datapool.frac_train_samples"] = labels
-                phase["datapool.train_samples_rnd_seed"] = "{runtime.seed}"
-            sft = StudyRun(
-                f"{name}-sft-{_name_number(labels)}-{_name_number(share)}", name, "sft", "training"
-            )
-            configurations.append(_configuration(sft, files.sft, _sft(study, task) | phase, repetitions=1))
-            then = StudyRun(f"{sft.configuration}-rft", name, "sft_rft", "training")
-            start = {"model_from": sft.configuration, "repetitions": 1}
-            configurations.append(_configuration(then, files.sft_rft, rft, **start))
-            runs += [sft, then]
-    return configurations, runs
-
-
-def build_plan(study: StudyConfig, configurations: Sequence[Fields], seeds: int, jobs: int) -> Fields:
-    """What a plan file of these configurations holds."""
-    return {
-        "name": study.name,
-        "repetitions": seeds,
-        "multiprocess": jobs > 1,
-        "num_parallel": jobs,
-        "output_path": study.output_path,
-        "log_entire_predictions": True,  # the spread over inputs is part of what is reported
-        "configurations": list(configurations),
-    }
 
 
 def train_reward(run: Path, key: str) -> float:
@@ -248,17 +218,18 @@ def train_reward(run: Path, key: str) -> float:
     return float(max(rows, key=lambda row: row["epoch"])["metrics"][key])
 
 
-def _name_number(value: float) -> str:
-    """Write a number as part of a configuration's name."""
-    return f"{value:g}".replace(".", "_")
+def chosen_rates(
+    study: StudyConfig, tried: Mapping[tuple[Start, float], Iterable[float]]
+) -> dict[Start, float]:
+    """The learning rate of RFT from each start: the best mean train reward over the tasks it was tried on.
 
-
-def _configuration(run: StudyRun, path: str, fields: Fields, **options: Any) -> Fields:
-    return {"name": run.configuration, "config_path": path, "base_config": fields, **options}
-
-
-def _files(study: StudyConfig, task: TaskConfig) -> ConfigFiles:
-    return task.configs or study.configs
+    tried: (start, rate) -> those rewards.
+    """
+    means = {key: sum(rewards) / len(rewards) for key, values in tried.items() if (rewards := list(values))}
+    return {
+        start: max(config.learning_rates, key=lambda rate: means[start, rate])
+        for start, config in study.starts.items()
+    }
 
 
 def _strings(data: Any) -> Iterator[str]:
@@ -268,46 +239,3 @@ def _strings(data: Any) -> Iterator[str]:
     elif isinstance(data, Mapping | list):
         for item in data.values() if isinstance(data, Mapping) else data:
             yield from _strings(item)
-
-
-def _start(task: TaskConfig, field: str) -> Fields:
-    """The pretrained model, for runs that start from it."""
-    return {} if task.model is None else {field: task.model}
-
-
-def _data(study: StudyConfig, task: TaskConfig) -> Fields:
-    return {
-        **_start(task, "tokenizer.model_name"),
-        "tokenizer.max_length": task.max_prompt_length,
-        "datapool.args": study.datapool | task.datapool,
-    }
-
-
-def _extraction(study: StudyConfig, task: TaskConfig) -> Fields:
-    return _data(study, task) | {
-        "alg.generation_kwargs.max_new_tokens": task.max_new_tokens,
-        "evaluation.metrics": [task.metric.model_dump()],
-    }
-
-
-def _rft(study: StudyConfig, task: TaskConfig) -> Fields:
-    return _data(study, task) | {
-        "reward_fn": task.reward.model_dump(),
-        "env.args.max_prompt_length": task.max_prompt_length,
-        "env.args.max_episode_length": task.max_new_tokens,
-        "alg.policy.args.generation_kwargs.max_new_tokens": task.max_new_tokens,
-        "alg.kl_div.coeff": task.kl_coeff,
-        "train_evaluation.metrics": [task.metric.model_dump()],
-        **study.rft,
-    }
-
-
-def _sft(study: StudyConfig, task: TaskConfig) -> Fields:
-    return {
-        **_data(study, task),
-        **_start(task, MODEL),
-        "alg.generation_kwargs.max_new_tokens": task.max_new_tokens,
-        "alg.training_args.max_steps": study.sft_steps,
-        "train_evaluation.metrics": [task.metric.model_dump()],
-        **study.sft,
-    }

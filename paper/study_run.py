@@ -18,22 +18,18 @@ from common.identity import finished_runs
 from common.jobs import Job
 from common.outlook import Series
 from common.schedule import run_jobs
-from paper.study import (
-    Fields,
-    StudyConfig,
-    StudyRun,
-    after_sft,
-    build_plan,
-    comparison,
-    selection,
-    sweeps,
-    train_reward,
-)
+from paper.study import Start, StudyConfig, StudyRun, chosen_rates, train_reward
+from paper.study_plans import AFTER, Part, after_sft, build_plan, comparison, selection, sweeps
 from rl4lms.plan import Experiment, load_plan
 from rl4lms.plan.runs import make_jobs
 
 logger = logging.getLogger(__name__)
 INTERRUPT_MESSAGE = "stopping after the steps under way, resumable; press Ctrl-C again to stop at once"
+START_NAMES: dict[Start, str] = {
+    "pretrained": "the pretrained model",
+    "short": "short SFT",
+    "sft": "full SFT",
+}
 PLAN_RUNNER = "python rl4lms_plan_runner.py --plan_config_path"
 
 
@@ -65,13 +61,15 @@ def first_jobs(study: StudyConfig, *, seeds: int, jobs: int) -> list[Job]:
 
     It then finds them finished. Raises ConfigError.
     """
-    pairs = zip(*comparison(study, any_rates(study)), strict=True)
+    part, sft = comparison(study, any_rates(study)), Part()
+    pairs = zip(part.configurations, part.runs, strict=True)
     whichever = [(fields, run) for fields, run in pairs if run.method in ("pretrained", "sft")]
-    whichever.sort(key=lambda pair: pair[1].kind == "extraction")
-    parts = {"selection": (selection(study)[0], 1), "sft": ([fields for fields, _ in whichever], seeds)}
+    for fields, run in sorted(whichever, key=lambda pair: pair[1].kind == "extraction"):
+        sft.configurations.append(fields)
+        sft.runs.append(run)
     first = []
-    for phase, (configurations, times) in parts.items():
-        loaded = load_plan(write_plan(study, phase, configurations, times, jobs))
+    for phase, phase_part, times in (("selection", selection(study), 1), ("sft", sft, seeds)):
+        loaded = load_plan(write_plan(study, phase, phase_part, times, jobs))
         first += make_jobs(loaded.plan, loaded.experiments)
     return first
 
@@ -86,30 +84,21 @@ def run_study(
     console: bool = True,
     series: Series | None = None,
 ) -> list[Done]:
-    """Run what is missing and return everything that is there; finished runs are used as they are.
+    """Run what is missing and return what is reported; finished runs are used as they are.
 
-    with_rewards, with_sweeps: also the runs of `after_sft`, of `sweeps`. RFT at the learning rates that were
-    not chosen comes last: Table 2 shows it. series: of what was run for the study before; see `run_jobs`.
+    with_rewards, with_sweeps: also the runs of `after_sft`, of `sweeps`. series: of what was run for the
+    study before; see `run_jobs`.
 
     Raises StudyError, StudyInterrupted, ConfigError.
     """
     series = series or Series()
-    tried = _run(study, "selection", *selection(study), seeds=1, jobs=jobs, console=console, series=series)
-    rates = chosen_rates(study, tried)
-    for task, rate in rates.items():
-        logger.info("%s: learning rate of RFT %g", task, rate)
+    tried = _run(study, "selection", selection(study), seeds=1, jobs=jobs, console=console, series=series)
+    rates = best_rates(study, tried)
+    for start, rate in rates.items():
+        logger.info("learning rate of RFT from %s: %g", START_NAMES[start], rate)
     series.foreseen = 0  # from here on it is known
-    main = _run(
-        study,
-        "main",
-        *_main(study, rates, with_rewards, with_sweeps),
-        seeds=seeds,
-        jobs=jobs,
-        console=console,
-        series=series,
-    )
-    used = {done.path for done in main}
-    return main + [done for done in tried if done.path not in used]
+    main = main_part(study, rates, seeds, with_rewards=with_rewards, with_sweeps=with_sweeps)
+    return _run(study, "main", main, seeds=seeds, jobs=jobs, console=console, series=series)
 
 
 def finished(
@@ -119,33 +108,47 @@ def finished(
 
     Needs the models of the study. Writes nothing, unless a plan has a mistake. Raises ConfigError.
     """
-    tried = _finished(study, "selection", *selection(study), seeds=1, jobs=jobs)
-    rates = any_rates(study)
-    if len(tried) == len(study.tasks) * len(study.rft_learning_rates):
-        rates = chosen_rates(study, tried)
-    main = _finished(study, "main", *_main(study, rates, with_rewards, with_sweeps), seeds=seeds, jobs=jobs)
-    return Counter(done.run.configuration for done in tried + main)
+    part = selection(study)
+    tried = _finished(study, "selection", part, seeds=1, jobs=jobs)
+    rates = best_rates(study, tried) if len(tried) == len(part.runs) else any_rates(study)
+    main = main_part(study, rates, seeds, with_rewards=with_rewards, with_sweeps=with_sweeps)
+    done = tried + _finished(study, "main", main, seeds=seeds, jobs=jobs)
+    return Counter(item.run.configuration for item in done)
 
 
-def any_rates(study: StudyConfig) -> dict[str, float]:
-    """A learning rate for each task, before one is chosen."""
-    return dict.fromkeys(study.tasks, study.rft_learning_rates[0])
+def any_rates(study: StudyConfig) -> dict[Start, float]:
+    """A learning rate for each start of RFT, before one is chosen."""
+    return {start: config.learning_rates[0] for start, config in study.starts.items()}
 
 
-def chosen_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[str, float]:
-    """The learning rate of each task whose RFT ended with the best reward on the train inputs."""
-    rewards: dict[str, dict[float, float]] = {}
+def best_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[Start, float]:
+    """The learning rate of each start of RFT, by the runs of `selection`, all of which are there."""
+    rewards: dict[tuple[Start, float], list[float]] = {}
+    starts = {method: start for start, method in AFTER.items()}
     for done in tried:
-        rate = done.experiment.changes["alg.args.learning_rate"]
-        task = done.run.task
-        rewards.setdefault(task, {})[rate] = train_reward(done.path, study.tasks[task].key)
-    return {task: max(by_rate, key=lambda rate: by_rate[rate]) for task, by_rate in rewards.items()}
+        if (start := starts.get(done.run.method)) is not None and done.run.reward is not None:
+            rate = done.experiment.changes["alg.args.learning_rate"]
+            key = study.tasks[done.run.task].rewards[done.run.reward].key
+            rewards.setdefault((start, rate), []).append(train_reward(done.path, key))
+    return chosen_rates(study, rewards)
+
+
+def main_part(
+    study: StudyConfig, rates: Mapping[Start, float], seeds: int, *, with_rewards: bool, with_sweeps: bool
+) -> Part:
+    """What is run at the chosen rates."""
+    part = comparison(study, rates)
+    if with_rewards:
+        part += after_sft(study, rates)
+    if with_sweeps:
+        part += sweeps(study, rates, seeds)
+    return part
 
 
 def write_plan(
     study: StudyConfig,
     phase: str,
-    configurations: list[Fields],
+    part: Part,
     seeds: int,
     jobs: int,
     folder: str | Path | None = None,
@@ -156,58 +159,44 @@ def write_plan(
     """
     path = Path(folder or study.output_path) / f"{study.name}_{phase}_plan.yml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    plan = build_plan(study, configurations, seeds, jobs)
+    plan = build_plan(study, part, seeds, jobs)
     text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
     atomic_write_text(path, f"# Made from the study {study.name!r}; run by: {PLAN_RUNNER} {path}\n{text}")
     return path
 
 
-def _main(
-    study: StudyConfig, rates: Mapping[str, float], with_rewards: bool, with_sweeps: bool
-) -> tuple[list[Fields], list[StudyRun]]:
-    """Configurations of the second plan, and what they are."""
-    configurations, runs = comparison(study, rates)
-    for is_wanted, part in ((with_rewards, after_sft), (with_sweeps, sweeps)):
-        if is_wanted:
-            part_configurations, part_runs = part(study, rates)
-            configurations, runs = configurations + part_configurations, runs + part_runs
-    return configurations, runs
-
-
 def _finished(
     study: StudyConfig,
     phase: str,
-    configurations: list[Fields],
-    runs: list[StudyRun],
+    part: Part,
     *,
     seeds: int,
     jobs: int,
 ) -> list[Done]:
     with TemporaryDirectory() as folder:
-        path = write_plan(study, phase, configurations, seeds, jobs, folder)
+        path = write_plan(study, phase, part, seeds, jobs, folder)
         try:
             loaded = load_plan(path)
         except ConfigError:
             # The message is to name a file that stays.
-            load_plan(write_plan(study, phase, configurations, seeds, jobs))
+            load_plan(write_plan(study, phase, part, seeds, jobs))
             raise
     there = finished_runs(Path(study.output_path))
     paths = [there.get(job.identity) for job in make_jobs(loaded.plan, loaded.experiments)]
-    return _done(path, runs, loaded.experiments, paths)
+    return _done(path, part.runs, loaded.experiments, paths)
 
 
 def _run(
     study: StudyConfig,
     phase: str,
-    configurations: list[Fields],
-    runs: list[StudyRun],
+    part: Part,
     *,
     seeds: int,
     jobs: int,
     console: bool,
     series: Series,
 ) -> list[Done]:
-    path = write_plan(study, phase, configurations, seeds, jobs)
+    path = write_plan(study, phase, part, seeds, jobs)
     loaded = load_plan(path)
     outcomes = run_jobs(
         loaded.plan,
@@ -223,7 +212,7 @@ def _run(
         raise StudyInterrupted
     if failed := sum(not outcome.is_done for outcome in outcomes):
         raise StudyError(f"{failed} of {len(outcomes)} experiments of {path} failed")
-    return _done(path, runs, loaded.experiments, [outcome.run for outcome in outcomes])
+    return _done(path, part.runs, loaded.experiments, [outcome.run for outcome in outcomes])
 
 
 def _done(

@@ -20,6 +20,7 @@ from rl4lms.datapools.python_docs import FormName, PythonDocsArgs
 ModelType = Literal["seq2seq", "causal", "classifier"]
 TextTask = Literal["span_corruption", "prefix_continuation", "denoising"]
 TASKS: tuple[str, ...] = (*get_args(TextTask), *get_args(FormName))
+NEXT_TOKEN = "next_token"  # a causal model's, on plain text
 # T5's: <pad>, </s>, <unk> and sentinels; GPT-2's: all bytes and <|endoftext|>; a classifier's: T5's with <s>
 # in place of the sentinels.
 SENTINELS = 10
@@ -29,10 +30,6 @@ _LEAST_VOCABULARY: dict[ModelType, int] = {
     "classifier": 4 + 200,
 }
 _LARGEST_VOCABULARY = 10_000_000  # ten times that of the largest models
-_NO_MIXTURE: dict[ModelType, str] = {
-    "causal": "a causal model has one task, the next token; remove it, or set model_type: seq2seq",
-    "classifier": "a classifier's examples are of its classes, as many of each; remove it",
-}
 
 
 class PretrainDataConfig(Config):
@@ -88,7 +85,9 @@ class PretrainAlgConfig(Config):
     batch_size: TextsAtATime = Field(64, description="examples of an update")
     learning_rate: float = Field(0.02, gt=0, description="of Adafactor, relative to the size of the weights")
     mixture: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        {}, description="seq2seq: task -> share of the examples; shares need not sum to 1"
+        {},
+        description="task -> share of the examples; shares need not sum to 1; causal: next_token is plain "
+        "text, which is all without a mixture",
     )
     log_every: Positive = Field(50, description="updates between rows of the log")
     eval_every: Positive = Field(250, description="updates between evaluations on held-out text")
@@ -96,9 +95,9 @@ class PretrainAlgConfig(Config):
 
     def check(self) -> list[Problem]:
         return [
-            Problem(f"mixture.{name}", unknown_name("task", name, TASKS))
+            Problem(f"mixture.{name}", unknown_name("task", name, (*TASKS, NEXT_TOKEN)))
             for name in self.mixture
-            if name not in TASKS
+            if name not in (*TASKS, NEXT_TOKEN)
         ]
 
 
@@ -131,8 +130,14 @@ class PretrainConfig(Config):
         if self.model_type == "seq2seq" and not self.alg.mixture:
             message = f"missing; expected the tasks of a seq2seq model: {', '.join(TASKS)}"
             problems.append(Problem("alg.mixture", message))
-        if self.model_type != "seq2seq" and self.alg.mixture:
-            problems.append(Problem("alg.mixture", _NO_MIXTURE[self.model_type]))
+        if self.model_type == "classifier" and self.alg.mixture:
+            message = "a classifier's examples are of its classes, as many of each; remove it"
+            problems.append(Problem("alg.mixture", message))
+        unsuited = {"seq2seq": (NEXT_TOKEN,), "causal": ("span_corruption", "prefix_continuation")}
+        for name in unsuited.get(self.model_type, ()):
+            if name in self.alg.mixture:
+                message = f"is no task of a {self.model_type} model; remove it"
+                problems.append(Problem(f"alg.mixture.{name}", message))
         if self.model_type == "classifier" and len(self.data.classes) < 2:
             message = f"a classifier tells two classes or more apart, got {len(self.data.classes)}"
             problems.append(Problem("data.classes", message))

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from common.hub import DataError
 from common.seeding import derive_seed
-from paper.small_models.config import PretrainConfig, TextTask
+from paper.small_models.config import NEXT_TOKEN, PretrainConfig, TextTask
 from paper.small_models.tasks import MIN_WORDS, TEXT_TASKS, Example, passage
 from rl4lms.datapools import load_datapool
 from rl4lms.datapools.python_docs import (
@@ -34,7 +34,6 @@ from rl4lms.samples import Sample
 # CHUNK x CHUNK batches are drawn together and sorted by length: a third of what is computed is padding, in
 # batches of any lengths three quarters.
 CHUNK = 8
-NEXT_TOKEN = "next_token"  # the one task of causal models
 
 
 @dataclass(frozen=True)
@@ -104,13 +103,11 @@ def held_out_corpus(config: PretrainConfig) -> Corpus:
 
 def draw(config: PretrainConfig, corpus: Corpus, number: int, rng: Random) -> list[tuple[str, Example]]:
     """Draw `number` examples with the names of their tasks, which are the classes of a classifier."""
-    if config.model_type == "causal":
-        return [(NEXT_TOKEN, ("", rng.choice(corpus.texts))) for _ in range(number)]
     if config.model_type == "classifier":
         labels = rng.choices(list(config.data.classes), k=number)
         return [(label, (passage(rng.choice(corpus.pairs[label])[0], rng), label)) for label in labels]
     mixture = config.alg.mixture
-    tasks = rng.choices(list(mixture), list(mixture.values()), k=number)
+    tasks = rng.choices(list(mixture), list(mixture.values()), k=number) if mixture else [NEXT_TOKEN] * number
     return [(task, _example(corpus, task, rng)) for task in tasks]
 
 
@@ -144,13 +141,14 @@ def encode(
 ) -> list[tuple[list[int], list[int]]]:
     """Encode inputs and targets as token ids, cut to `data.max_length`.
 
-    Causal models have no ids of inputs, and a text ends with the end token; a classifier's target is the
-    number of a class.
+    Causal models have no ids of inputs: one text of both, which ends with the end token. A classifier's
+    target is the number of a class.
     """
     longest = config.data.max_length
     targets = [target for _, target in examples]
     if config.model_type == "causal":
-        rows = tokenizer(targets, verbose=False)["input_ids"]
+        texts = [f"{source} {target}" if source else target for source, target in examples]
+        rows = tokenizer(texts, verbose=False)["input_ids"]
         return [([], [*row, tokenizer.eos_token_id][:longest]) for row in rows]
     inputs = tokenizer([source for source, _ in examples], truncation=True, max_length=longest)["input_ids"]
     if config.model_type == "classifier":
@@ -184,13 +182,15 @@ def _class_corpus(config: PretrainConfig, texts: Iterable[str], part: Part) -> C
 
 
 def _example(corpus: Corpus, task: str, rng: Random) -> Example:
+    if task == NEXT_TOKEN:
+        return "", rng.choice(corpus.texts)
     if task in get_args(TextTask):
         return TEXT_TASKS[cast(TextTask, task)](rng.choice(corpus.texts), rng)
     return rng.choice(corpus.pairs[task])
 
 
 def _forms(config: PretrainConfig) -> list[FormName]:
-    return [cast(FormName, task) for task in config.alg.mixture if task not in TEXT_TASKS]
+    return [cast(FormName, task) for task in config.alg.mixture if task not in (*TEXT_TASKS, NEXT_TOKEN)]
 
 
 def _pairs(samples: Sequence[Sample]) -> list[Example]:

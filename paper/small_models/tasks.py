@@ -7,12 +7,12 @@ from itertools import pairwise
 from random import Random
 
 from paper.small_models.config import SENTINELS, TextTask
+from rl4lms.datapools.python_docs import DROPPED, FORMS
 
 NOISE, MEAN_SPAN = 0.15, 3  # Raffel et al. 2020, Section 3.1.4
-DROPPED = 0.2  # of the words, in `denoising`
 MIN_WORDS = 4
 PASSAGE_WORDS = (3, 18)  # about 4 to 26 tokens: as long as the texts that a classifier judges
-DENOISING_PREFIX = "restore: "
+DENOISING_PREFIX = FORMS["restore"].prefix
 
 Example = tuple[str, str]
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
+from random import Random
 from typing import Any, Literal
 
 from pydantic import Field
@@ -40,6 +41,7 @@ MAX_PROMPT_CHARACTERS = 200
 MIN_TEXT_WORDS, MAX_TEXT_WORDS = 12, 80
 MIN_CONCEPTS, MAX_CONCEPTS = 3, 8
 MAX_IDENTIFIER_WORDS = 10
+DROPPED = 0.2  # of the words, in `restore`
 _FUNCTION_WORDS = frozenset(
     "a about after all also an and any are as at be been before being between both but by can do does "
     "during each either for from had has have if in into is it its may must no nor not of off on one only or "
@@ -63,6 +65,11 @@ FormName = Literal[
     "next_sentence",
     "first_sentence",
     "identifier",
+    "dashes",
+    "last_word",
+    "keywords",
+    "opening",
+    "restore",
 ]
 
 
@@ -178,9 +185,47 @@ def _first_sentence(sentence: str, records: Sequence[DocRecord]) -> Iterator[Pai
 
 
 def _identifier(sentence: str, records: Sequence[DocRecord]) -> Iterator[Pair]:
-    words = sentence.rstrip(".!?").split()
-    if len(words) <= MAX_IDENTIFIER_WORDS and all(_WORD.fullmatch(word) for word in words):
+    if words := _few_words(sentence):
         yield sentence, ["_".join(words).lower().replace("'", "").replace("-", "_")], {}
+
+
+def _dashes(sentence: str, records: Sequence[DocRecord]) -> Iterator[Pair]:
+    if words := _few_words(sentence):
+        yield sentence, ["-".join(words).lower().replace("'", "")], {}
+
+
+def _last_word(sentence: str, records: Sequence[DocRecord]) -> Iterator[Pair]:
+    if words := _few_words(sentence):
+        yield sentence, [words[-1].lower()], {}
+
+
+def _few_words(sentence: str) -> list[str]:
+    """The words of a sentence of plain words alone, if they are few enough for a name."""
+    words = sentence.rstrip(".!?").split()
+    is_short = len(words) <= MAX_IDENTIFIER_WORDS and all(_WORD.fullmatch(word) for word in words)
+    return words if is_short else []
+
+
+def _keywords(sentence: str, records: Sequence[DocRecord]) -> Iterator[Pair]:
+    words = [word.strip("'-").lower() for word in _WORD.findall(sentence)]
+    kept = [word for word in words if len(word) > 1 and word not in _FUNCTION_WORDS]
+    if MIN_CONCEPTS <= len(kept) <= MAX_CONCEPTS:
+        yield sentence, [" ".join(kept)], {}
+
+
+def _opening(sentence: str, records: Sequence[DocRecord]) -> Iterator[Pair]:
+    for record in records:
+        words = record.text.split()[:MAX_TEXT_WORDS]
+        if len(words) >= len(sentence.split()) + MIN_WORDS and is_prose(record.text):
+            yield " ".join(words), [sentence], {}
+            return
+
+
+def _restore(sentence: str, records: Sequence[DocRecord]) -> Iterator[Pair]:
+    words = sentence.split()
+    rng = Random(sentence)  # the same words each time
+    dropped = set(rng.sample(range(len(words)), max(1, round(DROPPED * len(words)))))
+    yield " ".join(word for i, word in enumerate(words) if i not in dropped), [sentence], {}
 
 
 FORMS: dict[FormName, Form] = {
@@ -193,6 +238,11 @@ FORMS: dict[FormName, Form] = {
     "next_sentence": Form(_next_sentence, "what comes next: "),
     "first_sentence": Form(_first_sentence, "what comes before: "),
     "identifier": Form(_identifier, "write as an identifier: "),
+    "dashes": Form(_dashes, "write as an identifier: "),
+    "last_word": Form(_last_word, "last word: ", distinct_references=False),
+    "keywords": Form(_keywords, "list the keywords: "),
+    "opening": Form(_opening, "first sentence: "),
+    "restore": Form(_restore, "restore: "),
 }
 
 
