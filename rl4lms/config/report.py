@@ -122,8 +122,9 @@ def _components(config: ExtractConfig | TrainConfig) -> Iterator[tuple[Keys, Reg
         block, metrics = "train_evaluation", config.train_evaluation.metrics
         if isinstance(config.alg, RewardModelConfig):
             return
-        if config.reward_fn is not None and isinstance(config.alg, RolloutConfig):
-            yield ("reward_fn",), REWARDS, config.reward_fn.id, config.reward_fn.args
+        if isinstance(config.alg, RolloutConfig):
+            for place, reward in config.rewards.items():
+                yield place, REWARDS, reward.id, reward.args
     for number, metric in enumerate(metrics):
         yield (block, "metrics", number), METRICS, metric.id, metric.args
 
@@ -163,8 +164,9 @@ def training_sizes(config: TrainConfig) -> list[str]:
         lines = [f"training: {share}, {_supervised_length(config.alg)}"]
         often = f"on val every {config.alg.trainer_arguments().get('logging_steps', 500):,} updates"
     else:
-        assert config.reward_fn is not None  # TrainConfig.check
-        lines = [f"training: {share}, rewarded by {config.reward_fn.id}", *_rollout_sizes(config)]
+        rewards = config.rewards.values()
+        terms = " + ".join(r.id if r.weight == 1 else f"{r.weight:g} x {r.id}" for r in rewards)
+        lines = [f"training: {share}, rewarded by {terms}", *_rollout_sizes(config)]
         often = f"on val every {evaluation.eval_every:,} iterations"
     return [
         *lines,

@@ -31,6 +31,12 @@ class RewardConfig(Config):
         return REWARDS.check(self.id, self.args)
 
 
+class WeightedRewardConfig(RewardConfig):
+    """One of several rewards."""
+
+    weight: float = Field(1.0, description="its factor in the sum; 0: it is logged and adds nothing")
+
+
 class TrainDatapoolConfig(Config):
     id: str = Field(description="registered dataset, or package.module:function of your own")
     args: Args = Field({}, description="its keyword arguments")

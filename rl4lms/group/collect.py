@@ -34,8 +34,9 @@ from rl4lms.model.load import is_seq2seq
 from rl4lms.model.parallel import World
 from rl4lms.model.policy import PolicyModel
 from rl4lms.requirements import RequirementError
-from rl4lms.rewards import Reward, RewardError
+from rl4lms.rewards import RewardError
 from rl4lms.samples import Sample
+from rl4lms.task_reward import TaskReward, arrange_parts
 
 LOGITS_AT_A_TIME = 2**26  # of a scoring pass: 256 MiB
 
@@ -48,7 +49,7 @@ class Actors:
     reference: PolicyModel | None
     tokenizer: PreTrainedTokenizerBase
     train: Sequence[Sample]
-    reward: Reward
+    reward: TaskReward
     env: EnvConfig
     alg: GroupConfig
     seed: int
@@ -61,13 +62,17 @@ class Actors:
 
 @dataclass(frozen=True)
 class Group:
-    """G responses to a prompt. texts, rewards (of the task), ended (not cut): [G]; spread: rewards differ."""
+    """G responses to a prompt. spread: their rewards differ.
+
+    texts, rewards (of the task), ended (not cut), parts (of the rewards, see TextReward): [G].
+    """
 
     episodes: list[Episode]
     texts: list[str]
     rewards: list[float]
     ended: list[bool]
     spread: bool
+    parts: list[dict[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -142,13 +147,14 @@ def _make_groups(actors: Actors, positions: list[int]) -> list[Group]:
         actors.env,
     )
     texts = [decode(actors.tokenizer, episode.response.tolist()) for episode in episodes]
-    rewards = reward_episodes(model, actors.train, actors.reward, episodes, texts, actors.env)
+    scored = reward_episodes(model, actors.train, actors.reward, episodes, texts, actors.env)
+    rewards, parts = [reward.total for reward in scored], [reward.parts for reward in scored]
     ended = have_ended(model, episodes)
     groups = []
     for first in range(0, len(episodes), size):
         part = slice(first, first + size)
         spread = bool(has_spread(torch.tensor([rewards[part]], dtype=torch.float64))[0])
-        groups.append(Group(episodes[part], texts[part], rewards[part], ended[part], spread))
+        groups.append(Group(episodes[part], texts[part], rewards[part], ended[part], spread, parts[part]))
     return groups
 
 
@@ -181,6 +187,10 @@ class Rollouts:
     @property
     def task_rewards(self) -> Tensor:
         return torch.tensor([reward for group in self.collected.groups for reward in group.rewards])
+
+    @property
+    def reward_parts(self) -> dict[str, list[float | None]]:
+        return arrange_parts([parts for group in self.collected.groups for parts in group.parts])
 
     @property
     def kl_penalties(self) -> Tensor:

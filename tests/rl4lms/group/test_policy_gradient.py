@@ -106,7 +106,9 @@ def test_the_mean_over_all_groups_is_the_expected_gradient(tmp_path, case, group
     for members in itertools.product(range(len(texts)), repeat=group_size):
         episodes = [Episode(0, PROMPT, torch.tensor(texts[i])) for i in members]
         values = [float(rewards[i]) for i in members]
-        group = Group(episodes, [""] * group_size, values, [True] * group_size, len(set(values)) > 1)
+        group = Group(
+            episodes, [""] * group_size, values, [True] * group_size, len(set(values)) > 1, [{}] * group_size
+        )
         rollouts = score(actors, Collected([group], [True], 1, 1), World())
         advantages = estimate_advantages(rollouts, config.alg)
         minibatch_losses(actors, rollouts, torch.arange(group_size), advantages, world=World())
