@@ -166,7 +166,7 @@ def training_sizes(config: TrainConfig) -> list[str]:
     else:
         rewards = config.rewards.values()
         terms = " + ".join(r.id if r.weight == 1 else f"{r.weight:g} x {r.id}" for r in rewards)
-        lines = [f"training: {share}, rewarded by {terms}", *_rollout_sizes(config)]
+        lines = [f"training: {share}, rewarded by {terms.replace('+ -', '- ')}", *_rollout_sizes(config)]
         often = f"on val every {evaluation.eval_every:,} iterations"
     return [
         *lines,
