@@ -182,9 +182,9 @@ def test_the_logs_of_a_run_have_total_and_parts(tmp_path: Path, tiny_gpt2: Path,
         of_iteration = [row for row in rows if row["step"] == logged["epoch"]]
         for key in ("reward", *(f"reward/{name}" for name in NAMES)):
             values = [row[key] for row in of_iteration if row[key] is not None]
-            names = (f"rollout_info/{key}/{what}" for what in ("mean", "std"))
+            names = [f"rollout_info/{key}/mean", f"rollout_info/{key}/std"]
             if key == "reward":
-                names = ("rollout_info/ep_rew", "rollout_info/ep_rew_std")
+                names = ["rollout_info/ep_rew", "rollout_info/ep_rew_std"]
             expected = [statistics.fmean(values), statistics.pstdev(values)]
             assert [logged[name] for name in names] == pytest.approx(expected, rel=1e-6)
 
