@@ -13,7 +13,7 @@ from rl4lms.requirements import RequirementError
 from rl4lms.text import TextBatch, find_failing_text
 
 Reward = Callable[[TextBatch], list[float]]
-PartialReward = Callable[[TextBatch], list[float | None]]  # None: it does not apply to a text
+PartialReward = Callable[[TextBatch], Sequence[float | None]]  # None: it does not apply to a text
 
 LARGEST = 3.4e38  # rewards are kept in float32
 

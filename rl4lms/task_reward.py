@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 from rl4lms.config.training_blocks import WeightedRewardConfig
-from rl4lms.reward_checks import LARGEST, PartialReward, Reward, RewardError, describe_text
+from rl4lms.reward_checks import LARGEST, PartialReward, RewardError, describe_text
 from rl4lms.rewards import build_partial_reward, build_reward
 from rl4lms.text import TextBatch
 
@@ -29,22 +29,16 @@ TaskReward = Callable[[TextBatch], list[TextReward]]
 
 def build_task_reward(configs: Sequence[WeightedRewardConfig]) -> TaskReward:
     """Build the rewards of a config and add them up. Raises ConfigError, and when called RewardError."""
-    weights = [config.weight for config in configs]
-    if len(configs) > 1:
+    rewards: dict[str, PartialReward]
+    if len(configs) == 1:  # it has to apply to every text
+        rewards = {configs[0].id: build_reward(configs[0].id, configs[0].args)}
+    else:
         names = name_parts([config.id for config in configs])
-        return combine(
-            {
-                name: build_partial_reward(config.id, config.args, name)
-                for name, config in zip(names, configs, strict=True)
-            },
-            weights,
-        )
-    return take_alone(build_reward(configs[0].id, configs[0].args), weights[0])
-
-
-def take_alone(reward: Reward, weight: float = 1.0) -> TaskReward:
-    """The task reward that is a reward's multiple."""
-    return lambda batch: [TextReward(weight * value, {}) for value in reward(batch)]
+        rewards = {
+            name: build_partial_reward(config.id, config.args, name)
+            for name, config in zip(names, configs, strict=True)
+        }
+    return combine(rewards, [config.weight for config in configs])
 
 
 def name_parts(ids: Sequence[str]) -> list[str]:
@@ -56,7 +50,7 @@ def name_parts(ids: Sequence[str]) -> list[str]:
 
 
 def combine(rewards: Mapping[str, PartialReward], weights: Sequence[float]) -> TaskReward:
-    """The sum, by weight, of the rewards that apply to a text.
+    """The sum, by weight, of the rewards that apply to a text. rewards: by name; one alone has no parts.
 
     Raises when called RewardError: none applies to a text, or the sum is too large.
     """
@@ -66,17 +60,18 @@ def combine(rewards: Mapping[str, PartialReward], weights: Sequence[float]) -> T
         results = []
         for i, values in enumerate(zip(*columns, strict=True)):
             terms = [w * value for w, value in zip(weights, values, strict=True) if value is not None]
-            total = sum(terms)
-            if not terms or not -LARGEST <= total <= LARGEST:
-                raise RewardError(_explain_total(list(rewards), total if terms else None, batch, i), i)
-            results.append(TextReward(total, dict(zip(rewards, values, strict=True))))
+            total = sum(terms[1:], terms[0]) if terms else None
+            if total is None or not -LARGEST <= total <= LARGEST:
+                raise RewardError(_explain_total(list(rewards), total, batch, i), i)
+            parts = dict(zip(rewards, values, strict=True)) if len(rewards) > 1 else {}
+            results.append(TextReward(total, parts))
         return results
 
     return task_reward
 
 
 def _explain_total(names: Sequence[str], total: float | None, batch: TextBatch, index: int) -> str:
-    """Say what is wrong with the total of a text; total: None without one."""
+    """Say what is wrong with the total of a text; total: None where no reward applies."""
     listed, text = ", ".join(map(repr, names)), describe_text(batch, index)
     if total is None:
         return (
@@ -84,7 +79,7 @@ def _explain_total(names: Sequence[str], total: float | None, batch: TextBatch, 
             "number for each text, such as 0.0"
         )
     return (
-        f"the weighted sum of the rewards {listed} is {total:g} for {text}; expected a number between "
+        f"the weighted sum of {listed} is {total:g} for {text}; expected a number between "
         f"-{LARGEST:g} and {LARGEST:g}: lower the weights of reward_fn"
     )
 

@@ -131,9 +131,15 @@ FAILURES: list[tuple[list[dict[str, Any]], str, int | None]] = [
     ),
     (
         [{"id": "several:huge"}, {"id": "several:huge", "weight": 5.0}],
-        "the weighted sum of the rewards 'several:huge', 'several:huge#2' is 1.8e+39 for text 0 ('a' after "
+        "the weighted sum of 'several:huge', 'several:huge#2' is 1.8e+39 for text 0 ('a' after "
         "prompt 'p'); expected a number between -3.4e+38 and 3.4e+38: lower the weights of reward_fn",
         0,
+    ),
+    (
+        [ALL | {"weight": 2e38}],
+        "the weighted sum of 'several:letters' is 4e+38 for text 1 ('bb' after prompt 'q'); "
+        "expected a number between -3.4e+38 and 3.4e+38: lower the weights of reward_fn",
+        1,
     ),
     (
         [EVEN],
