@@ -185,7 +185,7 @@ def _rollout_sizes(config: TrainConfig) -> list[str]:
     updates = -(-texts // batch) * args.n_epochs
     kept = " with spread" if args.dynamic_sampling.enabled else ""
     epochs = "1 epoch" if args.n_epochs == 1 else f"{args.n_epochs:,} epochs"
-    loss = args.aggregate
+    loss: str = args.aggregate
     if loss == "constant":
         assert config.env is not None  # TrainConfig.check
         loss += f", {config.env.args.longest_text(alg.generation_kwargs):,} tokens a text"

@@ -116,7 +116,7 @@ def collect(actors: Actors, iteration: int, position: int, world: World) -> Coll
                 f"{short} (alg.args.dynamic_sampling: max_rounds, when_short: stop); the rewards of the "
                 "others are all equal: see diagnose_vanishing_gradients.py"
             )
-        logger.warning("%s: trained on these", short)
+        logger.warning("%s: trained on those alone (when_short: train)", short)
     return Collected(groups, kept, rounds, position)
 
 

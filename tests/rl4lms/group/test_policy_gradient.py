@@ -17,7 +17,12 @@ from on_policy_jobs import job
 from on_policy_runs import changed, next_step
 from torch import Tensor
 
-from rft_diagnose.group_signal import effective_std, expected_advantages, spread_probability
+from rft_diagnose.group_signal import (
+    effective_std,
+    expected_advantages,
+    group_amplification,
+    spread_probability,
+)
 from rl4lms.episodes import Episode
 from rl4lms.group.collect import Actors, Collected, Group, Rollouts, score
 from rl4lms.group.step import estimate_advantages, minibatch_losses
@@ -270,6 +275,27 @@ def test_the_bound_holds_on_texts(tmp_path, group_size):
             bound = effective_std(levels, masses, group_size, advantage) * largest
             ratios.append(norm / bound)
     assert 0.3 < max(ratios) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("group_size", [2, 3, 8])
+def test_two_levels_leave_the_direction_of_the_plain_gradient(tmp_path, group_size):
+    """However the texts share them; GRPO's is longer by F_G'(p), the unbiased std's factor, over the gap."""
+    policy, texts = make_actors(tmp_path, "grpo", 2).policy, all_texts(VOCABULARY, 2)
+    logprobs, scores = list_scores(policy, PROMPT, texts)
+    probabilities = logprobs.sum(1).softmax(0)
+    generator = np.random.default_rng(0)
+    for good in range(1, len(texts)):
+        better = generator.permutation(np.arange(len(texts)) < good).astype(int)
+        masses, levels = np.bincount(better, probabilities), np.array([-0.5, 1.5])
+        plain, normalised = (
+            probabilities
+            * torch.tensor(expected_advantages(levels, masses, group_size, name)[better])
+            @ scores.sum(1)
+            for name in ("rloo", "grpo")
+        )
+        assert float(plain @ normalised / (plain.norm() * normalised.norm())) == pytest.approx(1, abs=1e-12)
+        factor = group_amplification(masses[1], group_size) * math.sqrt(1 - 1 / group_size) / 2
+        assert float(normalised.norm() / plain.norm()) == pytest.approx(float(factor), rel=1e-9)
 
 
 def test_minibatches_that_split_groups_add_up_to_the_whole(tmp_path):

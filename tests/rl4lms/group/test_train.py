@@ -154,7 +154,9 @@ def test_dynamic_sampling_keeps_the_groups_with_spread_and_asks_for_what_is_miss
     assert asked == [[10, 11, 12, 13, 14], [15, 16]]
     assert (result.rounds, result.position, sum(result.kept)) == (2, 17, 4)
     short = "iteration 7: of 7 groups in 2 rounds 4 have spread, 5 are asked for"
-    assert [record.getMessage() for record in caplog.records] == [f"{short}: trained on these"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{short}: trained on those alone (when_short: train)"
+    ]
     with pytest.raises(DivergenceError) as error:
         collected(max_rounds=2, when_short="stop")
     assert str(error.value) == (
