@@ -39,8 +39,7 @@ class Episode:
 def rollout_settings(alg: RolloutConfig, env: EnvConfig) -> GenerationSettings:
     """Return how episodes are sampled: they end after `max_episode_length` tokens at the latest."""
     settings = alg.generation_kwargs
-    longest = min(settings.max_new_tokens, env.args.max_episode_length)
-    return settings.model_copy(update={"max_new_tokens": longest})
+    return settings.model_copy(update={"max_new_tokens": env.args.longest_text(settings)})
 
 
 def generate_episodes(

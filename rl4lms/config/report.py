@@ -187,12 +187,16 @@ def _rollout_sizes(config: TrainConfig) -> list[str]:
     updates = -(-texts // batch) * args.n_epochs
     kept = " with spread" if args.dynamic_sampling.enabled else ""
     epochs = "1 epoch" if args.n_epochs == 1 else f"{args.n_epochs:,} epochs"
+    loss: str = args.aggregate
+    if loss == "constant":
+        assert config.env is not None  # TrainConfig.check
+        loss += f", {config.env.args.longest_text(alg.generation_kwargs):,} tokens a text"
     return [
         f"an iteration: {args.prompts_per_iteration:,} prompts{kept} x {args.group_size:,} texts = "
         f"{texts:,}, "
         f"minibatches of {batch:,}, {epochs}: {updates:,} update{'s' * (updates > 1)}",
         f"the run: {iterations:,} iterations, {iterations * texts:,} texts, {iterations * updates:,} updates",
-        f"advantages: {args.baseline}, {args.scale}; ratio of a {args.ratio}, loss by {args.aggregate}; KL "
+        f"advantages: {args.baseline}, {args.scale}; ratio of a {args.ratio}, loss by {loss}; KL "
         + (f"{alg.kl_div.coeff:g} in the {alg.kl_div.where}" if alg.needs_reference else "none"),
     ]
 

@@ -82,6 +82,10 @@ class EnvArgs(Config):
         description="also score texts that end before end-of-text and max_episode_length (released: not)",
     )
 
+    def longest_text(self, settings: GenerationSettings) -> int:
+        """Counts the tokens of the longest text of a rollout."""
+        return min(settings.max_new_tokens, self.max_episode_length)
+
     def check(self) -> list[Problem]:
         if self.terminate_on_eos:
             return []

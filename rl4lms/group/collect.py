@@ -6,6 +6,7 @@ however many processes share the work.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,7 @@ from rl4lms.rewards import RewardError
 from rl4lms.samples import Sample
 from rl4lms.task_reward import TaskReward, arrange_parts
 
+logger = logging.getLogger(__name__)
 LOGITS_AT_A_TIME = 2**26  # of a scoring pass: 256 MiB
 
 
@@ -109,12 +111,17 @@ def collect(actors: Actors, iteration: int, position: int, world: World) -> Coll
         fresh = world.gather(_collect_share(actors, world.share(asked), world))
         groups += fresh
         kept += [group.spread or not sampling.enabled for group in fresh]
-    if sum(kept) < needed and sampling.when_short == "stop":
-        raise DivergenceError(
+    if sum(kept) < needed:
+        short = (
             f"iteration {iteration}: of {len(groups):,} groups in {rounds} rounds {sum(kept):,} have spread, "
-            f"{needed:,} are asked for (alg.args.dynamic_sampling: max_rounds, when_short: stop); the "
-            "rewards of the others are all equal: see diagnose_vanishing_gradients.py"
+            f"{needed:,} are asked for"
         )
+        if sampling.when_short == "stop":
+            raise DivergenceError(
+                f"{short} (alg.args.dynamic_sampling: max_rounds, when_short: stop); the rewards of the "
+                "others are all equal: see diagnose_vanishing_gradients.py"
+            )
+        logger.warning("%s: trained on those alone (when_short: train)", short)
     return Collected(groups, kept, rounds, position)
 
 
