@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -111,18 +112,25 @@ def collect(actors: Actors, iteration: int, position: int, world: World) -> Coll
         fresh = world.gather(_collect_share(actors, world.share(asked), world))
         groups += fresh
         kept += [group.spread or not sampling.enabled for group in fresh]
-    if sum(kept) < needed:
-        short = (
+    if sum(kept) < needed and sampling.when_short == "stop":
+        raise DivergenceError(
             f"iteration {iteration}: of {len(groups):,} groups in {rounds} rounds {sum(kept):,} have spread, "
-            f"{needed:,} are asked for"
+            f"{needed:,} are asked for (alg.args.dynamic_sampling: max_rounds, when_short: stop); the "
+            "rewards of the others are all equal: see diagnose_vanishing_gradients.py"
         )
-        if sampling.when_short == "stop":
-            raise DivergenceError(
-                f"{short} (alg.args.dynamic_sampling: max_rounds, when_short: stop); the rewards of the "
-                "others are all equal: see diagnose_vanishing_gradients.py"
-            )
-        logger.warning("%s: trained on those alone (when_short: train)", short)
+    if sum(kept) < needed:
+        _warn_of_few(needed, rounds)
     return Collected(groups, kept, rounds, position)
+
+
+@cache  # once in a process: a row of the log has the numbers of each iteration
+def _warn_of_few(needed: int, rounds: int) -> None:
+    logger.warning(
+        "fewer than %s groups have spread after %s rounds: trained on those alone, here and in later "
+        "iterations (alg.args.dynamic_sampling.when_short: train); group/kept in the log is their number",
+        f"{needed:,}",
+        f"{rounds:,}",
+    )
 
 
 def _collect_share(actors: Actors, positions: list[int], world: World) -> list[Group]:
