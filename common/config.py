@@ -307,8 +307,9 @@ def _field_rows(
         shown = "required" if required else _default_text(default)
         yield f"{prefix}{name}", kind, shown, f"{note}{info.description or ''}"
         nested = list(_nested_models(field_type(info)))
+        suffixes = [suffix for suffix, _, _ in nested]
         for suffix, inner, label in nested:
-            inner_note = f"{note}[{label}] " if len(nested) > 1 else note
+            inner_note = f"{note}[{label}] " if suffixes.count(suffix) > 1 else note
             inner_default = default if isinstance(default, inner) else None
             yield from _field_rows(inner, f"{prefix}{name}{suffix}.", inner_note, inner_default)
 

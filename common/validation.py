@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails
 
 from common.source import Keys, closest, unknown_key
 
@@ -47,6 +48,17 @@ def field_errors(error: ValidationError, model: type[BaseModel]) -> list[FieldEr
     """All errors that pydantic saw, one for each value; a union's are those of the branch that fits best."""
     traced = [_trace(details, model) for details in error.errors(include_url=False)]
     return [_explain(error) for error in _choose_branches(traced)]
+
+
+def with_reasons(error: ValidationError, reasons: Mapping[str, str]) -> ValidationError:
+    """The error of a model, its unknown keys with what is said of them in the place of "unknown key"."""
+    details = []
+    for item in error.errors(include_url=False):
+        kind, location, context = item["type"], item["loc"], item.get("ctx", {})
+        if kind == "extra_forbidden" and (key := str(location[0])) in reasons:
+            kind, context = "value_error", {"error": ValueError(reasons[key])}
+        details.append(InitErrorDetails(type=kind, loc=location, input=item["input"], ctx=context))
+    return ValidationError.from_exception_data(error.title, details)
 
 
 @dataclass(eq=False)

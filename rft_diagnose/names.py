@@ -20,6 +20,7 @@ COMPLETIONS = (
     *("responses", "outputs", "generations", "prediction"),
 )
 TRL_COLUMNS = {"step", "prompt", "completion", "advantage"}  # of TRL's logged completions, beside the rewards
+LOGGED_HERE = {"step", "prompt_id", "reward", "kl_penalty"}  # by every training run here; ids of its data
 TOTALS = ("reward", "total_reward")  # what is optimised, where its parts stand beside it
 REWARD = re.compile(r"reward|score|.*_reward", re.IGNORECASE)
 # Not taken unasked, but a reward perhaps: then the others may be a part of what is optimised alone.
@@ -95,6 +96,12 @@ class Chosen:
         )
 
 
+def is_logged_here(names: Iterable[str]) -> bool:
+    """Tell whether columns are those of a training run here, which may log `kept` and parts of the reward."""
+    more = set(names) - LOGGED_HERE
+    return set(names) >= LOGGED_HERE and all(name == "kept" or name.startswith("reward/") for name in more)
+
+
 def choose_columns(
     names: Sequence[str], holds_numbers: Callable[[str], bool], asked: Columns, where: str
 ) -> Chosen:
@@ -128,7 +135,7 @@ def choose_columns(
     text = find_name(free, TEXTS) if IDS.fullmatch(prompt) else None
     completion = find_name([name for name in free if name != text], COMPLETIONS)
     rest = [name for name in free if name not in (text, completion)]
-    kinds = [name for name in rest if KINDS.fullmatch(name)]
+    kinds = [name for name in rest if KINDS.fullmatch(name) and not is_logged_here(names)]
     left = [name for name in rest if name not in TRL_COLUMNS and holds_numbers(name)]
     return Chosen(
         prompt, rewards, step, asked.kl, asked.references, text, completion,

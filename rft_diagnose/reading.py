@@ -17,7 +17,7 @@ from rft_diagnose.errors import DiagnosisError, listed
 from rft_diagnose.files import steps_in_names
 from rft_diagnose.generations import drop_repeated
 from rft_diagnose.groups import Floats, Ints
-from rft_diagnose.names import IDS, POSITIONS, Chosen, Columns
+from rft_diagnose.names import IDS, POSITIONS, Chosen, Columns, is_logged_here
 from rft_diagnose.rows import ambiguous_id, are_of_visits, restart
 from rft_diagnose.sources import (
     Source,
@@ -31,7 +31,6 @@ from rft_diagnose.sources import (
 )
 
 NUMBERED = re.compile(r"[A-Za-z][A-Za-z_ .:-]*(\d+)")  # a step: "step_10", "checkpoint-500"
-OWN_LOG = {"step", "prompt_id", "reward", "kl_penalty"}  # columns of a training run here; ids of its data
 ROUNDED = re.compile(r"[+-]?\d+(\.\d+)?[eE]\+?\d+")  # how a large whole number is written once it is rounded
 ARRAYS = re.compile(r"\s*(array|tensor)\(\s*[\[{]")  # as numpy and torch write prompts that are no texts
 Messages = list[dict[str, Any]]
@@ -218,8 +217,8 @@ def _check_ids(
             f"{sources[0].where}: {name!r} holds {rounded}, a rounded number, which may stand for several "
             "inputs: write ids as whole numbers or texts"
         )
-    names = set(sources[0].chosen.names)
-    if texts is not None or names == OWN_LOG or (asked.prompt is not None and not POSITIONS.fullmatch(name)):
+    is_asked = asked.prompt is not None and not POSITIONS.fullmatch(name)
+    if texts is not None or is_asked or is_logged_here(sources[0].chosen.names):
         return
     blocks = np.repeat(np.arange(len(sources)), [source.size for source in sources])
     ends = restart(inputs.texts, inputs.codes, blocks if steps is None else steps)

@@ -20,8 +20,8 @@ from rl4lms.model.forward import Sequences
 from rl4lms.model.generation import Decoding, encode_prompts, prompt_limit
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.sampling import Processor, end_tokens, generate_ids
-from rl4lms.rewards import Reward
 from rl4lms.samples import Sample
+from rl4lms.task_reward import TaskReward, TextReward
 from rl4lms.text import make_text_batch
 
 EPISODES_AT_A_TIME = 128
@@ -39,8 +39,7 @@ class Episode:
 def rollout_settings(alg: RolloutConfig, env: EnvConfig) -> GenerationSettings:
     """Return how episodes are sampled: they end after `max_episode_length` tokens at the latest."""
     settings = alg.generation_kwargs
-    longest = min(settings.max_new_tokens, env.args.max_episode_length)
-    return settings.model_copy(update={"max_new_tokens": longest})
+    return settings.model_copy(update={"max_new_tokens": env.args.longest_text(settings)})
 
 
 def generate_episodes(
@@ -96,11 +95,11 @@ def generate_episodes(
 def reward_episodes(
     model: PreTrainedModel,
     train: Sequence[Sample],
-    reward: Reward,
+    reward: TaskReward,
     episodes: Sequence[Episode],
     texts: Sequence[str],
     env: EnvConfig,
-) -> list[float]:
+) -> list[TextReward]:
     """Compute the task reward of every text, in one call. Raises RewardError.
 
     With `reward_unfinished: false` a text that is cut before `max_episode_length` gets 0.
@@ -113,7 +112,7 @@ def reward_episodes(
         return rewards
     longest = env.args.max_episode_length
     return [
-        value if len(episode.response) == longest or ended else 0.0
+        value if len(episode.response) == longest or ended else value.withheld()
         for value, episode, ended in zip(rewards, episodes, have_ended(model, episodes), strict=True)
     ]
 

@@ -27,7 +27,7 @@ from rl4lms.metrics import Metric, build_metric
 from rl4lms.model.generation import Decoding, generate_batch, plan_batches
 from rl4lms.model.load import autocast, check_vocabulary, choose_device, load_model, load_tokenizer
 from rl4lms.requirements import RequirementError
-from rl4lms.rewards import LARGEST
+from rl4lms.reward_checks import LARGEST
 from rl4lms.samples import Sample, content_hash, subsample_indices
 from rl4lms.text import Score, TextBatch, make_text_batch
 

@@ -48,6 +48,7 @@ _PANELS: dict[str, list[tuple[str, str, str | None, bool]]] = {
         ("gradient norm, before clipping", "grad_norm", None, True),
     ],
 }
+_PART = re.compile(r"rollout_info/reward/[^/]+/mean")
 NOTHING_IF_ZERO = ("kl",)  # pictures whose panels are left out where they are 0 all along
 # Panels of several curves: title, label -> key and look. Of inputs with two texts or more in the last
 # iterations; the classes have the colours that they have in a diagnosis.
@@ -142,6 +143,8 @@ def arrange_rows(path: Path, prefix: str = "") -> dict[str, list[Panel]]:
                 continue
             if curve.points:
                 pictures.setdefault(name, []).append(Panel(title, [curve], log=log))
+    if parts := _arrange_parts(rows):
+        pictures.setdefault("reward", []).append(parts)
     for title, keys in _SIGNAL:
         curves = [_make_curve(rows, key, label, look) for label, (key, look) in keys.items()]
         if recorded := [curve for curve in curves if curve.points]:
@@ -161,6 +164,13 @@ def arrange_rows(path: Path, prefix: str = "") -> dict[str, list[Panel]]:
         recorded = [curve for curve in curves if curve.points]
         pictures.setdefault(picture, []).append(Panel(metric, recorded))
     return pictures
+
+
+def _arrange_parts(rows: Sequence[Row]) -> Panel | None:
+    """Makes the panel of the rewards that the reward sums, in the order of the config; None of one alone."""
+    keys = dict.fromkeys(key for row in rows for key in row if _PART.fullmatch(key))
+    curves = [_make_curve(rows, key, key.split("/")[-2], look) for look, key in enumerate(keys)]
+    return Panel("its parts, before weights: mean", curves) if curves else None
 
 
 def _arrange_reward_model(rows: Mapping[str, Sequence[Row]]) -> list[Panel]:

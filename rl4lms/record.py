@@ -20,6 +20,7 @@ from rl4lms.plots import draw_training
 from rl4lms.reward_log import RewardLog
 from rl4lms.run_setup import TrainingSetup, save_model
 from rl4lms.samples import Split
+from rl4lms.task_reward import summarise_parts
 
 logger = logging.getLogger(__name__)
 CHECKPOINTS_KEPT = 2
@@ -48,8 +49,9 @@ class Learner(Protocol):
 class LoggedRollouts(Protocol):
     """What is logged of an iteration's E texts.
 
-    samples: [E], the inputs that they are for; task_rewards: [E]; kl_penalties: [E], what the KL reward takes
-    off each; kept: whether each is trained on, None = all are; response_tokens: of all texts; trained_tokens.
+    samples: [E], the inputs that they are for; task_rewards: [E]; reward_parts: of several rewards, name ->
+    [E], None where one does not apply; kl_penalties: [E], what the KL reward takes off each; kept: whether
+    each is trained on, None = all are; response_tokens: of all texts; trained_tokens.
     """
 
     @property
@@ -58,6 +60,8 @@ class LoggedRollouts(Protocol):
     def texts(self) -> list[str]: ...
     @property
     def task_rewards(self) -> Tensor: ...
+    @property
+    def reward_parts(self) -> dict[str, list[float | None]]: ...
     @property
     def kl_penalties(self) -> Tensor: ...
     @property
@@ -178,6 +182,7 @@ class Record:
         iteration = self._learner.iteration + 1
         self._rolled_out = time.monotonic()
         values = statistics | {"rollout_info/kl_coeff": kl_coeff}
+        values |= summarise_parts(rollouts.reward_parts)
         values |= _speed("rollout_info", rollouts.response_tokens, self._rolled_out - self._started)
         if self._rewards is not None:
             values |= self._rewards.add(
@@ -186,6 +191,7 @@ class Record:
                 rollouts.task_rewards.tolist(),
                 rollouts.kl_penalties.tolist(),
                 rollouts.kept,
+                rollouts.reward_parts,
             )
         self._log("rollout_info", values)
         kl = statistics.get("rollout_info/kl_div_mean", 0.0)  # without a reference nothing is known of it

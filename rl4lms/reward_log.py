@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,7 +18,7 @@ NO_SPREAD = ("no_spread_low", "no_spread_high")
 
 
 class RewardLog:
-    """A row per text of a run: step (iteration), prompt_id, reward, kl_penalty; and what the last say.
+    """A row per text of a run: step (iteration), prompt_id, reward and its parts, kl_penalty; what they say.
 
     A table that diagnose_vanishing_gradients.py reads. rows: of the run's file; those of the last iterations
     are read back, so that a run that goes on pools what the uninterrupted one does.
@@ -36,15 +36,18 @@ class RewardLog:
         rewards: Sequence[float],
         penalties: Sequence[float],
         kept: Sequence[bool] | None = None,
+        parts: Mapping[str, Sequence[float | None]] | None = None,
     ) -> dict[str, float]:
         """Record the texts of an iteration, [E] each, and return `signal_statistics` of the last ones.
 
-        penalties: what the KL reward takes off the reward of each; kept: which are trained on, None = all.
+        penalties: what the KL reward takes off the reward of each; kept: which are trained on, None = all;
+        parts: of the rewards, by name; None for one that does not apply.
         """
         for i, (name, reward, penalty) in enumerate(zip(inputs, rewards, penalties, strict=True)):
             row = {"step": iteration, "prompt_id": name, "reward": reward, "kl_penalty": penalty}
             if kept is not None:
                 row["kept"] = kept[i]
+            row |= {f"reward/{part}": values[i] for part, values in (parts or {}).items()}
             self._rows.append(row)
             self._recent.append(row)
         self._drop()

@@ -12,19 +12,15 @@ from __future__ import annotations
 
 import inspect
 import re
-import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import wraps
 from itertools import pairwise, takewhile
-from numbers import Real
 from typing import Any, Literal
 
 from pydantic import Field
 
 from common.config import Config, Problem
-from common.errors import UserError
 from common.registry import Arguments, Entry, Registry, arguments_after_first, settable_arguments
-from common.user_code import explain_failure
 from rl4lms.metrics import METRICS
 from rl4lms.metrics import args as metric_args
 from rl4lms.metrics.args import (
@@ -36,14 +32,14 @@ from rl4lms.metrics.args import (
     classifier_missing,
     wordnet_missing,
 )
-from rl4lms.requirements import RequirementError
-from rl4lms.text import TextBatch, find_failing_text
+from rl4lms.reward_checks import PartialReward, Reward, RewardError, checked, checked_partial
+from rl4lms.text import TextBatch
 
-__all__ = ["REWARDS", "Reward", "RewardError", "TextBatch", "build_reward", "checked"]
-
-Reward = Callable[[TextBatch], list[float]]
+__all__ = ["REWARDS", "Reward", "RewardError", "TextBatch", "build_partial_reward", "build_reward", "checked"]
 
 _BROUGHT = ("prompts", "completions")  # what each call brings to a function of the plain form
+# What TRL's trainers give to a function of this form besides.
+_OF_TRL = ("completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
 
 
 class ShapedArgs(Config):
@@ -209,87 +205,19 @@ def _shape_rewards(values: list[float], batch: TextBatch, shaping_fn: str | None
     return [value - repeat for value, repeat in zip(values, repeats, strict=True)]
 
 
-class RewardError(UserError):
-    """A reward that failed; the message is for the user. index: the first text it failed on, if one did."""
-
-    def __init__(self, message: str, index: int | None = None) -> None:
-        self.index = index
-        super().__init__(message)
-
-
 def build_reward(id: str, args: Mapping[str, Any] | None = None) -> Reward:
     """A reward by its id and arguments, `checked`. Raises ConfigError with all that is wrong with them."""
-    function = REWARDS.build(id, args or {})
-    return checked(_wrap_plain(function) if _is_plain(inspect.signature(function)) else function, id)
+    return checked(_build(id, args or {}), id)
 
 
-def checked(reward: Reward, name: str | None = None) -> Reward:
-    """The same reward, whose failures are one RewardError with its name and the first text it failed on.
-
-    It fails if it raises (whatever that is, but for the user's Ctrl-C), or returns anything but one finite
-    number per text; a tensor or an array of one number is that number.
-    """
-    called = f"reward {name or getattr(reward, '__qualname__', repr(reward))!r}"
-
-    def wrapper(batch: TextBatch) -> list[float]:
-        try:
-            returned: Any = reward(batch)
-        except (RequirementError, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            index = find_failing_text(reward, batch)
-            where = f"{len(batch)} texts together" if index is None else _describe_text(batch, index)
-            raise RewardError(
-                f"{called} raised {type(error).__name__} for {where}{explain_failure(error)}", index
-            ) from error
-        values = returned.tolist() if hasattr(returned, "tolist") else returned  # a tensor, an array
-        if not isinstance(values, Sequence) or isinstance(values, str):
-            raise RewardError(
-                f"{called} returned {_shorten(returned)}; expected a list with one number per text: "
-                "[reward of the first text, ...]"
-            )
-        if len(values) != len(batch):
-            raise RewardError(
-                f"{called} returned {len(values)} values for {len(batch)} texts; expected one number per "
-                "text: also for those that it has nothing to say about, in their order"
-            )
-        numbers = [value.tolist() if getattr(value, "ndim", None) == 0 else value for value in values]
-        for i, value in enumerate(numbers):
-            if remedy := _remedy(value):
-                where = _describe_text(batch, i)
-                raise RewardError(
-                    f"{called} returned {_shorten(value)} for {where}; expected a finite number: {remedy}", i
-                )
-        return [float(value) for value in numbers]
-
-    return wrapper
+def build_partial_reward(id: str, args: Mapping[str, Any], name: str) -> PartialReward:
+    """One of several rewards, likewise, which may return None for a text. name: in messages."""
+    return checked_partial(_build(id, args), name)
 
 
-LARGEST = 3.4e38  # rewards are kept in float32
-
-
-def _remedy(value: Any) -> str | None:
-    """What to do about a value that is no reward; None for a finite number."""
-    is_number = isinstance(value, Real)
-    if is_number:
-        if -LARGEST <= value <= LARGEST:  # NaN is not
-            return None
-        return f"one between -{LARGEST:g} and {LARGEST:g}, also where it cannot be computed"
-    if value is None:
-        return "return one for every text, such as 0.0 where the reward does not apply"
-    if hasattr(value, "__len__") and not isinstance(value, str):
-        return "return a flat list, array or tensor of shape [N] for N texts"
-    return "turn it into one, such as float(value)"
-
-
-def _describe_text(batch: TextBatch, index: int) -> str:
-    return f"text {index} ({_shorten(batch.generated[index])} after prompt {_shorten(batch.prompts[index])})"
-
-
-def _shorten(value: Any) -> str:
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 80
-    return short.repr(value)
+def _build(id: str, args: Mapping[str, Any]) -> Callable[[TextBatch], Any]:
+    function = REWARDS.build(id, args)
+    return _wrap_plain(function) if _is_plain(inspect.signature(function)) else function
 
 
 def _is_plain(signature: inspect.Signature) -> bool:
@@ -318,9 +246,12 @@ def _wrap_plain(function: Callable[..., Any]) -> Reward:
         columns: dict[str, Any] = {key: [meta.get(key) for meta in batch.meta] for key in keys}
         columns |= {"references": batch.references, "prompts": batch.prompts, "completions": batch.generated}
         if absent := sorted(required - columns.keys()):
-            raise ValueError(
+            message = (
                 f"no column {', '.join(map(repr, absent))}; the samples have {', '.join(sorted(columns))}"
             )
+            if of_trl := [name for name in absent if name in _OF_TRL]:
+                message += f"; what TRL gives as {', '.join(of_trl)} is not given here: let it have a default"
+            raise ValueError(message)
         return function(
             **{
                 key: column

@@ -120,8 +120,9 @@ def prepare(
         clean_up_tokenization_spaces=config.tokenizer.clean_up_tokenization_spaces,
     )
     samples = load_splits(config)
-    if config.reward_fn is not None and isinstance(config.alg, RolloutConfig):
-        check_reward(config.reward_fn.id, config.reward_fn.args, samples["train"], "reward")
+    if isinstance(config.alg, RolloutConfig):
+        for reward in config.rewards.values():
+            check_reward(reward.id, reward.args, samples["train"], "reward")
     warn_of_blind_metrics({metric.id: metric.args for metric in metrics}, samples["train"])
     if run is not None:
         digests = {split: content_hash(split_samples) for split, split_samples in samples.items()}

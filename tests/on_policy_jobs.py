@@ -34,6 +34,11 @@ def constant(batch: TextBatch) -> list[float]:
     return [0.25] * len(batch)
 
 
+def seven_tenths(batch: TextBatch) -> list[float]:
+    """A constant of which sums are off by rounding."""
+    return [0.7] * len(batch)
+
+
 def huge(batch: TextBatch) -> list[float]:
     """Finite, but its square is not."""
     return [1e30 * len(text) for text in batch.generated]

@@ -33,6 +33,7 @@ from rl4lms.ppo.update import (
 from rl4lms.record import TARGET_KL_SLACK, UpdateLog
 from rl4lms.rewards import checked
 from rl4lms.samples import Sample
+from rl4lms.task_reward import combine
 
 VOCABULARY = 24
 END = 1  # both models' end token; 0 is padding
@@ -270,7 +271,7 @@ def actors_of(
         mask_model=mask_rule and MaskModel(changed(policy.model, 0.02, seed=2), mask_rule),
         tokenizer=load_tokenizer(str(folder)),
         train=train,
-        reward=checked(reward),
+        reward=combine({"reward": checked(reward)}, [1.0]),
         env=EnvConfig(
             n_envs=n_envs, args=EnvArgs(**{"max_prompt_length": 20, "max_episode_length": 6} | (env or {}))
         ),

@@ -27,10 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 FLOORS = [
     {"model", "samples", "errors", "diagnosis", "wordnet"},
     {"requirements", "text", "rankings", "teacher"},
-    {"datapools", "metrics"},
+    {"datapools", "metrics", "reward_checks"},
     {"rewards"},
     {"config", "plots", "blind_metrics"},
-    {"evaluation"},
+    {"evaluation", "task_reward"},
     {"run_setup", "reward_log", "episodes"},
     {"record"},
     {"ppo", "sft", "group", "reward_model", "extract"},

@@ -5,14 +5,16 @@ Defaults of fields that the ids share are TRL's; those by id are of the algorith
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from common.config import Config, Problem
 from common.limits import TextsAtATime
+from common.validation import with_reasons
 from rl4lms.config.algorithms import PolicyConfig, RolloutConfig
 from rl4lms.config.parts import Positive
+from rl4lms.model.generation_config import GenerationSettings
 
 GroupId = Literal["rloo", "grpo", "dr_grpo", "dapo", "gspo", "reinforce_pp"]
 Clip = Annotated[float | None, Field(gt=0)]
@@ -44,7 +46,21 @@ DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         _KL_IN_REWARD,
     ),
 }
-_BY_ID = "; null: by the id"
+_NO_VALUES = "is of PPO's value model, which this algorithm has not; remove it"
+# Fields of PPO -> what to do with them here.
+REFUSED = {
+    "n_steps": "is of PPO; write prompts_per_iteration, each with group_size texts",
+    "minibatch_unit": "is of PPO; minibatches are of whole texts here; remove it",
+    "clip_range": "is of PPO; write clip_low and clip_high",
+    "vf_coef": _NO_VALUES,
+    "gamma": _NO_VALUES,
+    "gae_lambda": _NO_VALUES,
+}
+KL_REFUSED = {
+    "norm_reward": "is of PPO; alg.args.scale says what advantages are divided by; remove it",
+    "target_kl": "is of PPO; the weight of the penalty stays as it is here; remove it",
+}
+_COLDEST = 1e-3  # temperature: a token that is .02 behind the likeliest in its logit has e^-20
 
 
 class DynamicSampling(Config):
@@ -86,7 +102,8 @@ class GroupArgs(Config):
     aggregate: Literal["sequence_mean", "sequence", "token_mean", "constant"] = Field(
         "sequence_mean",
         description="mean over a text's tokens and then over texts; sum over them and mean over texts; mean "
-        "over all tokens; sum over all, divided by texts x max_episode_length",
+        "over all tokens; sum over all, divided by texts x tokens of the longest text (the smaller of "
+        "max_new_tokens and max_episode_length)",
     )
     n_epochs: Positive = Field(1, description="passes over an iteration's texts (TRL: 1)")
     batch_size: TextsAtATime | None = Field(None, description="texts of a minibatch; null = all")
@@ -104,6 +121,14 @@ class GroupArgs(Config):
     )
     max_grad_norm: float = Field(1.0, gt=0, description="the gradient is clipped to this norm (TRL: 1.0)")
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _say_why_refused(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise with_reasons(error, REFUSED) from None
+
 
 class GroupKlConfig(Config):
     """The penalty for leaving the starting policy."""
@@ -112,6 +137,14 @@ class GroupKlConfig(Config):
     where: Literal["reward", "loss"] = Field(
         "loss", description="part of the reward, or of the loss: e^d - d - 1 of each token, d the log-ratio"
     )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _say_why_refused(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise with_reasons(error, KL_REFUSED) from None
 
 
 class GroupConfig(RolloutConfig):
@@ -151,9 +184,15 @@ class GroupConfig(RolloutConfig):
 
     def check(self) -> list[Problem]:
         args, problems = self.args, []
-        if args.group_size == 1 and (args.baseline != "none" or args.scale == "group_std"):
+        if args.group_size == 1 and args.baseline != "none":
             message = "must be at least 2: a group of one text has no baseline and no std of its own"
             problems.append(Problem("args.group_size", message))
+        if args.baseline == "none" and args.scale in ("group_std", "batch_std"):
+            message = (
+                f"must be token_std or none with baseline: none: {args.scale} is 0 where rewards are equal, "
+                "and what is divided by it is not"
+            )
+            problems.append(Problem("args.scale", message))
         if args.batch_size is not None and args.batch_size > self.texts:
             message = (
                 f"{args.batch_size:,} is more than the {self.texts:,} texts of an iteration "
@@ -166,9 +205,10 @@ class GroupConfig(RolloutConfig):
         if args.dynamic_sampling.enabled and args.group_size == 1:
             message = "needs groups of at least 2 texts: one text alone has no spread"
             problems.append(Problem("args.dynamic_sampling.enabled", message))
-        if not self.generation_kwargs.do_sample and args.group_size > 1:
-            message = "must be true: a group of equal texts has no spread, and teaches nothing"
-            problems.append(Problem("policy.args.generation_kwargs.do_sample", message))
+        if args.group_size > 1 and (remedy := _find_greedy_field(self.generation_kwargs)):
+            field, must = remedy
+            message = f"must be {must}: a group of equal texts has no spread, and teaches nothing"
+            problems.append(Problem(f"policy.args.generation_kwargs.{field}", message))
         return problems
 
     def notices(self) -> list[str]:
@@ -179,3 +219,14 @@ class GroupConfig(RolloutConfig):
                 "are alike, the KL penalty's differences are blown up to unit size; set it to loss"
             ]
         return []
+
+
+def _find_greedy_field(settings: GenerationSettings) -> tuple[str, str] | None:
+    """The field that makes sampling deterministic, and what it must be; None: texts differ."""
+    if not settings.do_sample:
+        return "do_sample", "true"
+    if settings.top_k == 1:
+        return "top_k", "0 (all tokens) or at least 2"
+    if settings.temperature < _COLDEST:
+        return "temperature", f"at least {_COLDEST:g}"
+    return None

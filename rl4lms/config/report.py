@@ -122,8 +122,9 @@ def _components(config: ExtractConfig | TrainConfig) -> Iterator[tuple[Keys, Reg
         block, metrics = "train_evaluation", config.train_evaluation.metrics
         if isinstance(config.alg, RewardModelConfig):
             return
-        if config.reward_fn is not None and isinstance(config.alg, RolloutConfig):
-            yield ("reward_fn",), REWARDS, config.reward_fn.id, config.reward_fn.args
+        if isinstance(config.alg, RolloutConfig):
+            for place, reward in config.rewards.items():
+                yield place, REWARDS, reward.id, reward.args
     for number, metric in enumerate(metrics):
         yield (block, "metrics", number), METRICS, metric.id, metric.args
 
@@ -163,8 +164,9 @@ def training_sizes(config: TrainConfig) -> list[str]:
         lines = [f"training: {share}, {_supervised_length(config.alg)}"]
         often = f"on val every {config.alg.trainer_arguments().get('logging_steps', 500):,} updates"
     else:
-        assert config.reward_fn is not None  # TrainConfig.check
-        lines = [f"training: {share}, rewarded by {config.reward_fn.id}", *_rollout_sizes(config)]
+        rewards = config.rewards.values()
+        terms = " + ".join(r.id if r.weight == 1 else f"{r.weight:g} x {r.id}" for r in rewards)
+        lines = [f"training: {share}, rewarded by {terms.replace('+ -', '- ')}", *_rollout_sizes(config)]
         often = f"on val every {evaluation.eval_every:,} iterations"
     return [
         *lines,
@@ -185,12 +187,16 @@ def _rollout_sizes(config: TrainConfig) -> list[str]:
     updates = -(-texts // batch) * args.n_epochs
     kept = " with spread" if args.dynamic_sampling.enabled else ""
     epochs = "1 epoch" if args.n_epochs == 1 else f"{args.n_epochs:,} epochs"
+    loss: str = args.aggregate
+    if loss == "constant":
+        assert config.env is not None  # TrainConfig.check
+        loss += f", {config.env.args.longest_text(alg.generation_kwargs):,} tokens a text"
     return [
         f"an iteration: {args.prompts_per_iteration:,} prompts{kept} x {args.group_size:,} texts = "
         f"{texts:,}, "
         f"minibatches of {batch:,}, {epochs}: {updates:,} update{'s' * (updates > 1)}",
         f"the run: {iterations:,} iterations, {iterations * texts:,} texts, {iterations * updates:,} updates",
-        f"advantages: {args.baseline}, {args.scale}; ratio of a {args.ratio}, loss by {args.aggregate}; KL "
+        f"advantages: {args.baseline}, {args.scale}; ratio of a {args.ratio}, loss by {loss}; KL "
         + (f"{alg.kl_div.coeff:g} in the {alg.kl_div.where}" if alg.needs_reference else "none"),
     ]
 

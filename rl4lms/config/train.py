@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from common import limits
-from common.config import Config, Problem
+from common.config import Config, Keys, Problem, path_text
 from common.limits import excess
 from rl4lms.config.algorithms import (
     A2cConfig,
@@ -42,6 +42,7 @@ from rl4lms.config.training_blocks import (
     TrainDatapoolConfig,
     TrainEvaluationConfig,
     TrainRuntimeConfig,
+    WeightedRewardConfig,
 )
 from rl4lms.datapools import DATAPOOLS, rankings_problem
 from rl4lms.model.generation_config import GenerationSettings
@@ -65,7 +66,9 @@ class TrainConfig(Config):
     """One training run."""
 
     tokenizer: TokenizerConfig = Field(description="from text to tokens")
-    reward_fn: RewardConfig | None = Field(None, description="what PPO and NLPO maximise")
+    reward_fn: RewardConfig | Annotated[list[WeightedRewardConfig], Field(min_length=1)] | None = Field(
+        None, description="what PPO and its kin maximise: a reward, or a list whose weighted sum it is"
+    )
     datapool: TrainDatapoolConfig = Field(description="the dataset")
     env: EnvConfig | None = Field(None, description="rollouts of PPO and NLPO")
     alg: Algorithm
@@ -76,6 +79,13 @@ class TrainConfig(Config):
     def model_field(self) -> str:
         """The dotted field of the model to start from."""
         return "alg.policy.args.model_name" if isinstance(self.alg, RolloutConfig) else "alg.model_name"
+
+    @property
+    def rewards(self) -> dict[Keys, WeightedRewardConfig]:
+        """What is maximised: place in the config -> a reward and its weight."""
+        if isinstance(self.reward_fn, RewardConfig):
+            return {("reward_fn",): WeightedRewardConfig(**dict(self.reward_fn))}
+        return {("reward_fn", number): reward for number, reward in enumerate(self.reward_fn or [])}
 
     @property
     def sizes(self) -> OnPolicySizes | None:
@@ -148,6 +158,8 @@ class TrainConfig(Config):
             for field, (value, what) in needed.items()
             if value is None
         ]
+        if self.rewards and not any(reward.weight for reward in self.rewards.values()):
+            problems.append(Problem("reward_fn", "every weight is 0: there is nothing to maximise"))
         if alg.generation_kwargs.num_beams > 1:
             message = "must be 1: rollouts are drawn token by token, not by beam search"
             problems.append(Problem("alg.policy.args.generation_kwargs.num_beams", message))
@@ -228,8 +240,8 @@ class TrainConfig(Config):
         notices = alg.notices() if isinstance(alg, GroupConfig) else []
         if idle := self._fields_without_effect(alg):
             notices.append(f"no effect (kept for old files): {', '.join(idle)}")
-        if self.reward_fn is not None:
-            notices += idle_args(REWARDS, self.reward_fn.id, self.reward_fn.args, "reward_fn.args")
+        for place, reward in self.rewards.items():
+            notices += idle_args(REWARDS, reward.id, reward.args, f"{path_text(place)}.args")
         if self.env is not None:
             notices += _rollout_notices(self.env.args, alg, self.tokenizer)
         notices += tokenizer_notices(self.tokenizer)

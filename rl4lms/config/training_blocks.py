@@ -31,6 +31,12 @@ class RewardConfig(Config):
         return REWARDS.check(self.id, self.args)
 
 
+class WeightedRewardConfig(RewardConfig):
+    """One of several rewards."""
+
+    weight: float = Field(1.0, description="its factor in the sum; 0: it is logged and adds nothing")
+
+
 class TrainDatapoolConfig(Config):
     id: str = Field(description="registered dataset, or package.module:function of your own")
     args: Args = Field({}, description="its keyword arguments")
@@ -75,6 +81,10 @@ class EnvArgs(Config):
         True,
         description="also score texts that end before end-of-text and max_episode_length (released: not)",
     )
+
+    def longest_text(self, settings: GenerationSettings) -> int:
+        """Counts the tokens of the longest text of a rollout."""
+        return min(settings.max_new_tokens, self.max_episode_length)
 
     def check(self) -> list[Problem]:
         if self.terminate_on_eos:

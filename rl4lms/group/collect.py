@@ -6,8 +6,10 @@ however many processes share the work.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -34,9 +36,11 @@ from rl4lms.model.load import is_seq2seq
 from rl4lms.model.parallel import World
 from rl4lms.model.policy import PolicyModel
 from rl4lms.requirements import RequirementError
-from rl4lms.rewards import Reward, RewardError
+from rl4lms.rewards import RewardError
 from rl4lms.samples import Sample
+from rl4lms.task_reward import TaskReward, arrange_parts
 
+logger = logging.getLogger(__name__)
 LOGITS_AT_A_TIME = 2**26  # of a scoring pass: 256 MiB
 
 
@@ -48,7 +52,7 @@ class Actors:
     reference: PolicyModel | None
     tokenizer: PreTrainedTokenizerBase
     train: Sequence[Sample]
-    reward: Reward
+    reward: TaskReward
     env: EnvConfig
     alg: GroupConfig
     seed: int
@@ -61,13 +65,17 @@ class Actors:
 
 @dataclass(frozen=True)
 class Group:
-    """G responses to a prompt. texts, rewards (of the task), ended (not cut): [G]; spread: rewards differ."""
+    """G responses to a prompt. spread: their rewards differ.
+
+    texts, rewards (of the task), ended (not cut), parts (of the rewards, see TextReward): [G].
+    """
 
     episodes: list[Episode]
     texts: list[str]
     rewards: list[float]
     ended: list[bool]
     spread: bool
+    parts: list[dict[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,19 @@ def collect(actors: Actors, iteration: int, position: int, world: World) -> Coll
             f"{needed:,} are asked for (alg.args.dynamic_sampling: max_rounds, when_short: stop); the "
             "rewards of the others are all equal: see diagnose_vanishing_gradients.py"
         )
+    if sum(kept) < needed:
+        _warn_of_few(needed, rounds)
     return Collected(groups, kept, rounds, position)
+
+
+@cache  # once in a process: a row of the log has the numbers of each iteration
+def _warn_of_few(needed: int, rounds: int) -> None:
+    logger.warning(
+        "fewer than %s groups have spread after %s rounds: trained on those alone, here and in later "
+        "iterations (alg.args.dynamic_sampling.when_short: train); group/kept in the log is their number",
+        f"{needed:,}",
+        f"{rounds:,}",
+    )
 
 
 def _collect_share(actors: Actors, positions: list[int], world: World) -> list[Group]:
@@ -142,13 +162,14 @@ def _make_groups(actors: Actors, positions: list[int]) -> list[Group]:
         actors.env,
     )
     texts = [decode(actors.tokenizer, episode.response.tolist()) for episode in episodes]
-    rewards = reward_episodes(model, actors.train, actors.reward, episodes, texts, actors.env)
+    scored = reward_episodes(model, actors.train, actors.reward, episodes, texts, actors.env)
+    rewards, parts = [reward.total for reward in scored], [reward.parts for reward in scored]
     ended = have_ended(model, episodes)
     groups = []
     for first in range(0, len(episodes), size):
         part = slice(first, first + size)
         spread = bool(has_spread(torch.tensor([rewards[part]], dtype=torch.float64))[0])
-        groups.append(Group(episodes[part], texts[part], rewards[part], ended[part], spread))
+        groups.append(Group(episodes[part], texts[part], rewards[part], ended[part], spread, parts[part]))
     return groups
 
 
@@ -181,6 +202,10 @@ class Rollouts:
     @property
     def task_rewards(self) -> Tensor:
         return torch.tensor([reward for group in self.collected.groups for reward in group.rewards])
+
+    @property
+    def reward_parts(self) -> dict[str, list[float | None]]:
+        return arrange_parts([parts for group in self.collected.groups for parts in group.parts])
 
     @property
     def kl_penalties(self) -> Tensor:

@@ -14,8 +14,8 @@ from rl4lms.group.collect import Actors
 from rl4lms.model.load import check_vocabulary, choose_device, load_model
 from rl4lms.model.optimiser import build_optimizer
 from rl4lms.model.policy import PolicyModel, try_states
-from rl4lms.rewards import build_reward
 from rl4lms.run_setup import TrainingSetup
+from rl4lms.task_reward import build_task_reward
 
 
 @dataclass
@@ -52,7 +52,7 @@ def build(setup: TrainingSetup) -> tuple[Actors, Learner]:
     config = setup.config
     alg, env, runtime = config.alg, config.env, config.runtime
     # TrainConfig.check
-    assert isinstance(alg, GroupConfig) and env is not None and config.reward_fn is not None
+    assert isinstance(alg, GroupConfig) and env is not None
     model = load_model(alg.model_name, alg.model_type, torch.float32, choose_device(runtime.device))
     try_states(model)
     check_vocabulary(model, setup.tokenizer)
@@ -65,7 +65,7 @@ def build(setup: TrainingSetup) -> tuple[Actors, Learner]:
         reference=reference,
         tokenizer=setup.tokenizer,
         train=setup.train,
-        reward=build_reward(config.reward_fn.id, config.reward_fn.args),
+        reward=build_task_reward(list(config.rewards.values())),
         env=env,
         alg=alg,
         seed=runtime.seed,

@@ -61,9 +61,12 @@ def returns_to_go(rewards: Tensor, token_rewards: Tensor, mask: Tensor) -> Tenso
 
 
 def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale advantages [B, T] to mean 0 and unbiased std 1 over all tokens; 0 outside the mask."""
+    """Shift and scale advantages [B, T] to mean 0 and unbiased std 1 over all tokens; 0 outside the mask.
+
+    Equal ones become exactly 0: rounding would leave 1e-9 over a std of 1e-9.
+    """
     inside = advantages[mask]
-    if len(inside) < 2:
+    if len(inside) < 2 or inside.min() == inside.max():
         return torch.zeros_like(advantages)
     whitened = (advantages - inside.mean()) / (inside.std() + _WHITEN_EPSILON)
     return whitened.where(mask, torch.zeros_like(whitened))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic_core import InitErrorDetails
 
 from common import limits
 from common.config import Config, Problem
 from common.limits import at_most
-from common.validation import show
+from common.validation import show, with_reasons
 
 _IGNORED = "has no effect: transformers 5 accepts this key and ignores it; remove it"
 _FROM_MODEL = "is taken from the model and its tokenizer; remove it"
@@ -95,9 +94,7 @@ class GenerationSettings(Config):
         try:
             return handler(data)
         except ValidationError as error:
-            raise ValidationError.from_exception_data(
-                cls.__name__, [_explain_refusal(details) for details in error.errors(include_url=False)]
-            ) from None
+            raise with_reasons(error, REFUSED) from None
 
     def check(self) -> list[Problem]:
         idle = [(name, "do_sample: true") for name in _SAMPLING_ONLY if not self.do_sample]
@@ -113,10 +110,3 @@ class GenerationSettings(Config):
                 Problem("min_length", f"{self.min_length} exceeds max_new_tokens ({self.max_new_tokens})")
             )
         return problems
-
-
-def _explain_refusal(details: Any) -> InitErrorDetails:
-    kind, location, context = details["type"], details["loc"], details.get("ctx", {})
-    if kind == "extra_forbidden" and location[0] in REFUSED:
-        kind, context = "value_error", {"error": ValueError(REFUSED[location[0]])}
-    return InitErrorDetails(type=kind, loc=location, input=details["input"], ctx=context)

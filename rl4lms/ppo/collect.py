@@ -32,8 +32,9 @@ from rl4lms.model.policy import PolicyModel
 from rl4lms.ppo.mask import MaskModel, PackedMasks
 from rl4lms.ppo.rollouts import Rollouts, Scores, fill_buffer, score_rollouts
 from rl4lms.requirements import RequirementError
-from rl4lms.rewards import Reward, RewardError
+from rl4lms.rewards import RewardError
 from rl4lms.samples import Sample
+from rl4lms.task_reward import TaskReward, TextReward, arrange_parts
 
 _LOGITS_AT_A_TIME = 2**26  # of a scoring pass: 256 MiB
 _SPARE = 1.05  # episodes asked for, over what the mean length says: a second round costs more
@@ -48,7 +49,7 @@ class Actors:
     mask_model: MaskModel | None
     tokenizer: PreTrainedTokenizerBase
     train: Sequence[Sample]
-    reward: Reward
+    reward: TaskReward
     env: EnvConfig
     alg: OnPolicyConfig
     seed: int
@@ -67,7 +68,7 @@ class ScoredEpisode:
     """
 
     text: str
-    reward: float
+    reward: TextReward
     scores: Scores
     allowed: PackedMasks | None
 
@@ -174,8 +175,9 @@ def assemble(actors: Actors, episodes: list[Episode], scored: list[ScoredEpisode
         sequences,
         mask,
         Scores.join([episode.scores for episode in scored], actors.device),
-        torch.tensor([episode.reward for episode in scored], device=actors.device),
+        torch.tensor([episode.reward.total for episode in scored], device=actors.device),
         torch.tensor([episode.sample for episode in episodes]),
         [episode.text for episode in scored],
         allowed,
+        arrange_parts([episode.reward.parts for episode in scored]),
     )

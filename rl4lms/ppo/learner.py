@@ -17,8 +17,8 @@ from rl4lms.model.policy import PolicyModel
 from rl4lms.ppo.collect import Actors
 from rl4lms.ppo.mask import MaskModel, MaskRule
 from rl4lms.ppo.update import KLController
-from rl4lms.rewards import build_reward
 from rl4lms.run_setup import TrainingSetup
+from rl4lms.task_reward import build_task_reward
 
 
 @dataclass
@@ -62,7 +62,7 @@ def build(setup: TrainingSetup) -> tuple[Actors, Learner]:
     config = setup.config
     alg, env, runtime = config.alg, config.env, config.runtime
     # TrainConfig.check
-    assert isinstance(alg, OnPolicyConfig) and env is not None and config.reward_fn is not None
+    assert isinstance(alg, OnPolicyConfig) and env is not None
     policy = PolicyModel.load(alg.model_name, alg.model_type, choose_device(runtime.device), runtime.seed)
     check_vocabulary(policy.model, setup.tokenizer)
     mask_model = None
@@ -76,7 +76,7 @@ def build(setup: TrainingSetup) -> tuple[Actors, Learner]:
         mask_model=mask_model,
         tokenizer=setup.tokenizer,
         train=setup.train,
-        reward=build_reward(config.reward_fn.id, config.reward_fn.args),
+        reward=build_task_reward(list(config.rewards.values())),
         env=env,
         alg=alg,
         seed=runtime.seed,

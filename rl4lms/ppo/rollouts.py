@@ -21,7 +21,7 @@ class Rollouts:
     mask: [E, T], the tokens of the buffer; rows, columns: where they are in it. logprobs: of the policy that
     sampled. rewards: with the KL penalty. last_values: [E], the value after the last token of the episode
     that was cut, else 0. allowed: packed action masks (NLPO). Of all episodes: task_rewards and samples (the
-    inputs drawn), [E], texts, and scores, of all their tokens.
+    inputs drawn), [E], texts, reward_parts (see LoggedRollouts), and scores, of all their tokens.
     """
 
     sequences: Sequences
@@ -35,6 +35,7 @@ class Rollouts:
     task_rewards: Tensor
     samples: Tensor
     texts: list[str]
+    reward_parts: dict[str, list[float | None]]
     scores: Scores
     allowed: PackedMasks | None
 
@@ -59,6 +60,7 @@ class Rollouts:
         samples: Tensor,
         texts: list[str],
         allowed: PackedMasks | None = None,
+        reward_parts: dict[str, list[float | None]] | None = None,
     ) -> Rollouts:
         """Make the buffer of the tokens in `mask`: an episode cut there loses its reward."""
         rows, columns = mask.nonzero(as_tuple=True)
@@ -79,6 +81,7 @@ class Rollouts:
             task_rewards=task_rewards,
             samples=samples,
             texts=texts,
+            reward_parts=reward_parts or {},
             scores=scores,
             allowed=allowed,
         )

@@ -250,11 +250,25 @@ def test_planted_inputs_are_seen_in_folders_of_steps(tmp_path):
     assert verdict(tmp_path)[0] == PLANTED
 
 
-def test_ids_in_the_log_of_a_run_here_are_those_of_the_data(tmp_path):
+@pytest.mark.parametrize("more", [{}, {"kept": True}, {"kept": True, "reward/mine:f": 1.0}], ids=len)
+def test_ids_in_the_log_of_a_run_here_are_those_of_the_data(tmp_path, more):
     rows = [
-        {"step": step, "prompt_id": str(i), "reward": i % 2, "kl_penalty": 0.0}
+        {"step": step, "prompt_id": str(i), "reward": i % 2, "kl_penalty": 0.0} | more
         for step in range(3)
         for i in range(12)
     ]
     write(tmp_path / "x_rollout_rewards.jsonl", rows)
     assert len(read_rewards([tmp_path], Columns()).labels) == 12
+
+
+def test_a_part_of_the_reward_named_like_a_filter_is_a_reward(tmp_path):
+    """The log of a run here whose reward function is called a check: in each group it gives 0 and 1 once."""
+    rows = [
+        {"step": 1, "prompt_id": f"p{i}", "reward": i % 3, "kl_penalty": 0.0, "reward/mine:format_check": j}
+        for i in range(12)
+        for j in (0.0, 1.0)
+    ]
+    write(tmp_path / "x_rollout_rewards.jsonl", rows)
+    assert read_rewards([tmp_path], Columns()).rewards["reward"].tolist() == [r["reward"] for r in rows]
+    part = read_rewards([tmp_path], Columns(rewards=("reward/mine:format_check",)))
+    assert list(part.rewards) == ["reward/mine:format_check"]

@@ -61,6 +61,19 @@ def test_every_picture_has_the_recorded_points(ppo):
     assert [panel.title for panel in pictures["evaluation_diversity_metrics"]] == ["distinct-1"]
 
 
+def test_the_parts_of_the_reward_have_a_panel(ppo):
+    names = ("mine:f", "mine:f#2")
+    rows = [
+        {"epoch": e, "rollout_info/ep_rew": 1.0, "rollout_info/ep_rew_std": 0.0}
+        | {f"rollout_info/reward/{n}/{what}": 1.0 * e for n in names[:e] for what in ("mean", "std")}
+        for e in (1, 2)
+    ]
+    write(ppo, "rollout_info", rows)
+    _, parts = arrange_rows(ppo, "mine_")["reward"]
+    assert parts.title == "its parts, before weights: mean"
+    assert parts.curves == [Curve("mine:f", [(1, 1), (2, 2)], 0), Curve("mine:f#2", [(2, 2)], 1)]
+
+
 def test_without_a_kl_penalty_no_panel_is_flat_at_0(ppo):
     assert [panel.title for panel in arrange_rows(ppo, "mine_")["kl"]] == [
         "KL to the reference, per token",

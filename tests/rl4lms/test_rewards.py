@@ -148,6 +148,9 @@ def plain(prompts, completions, references, weight, limit: int = 5, **columns):
 def short(completions, missing_column):
     return [0.0 for _ in completions]
 
+def of_trl(prompts, completions, completion_ids, solution, trainer_state, log_extra=None, **kwargs):
+    return [0.0 for _ in completions]
+
 def only_completions(completions):
     return [float(len(completion)) for completion in completions]
 
@@ -200,6 +203,15 @@ def test_a_column_that_the_samples_lack(own: str) -> None:
     )
 
 
+def test_what_only_trl_gives_is_named(own: str) -> None:
+    with pytest.raises(RewardError) as caught:
+        build_reward(f"{own}:of_trl")(PAIR)
+    assert (
+        "no column 'completion_ids', 'solution', 'trainer_state'; the samples have completions, prompts, "
+        "references; what TRL gives as completion_ids, trainer_state is not given here: let it have a default"
+    ) in str(caught.value)
+
+
 def failing(batch: TextBatch) -> list[float]:
     return [1 / (len(text) - 5) for text in batch.generated]
 
@@ -221,7 +233,8 @@ FIRST, SECOND = "for text 0 ('a cat' after prompt '')", "for text 1 ('a dog' aft
         (
             [1.0, None],
             f"returned None {SECOND}; expected a finite number: return one for every text, such as 0.0 where "
-            "the reward does not apply",
+            "the reward does not apply (None says so only if reward_fn lists several rewards and another one "
+            "applies)",
             1,
         ),
         (

@@ -238,18 +238,33 @@ def loop(folder: Path, config: Any, stops: list[int] | None = None) -> Any:
     return results, path
 
 
+STEERED = {"alg__kl_div__target_kl": 0.01}
+# Minibatches that split groups; and rewards that are less by a penalty which counts.
+SPLIT = {
+    "alg__args__dynamic_sampling": {"enabled": True},
+    "alg__args__n_epochs": 2,
+    "alg__args__batch_size": 6,
+}
+PENALISED = {"alg__kl_div__coeff": 0.5, "alg__args__learning_rate": 1e-3}
+
+
 @pytest.mark.parametrize(
-    ("alg", "model"), [("ppo", "tiny_t5"), pytest.param("nlpo", "tiny_gpt2", marks=pytest.mark.slow)]
+    ("alg", "model", "changes"),
+    [
+        ("ppo", "tiny_t5", STEERED),
+        pytest.param("nlpo", "tiny_gpt2", STEERED, marks=pytest.mark.slow),
+        ("grpo", "tiny_gpt2", SPLIT),
+        ("rloo", "tiny_t5", PENALISED),
+    ],
+    ids=["ppo", "nlpo", "grpo", "rloo"],
 )
-def test_two_processes_train_as_one(alg, model, tmp_path, request):
+def test_two_processes_train_as_one(alg, model, changes, tmp_path, request):
     """At a rate at which rounding, to which Adam gives the size of a step, does not change the texts."""
-    changes = {
-        "alg__kl_div__target_kl": 0.01,
-        "train_evaluation__n_iters": 2,
-        "alg__args__learning_rate": 1e-5,
-    }
+    changes = {"train_evaluation__n_iters": 2, "alg__args__learning_rate": 1e-5} | changes
     config = job(tmp_path, request.getfixturevalue(model), alg, **changes)
     alone = start(tmp_path / "alone", config)
+    second = rows(alone, "rollout_info")[1]
+    assert second.get("group/rounds", 0) > 1 or second["rollout_info/kl_div_mean"] > 1e-3
     ((end, one), (other_end, other)), path = loop(tmp_path, config)
     assert end == other_end == "done"
     assert len(one) == 3 and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

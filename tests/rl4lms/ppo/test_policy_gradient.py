@@ -7,23 +7,13 @@ normalised, and no episode cut, the update's gradient is an unbiased estimate, w
 import itertools
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from enumerable import all_texts, gradient, save_enumerable
 from on_policy_runs import actors_of, changed, collect, next_step, update
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5ForConditionalGeneration,
-)
 
 from rl4lms.model.policy import PolicyModel
 from rl4lms.ppo.collect import Actors
@@ -32,29 +22,11 @@ from rl4lms.ppo.rollouts import Rollouts
 from rl4lms.rewards import TextBatch
 from rl4lms.samples import Sample
 
-WORDS = {"[PAD]": 0, "[END]": 1, "a": 2, "b": 3, "c": 4}
+WORDS = "abc"
+VOCABULARY = 2 + len(WORDS)
 TEXT = 3  # tokens at most
 PROMPTS = [Sample(0, "a b", [""]), Sample(1, "c", [""])]
 ROLLOUTS = 15
-
-
-def save_enumerable(folder: Path, kind: str, end: int | None) -> Path:
-    """A model of five tokens, with an end token or without."""
-    tokenizer = Tokenizer(WordLevel(WORDS, unk_token="[PAD]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", eos_token="[END]", unk_token="[PAD]"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    special = {"vocab_size": 5, "pad_token_id": 0, "eos_token_id": end}
-    if kind == "gpt2":
-        sizes = {"n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2, "initializer_range": 0.6}
-        GPT2LMHeadModel(GPT2Config(**special, **sizes, bos_token_id=0)).save_pretrained(folder)
-    else:
-        sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
-        t5 = T5Config(**special, **sizes, decoder_start_token_id=0, initializer_factor=1.5)
-        T5ForConditionalGeneration(t5).save_pretrained(folder)
-    return folder
 
 
 def reward(batch: TextBatch) -> list[float]:
@@ -73,7 +45,7 @@ def expected_objective(actors: Actors, temperature: float, kl_coeff: float) -> T
     for sample in PROMPTS:
         prompt = actors.tokenizer(sample.prompt_or_input_text)["input_ids"]
         steps: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
-        for before in itertools.chain(*(itertools.product(range(5), repeat=n) for n in range(TEXT))):
+        for before in itertools.chain(*(itertools.product(range(VOCABULARY), repeat=n) for n in range(TEXT))):
             logits, _ = next_step(actors.policy.model, prompt, list(before))
             with torch.no_grad():
                 reference = next_step(actors.reference.model, prompt, list(before))[0].log_softmax(0)
@@ -85,7 +57,7 @@ def expected_objective(actors: Actors, temperature: float, kl_coeff: float) -> T
                 ruled_out = ~allowed_tokens(mask[None], actors.mask_model.rule)[0]
                 sampled = (logits / temperature).masked_fill(ruled_out, -torch.inf).log_softmax(0)
             steps[before] = own, sampled, reference
-        for text in texts(end):
+        for text in all_texts(VOCABULARY, TEXT, end):
             places = [(steps[text[:t]], token) for t, token in enumerate(text)]
             probability = torch.stack([step[1][token] for step, token in places]).sum().exp()
             kl = torch.stack([step[0][token] - step[2][token] for step, token in places]).sum()
@@ -94,16 +66,6 @@ def expected_objective(actors: Actors, temperature: float, kl_coeff: float) -> T
             # The KL term counts as a reward: its own derivative is 0 in the mean (of the unmasked policy).
             total = total + probability * (worth - kl_coeff * kl.detach()) / len(PROMPTS)
     return total
-
-
-def texts(end: int | None) -> list[tuple[int, ...]]:
-    """Every text: cut at its first end token, or of TEXT tokens."""
-    every = itertools.product(range(5), repeat=TEXT)
-    return sorted({text[: text.index(end) + 1] if end in text else text for text in every})
-
-
-def gradient(parameters: list[Tensor]) -> Tensor:
-    return torch.cat([weight.grad.flatten().double() for weight in parameters])
 
 
 def whole(rollouts: Rollouts) -> Rollouts:
@@ -132,7 +94,7 @@ CASES: dict[str, dict[str, Any]] = {
 def test_the_estimate_is_right(case, tmp_path, monkeypatch):
     temperature, kl_coeff = case.get("temperature", 1.0), case.get("kl_coeff", 0.0)
     actors = actors_of(
-        save_enumerable(tmp_path / case["kind"], case["kind"], case.get("end")),
+        save_enumerable(tmp_path / case["kind"], case["kind"], case.get("end"), WORDS),
         reward,
         train=PROMPTS,
         n_envs=1,
