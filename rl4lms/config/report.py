@@ -166,6 +166,8 @@ def training_sizes(config: TrainConfig) -> list[str]:
         assert config.reward_fn is not None  # TrainConfig.check
         lines = [f"training: {share}, rewarded by {config.reward_fn.id}", *_rollout_sizes(config)]
         often = f"on val every {evaluation.eval_every:,} iterations"
+        if (most := evaluation.max_tokens) is not None:
+            lines.append(f"ends before that with the iteration that brings the tokens generated to {most:,}")
     return [
         *lines,
         f"evaluation: {inputs} inputs of each split before and after, {often}: {_names(evaluation.metrics)}",
