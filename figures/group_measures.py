@@ -89,7 +89,7 @@ def group_scale(method: str, worst: Callable[[Sequence[float]], float]) -> Calla
 
 def _seeds(inputs: pd.DataFrame, task: str, split: str, needed: Sequence[str] = ()) -> dict[int, Models]:
     """The models of each seed that has all that are needed. Raises NotTestedError: no seed has."""
-    seeds = {
+    seeds: dict[int, Models] = {
         seed: models
         for name, seed, models in models_by_task(inputs, ("pretrained", *needed), split)
         if name == task

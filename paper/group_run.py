@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 from common.arguments import this_command
 from common.outlook import Series
 from paper.gpu_hours import Stage
-from paper.group_study import PPO, Rates, budget, group_comparison, group_selection, group_tasks
+from paper.group_study import (
+    PPO,
+    Rates,
+    budget,
+    group_comparison,
+    group_selection,
+    group_tasks,
+    study_tokens,
+)
 from paper.study import Fields, StudyConfig, StudyRun, load_study, select_tasks, train_reward
 from paper.study_run import Done, finished_phase, run_phase
 from paper.text_study import MINUTES, STUDIES, collect_sources, make_models, models_missing
@@ -81,8 +89,7 @@ def _minutes(study: StudyConfig, scale: str, run: StudyRun) -> float:
         return minutes["extraction"]
     if run.method == "short_sft":
         return minutes["sft"]
-    without = study.model_copy(update={"groups": study.groups.model_copy(update={"tokens": {}})})
-    return minutes["rft"] * budget(study, run.task) / budget(without, run.task)
+    return minutes["rft"] * budget(study, run.task) / study_tokens(study, run.task)
 
 
 def any_rates(study: StudyConfig) -> dict[tuple[str, str], float]:

@@ -70,8 +70,13 @@ def group_tasks(groups: GroupsConfig) -> list[str]:
 def budget(study: StudyConfig, name: str) -> int:
     """Tokens that every run on a task generates: those of the study's RFT, unless `groups` says otherwise."""
     assert study.groups is not None
+    return study.groups.tokens.get(name, study_tokens(study, name))
+
+
+def study_tokens(study: StudyConfig, name: str) -> int:
+    """Tokens that the study's RFT of a task generates."""
     a_time, iterations = _ppo_length(study, study.tasks[name])
-    return study.groups.tokens.get(name, a_time * iterations)
+    return a_time * iterations
 
 
 def group_selection(study: StudyConfig) -> tuple[list[Fields], list[StudyRun]]:
@@ -114,9 +119,8 @@ def _add_training(plan: _Plan, run: StudyRun, method: str, rate: float, **option
     start = {} if "model_from" in options else start_fields(task, ON_POLICY_MODEL)
     if method == PPO:
         fields = rft_fields(study, task)
-        a_time, iterations = _ppo_length(study, task)
-        if (tokens := budget(study, run.task)) != a_time * iterations:
-            fields[_N_ITERS] = math.ceil(tokens / a_time)
+        if (tokens := budget(study, run.task)) != study_tokens(study, run.task):
+            fields[_N_ITERS] = math.ceil(tokens / _ppo_length(study, task)[0])
         path = task_files(study, task).rft
     else:
         algorithm = method.removesuffix(SCALED)
