@@ -17,7 +17,7 @@ from paper.scaled_reward import scaled_reward
 from paper.study import load_study, selection
 from paper.study_run import Done, write_plan
 from rl4lms.plan import load_plan
-from rl4lms.plan.runs import make_jobs
+from rl4lms.plan.runs import identify, make_jobs
 from rl4lms.rewards import build_reward
 from rl4lms.text import TextBatch
 
@@ -80,6 +80,17 @@ def test_where_the_budget_is_that_of_the_study_its_own_runs_are_used(clone):
     same = {label.partition("-")[0] for label, key in of_groups.items() if key in shared}
     assert same == {"question", "continuation"}
     assert budget(study, "hard_question") == 2 * budget(study, "question") == 71_680
+
+
+def test_runs_from_before_lengths_in_tokens_are_found(clone, monkeypatch):
+    study = study_of_groups("laptop")
+    pretend(study)
+    loaded = experiments(study, "x", group_selection(study)[0])
+    monkeypatch.setattr("rl4lms.plan.runs.hash_of", lambda data: data)
+    hashed = {experiment.name: identify(experiment, None)[1] for experiment in loaded.experiments}
+    most = {name: data["train_evaluation"].get("max_tokens", "none") for name, data in hashed.items()}
+    assert {most[name] for name in most if "ppo" in name} == {"none"}
+    assert {most[name] for name in most if "question-dapo" in name} == {71_680, 35_840}
 
 
 def test_the_last_algorithms_and_the_scaled_rewards_have_one_seed(clone):
