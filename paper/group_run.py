@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from common.arguments import this_command
@@ -14,16 +15,20 @@ from common.outlook import Series
 from paper.gpu_hours import Stage
 from paper.group_study import (
     PPO,
+    SHORT_SFT,
     Rates,
     budget,
     group_comparison,
     group_selection,
     group_tasks,
+    groups_of,
+    rates_tried,
     study_tokens,
 )
-from paper.study import Fields, StudyConfig, StudyRun, load_study, select_tasks, train_reward
+from paper.study import StudyConfig, StudyRun, load_study, select_tasks, train_reward
+from paper.study_plans import Part
 from paper.study_run import Done, finished_phase, run_phase
-from paper.text_study import MINUTES, STUDIES, collect_sources, make_models, models_missing
+from paper.text_study import MINUTES, STUDIES, case_labels, collect_sources, make_models, models_missing
 
 if TYPE_CHECKING:
     from figures.claims import Results
@@ -39,7 +44,7 @@ def study_of_groups(scale: str) -> StudyConfig:
     """The study of a scale, as far as the comparison needs it. Raises ConfigError."""
     study = load_study(STUDIES[scale])
     assert study.groups is not None, f"{STUDIES[scale]} has no groups"
-    return select_tasks(study, group_tasks(study.groups))
+    return select_tasks(study, group_tasks(study))
 
 
 def stages(scale: str, seeds: int, jobs: int) -> list[Stage]:
@@ -48,38 +53,26 @@ def stages(scale: str, seeds: int, jobs: int) -> list[Stage]:
     missing = models_missing(study)
     models = [minutes[config.model_type] for config in missing.values()]
     rows = [Stage("models", len(models), sum(models) / jobs)]
-    tried = group_selection(study)
-    selected = [] if missing else finished_phase(study, SELECTION, *tried, seeds=1, jobs=jobs)
-    rates = any_rates(study)
-    if len(selected) == len(tried[0]):
-        rates = chosen_rates(study, selected)
-    compared = group_comparison(study, rates)
-    measured = [] if missing else finished_phase(study, COMPARISON, *compared, seeds=seeds, jobs=jobs)
-    rows.append(_stage(study, scale, "learning rates", tried, selected, 1, jobs))
-    # Of each algorithm and task one of the runs of the first seed is there by then.
-    shared = {f"{task}-{method.replace('_', '-')}" for task, method in rates}
-    rows.append(_stage(study, scale, "groups", compared, measured, seeds, jobs, shared))
+    selection = group_selection(study)
+    tried = [] if missing else finished_phase(study, SELECTION, selection, seeds=1, jobs=jobs)
+    rates = chosen_rates(study, tried) if len(tried) == len(selection.runs) else any_rates(study)
+    comparison = group_comparison(study, rates)
+    measured = [] if missing else finished_phase(study, COMPARISON, comparison, seeds=seeds, jobs=jobs)
+    rows.append(_stage(study, scale, "learning rates", selection, tried, 1, jobs))
+    rows.append(_stage(study, scale, "groups", comparison, measured, seeds, jobs))
     return rows
 
 
 def _stage(
-    study: StudyConfig,
-    scale: str,
-    name: str,
-    planned: tuple[list[Fields], list[StudyRun]],
-    done: Sequence[Done],
-    seeds: int,
-    jobs: int,
-    shared: set[str] | None = None,
+    study: StudyConfig, scale: str, name: str, part: Part, done: Sequence[Done], seeds: int, jobs: int
 ) -> Stage:
-    """What is left of a plan. shared: configurations whose first run is one of an earlier plan."""
+    """What is left of a plan."""
     there = Counter(item.run.configuration for item in done)
     count, total = 0, 0.0
-    for configuration, run in zip(*planned, strict=True):
-        times = configuration.get("repetitions") or seeds
-        known = max(there[run.configuration], int(run.configuration in (shared or ())))
-        count += times - known
-        total += (times - known) * _minutes(study, scale, run)
+    for configuration, run in zip(part.configurations, part.runs, strict=True):
+        left = (configuration.get("repetitions") or seeds) - there[run.configuration]
+        count += left
+        total += left * _minutes(study, scale, run)
     return Stage(name, count, total / jobs)
 
 
@@ -87,49 +80,43 @@ def _minutes(study: StudyConfig, scale: str, run: StudyRun) -> float:
     minutes = MINUTES[scale]
     if run.kind == "extraction":
         return minutes["extraction"]
-    if run.method == "short_sft":
+    if run.method == SHORT_SFT or run.reward is None:
         return minutes["sft"]
-    return minutes["rft"] * budget(study, run.task) / study_tokens(study, run.task)
+    case = study.case(f"{run.task}_{run.reward}")
+    return minutes["rft"] * budget(study, case) / study_tokens(study, case)
 
 
-def any_rates(study: StudyConfig) -> dict[tuple[str, str], float]:
-    """A learning rate for each task and algorithm, before one is chosen."""
-    groups = study.groups
-    assert groups is not None
+def any_rates(study: StudyConfig) -> dict[str, float]:
+    """A learning rate for each algorithm, before one is chosen."""
+    return {method: rates_tried(study, method)[0] for method in (PPO, *groups_of(study).algorithms)}
+
+
+def chosen_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[str, float]:
+    """The rate of each algorithm with the best mean train reward over the tasks that it was tried on."""
+    rewards: dict[tuple[str, float], list[float]] = {}
+    for done in tried:
+        assert done.run.reward is not None
+        key = study.tasks[done.run.task].rewards[done.run.reward].key
+        rate = done.experiment.changes["alg.args.learning_rate"]
+        rewards.setdefault((done.run.method, rate), []).append(train_reward(done.path, key))
     return {
-        (task, method): (study.rft_learning_rates if method == PPO else groups.learning_rates)[0]
-        for task in groups.tasks
-        for method in (PPO, *groups.algorithms)
+        method: max(rates_tried(study, method), key=lambda rate: fmean(rewards[method, rate]))
+        for method in (PPO, *groups_of(study).algorithms)
     }
 
 
-def chosen_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[tuple[str, str], float]:
-    """The rate of each task and algorithm with which the reward on the train inputs ended highest."""
-    rewards: dict[tuple[str, str], dict[float, float]] = {}
-    for done in tried:
-        reward = train_reward(done.path, study.tasks[done.run.task].key)
-        by_rate = rewards.setdefault((done.run.task, done.run.method), {})
-        by_rate[done.experiment.changes["alg.args.learning_rate"]] = reward
-    return {key: max(by_rate, key=lambda rate: by_rate[rate]) for key, by_rate in rewards.items()}
-
-
 def run_groups(study: StudyConfig, *, seeds: int, jobs: int, series: Series) -> list[Done]:
-    """Run what is missing and return everything; finished runs, PPO's of the study too, are used as they are.
+    """Run what is missing and return what is reported; finished runs, PPO's of the study too, are used.
 
-    Runs at the learning rates that were not chosen come last. Raises StudyError, StudyInterrupted,
-    ConfigError.
+    Raises StudyError, StudyInterrupted, ConfigError.
     """
-    tried = run_phase(
-        study, SELECTION, *group_selection(study), seeds=1, jobs=jobs, console=True, series=series
-    )
+    phase = {"jobs": jobs, "console": True, "series": series}
+    tried = run_phase(study, SELECTION, group_selection(study), seeds=1, **phase)
     rates: Rates = chosen_rates(study, tried)
-    for (task, method), rate in rates.items():
-        logger.info("%s: learning rate of %s %g", task, method, rate)
+    for method, rate in rates.items():
+        logger.info("learning rate of %s %g", method, rate)
     series.foreseen = 0  # from here on it is known
-    compared = group_comparison(study, rates)
-    main = run_phase(study, COMPARISON, *compared, seeds=seeds, jobs=jobs, console=True, series=series)
-    used = {done.path for done in main}
-    return main + [done for done in tried if done.path not in used]
+    return run_phase(study, COMPARISON, group_comparison(study, rates), seeds=seeds, **phase)
 
 
 def run_and_draw(args: argparse.Namespace, folder: Path, runs_left: int, results: Results) -> Item:
@@ -146,5 +133,6 @@ def run_and_draw(args: argparse.Namespace, folder: Path, runs_left: int, results
     from figures.table_groups import draw_groups
 
     sources = collect_sources(study, done)
-    labels = {name: task.label.split("\n")[0] for name, task in study.tasks.items()}
-    return draw_groups(sources["extraction"], sources["training"], labels, results, folder, this_command())
+    return draw_groups(
+        sources["extraction"], sources["training"], case_labels(study), results, folder, this_command()
+    )

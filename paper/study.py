@@ -7,7 +7,7 @@ references, the pretrained model and SFT, so that cases of a task differ in the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -38,6 +38,7 @@ class ConfigFiles(Config):
     rft: str
     sft: str
     sft_rft: str
+    group: str = Field("", description="of group algorithms; {algorithm} stands for the id")
 
 
 class TaskReward(Config):
@@ -93,6 +94,25 @@ class SweepConfig(Config):
     steps: list[Share] = Field(description="SFT, shares of the steps")
 
 
+class GroupsConfig(Config):
+    """Group algorithms beside PPO (`paper.group_study`), with as many generated tokens."""
+
+    cases: Annotated[list[str], Field(min_length=1)] = Field(description="{task}_{reward}")
+    tokens: dict[str, Positive] = Field(
+        {}, description="case -> tokens that a run generates, where not as many as the study's RFT"
+    )
+    algorithms: list[str] = Field(description="on all cases; grpo among them")
+    learning_rates: Annotated[list[float], Field(min_length=1)] = Field(
+        description="of these; each algorithm's is chosen as that of RFT from the pretrained model"
+    )
+    rft: Fields = Field({}, description="dotted field -> value of every run of a group algorithm")
+    others_case: str = Field(description="case of `others`")
+    others: list[str] = Field(description="one seed, at GRPO's learning rate")
+    cure_case: str = Field(description="case of the short SFT, then GRPO")
+    scale_case: str = Field(description="case of GRPO and RLOO with a reward of another scale")
+    scale: float = Field(gt=0, description="how much of each difference of rewards is left")
+
+
 class StudyConfig(Config):
     """One study."""
 
@@ -113,6 +133,7 @@ class StudyConfig(Config):
     short_sft: ShortSftConfig
     tasks: Annotated[dict[str, TaskConfig], Field(min_length=1)]
     sweeps: list[SweepConfig] = Field([], description="the first: Table 2 and Figure 4; others: Figure 4")
+    groups: GroupsConfig | None = Field(None, description="null: without the comparison of group algorithms")
 
     def check(self) -> list[Problem]:
         problems = [
@@ -122,11 +143,18 @@ class StudyConfig(Config):
         ]
         named = [(f"choice.tasks[{i}]", task) for i, task in enumerate(self.choice.tasks)]
         named += [(f"sweeps[{i}].task", sweep.task) for i, sweep in enumerate(self.sweeps)]
-        for path, task in named:
-            if task not in self.tasks:
-                message = f"must be one of {', '.join(self.tasks)}, got {task!r}"
-                problems.append(Problem(path, message))
+        problems += _unknown(named, list(self.tasks))
+        if (groups := self.groups) is not None:
+            named = [(f"groups.cases[{i}]", case) for i, case in enumerate(groups.cases)]
+            named += [(f"groups.tokens.{case}", case) for case in groups.tokens]
+            names = ("others_case", "cure_case", "scale_case")
+            named += [(f"groups.{name}", getattr(groups, name)) for name in names]
+            problems += _unknown(named, [case.name for case in self.cases()])
         return problems
+
+    def case(self, name: str) -> Case:
+        """The case of a name."""
+        return next(case for case in self.cases() if case.name == name)
 
     def cases(self) -> list[Case]:
         """Every task under every one of its rewards."""
@@ -162,13 +190,14 @@ class StudyRun:
     """What an experiment of the study is of.
 
     configuration: its name in the plan; reward: the name of the one that it is by or that it measures, None
-    for all of the task; sample, split: an extraction's, 2 for the pretrained model's second.
+    for all of the task; method: a Method, or of `paper.group_study`; sample, split: an extraction's, 2 for
+    the pretrained model's second.
     """
 
     configuration: str
     task: str
     reward: str | None
-    method: Method
+    method: str
     kind: Literal["training", "extraction"]
     sample: int = 1
     split: Split = "train"
@@ -230,6 +259,15 @@ def chosen_rates(
         start: max(config.learning_rates, key=lambda rate: means[start, rate])
         for start, config in study.starts.items()
     }
+
+
+def _unknown(named: Iterable[tuple[str, str]], known: Sequence[str]) -> list[Problem]:
+    """Problems of fields that do not name one of these."""
+    return [
+        Problem(path, f"must be one of {', '.join(known)}, got {name!r}")
+        for path, name in named
+        if name not in known
+    ]
 
 
 def _strings(data: Any) -> Iterator[str]:

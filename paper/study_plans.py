@@ -57,12 +57,12 @@ def selection(study: StudyConfig) -> Part:
     for name in study.choice.tasks:
         case = study.first_case(name)
         for method in ("short", "sft"):
-            _add_sft(part, study, name, f"choice-{name}-{method}", *_shares(study, method), seed, **ONCE)
+            add_sft(part, study, name, f"choice-{name}-{method}", *shares(study, method), seed, **ONCE)
         for start, config in study.starts.items():
             begins = {} if start == "pretrained" else {"model_from": f"choice-{name}-{start}"}
             for rate in config.learning_rates:
-                configuration = f"choice-{case.name}-{_dashed(AFTER[start])}-{_digits(rate)}"
-                _add_rft(part, study, case, configuration, start, rate, seed, **ONCE, **begins)
+                configuration = f"choice-{case.name}-{dashed(AFTER[start])}-{digits(rate)}"
+                add_rft(part, study, case, configuration, start, rate, seed, **ONCE, **begins)
     return part
 
 
@@ -71,12 +71,12 @@ def comparison(study: StudyConfig, rates: Mapping[Start, float]) -> Part:
     part = Part()
     for name in study.tasks:
         for sample, seed in ((1, 0), (2, SECOND_SAMPLE_SEED)):
-            _add_pretrained_extraction(part, study, name, "train", sample, seed)
-        _add_sft(part, study, name, f"{name}-sft", *_shares(study, "sft"))
-        _add_extraction(part, study, name, None, "sft", "train")
+            add_pretrained_extraction(part, study, name, "train", sample, seed)
+        add_sft(part, study, name, f"{name}-sft", *shares(study, "sft"))
+        add_extraction(part, study, name, None, "sft", "train")
         for case in study.cases_of(name):
-            _add_rft(part, study, case, f"{case.name}-rft", "pretrained", rates["pretrained"])
-            _add_extraction(part, study, name, case, "rft", "train")
+            add_rft(part, study, case, f"{case.name}-rft", "pretrained", rates["pretrained"])
+            add_extraction(part, study, name, case, "rft", "train")
     return part
 
 
@@ -84,19 +84,19 @@ def after_sft(study: StudyConfig, rates: Mapping[Start, float]) -> Part:
     """The table of rewards, beyond `comparison`: short SFT, RFT after both, test inputs."""
     part = Part()
     for name in study.tasks:
-        _add_pretrained_extraction(part, study, name, "test", 1, 0)
-        _add_sft(part, study, name, f"{name}-short", *_shares(study, "short"))
-        _add_extraction(part, study, name, None, "short", "train")
+        add_pretrained_extraction(part, study, name, "test", 1, 0)
+        add_sft(part, study, name, f"{name}-short", *shares(study, "short"))
+        add_extraction(part, study, name, None, "short", "train")
         for method in ("short", "sft"):
-            _add_extraction(part, study, name, None, method, "test")
+            add_extraction(part, study, name, None, method, "test")
         for case in study.cases_of(name):
-            _add_extraction(part, study, name, case, "rft", "test")
+            add_extraction(part, study, name, case, "rft", "test")
         case = study.first_case(name)
         for start in ("short", "sft"):
             method, begins = AFTER[start], {"model_from": f"{name}-{start}"}
-            _add_rft(part, study, case, f"{case.name}-{_dashed(method)}", start, rates[start], **begins)
+            add_rft(part, study, case, f"{case.name}-{dashed(method)}", start, rates[start], **begins)
             for split in ("train", "test"):
-                _add_extraction(part, study, name, case, method, split)
+                add_extraction(part, study, name, case, method, split)
     return part
 
 
@@ -107,16 +107,16 @@ def sweeps(study: StudyConfig, rates: Mapping[Start, float], seeds: int) -> Part
         case, times = study.first_case(sweep.task), {"repetitions": min(sweep.seeds or seeds, seeds)}
         for field_name, values in RAISED.items():
             for value in getattr(sweep, values):
-                configuration = f"{case.name}-rft-{field_name.rpartition('.')[2]}-{_digits(value)}"
+                configuration = f"{case.name}-rft-{field_name.rpartition('.')[2]}-{digits(value)}"
                 changes, rate = {field_name: value}, rates["pretrained"]
-                _add_rft(part, study, case, configuration, "pretrained", rate, changes, **times)
+                add_rft(part, study, case, configuration, "pretrained", rate, changes, **times)
         for labels in sweep.labels:
             for steps in sweep.steps:
-                phase = f"{sweep.task}-sft-{_digits(labels)}-{_digits(steps)}"
+                phase = f"{sweep.task}-sft-{digits(labels)}-{digits(steps)}"
                 start: Start = "sft" if labels == steps == 1 else "short"
-                _add_sft(part, study, sweep.task, phase, labels, steps, **times)
+                add_sft(part, study, sweep.task, phase, labels, steps, **times)
                 begins = {"model_from": phase} | times
-                _add_rft(part, study, case, f"{phase}-{case.reward}-rft", start, rates[start], **begins)
+                add_rft(part, study, case, f"{phase}-{case.reward}-rft", start, rates[start], **begins)
     return part
 
 
@@ -133,7 +133,7 @@ def build_plan(study: StudyConfig, part: Part, seeds: int, jobs: int) -> Fields:
     }
 
 
-def _add_sft(
+def add_sft(
     part: Part,
     study: StudyConfig,
     task_name: str,
@@ -143,10 +143,11 @@ def _add_sft(
     changes: Fields | None = None,
     **options: Any,
 ) -> None:
+    """Add SFT on shares of the labels and of the steps. changes: fields over those; options: see Part.add."""
     task = study.tasks[task_name]
     fields = {
         **_data(study, task),
-        **_start(task, MODEL),
+        **start_fields(task, MODEL),
         "alg.generation_kwargs.max_new_tokens": task.max_new_tokens,
         "alg.training_args.max_steps": max(1, round(steps * study.sft_steps)),
         **_evaluation(study, task.rewards.values()),
@@ -155,12 +156,12 @@ def _add_sft(
     if labels < 1:  # else the same run under every name, if all steps are taken
         fields["datapool.frac_train_samples"] = labels
         fields["datapool.train_samples_rnd_seed"] = "{runtime.seed}"
-    method: Method = "sft" if (labels, steps) == _shares(study, "sft") else "short"
+    method: Method = "sft" if (labels, steps) == shares(study, "sft") else "short"
     run = StudyRun(configuration, task_name, None, method, "training")
     part.add(run, task_files(study, task).sft, fields | (changes or {}), **options)
 
 
-def _add_rft(
+def add_rft(
     part: Part,
     study: StudyConfig,
     case: Case,
@@ -170,50 +171,57 @@ def _add_rft(
     changes: Fields | None = None,
     **options: Any,
 ) -> None:
-    task, reward, files = (
-        study.tasks[case.task],
-        study.reward(case),
-        task_files(study, study.tasks[case.task]),
-    )
-    fields = {
+    """Add RFT of a case; the option `model_from` names a finetuned model to begin with. Others: as above."""
+    task = study.tasks[case.task]
+    fields = rollout_fields(study, case, start) | study.rft | study.starts[start].fields
+    fields |= {"alg.args.learning_rate": rate} | (changes or {})
+    run = StudyRun(configuration, case.task, case.reward, AFTER[start], "training")
+    files = task_files(study, task)
+    part.add(run, files.rft if start == "pretrained" else files.sft_rft, fields, **options)
+
+
+def rollout_fields(study: StudyConfig, case: Case, start: Start) -> Fields:
+    """Model, data, reward and lengths of a training with rollouts, whichever the algorithm."""
+    task, reward = study.tasks[case.task], study.reward(case)
+    return {
         **_data(study, task),
-        **(_start(task, ON_POLICY_MODEL) if start == "pretrained" else {}),
+        **(start_fields(task, ON_POLICY_MODEL) if start == "pretrained" else {}),
         "reward_fn": reward.reward.model_dump(),
         "env.args.max_prompt_length": task.max_prompt_length,
         "env.args.max_episode_length": task.max_new_tokens,
         "alg.policy.args.generation_kwargs.max_new_tokens": task.max_new_tokens,
         "alg.kl_div.coeff": task.kl_coeff,
         **_evaluation(study, [reward]),
-        **study.rft,
-        **study.starts[start].fields,
-        "alg.args.learning_rate": rate,
-        **(changes or {}),
     }
-    run = StudyRun(configuration, case.task, case.reward, AFTER[start], "training")
-    part.add(run, files.rft if start == "pretrained" else files.sft_rft, fields, **options)
 
 
-def _add_extraction(
-    part: Part, study: StudyConfig, task_name: str, case: Case | None, method: Method, split: Split
+def add_extraction(
+    part: Part,
+    study: StudyConfig,
+    task_name: str,
+    case: Case | None,
+    method: str,
+    split: Split,
+    **options: Any,
 ) -> None:
-    """Measure a finetuned model: by all rewards of its task after SFT, by that of `case` after RFT."""
+    """Measure the model of {task or case}-{method}: by all rewards of the task, or by the case's."""
     task = study.tasks[task_name]
-    model = f"{case.name if case else task_name}-{_dashed(method)}"
+    model = f"{case.name if case else task_name}-{dashed(method)}"
     rewards = [study.reward(case)] if case else list(task.rewards.values())
     run = StudyRun(
         f"{model}-{split}-rewards", task_name, case and case.reward, method, "extraction", split=split
     )
     fields = _extraction(study, task, rewards, split)
-    part.add(run, task_files(study, task).extraction, fields, model_from=model)
+    part.add(run, task_files(study, task).extraction, fields, model_from=model, **options)
 
 
-def _add_pretrained_extraction(
+def add_pretrained_extraction(
     part: Part, study: StudyConfig, task_name: str, split: Split, sample: int, seed: int
 ) -> None:
     task = study.tasks[task_name]
     configuration = f"{task_name}-pretrained-{split}-{sample}"
     run = StudyRun(configuration, task_name, None, "pretrained", "extraction", sample, split)
-    fields = _extraction(study, task, list(task.rewards.values()), split) | _start(task, MODEL)
+    fields = _extraction(study, task, list(task.rewards.values()), split) | start_fields(task, MODEL)
     part.add(run, task_files(study, task).extraction, fields | {"runtime.seed": seed}, **ONCE)
 
 
@@ -235,26 +243,27 @@ def _evaluation(study: StudyConfig, rewards: Iterable[TaskReward]) -> Fields:
 
 def _data(study: StudyConfig, task: TaskConfig) -> Fields:
     return {
-        **_start(task, "tokenizer.model_name"),
+        **start_fields(task, "tokenizer.model_name"),
         "tokenizer.max_length": task.max_prompt_length,
         "datapool.args": study.datapool | task.datapool,
     }
 
 
-def _start(task: TaskConfig, field_name: str) -> Fields:
+def start_fields(task: TaskConfig, field_name: str) -> Fields:
     """The pretrained model, for runs that start from it."""
     return {} if task.model is None else {field_name: task.model}
 
 
-def _shares(study: StudyConfig, method: Literal["short", "sft"]) -> tuple[float, float]:
+def shares(study: StudyConfig, method: Literal["short", "sft"]) -> tuple[float, float]:
     """The shares of labels and steps of an SFT."""
     return (study.short_sft.labels, study.short_sft.steps) if method == "short" else (1.0, 1.0)
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Write a number as part of a configuration's name."""
     return f"{value:g}".replace(".", "_")
 
 
-def _dashed(method: Method) -> str:
+def dashed(method: str) -> str:
+    """Write a method as part of a configuration's name."""
     return method.replace("_", "-")

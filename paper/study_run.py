@@ -92,13 +92,15 @@ def run_study(
     Raises StudyError, StudyInterrupted, ConfigError.
     """
     series = series or Series()
-    tried = _run(study, "selection", selection(study), seeds=1, jobs=jobs, console=console, series=series)
+    tried = run_phase(
+        study, "selection", selection(study), seeds=1, jobs=jobs, console=console, series=series
+    )
     rates = best_rates(study, tried)
     for start, rate in rates.items():
         logger.info("learning rate of RFT from %s: %g", START_NAMES[start], rate)
     series.foreseen = 0  # from here on it is known
     main = main_part(study, rates, seeds, with_rewards=with_rewards, with_sweeps=with_sweeps)
-    return _run(study, "main", main, seeds=seeds, jobs=jobs, console=console, series=series)
+    return run_phase(study, "main", main, seeds=seeds, jobs=jobs, console=console, series=series)
 
 
 def finished(
@@ -109,10 +111,10 @@ def finished(
     Needs the models of the study. Writes nothing, unless a plan has a mistake. Raises ConfigError.
     """
     part = selection(study)
-    tried = _finished(study, "selection", part, seeds=1, jobs=jobs)
+    tried = finished_phase(study, "selection", part, seeds=1, jobs=jobs)
     rates = best_rates(study, tried) if len(tried) == len(part.runs) else any_rates(study)
     main = main_part(study, rates, seeds, with_rewards=with_rewards, with_sweeps=with_sweeps)
-    done = tried + _finished(study, "main", main, seeds=seeds, jobs=jobs)
+    done = tried + finished_phase(study, "main", main, seeds=seeds, jobs=jobs)
     return Counter(item.run.configuration for item in done)
 
 
@@ -165,7 +167,7 @@ def write_plan(
     return path
 
 
-def _finished(
+def finished_phase(
     study: StudyConfig,
     phase: str,
     part: Part,
@@ -186,7 +188,7 @@ def _finished(
     return _done(path, part.runs, loaded.experiments, paths)
 
 
-def _run(
+def run_phase(
     study: StudyConfig,
     phase: str,
     part: Part,

@@ -21,18 +21,8 @@ from common.schedule import run_jobs
 from paper.gpu_hours import Stage, hours_lines
 from paper.small_models.config import PretrainConfig, model_folder
 from paper.small_models.jobs import make_job
-from paper.study import (
-    Fields,
-    StudyConfig,
-    StudyRun,
-    after_sft,
-    comparison,
-    load_study,
-    models_needed,
-    select_tasks,
-    selection,
-    sweeps,
-)
+from paper.study import Fields, StudyConfig, StudyRun, load_study, models_needed, select_tasks
+from paper.study_plans import Part, after_sft, comparison, selection, sweeps
 from paper.study_run import (
     INTERRUPT_MESSAGE,
     Done,
@@ -70,6 +60,8 @@ MINUTES = {
     },
     "smoke": {"seq2seq": 0.3, "causal": 0.3, "classifier": 0.1, "extraction": 0.03, "rft": 0.2, "sft": 0.1},
 }
+# SFT is full or short by its labels and updates, which the runs have.
+TRAINED = {"short": "sft", "short_rft": "sft_rft"}
 # The paper's datasets, for each item: Figures 1 and 5 and Table 1 show some of them, Figure 2 all.
 SHOWN, ALL = ("narrative_qa", "totto", "imdb"), ("common_gen", "cnn", "iwslt2017", "dialog")
 PAPER_PLANS = {
@@ -91,9 +83,9 @@ def asked_items(only: Sequence[str] | None) -> list[str]:
 def study_for(scale: str, items: Sequence[str]) -> StudyConfig:
     """The study of a scale, as far as these items need it. Raises ConfigError."""
     study = load_study(STUDIES[scale])
-    if study.sweep is None or not set(items) <= set(SWEEP_ITEMS):
+    if not study.sweeps or not set(items) <= set(SWEEP_ITEMS):
         return study
-    return select_tasks(study, [study.sweep.task])
+    return select_tasks(study, [sweep.task for sweep in study.sweeps])
 
 
 def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stage]:
@@ -103,21 +95,24 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stag
     models = [minutes[config.model_type] for config in models_missing(study).values()]
     rows = [Stage("models", len(models), sum(models) / jobs)]
     there = Counter() if models else finished(study, seeds=seeds, jobs=jobs, **_parts(items))
-    planned = {"learning rates": (selection(study), 1), "comparison": (comparison(study, rates), seeds)}
+    planned: dict[str, tuple[Part, int]] = {
+        "learning rates": (selection(study), 1),
+        "comparison": (comparison(study, rates), seeds),
+    }
     if REWARDS_ITEM in items:
-        planned["RFT after SFT"] = (after_sft(study, rates), seeds)
+        planned["short SFT, RFT after SFT"] = (after_sft(study, rates), seeds)
     if set(items) & set(SWEEP_ITEMS):
-        planned["sweeps"] = (sweeps(study, rates), 1)
-    counted: Counter[str] = Counter()  # seeds of what earlier stages run: RFT at a rate, the full SFT
+        planned["sweeps"] = (sweeps(study, rates, seeds), seeds)
+    counted: Counter[str] = Counter()  # seeds of what earlier stages run: the full SFT
     works: dict[str, str] = {}
-    for stage, ((configurations, runs), repetitions) in planned.items():
+    for stage, (part, repetitions) in planned.items():
         counts = []
-        for configuration, run in zip(configurations, runs, strict=True):
+        for configuration, run in zip(part.configurations, part.runs, strict=True):
             work = works[run.configuration] = _work(configuration, works)
             times = configuration.get("repetitions") or repetitions
             counts.append(max(0, times - max(counted[work], there[run.configuration])))
             counted[work] = max(counted[work], times)
-        total = sum(minutes[_kind(run)] * count for run, count in zip(runs, counts, strict=True))
+        total = sum(minutes[_kind(run)] * count for run, count in zip(part.runs, counts, strict=True))
         rows.append(Stage(stage, sum(counts), total / jobs))
     return rows
 
@@ -142,7 +137,7 @@ def _parts(items: Sequence[str]) -> dict[str, bool]:
 
 def _kind(run: StudyRun) -> str:
     """Of the runs that take about as long."""
-    return "extraction" if run.kind == "extraction" else "sft" if run.method == "sft" else "rft"
+    return "extraction" if run.kind == "extraction" else "sft" if run.method in ("short", "sft") else "rft"
 
 
 def models_missing(study: StudyConfig) -> dict[Path, PretrainConfig]:
@@ -156,7 +151,8 @@ def models_missing(study: StudyConfig) -> dict[Path, PretrainConfig]:
 
 def list_study_imports(study: StudyConfig) -> list[str]:
     """What the processes import that make the models of a study and run it."""
-    return ["paper.small_models.train", *list_imports([task.metric.id for task in study.tasks.values()])]
+    metrics = [study.reward(case).metric.id for case in study.cases()]
+    return ["paper.small_models.train", *list_imports(metrics)]
 
 
 def make_models(
@@ -230,27 +226,32 @@ def run_and_draw(args: argparse.Namespace, folder: Path, runs_left: int) -> tupl
 
 
 def collect_sources(study: StudyConfig, done: Sequence[Done]) -> dict[str, list[Source]]:
-    """The finished runs as the figures take them, by kind."""
+    """The finished runs as the figures take them, by kind: one for each case that a run is of."""
     from figures.study import Source
 
     # Without repetition: a sweep's full SFT is that of the comparison.
     sources: dict[str, dict[Source, None]] = {"extraction": {}, "training": {}}
     for item in done:
+        run = item.run
         # The pretrained model's statistics are the same for every seed of the finetunings.
-        seeds = {other.seed for other in done} if item.run.method == "pretrained" else {item.seed}
-        for seed in sorted(seeds):
-            source = Source(
-                task=item.run.task,
-                seed=seed,
-                method=item.run.method,
-                reward=study.tasks[item.run.task].key,
-                path=item.path,
-                command=item.command,
-                sample=item.run.sample,
-                split=item.run.split,
-                sft=item.start if item.run.method == "sft_rft" and item.run.kind == "training" else None,
-            )
-            sources[item.run.kind][source] = None
+        seeds = {other.seed for other in done} if run.method == "pretrained" else {item.seed}
+        is_training, after_sft = run.kind == "training", run.method in ("short_rft", "sft_rft")
+        for case in study.cases_of(run.task):
+            if run.reward in (None, case.reward):
+                for seed in sorted(seeds):
+                    source = Source(
+                        task=case.name,
+                        data=case.task,
+                        seed=seed,
+                        method=TRAINED.get(run.method, run.method) if is_training else run.method,
+                        reward=study.reward(case).key,
+                        path=item.path,
+                        command=item.command,
+                        sample=run.sample,
+                        split=run.split,
+                        sft=item.start if is_training and after_sft else None,
+                    )
+                    sources[run.kind][source] = None
     return {kind: list(of_kind) for kind, of_kind in sources.items()}
 
 
@@ -259,17 +260,23 @@ def figures_study(study: StudyConfig, done: Sequence[Done]) -> Study:
     from figures.items import Study
 
     sources = collect_sources(study, done)
+    alone = {f"{case.name}-rft": case.name for case in study.cases()}
     return Study(
         extractions=sources["extraction"],
         trainings=sources["training"],
-        labels={name: task.label for name, task in study.tasks.items()},
+        labels=case_labels(study),
         base={
-            item.run.task: _settings(item)
-            for item in done
-            if item.run.configuration == f"{item.run.task}-rft"
+            alone[item.run.configuration]: _settings(item) for item in done if item.run.configuration in alone
         },
         command=this_command(),
     )
+
+
+def case_labels(study: StudyConfig) -> dict[str, str]:
+    """How each case is called: the task, and below it the reward."""
+    return {
+        case.name: f"{study.tasks[case.task].label}\n{study.reward(case).label}" for case in study.cases()
+    }
 
 
 def _settings(item: Done) -> dict[str, float]:
