@@ -21,6 +21,7 @@ from figures.style import add_title, save_figure
 from rft_diagnose.statistics import input_statistics, std_percentile
 from rft_diagnose.style import BLUE, GREY, ORANGE, house_style
 
+SHOWN_MODELS = {name: METHODS[name] for name in ("pretrained", "rft", "sft", "short_rft", "sft_rft")}
 COLORMAP = "viridis"  # its lightness rises with the value: readable in black and white
 MAX_MARKERS_AS_VECTORS = 2_000
 NARROW_WIDTH = 4.0  # inches; of about the width of a phone
@@ -66,7 +67,7 @@ def figure1_numbers(inputs: pd.DataFrame, seed: int) -> pd.DataFrame:
     parts = [
         rows[(rows["task"] == task) & (rows["method"] == method)].assign(panel=label)
         for task in sorted(order, key=lambda task: order[task])
-        for method, label in METHODS.items()
+        for method, label in SHOWN_MODELS.items()
     ]
     columns = ["task", "panel", "input", "id", "mean", "std"]
     return pd.concat([rows.head(0).assign(panel=""), *parts], ignore_index=True)[columns]
@@ -79,7 +80,7 @@ def figure1_tasks(numbers: pd.DataFrame, labels: Mapping[str, str], title: str |
     their std under the pretrained model in the whole row; each row has scales of its own.
     """
     tasks = list(dict.fromkeys(numbers["task"]))
-    panels = [panel for panel in METHODS.values() if panel in set(numbers["panel"])]
+    panels = [panel for panel in SHOWN_MODELS.values() if panel in set(numbers["panel"])]
     with house_style():
         size = (2.5 * len(panels) + 1.6, 1.75 * len(tasks) + 0.8)
         figure = Figure(figsize=size, layout="constrained")
@@ -96,7 +97,7 @@ def figure1_tasks(numbers: pd.DataFrame, labels: Mapping[str, str], title: str |
 def figure1_narrow(numbers: pd.DataFrame, labels: Mapping[str, str], title: str | None = None) -> Figure:
     """Draw what `figure1_tasks` does for a phone: the models of a task two by two."""
     tasks = list(dict.fromkeys(numbers["task"]))
-    panels = [panel for panel in METHODS.values() if panel in set(numbers["panel"])]
+    panels = [panel for panel in SHOWN_MODELS.values() if panel in set(numbers["panel"])]
     height = math.ceil(len(panels) / 2)
     with house_style():
         figure = Figure(figsize=(NARROW_WIDTH, (1.5 * height + 0.4) * len(tasks) + 0.9), layout="constrained")

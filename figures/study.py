@@ -20,7 +20,14 @@ from common.run_dir import RunError, RunInfo, read_run
 from figures.runs import NoRunsError, load_extraction
 from rft_diagnose.statistics import input_statistics
 
-METHODS = {"pretrained": "pretrained", "rft": "RFT", "sft": "SFT", "sft_rft": "SFT + RFT"}
+METHODS = {
+    "pretrained": "pretrained",
+    "rft": "RFT",
+    "short": "short SFT",
+    "short_rft": "short SFT + RFT",
+    "sft": "SFT",
+    "sft_rft": "SFT + RFT",
+}
 GROUP_METHODS = {  # of the comparison of group algorithms, beside the pretrained model
     "ppo": "PPO",
     "grpo": "GRPO",
@@ -29,13 +36,14 @@ GROUP_METHODS = {  # of the comparison of group algorithms, beside the pretraine
     "dr_grpo": "Dr. GRPO",
     "gspo": "GSPO",
     "reinforce_pp": "REINFORCE++",
-    "short_sft": "short SFT",
-    "short_sft_grpo": "short SFT, then GRPO",
+    "short": "short SFT",
+    "short_grpo": "short SFT, then GRPO",
     "grpo_scaled": "GRPO, reward / 1,000",
     "rloo_scaled": "RLOO, reward / 1,000",
 }
 INPUTS = {
-    "task": "name of the task",
+    "task": "name of the task with its reward",
+    "data": "name of the task, the same under each of its rewards",
     "seed": "of the runs; the pretrained model has rows for each seed, of one extraction or of several",
     "method": "of the model: " + ", ".join(METHODS),
     "sample": "1, or 2 for the independent second extraction of the same model",
@@ -71,10 +79,11 @@ SPLITS = ("train", "val", "test")
 class Source:
     """A run that the study needs, whether it has been made or not: an extraction or a training.
 
-    reward: result key of the metric that is the task's reward (lexical/rouge_l_max); path: the run's folder,
-    None before there is one; command: makes the run, or goes on with it; sample, split: an extraction's, see
-    `INPUTS`; sft: the folder of the first phase's run, for a training of method sft_rft; problem: why a
-    finished run cannot be drawn, see `mark_unusable`.
+    data: what tasks that differ in the reward alone share, if it is not the task; reward: result key of the
+    metric that is the task's reward (lexical/rouge_l_max); path: the run's folder, None before there is one;
+    command: makes the run, or goes on with it; sample, split: an extraction's, see `INPUTS`; sft: the folder
+    of the first phase's run, for a training of method sft_rft; problem: why a finished run cannot be drawn,
+    see `mark_unusable`.
     """
 
     task: str
@@ -83,6 +92,7 @@ class Source:
     reward: str
     path: Path | None
     command: str
+    data: str = ""
     sample: int = 1
     split: str = "train"
     sft: Path | None = None
@@ -201,6 +211,7 @@ def inputs_table(sources: Sequence[Source]) -> pd.DataFrame:
             pd.DataFrame(
                 {
                     "task": source.task,
+                    "data": source.data or source.task,
                     "seed": source.seed,
                     "method": source.method,
                     "sample": source.sample,

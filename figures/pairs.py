@@ -1,0 +1,103 @@
+"""One task under two rewards: inputs, references, model and SFT are the same, the pretrain std is not.
+
+Of a task's rewards those of the smallest and of the largest percentile of Figure 2 are compared. Gains are
+shares of what full SFT gains under the same reward, so that rewards of other scales compare.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from figures.figure2_table1 import figure2_numbers, models_by_task
+from figures.measured import Measured, NotTestedError
+from figures.table_rewards import mean_rewards
+from rft_diagnose.statistics import paired_difference
+
+LEAST_GAIN = 0.05  # of full SFT under both rewards: shares of less are noise
+METHODS = {"rft": "RFT", "short": "short SFT"}
+PAIRS = {
+    "data": "name of the task",
+    "seed": "of the finetunings",
+    "small": "the task under its reward of the smallest percentile",
+    "large": "the same under that of the largest",
+    "small_percentile": "the 10th percentile of the pretrain std, mean over seeds",
+    "large_percentile": "of the other",
+    "small_rft": "RFT's gain of train reward over full SFT's, under the one",
+    "large_rft": "under the other",
+    "small_short": "short SFT's gain over full SFT's, under the one",
+    "large_short": "under the other",
+}
+
+
+def pair_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each task of two rewards or more and each seed: `PAIRS`. inputs: see `figures.study`.
+
+    Tasks where full SFT gains less than `LEAST_GAIN` under a reward, in the mean over seeds, are left out.
+    """
+    cases = figure2_numbers(inputs)
+    cases = cases.merge(inputs[["task", "data"]].drop_duplicates(), on="task")
+    shares = {
+        (task, seed): {name: _share(models, name) for name in METHODS}
+        for task, seed, models in models_by_task(inputs)
+    }
+    rows = []
+    for data, group in cases.groupby("data", sort=False):
+        small, large = (group.loc[group["percentile"].agg(pick)] for pick in ("idxmin", "idxmax"))
+        if small["percentile"] == large["percentile"] or group["sft_gain"].min() < LEAST_GAIN:
+            continue
+        for seed in sorted(seed for task, seed in shares if task == small["task"]):
+            if (large["task"], seed) not in shares:
+                continue
+            row = {"data": data, "seed": seed}
+            for end, case in (("small", small), ("large", large)):
+                values = {f"{end}_{name}": shares[case["task"], seed][name] for name in METHODS}
+                row |= {end: case["task"], f"{end}_percentile": case["percentile"], **values}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(PAIRS))
+
+
+def _share(models: dict[str, pd.DataFrame], method: str) -> float:
+    """The gain of a model over that of full SFT; NaN without the model."""
+    if method not in models:
+        return math.nan
+    start = mean_rewards(models, "pretrained").mean()
+    return float((models[method]["mean"].mean() - start) / (models["sft"]["mean"].mean() - start))
+
+
+def sign_test(differences: np.ndarray) -> float:
+    """How likely so many positive ones or more are, of those that are not 0, if signs were fair coins."""
+    from scipy.stats import binomtest
+
+    kept = differences[differences != 0]
+    if not len(kept):
+        return 1.0
+    return float(binomtest(int((kept > 0).sum()), len(kept), alternative="greater").pvalue)
+
+
+def order_over_tasks(numbers: pd.DataFrame, method: str) -> Measured:
+    """The sign test over tasks of: under the reward of the smaller std a method gains the smaller share."""
+    by_task = _differences(numbers, method).groupby("data", sort=False).mean()
+    value = sign_test(by_task.to_numpy())
+    shown = ", ".join(f"{data} {difference:+.2f}" for data, difference in by_task.items())
+    return Measured(value, f"{int((by_task > 0).sum())} of {len(by_task)} tasks: {shown}")
+
+
+def order_over_seeds(numbers: pd.DataFrame, method: str) -> Measured:
+    """The lower end of the interval over seeds of the mean difference of shares. Raises NotTestedError."""
+    by_seed = _differences(numbers, method).groupby("seed").mean()
+    if len(by_seed) < 2:
+        raise NotTestedError("the interval is over seeds, and there is one")
+    difference = paired_difference(by_seed.to_numpy(), np.zeros(len(by_seed)))
+    shown = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+    return Measured(difference.low, f"{shown} over {difference.pairs} seeds")
+
+
+def _differences(numbers: pd.DataFrame, method: str) -> pd.Series:
+    """Share under the reward of the larger std minus that of the smaller, by task and seed."""
+    rows = numbers.dropna(subset=[f"small_{method}", f"large_{method}"]).set_index(["data", "seed"])
+    if rows.empty:
+        raise NotTestedError(f"no task has finished runs of {METHODS[method]} and SFT under two rewards")
+    return rows[f"large_{method}"] - rows[f"small_{method}"]
