@@ -94,6 +94,7 @@ def make_config(
     name: str, settings: group_floor.Settings, model: Path, data: dict[str, Any], iterations: int
 ) -> TrainConfig:
     """The project's config for the same job."""
+    sampling = {"do_sample": True, "top_k": 0, "max_new_tokens": settings.episode_length}
     content = {
         "tokenizer": {"model_name": str(model), "clean_up_tokenization_spaces": True},
         "reward_fn": {"id": "setting:letter_share"},
@@ -115,10 +116,7 @@ def make_config(
             "kl_div": {"coeff": settings.kl_coeff},
             "policy": {
                 "id": f"{MODELS[name].kind}_lm_actor_critic_policy",
-                "args": {
-                    "model_name": str(model),
-                    "generation_kwargs": {"do_sample": True, "max_new_tokens": settings.episode_length},
-                },
+                "args": {"model_name": str(model), "generation_kwargs": sampling},
             },
         },
         "train_evaluation": {

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 # Tokens of a row, where no text is longer. Fewer: more padding; more: attention costs the square.
 _ROW = 64
-# The same where texts share their prompt, which is shorter than half of it.
+# The same where texts share a prompt that is shorter than half of it.
 _SHARED_ROW = 256
 # Finite, in bfloat16 too: a padding token may find no key in its row, and -inf alone would make it NaN.
 _FORBIDDEN = torch.finfo(torch.bfloat16).min
@@ -90,14 +90,17 @@ def share_prompts(prompt_ids: Tensor, prompt_mask: Tensor, responses: Tensor) ->
     """Put texts of the same prompt into units, which hold it once: an order of the S texts, their units.
 
     prompt_ids, prompt_mask: [S, P]; responses: lengths [S]. Returns order and units [S], the units from 0 on
-    and in the order of the texts. A unit's responses are about as long as its prompt, or fill the row: each
-    more would save less than attention to the others' masked tokens costs.
+    and in the order of the texts. A unit's responses are together about as long as its prompt; after a short
+    prompt as fill the row, but not 8 times as long: reading it once saves too little against the attention
+    to the other responses, which is computed and masked.
     """
     keys = torch.cat([prompt_ids.masked_fill(~prompt_mask, 0), prompt_mask.long()], 1)
     _, prompt = keys.unique(dim=0, return_inverse=True)
     order = prompt.argsort(stable=True)
     prompt, length = prompt[order], prompt_mask.sum(1)[order]
-    part = tokens_before(responses[order], prompt) // torch.maximum(length, _SHARED_ROW - length)
+    part = tokens_before(responses[order], prompt) // torch.maximum(
+        length, (_SHARED_ROW - length).minimum(8 * length)
+    )
     _, units = torch.stack([prompt, part], 1).unique_consecutive(dim=0, return_inverse=True)
     return order, units
 
