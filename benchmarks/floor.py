@@ -20,8 +20,6 @@ from rl4lms.model.load import load_tokenizer
 from rl4lms.model.source import Kind
 from rl4lms.text import TextBatch
 
-Tokenizer = PreTrainedTokenizerBase
-
 
 @dataclass(frozen=True)
 class Episode:
@@ -31,9 +29,9 @@ class Episode:
     response: list[int]
 
 
-def load_padding_tokenizer(path: str, kind: Kind) -> Tokenizer:
+def load_padding_tokenizer(path: str, kind: Kind) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, which pads prompts where the model reads them."""
-    tokenizer: Tokenizer = load_tokenizer(path, truncation_side="left")
+    tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, truncation_side="left")
     tokenizer.padding_side = "right" if kind == "seq2seq" else "left"
     return tokenizer
 
@@ -46,7 +44,11 @@ def precision(device: str, dtype: str) -> AbstractContextManager[Any]:
 
 
 def generate(
-    model: Any, tokenizer: Tokenizer, prompts: Sequence[str], prompt_length: int, **sampling: Any
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    prompt_length: int,
+    **sampling: Any,
 ) -> list[Episode]:
     """Responses to each prompt, up to and including the end token. sampling: arguments of `generate`."""
     inputs = tokenizer(
@@ -67,7 +69,9 @@ def generate(
     return [Episode(read[i // per_prompt], ids[i, real[i]].tolist()) for i in range(len(ids))]
 
 
-def reward_texts(tokenizer: Tokenizer, prompts: list[str], episodes: Sequence[Episode]) -> list[float]:
+def reward_texts(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[str], episodes: Sequence[Episode]
+) -> list[float]:
     """The rewards of the responses to these prompts."""
     decode, tidy = tokenizer.decode, tokenizer.clean_up_tokenization
     texts = [tidy(decode(e.response, skip_special_tokens=True)) for e in episodes]

@@ -150,7 +150,7 @@ def measure(
     config = make_config(name, settings, model, write_data(model / "data.jsonl", samples), 10**6)
     floor = group_floor.Models(str(model), MODELS[name].kind, settings)
     length, count = CASES[name], settings.prompts
-    results: dict[str, list[Turn]] = {"floor": []} | ({} if trl is None else {"trl": []})
+    results: dict[str, list[Turn]] = {"floor": [], "trl": []}
     parts: list[tuple[float, float]] = []  # the project's seconds of each iteration
     started = 0.0
 
@@ -196,7 +196,7 @@ def measure(
         )
         for turn in turn_of
     ]
-    return {side: taken[1:] for side, taken in results.items()}
+    return {side: taken[1:] for side, taken in results.items() if taken}
 
 
 def check(name: str, settings: group_floor.Settings, model: Path, samples: Sequence[Sample]) -> float:

@@ -20,7 +20,7 @@ TRAINERS: dict[str, tuple[Any, Any]] = {
 }
 
 
-class _Times(TrainerCallback):  # type: ignore[misc]
+class _Times(TrainerCallback):
     """Notes when each step ends."""
 
     def __init__(self) -> None:
