@@ -38,19 +38,17 @@ from figures.figure4_table2 import (
     reward_difference,
     select_settings,
 )
+from figures.group_measures import group_cure, group_dead, group_live, group_not_better, group_scale
+from figures.measured import Measured, NotTestedError
 from figures.study import INPUTS, RUNS
 from figures.table_rewards import rewards_numbers
 from figures.tables import with_interval
 from rft_diagnose.statistics import LOW_MEAN, dead
 
-HOLDS = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
+HOLDS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 SCALE_FREE = ("theory", "theory_group")  # items whose numbers are the same at every scale
 NOT_AT_SCALE = "not tested at this scale, which is too small to show it"
 Outcome = Literal["holds", "fails", "not tested"]
-
-
-class NotTestedError(Exception):
-    """There is nothing to measure; the message says what is missing."""
 
 
 @dataclass
@@ -59,7 +57,8 @@ class Results:
 
     inputs, runs: see `figures.study`; swept: the task of Table 2 and Figure 4; base: RFT's settings of it;
     controlled: item -> `controlled_table`; theory: what `figures.theory` saved as meta, and its numbers;
-    group_theory_numbers: those of `figures.group_theory`.
+    group_theory_numbers: those of `figures.group_theory`; groups: as inputs, of the comparison of group
+    algorithms.
     """
 
     inputs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(INPUTS)))
@@ -70,6 +69,7 @@ class Results:
     theory: Mapping[str, Any] = field(default_factory=dict)
     theory_numbers: pd.DataFrame | None = None
     group_theory_numbers: pd.DataFrame | None = None
+    groups: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(INPUTS)))
 
     @cached_property
     def figure2(self) -> pd.DataFrame:
@@ -86,14 +86,6 @@ class Results:
     @cached_property
     def figure4(self) -> pd.DataFrame:
         return figure4_numbers(self.runs, self.swept, self.base)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A number, and what a reader should know of it."""
-
-    value: float
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -379,6 +371,12 @@ MEASURES: dict[str, Callable[[Results], Measured]] = {
     "group_figure3_bert": _grpo_ahead,
     "group_exponent": _group_exponent(infinite=False),
     "group_exponent_infinite": _group_exponent(infinite=True),
+    "group_dead": lambda results: group_dead(results.groups),
+    "group_not_better": lambda results: group_not_better(results.groups),
+    "group_live": lambda results: group_live(results.groups),
+    "group_cure": lambda results: group_cure(results.groups),
+    "group_scale_grpo": lambda results: group_scale("grpo", min)(results.groups),
+    "group_scale_rloo": lambda results: group_scale("rloo", max)(results.groups),
     "theory_bounds": _theory(lambda results: round(max(results.theory["largest_ratios"].values()), 6)),
     "theory_rft": _theory(lambda results: abs(results.theory["slopes"]["RFT"] + 2)),
     "theory_sft": _theory(_sft_exponent),

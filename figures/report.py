@@ -13,7 +13,7 @@ import pandas as pd
 from common.files import atomic_write_text
 from common.run_dir import RunError, read_run
 from figures.claims import Outcome, Verdict
-from figures.criteria import MARKS, PAPER
+from figures.paper_numbers import MARKS, PAPER
 from rft_diagnose.report import embed, load_templates
 
 TEMPLATES = Path(__file__).with_name("templates")

@@ -21,6 +21,19 @@ from figures.runs import NoRunsError, load_extraction
 from rft_diagnose.statistics import input_statistics
 
 METHODS = {"pretrained": "pretrained", "rft": "RFT", "sft": "SFT", "sft_rft": "SFT + RFT"}
+GROUP_METHODS = {  # of the comparison of group algorithms, beside the pretrained model
+    "ppo": "PPO",
+    "grpo": "GRPO",
+    "dapo": "DAPO",
+    "rloo": "RLOO",
+    "dr_grpo": "Dr. GRPO",
+    "gspo": "GSPO",
+    "reinforce_pp": "REINFORCE++",
+    "short_sft": "short SFT",
+    "short_sft_grpo": "short SFT, then GRPO",
+    "grpo_scaled": "GRPO, reward / 1,000",
+    "rloo_scaled": "RLOO, reward / 1,000",
+}
 INPUTS = {
     "task": "name of the task",
     "seed": "of the runs; the pretrained model has rows for each seed, of one extraction or of several",
@@ -80,7 +93,7 @@ class Source:
         """Names the run for a reader."""
         second = ", second sample" if self.sample == 2 else ""
         split = "" if self.split == "train" else f", {self.split} inputs"
-        return f"{self.task}, {METHODS[self.method]}, seed {self.seed}{second}{split}"
+        return f"{self.task}, {(METHODS | GROUP_METHODS)[self.method]}, seed {self.seed}{second}{split}"
 
     @property
     def status(self) -> str:

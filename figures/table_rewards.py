@@ -83,18 +83,20 @@ def _row(seeds: Sequence[Mapping[str, pd.DataFrame]]) -> dict[str, Any]:
     starts = [models["pretrained"] for models in seeds]
     row: dict[str, Any] = {"dead": np.mean([dead(start["mean"], start["std"]).mean() for start in starts])}
     for method in METHODS:
-        means = [_means(models, method).mean() for models in seeds if method in models]
+        means = [mean_rewards(models, method).mean() for models in seeds if method in models]
         row[method] = np.mean(means) if means else math.nan
         # The pretrained model's statistics are the same runs for every seed.
         row[f"{method}_std"] = np.std(means, ddof=1) if len(set(means)) > 1 else math.nan
     for name, other in DIFFERENCES.items():
         both = [models for models in seeds if {"sft_rft", other} <= models.keys()]
-        difference = _difference([_means(models, "sft_rft") - _means(models, other) for models in both])
+        difference = seeds_difference(
+            [mean_rewards(models, "sft_rft") - mean_rewards(models, other) for models in both]
+        )
         row |= {name: difference.mean, f"{name}_low": difference.low, f"{name}_high": difference.high}
     return row | {"inputs": len(starts[0]), "seeds": len(seeds)}
 
 
-def _means(models: Mapping[str, pd.DataFrame], method: str) -> Floats:
+def mean_rewards(models: Mapping[str, pd.DataFrame], method: str) -> Floats:
     """Mean rewards of the inputs [N]; the pretrained model's are over both its samples, if there are two."""
     rewards = models[method]["mean"].to_numpy(dtype=np.float64)
     if method != "pretrained" or "second" not in models:
@@ -102,7 +104,7 @@ def _means(models: Mapping[str, pd.DataFrame], method: str) -> Floats:
     return (rewards + models["second"]["mean"].to_numpy(dtype=np.float64)) / 2
 
 
-def _difference(seeds: Sequence[Floats]) -> Difference:
+def seeds_difference(seeds: Sequence[Floats]) -> Difference:
     """Mean difference with its 95% interval: Student's over seeds; with one seed, normal over its inputs.
 
     seeds: the inputs' differences [N] of each.

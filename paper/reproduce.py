@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.workers import preload
-from paper import controlled, text_study
+from paper import controlled, group_run, text_study
 from paper.gpu_hours import Stage, format_table
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ INTRO = {
     "tested at this scale.",
     "paper": "Data, models and settings of the paper.",
 }
-ITEMS = [*text_study.ITEMS, *controlled.FIGURE3_ITEMS, "theory"]
+ITEMS = [*text_study.ITEMS, *controlled.FIGURE3_ITEMS, "theory", group_run.ITEM]
+LAPTOP_ALONE = (*controlled.LAPTOP_ALONE, group_run.ITEM)  # without plans of the paper's scale
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +74,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for name in ("jobs", "seeds"):
         if getattr(args, name) < 1:
             parser.error(f"argument --{name}: must be at least 1, got {getattr(args, name)}")
-    for item in controlled.LAPTOP_ALONE:
+    for item in LAPTOP_ALONE:
         if args.scale == "paper" and item in (args.only or ()) and not args.runs:
             parser.error(
                 f"argument --only: {item} has no plans of the paper's scale; leave --scale paper out"
@@ -82,24 +83,33 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be drawn: items of the text study, controlled items, and the plans that these need."""
+    """What is to be drawn: items of the text study, controlled items, and the plans that these need.
+
+    groups: whether the comparison of group algorithms is, which takes an hour and is asked for by its name.
+    """
 
     study_items: list[str]
     controlled_items: list[str]
     plans: list[controlled.PlanOfItem]
+    groups: bool
 
 
 def choose_items(args: argparse.Namespace) -> Asked:
     """What the flags ask for."""
     every = [*text_study.ITEMS, *controlled.items_at(args.scale), "theory"]
-    controlled_items = [item for item in args.only or every if item not in text_study.ITEMS]
-    return Asked(text_study.asked_items(args.only), controlled_items, controlled.choose_plans(args))
+    of_text = (*text_study.ITEMS, group_run.ITEM)
+    return Asked(
+        study_items=text_study.asked_items(args.only),
+        controlled_items=[item for item in args.only or every if item not in of_text],
+        plans=controlled.choose_plans(args),
+        groups=group_run.ITEM in (args.only or ()),
+    )
 
 
-def print_stages(args: argparse.Namespace, asked: Asked) -> int:
+def print_stages(args: argparse.Namespace, asked: Asked) -> tuple[int, int]:
     """What would run, with sizes and times; a mistake in any of it is found here, before the first stage.
 
-    Returns how many runs of the text study are left.
+    Returns how many runs of the text study are left, and of the comparison of group algorithms.
     """
     study_stages: list[Stage] = []
     stages = controlled.stages(asked.controlled_items, asked.plans)
@@ -108,34 +118,40 @@ def print_stages(args: argparse.Namespace, asked: Asked) -> int:
             print(line)
     elif asked.study_items:
         study_stages = text_study.stages(args.scale, asked.study_items, args.seeds, args.jobs)
-    if stages := stages + study_stages:
+    group_stages = group_run.stages(args.scale, args.seeds, args.jobs) if asked.groups else []
+    if stages := stages + study_stages + group_stages:
         print(f"{args.scale} scale, times on two cores without a GPU:", *format_table(stages), sep="\n")
-    return sum(stage.runs for stage in study_stages)
+    return sum(stage.runs for stage in study_stages), sum(stage.runs for stage in group_stages)
 
 
-def run_and_draw(args: argparse.Namespace, asked: Asked, runs_left: int) -> int:
+def run_and_draw(args: argparse.Namespace, asked: Asked, runs_left: tuple[int, int]) -> int:
     """The controlled experiments first, which take minutes, then the study, then the page.
 
-    runs_left: of the study, see `print_stages`.
+    runs_left: see `print_stages`.
     """
     folder = args.output_dir / args.scale
-    if args.jobs > 1 and asked.study_items:
-        modules = text_study.list_study_imports(text_study.study_for(args.scale, asked.study_items))
+    if args.jobs > 1 and (asked.study_items or asked.groups):
+        study = text_study.study_for(args.scale, asked.study_items)
+        modules = text_study.list_study_imports(
+            group_run.study_of_groups(args.scale) if asked.groups else study
+        )
         preload([*modules, *controlled.IMPORTS] if asked.controlled_items else modules)
     status = controlled.run_and_draw(args, asked.controlled_items, asked.plans)
     if status:
         return status
-    if not asked.study_items and not args.report:
+    if not asked.study_items and not asked.groups and not args.report:
         return 0
     from figures.claims import Results
 
     drawn: list[Item] = []
     results = Results()
     if asked.study_items:
-        drawn, results = text_study.run_and_draw(args, folder, runs_left)
-        for item in drawn:
-            for stem in item.stems:
-                print(f"{item.name}: {stem}.*")
+        drawn, results = text_study.run_and_draw(args, folder, runs_left[0])
+    if asked.groups:
+        drawn.append(group_run.run_and_draw(args, folder, runs_left[1], results))
+    for item in drawn:
+        for stem in item.stems:
+            print(f"{item.name}: {stem}.*")
     if args.report:
         from figures.items import write_page
 

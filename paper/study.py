@@ -38,6 +38,7 @@ class ConfigFiles(Config):
     rft: str
     sft: str
     sft_rft: str
+    group: str = Field("", description="of group algorithms; {algorithm} stands for the id")
 
 
 class TaskConfig(Config):
@@ -64,6 +65,27 @@ class SweepConfig(Config):
     steps: list[float] = Field(description="SFT, shares of the steps")
 
 
+class GroupsConfig(Config):
+    """Group algorithms beside PPO (`paper.group_study`), with as many generated tokens."""
+
+    tasks: list[str]
+    tokens: dict[str, Positive] = Field(
+        {}, description="task -> tokens that a run generates, where not as many as the study's RFT"
+    )
+    algorithms: list[str] = Field(description="on all tasks; grpo among them")
+    learning_rates: Annotated[list[float], Field(min_length=1)] = Field(
+        description="of these; chosen by the rule of rft_learning_rates"
+    )
+    rft: Fields = Field({}, description="dotted field -> value of every run of a group algorithm")
+    others_task: str = Field(description="task of `others`")
+    others: list[str] = Field(description="one seed, at GRPO's learning rate")
+    cure_task: str = Field(description="task of a short SFT phase, then GRPO")
+    cure_labels: float = Field(description="share of the labels of that phase")
+    cure_steps: float = Field(description="share of the SFT steps of that phase")
+    scale_task: str = Field(description="task of GRPO and RLOO with a reward of another scale")
+    scale: float = Field(gt=0, description="how much of each difference of rewards is left")
+
+
 class StudyConfig(Config):
     """One study."""
 
@@ -81,23 +103,33 @@ class StudyConfig(Config):
     sft_steps: Positive = Field(description="updates of a full SFT")
     tasks: Annotated[dict[str, TaskConfig], Field(min_length=1)]
     sweep: SweepConfig | None = Field(None, description="null: without Table 2 and Figure 4")
+    groups: GroupsConfig | None = Field(None, description="null: without the comparison of group algorithms")
 
     def check(self) -> list[Problem]:
-        if self.sweep is None or self.sweep.task in self.tasks:
-            return []
-        return [Problem("sweep.task", f"must be one of {', '.join(self.tasks)}, got {self.sweep.task!r}")]
+        names = {} if self.sweep is None else {"sweep.task": self.sweep.task}
+        if (groups := self.groups) is not None:
+            names |= {f"groups.tasks[{i}]": task for i, task in enumerate(groups.tasks)}
+            names |= {
+                f"groups.{name}_task": getattr(groups, f"{name}_task") for name in ("others", "cure", "scale")
+            }
+        return [
+            Problem(field, f"must be one of {', '.join(self.tasks)}, got {task!r}")
+            for field, task in names.items()
+            if task not in self.tasks
+        ]
 
 
 @dataclass(frozen=True)
 class StudyRun:
     """What an experiment of the study is of.
 
-    configuration: its name in the plan; sample, split: an extraction's, 2 for the pretrained model's second.
+    configuration: its name in the plan; method: one of METHODS, or of `paper.group_study`; sample, split: an
+    extraction's, 2 for the pretrained model's second.
     """
 
     configuration: str
     task: str
-    method: Method
+    method: str
     kind: Literal["training", "extraction"]
     sample: int = 1
     split: Split = "train"
@@ -124,7 +156,7 @@ def models_needed(study: StudyConfig) -> dict[Path, PretrainConfig]:
     for task in study.tasks.values():
         names |= set(_strings([task.reward.model_dump(), task.metric.model_dump(), task.model]))
         if task.model is None:
-            names |= set(_strings(read_source(_files(study, task).extraction).data))
+            names |= set(_strings(read_source(task_files(study, task).extraction).data))
     made = [load_pretrain_config(path) for path in study.models]
     folders = {Path(study.models_path) / config.name: config for config in made}
     return {folder: config for folder, config in folders.items() if folder.as_posix() in names}
@@ -135,9 +167,13 @@ def selection(study: StudyConfig) -> tuple[list[Fields], list[StudyRun]]:
     configurations, runs = [], []
     for name, task in study.tasks.items():
         for rate in study.rft_learning_rates:
-            run = StudyRun(f"{name}-rft-{_name_number(rate)}", name, "rft", "training")
-            fields = _rft(study, task) | _start(task, ON_POLICY_MODEL) | {"alg.args.learning_rate": rate}
-            configurations.append(_configuration(run, _files(study, task).rft, fields, repetitions=1))
+            run = StudyRun(f"{name}-rft-{name_number(rate)}", name, "rft", "training")
+            fields = (
+                rft_fields(study, task)
+                | start_fields(task, ON_POLICY_MODEL)
+                | {"alg.args.learning_rate": rate}
+            )
+            configurations.append(make_configuration(run, task_files(study, task).rft, fields, repetitions=1))
             runs.append(run)
     return configurations, runs
 
@@ -147,18 +183,22 @@ def comparison(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fie
     configurations, runs = [], []
 
     def add(run: StudyRun, path: str, fields: Fields, **options: Any) -> None:
-        configurations.append(_configuration(run, path, fields, **options))
+        configurations.append(make_configuration(run, path, fields, **options))
         runs.append(run)
 
     for name, task in study.tasks.items():
-        files, extraction = _files(study, task), _extraction(study, task)
+        files, extraction = task_files(study, task), extraction_fields(study, task)
         for sample, seed in ((1, 0), (2, SECOND_SAMPLE_SEED)):
             run = StudyRun(f"{name}-pretrained-{sample}", name, "pretrained", "extraction", sample)
-            fields = extraction | _start(task, MODEL) | {"runtime.seed": seed}
+            fields = extraction | start_fields(task, MODEL) | {"runtime.seed": seed}
             add(run, files.extraction, fields, repetitions=1)
-        rft = _rft(study, task) | _start(task, ON_POLICY_MODEL) | {"alg.args.learning_rate": rates[name]}
+        rft = (
+            rft_fields(study, task)
+            | start_fields(task, ON_POLICY_MODEL)
+            | {"alg.args.learning_rate": rates[name]}
+        )
         add(StudyRun(f"{name}-rft", name, "rft", "training"), files.rft, rft)
-        add(StudyRun(f"{name}-sft", name, "sft", "training"), files.sft, _sft(study, task))
+        add(StudyRun(f"{name}-sft", name, "sft", "training"), files.sft, sft_fields(study, task))
         for method in ("rft", "sft"):
             after = StudyRun(f"{name}-{method}-rewards", name, method, "extraction")
             add(after, files.extraction, extraction, model_from=f"{name}-{method}")
@@ -173,10 +213,10 @@ def after_sft(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fiel
     configurations, runs = [], []
     measured: list[tuple[Method, Split]] = [("sft_rft", "train"), *((method, "test") for method in METHODS)]
     for name, task in study.tasks.items():
-        files, extraction = _files(study, task), _extraction(study, task)
-        rft = _rft(study, task) | {"alg.args.learning_rate": rates[name]}
+        files, extraction = task_files(study, task), extraction_fields(study, task)
+        rft = rft_fields(study, task) | {"alg.args.learning_rate": rates[name]}
         trained = StudyRun(f"{name}-sft-rft", name, "sft_rft", "training")
-        configurations.append(_configuration(trained, files.sft_rft, rft, model_from=f"{name}-sft"))
+        configurations.append(make_configuration(trained, files.sft_rft, rft, model_from=f"{name}-sft"))
         runs.append(trained)
         for method, split in measured:
             model = f"{name}-{method.replace('_', '-')}"
@@ -184,8 +224,8 @@ def after_sft(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fiel
             fields = extraction | {"datapool.split": split}
             options: dict[str, Any] = {"model_from": model}
             if method == "pretrained":
-                fields, options = fields | _start(task, MODEL), {"repetitions": 1}
-            configurations.append(_configuration(run, files.extraction, fields, **options))
+                fields, options = fields | start_fields(task, MODEL), {"repetitions": 1}
+            configurations.append(make_configuration(run, files.extraction, fields, **options))
             runs.append(run)
     return configurations, runs
 
@@ -197,7 +237,7 @@ def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields]
     if study.sweep is None:
         return configurations, runs
     name, task, sweep = study.sweep.task, study.tasks[study.sweep.task], study.sweep
-    files, rft = _files(study, task), _rft(study, task) | {"alg.args.learning_rate": rates[name]}
+    files, rft = task_files(study, task), rft_fields(study, task) | {"alg.args.learning_rate": rates[name]}
     raised = {
         "alg.args.learning_rate": sweep.learning_rates,
         "alg.policy.args.generation_kwargs.temperature": sweep.temperatures,
@@ -206,10 +246,10 @@ def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields]
     for field, values in raised.items():
         for value in values:
             run = StudyRun(
-                f"{name}-rft-{field.rpartition('.')[2]}-{_name_number(value)}", name, "rft", "training"
+                f"{name}-rft-{field.rpartition('.')[2]}-{name_number(value)}", name, "rft", "training"
             )
-            fields = rft | _start(task, ON_POLICY_MODEL) | {field: value}
-            configurations.append(_configuration(run, files.rft, fields, repetitions=1))
+            fields = rft | start_fields(task, ON_POLICY_MODEL) | {field: value}
+            configurations.append(make_configuration(run, files.rft, fields, repetitions=1))
             runs.append(run)
     for labels in sweep.labels:
         for share in sweep.steps:
@@ -217,13 +257,13 @@ def sweeps(study: StudyConfig, rates: Mapping[str, float]) -> tuple[list[Fields]
             if labels < 1:  # else the same run as the comparison's, if all steps are taken
                 phase["datapool.frac_train_samples"] = labels
                 phase["datapool.train_samples_rnd_seed"] = "{runtime.seed}"
-            sft = StudyRun(
-                f"{name}-sft-{_name_number(labels)}-{_name_number(share)}", name, "sft", "training"
+            sft = StudyRun(f"{name}-sft-{name_number(labels)}-{name_number(share)}", name, "sft", "training")
+            configurations.append(
+                make_configuration(sft, files.sft, sft_fields(study, task) | phase, repetitions=1)
             )
-            configurations.append(_configuration(sft, files.sft, _sft(study, task) | phase, repetitions=1))
             then = StudyRun(f"{sft.configuration}-rft", name, "sft_rft", "training")
             start = {"model_from": sft.configuration, "repetitions": 1}
-            configurations.append(_configuration(then, files.sft_rft, rft, **start))
+            configurations.append(make_configuration(then, files.sft_rft, rft, **start))
             runs += [sft, then]
     return configurations, runs
 
@@ -248,16 +288,18 @@ def train_reward(run: Path, key: str) -> float:
     return float(max(rows, key=lambda row: row["epoch"])["metrics"][key])
 
 
-def _name_number(value: float) -> str:
+def name_number(value: float) -> str:
     """Write a number as part of a configuration's name."""
     return f"{value:g}".replace(".", "_")
 
 
-def _configuration(run: StudyRun, path: str, fields: Fields, **options: Any) -> Fields:
+def make_configuration(run: StudyRun, path: str, fields: Fields, **options: Any) -> Fields:
+    """One configuration of a plan: fields over the config file at `path`; options: its other keys."""
     return {"name": run.configuration, "config_path": path, "base_config": fields, **options}
 
 
-def _files(study: StudyConfig, task: TaskConfig) -> ConfigFiles:
+def task_files(study: StudyConfig, task: TaskConfig) -> ConfigFiles:
+    """The config files of a task's runs."""
     return task.configs or study.configs
 
 
@@ -270,27 +312,29 @@ def _strings(data: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _start(task: TaskConfig, field: str) -> Fields:
+def start_fields(task: TaskConfig, field: str) -> Fields:
     """The pretrained model, for runs that start from it."""
     return {} if task.model is None else {field: task.model}
 
 
 def _data(study: StudyConfig, task: TaskConfig) -> Fields:
     return {
-        **_start(task, "tokenizer.model_name"),
+        **start_fields(task, "tokenizer.model_name"),
         "tokenizer.max_length": task.max_prompt_length,
         "datapool.args": study.datapool | task.datapool,
     }
 
 
-def _extraction(study: StudyConfig, task: TaskConfig) -> Fields:
+def extraction_fields(study: StudyConfig, task: TaskConfig) -> Fields:
+    """What an extraction of a task sets over its config file, but for the model."""
     return _data(study, task) | {
         "alg.generation_kwargs.max_new_tokens": task.max_new_tokens,
         "evaluation.metrics": [task.metric.model_dump()],
     }
 
 
-def _rft(study: StudyConfig, task: TaskConfig) -> Fields:
+def rollout_fields(study: StudyConfig, task: TaskConfig) -> Fields:
+    """Data, reward and lengths of a training with rollouts, whichever the algorithm."""
     return _data(study, task) | {
         "reward_fn": task.reward.model_dump(),
         "env.args.max_prompt_length": task.max_prompt_length,
@@ -298,14 +342,19 @@ def _rft(study: StudyConfig, task: TaskConfig) -> Fields:
         "alg.policy.args.generation_kwargs.max_new_tokens": task.max_new_tokens,
         "alg.kl_div.coeff": task.kl_coeff,
         "train_evaluation.metrics": [task.metric.model_dump()],
-        **study.rft,
     }
 
 
-def _sft(study: StudyConfig, task: TaskConfig) -> Fields:
+def rft_fields(study: StudyConfig, task: TaskConfig) -> Fields:
+    """What RFT of a task sets over its config file, but for the model and the learning rate."""
+    return rollout_fields(study, task) | study.rft
+
+
+def sft_fields(study: StudyConfig, task: TaskConfig) -> Fields:
+    """What a full SFT of a task sets over its config file."""
     return {
         **_data(study, task),
-        **_start(task, MODEL),
+        **start_fields(task, MODEL),
         "alg.generation_kwargs.max_new_tokens": task.max_new_tokens,
         "alg.training_args.max_steps": study.sft_steps,
         "train_evaluation.metrics": [task.metric.model_dump()],

@@ -94,12 +94,14 @@ def run_study(
     Raises StudyError, StudyInterrupted, ConfigError.
     """
     series = series or Series()
-    tried = _run(study, "selection", *selection(study), seeds=1, jobs=jobs, console=console, series=series)
+    tried = run_phase(
+        study, "selection", *selection(study), seeds=1, jobs=jobs, console=console, series=series
+    )
     rates = chosen_rates(study, tried)
     for task, rate in rates.items():
         logger.info("%s: learning rate of RFT %g", task, rate)
     series.foreseen = 0  # from here on it is known
-    main = _run(
+    main = run_phase(
         study,
         "main",
         *_main(study, rates, with_rewards, with_sweeps),
@@ -119,11 +121,13 @@ def finished(
 
     Needs the models of the study. Writes nothing, unless a plan has a mistake. Raises ConfigError.
     """
-    tried = _finished(study, "selection", *selection(study), seeds=1, jobs=jobs)
+    tried = finished_phase(study, "selection", *selection(study), seeds=1, jobs=jobs)
     rates = any_rates(study)
     if len(tried) == len(study.tasks) * len(study.rft_learning_rates):
         rates = chosen_rates(study, tried)
-    main = _finished(study, "main", *_main(study, rates, with_rewards, with_sweeps), seeds=seeds, jobs=jobs)
+    main = finished_phase(
+        study, "main", *_main(study, rates, with_rewards, with_sweeps), seeds=seeds, jobs=jobs
+    )
     return Counter(done.run.configuration for done in tried + main)
 
 
@@ -174,7 +178,7 @@ def _main(
     return configurations, runs
 
 
-def _finished(
+def finished_phase(
     study: StudyConfig,
     phase: str,
     configurations: list[Fields],
@@ -196,7 +200,7 @@ def _finished(
     return _done(path, runs, loaded.experiments, paths)
 
 
-def _run(
+def run_phase(
     study: StudyConfig,
     phase: str,
     configurations: list[Fields],

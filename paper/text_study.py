@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from figures.claims import Results
     from figures.items import Study
     from figures.report import Item
+    from figures.study import Source
 
 logger = logging.getLogger(__name__)
 
@@ -228,9 +229,8 @@ def run_and_draw(args: argparse.Namespace, folder: Path, runs_left: int) -> tupl
     return [draw(item, drawn, results, folder) for item in items], results
 
 
-def figures_study(study: StudyConfig, done: Sequence[Done]) -> Study:
-    """The finished runs as the figures take them."""
-    from figures.items import Study
+def collect_sources(study: StudyConfig, done: Sequence[Done]) -> dict[str, list[Source]]:
+    """The finished runs as the figures take them, by kind."""
     from figures.study import Source
 
     # Without repetition: a sweep's full SFT is that of the comparison.
@@ -251,9 +251,17 @@ def figures_study(study: StudyConfig, done: Sequence[Done]) -> Study:
                 sft=item.start if item.run.method == "sft_rft" and item.run.kind == "training" else None,
             )
             sources[item.run.kind][source] = None
+    return {kind: list(of_kind) for kind, of_kind in sources.items()}
+
+
+def figures_study(study: StudyConfig, done: Sequence[Done]) -> Study:
+    """The finished runs of the paper's items, with how they are called."""
+    from figures.items import Study
+
+    sources = collect_sources(study, done)
     return Study(
-        extractions=list(sources["extraction"]),
-        trainings=list(sources["training"]),
+        extractions=sources["extraction"],
+        trainings=sources["training"],
         labels={name: task.label for name, task in study.tasks.items()},
         base={
             item.run.task: _settings(item)

@@ -34,10 +34,11 @@ _REMEDY = (
 
 
 class Learner(Protocol):
-    """What changes from iteration to iteration. iteration: how many are completed."""
+    """What changes from iteration to iteration. iteration: how many are completed; tokens: their texts'."""
 
     policy: PolicyModel
     iteration: int
+    tokens: int
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
@@ -128,7 +129,7 @@ class Record:
         self._setup, self._learner, self._losses = setup, learner, losses
         iterations = setup.config.train_evaluation.n_iters
         assert iterations is not None  # TrainConfig.check
-        self._iterations = iterations
+        self._iterations, self._max_tokens = iterations, setup.config.train_evaluation.max_tokens
         self._resume()
         self._rewards = None if setup.run is None else RewardLog(self._rows(_REWARDS, "step"))
         name = f"{setup.config.alg.id} {setup.prefix.rstrip('_')}".strip()
@@ -136,6 +137,7 @@ class Record:
         self._bar = progress(iterations, name, unit="iteration", initial=learner.iteration, disable=hidden)
         self._drawn = self._started = self._rolled_out = time.monotonic()
         self._status, self._buffer = "", 0  # of the bar; tokens of the buffer
+        self._generated = 0  # tokens of the iteration under way
         self._update = UpdateLog(losses)
 
     def __enter__(self) -> Self:
@@ -154,7 +156,7 @@ class Record:
         setup, learner = self._setup, self._learner
         while True:
             self._evaluate()
-            if learner.iteration == self._iterations:
+            if self._ends_at(learner.iteration):
                 break
             # One process that is asked to stop stops them all.
             if any(setup.world.gather([setup.should_stop()])):
@@ -163,11 +165,12 @@ class Record:
             self._started = time.monotonic()
             yield learner.iteration + 1
             learner.iteration += 1
+            learner.tokens += self._generated
             seconds = time.monotonic() - self._started
             self._bar.show(f"{self._status}, {self._buffer / seconds:,.0f} tokens/s")
             self._bar.update(1)
             every = setup.config.train_evaluation.save_every
-            if learner.iteration % every == 0 or learner.iteration == self._iterations:
+            if learner.iteration % every == 0 or self._ends_at(learner.iteration):
                 self._save_checkpoint()
             if setup.run is not None and time.monotonic() - self._drawn > SECONDS_BETWEEN_PLOTS:
                 draw_training(setup.path, setup.prefix)
@@ -201,7 +204,7 @@ class Record:
             self._save_checkpoint()  # of the completed iterations: nothing has changed since
             raise
         self._status = f"reward {statistics['rollout_info/ep_rew']:.4g}, KL {kl:.3g}"
-        self._buffer = rollouts.trained_tokens
+        self._buffer, self._generated = rollouts.trained_tokens, rollouts.response_tokens
         self._update = UpdateLog(self._losses, self._setup.config.runtime.on_divergence)
 
     def add_minibatch(self, losses: dict[str, Tensor], grad_norm: Tensor, tokens: int) -> None:
@@ -261,9 +264,15 @@ class Record:
 
     def _due_splits(self, done: float) -> list[Split]:
         """The splits that are evaluated after so many iterations."""
-        if done in (0, self._iterations):
+        if done == 0 or self._ends_at(done):
             return self._setup.splits
         return ["val"] if done % self._setup.config.train_evaluation.eval_every == 0 else []
+
+    def _ends_at(self, done: float) -> bool:
+        """Whether a run ends after so many iterations, by their number or by what they generated."""
+        learner = self._learner
+        spent = self._max_tokens is not None and learner.tokens >= self._max_tokens
+        return done == self._iterations or (spent and done == learner.iteration)
 
     def _save_checkpoint(self) -> None:
         """Write the checkpoint of the completed iterations, if it is not there; keep the newest ones."""

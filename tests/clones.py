@@ -17,14 +17,14 @@ def link_clone(folder: Path) -> Path:
     return folder
 
 
-def start_smoke(clone: Path, printed: Path) -> subprocess.Popen[bytes]:
+def start_smoke(clone: Path, printed: Path, *more: str) -> subprocess.Popen[bytes]:
     """`reproduce_paper.py --scale smoke --report` in a clone, with its own cache and process group.
 
-    printed: the file of what it prints.
+    printed: the file of what it prints; more: other arguments.
     """
     with printed.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "reproduce_paper.py", "--scale", "smoke", "--jobs", "2", "--report"],
+            [sys.executable, "reproduce_paper.py", "--scale", "smoke", "--jobs", "2", "--report", *more],
             cwd=clone,
             env=os.environ | {"VANISHING_GRADIENTS_RFT_CACHE": str(clone / "cache")},
             stdout=file,
@@ -33,9 +33,9 @@ def start_smoke(clone: Path, printed: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def run_smoke(clone: Path, timeout: float = 900) -> str:
+def run_smoke(clone: Path, *more: str, timeout: float = 900) -> str:
     """The same to its end; returns what it printed."""
     printed = clone / "printed.txt"
-    status = start_smoke(clone, printed).wait(timeout)
+    status = start_smoke(clone, printed, *more).wait(timeout)
     assert status == 0, printed.read_text()
     return printed.read_text()

@@ -168,6 +168,8 @@ def training_sizes(config: TrainConfig) -> list[str]:
         terms = " + ".join(r.id if r.weight == 1 else f"{r.weight:g} x {r.id}" for r in rewards)
         lines = [f"training: {share}, rewarded by {terms.replace('+ -', '- ')}", *_rollout_sizes(config)]
         often = f"on val every {evaluation.eval_every:,} iterations"
+        if (most := evaluation.max_tokens) is not None:
+            lines.append(f"ends before that with the iteration that brings the tokens generated to {most:,}")
     return [
         *lines,
         f"evaluation: {inputs} inputs of each split before and after, {often}: {_names(evaluation.metrics)}",

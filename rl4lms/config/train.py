@@ -56,8 +56,8 @@ Algorithm = Annotated[
 ]
 
 # Of train_evaluation.
-ON_POLICY_ONLY = ("n_iters", "eval_every", "save_every")
-TEXTS_ONLY = ("metrics", "generation_kwargs", "generation_kwargs_on_train", "n_iters")
+ON_POLICY_ONLY = ("n_iters", "max_tokens", "eval_every", "save_every")
+TEXTS_ONLY = ("metrics", "generation_kwargs", "generation_kwargs_on_train", "n_iters", "max_tokens")
 # Datapools whose samples may hold the whole text in their meta_data.
 _WHOLE_TEXTS = ("imdb_seq2seq", "python_docs", "jsonl", "preferences")
 

@@ -115,6 +115,11 @@ class TrainEvaluationConfig(Config):
         None, description="inputs of a split to evaluate, the same each time; null = all"
     )
     n_iters: Positive | None = Field(None, description="iterations of PPO and NLPO, which need it")
+    max_tokens: Positive | None = Field(
+        None,
+        description="end earlier, after the iteration with which rollouts of so many tokens in all have been "
+        "generated; null = not",
+    )
     eval_every: Positive = Field(
         10,
         description="iterations (of a reward model: updates) between evaluations on val (16 of 28 files: 10)",

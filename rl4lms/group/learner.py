@@ -20,12 +20,15 @@ from rl4lms.task_reward import build_task_reward
 
 @dataclass
 class Learner:
-    """iteration: how many are completed; position: the next prompt in the order of all epochs."""
+    """iteration: how many are completed; tokens: generated in these; position: the next prompt in the order
+    of all epochs.
+    """
 
     policy: PolicyModel
     optimizer: torch.optim.Optimizer
     position: int = 0
     iteration: int = 0
+    tokens: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
@@ -34,6 +37,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "position": self.position,
             "iteration": self.iteration,
+            "tokens": self.tokens,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -42,6 +46,7 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         check_optimizer(self.optimizer)
         self.position, self.iteration = int(state["position"]), int(state["iteration"])
+        self.tokens = int(state.get("tokens", 0))  # checkpoints from before they were counted
 
 
 def build(setup: TrainingSetup) -> tuple[Actors, Learner]:

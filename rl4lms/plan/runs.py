@@ -99,6 +99,10 @@ def identify(experiment: Experiment, start: str | None) -> str:
     del data["runtime"]["device"]
     if isinstance(experiment.config, TrainConfig):
         data["train_evaluation"].pop("save_every", None)
+        if (
+            data["train_evaluation"].get("max_tokens") is None
+        ):  # runs from before there was the field are found
+            data["train_evaluation"].pop("max_tokens", None)
     if start is not None:
         set_value(data, parse_path(model_field(experiment.config)), f"model of {start}")
     return hash_of([type(experiment.config).__name__, _by_content(data)])

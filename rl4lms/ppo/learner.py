@@ -23,7 +23,9 @@ from rl4lms.task_reward import build_task_reward
 
 @dataclass
 class Learner:
-    """mean_length: tokens of an episode in the last rollouts; iteration: how many are completed."""
+    """mean_length: tokens of an episode in the last rollouts; iteration: how many are completed; tokens:
+    generated in these.
+    """
 
     policy: PolicyModel
     optimizer: torch.optim.Optimizer
@@ -31,6 +33,7 @@ class Learner:
     mask_model: MaskModel | None
     mean_length: float
     iteration: int = 0
+    tokens: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
@@ -41,6 +44,7 @@ class Learner:
             "kl_coeff": self.kl_controller.coeff,
             "mean_length": self.mean_length,
             "iteration": self.iteration,
+            "tokens": self.tokens,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -52,6 +56,7 @@ class Learner:
             self.mask_model.model.load_state_dict(state["mask_model"])
         self.kl_controller.coeff = float(state["kl_coeff"])
         self.mean_length, self.iteration = float(state["mean_length"]), int(state["iteration"])
+        self.tokens = int(state.get("tokens", 0))  # checkpoints from before they were counted
 
 
 def build(setup: TrainingSetup) -> tuple[Actors, Learner]:

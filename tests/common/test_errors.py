@@ -17,7 +17,7 @@ SIGNALS = {
     "common.process.PrintError",
     "common.source.PathTooLongError",
     "common.yaml_nodes.TooLargeError",
-    "figures.claims.NotTestedError",
+    "figures.measured.NotTestedError",
     "rl4lms.datapools.preferences.judgement.RowError",
     "rl4lms.record.NonFiniteError",
 }

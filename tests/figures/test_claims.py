@@ -10,7 +10,8 @@ from study_tables import BASE, grid, inputs, run, runs
 
 from figures.claims import MEASURES, Results, evaluate, judge
 from figures.controlled_measures import EXACT_GRPO
-from figures.criteria import CRITERIA, MARKS, PAPER, criteria_markdown
+from figures.criteria import CRITERIA, criteria_markdown
+from figures.paper_numbers import MARKS, PAPER
 from sft_vs_rft.group_theory import group_rows
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "laptop_study.md"

@@ -1,6 +1,5 @@
 """The studies that ship: which runs they expand to, from which config files, models and rewards."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from clones import REPO, link_clone
+from pretend_models import pretend
 
 from common.config import ConfigError
 from common.run_dir import RunDir, RunError, find_runs
@@ -27,20 +27,6 @@ def clone(tmp_path, monkeypatch):
     """A working directory with the files of the repository and no outputs."""
     monkeypatch.chdir(link_clone(tmp_path))
     return tmp_path
-
-
-def pretend(study):
-    """What a check looks at of the models of a study."""
-    architectures = {
-        "seq2seq": {"model_type": "t5", "is_encoder_decoder": True},
-        "causal": {"model_type": "gpt2", "n_positions": 128},
-        "classifier": {"model_type": "bert", "max_position_embeddings": 64},
-    }
-    for folder, config in models_needed(study).items():
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(architectures[config.model_type]))
-        for file in ("model.safetensors", "tokenizer.json"):
-            (folder / file).touch()
 
 
 def both(*phases):

@@ -63,6 +63,23 @@ def test_the_page_and_what_it_links_exist(drawn):
     assert "Its numbers are of no weight" in text
 
 
+def test_group_algorithms_are_asked_for_by_name(drawn):
+    """What a scaled reward does shows even here: GRPO learns as from the full one, RLOO does not."""
+    folder = drawn / "outputs" / "groups" / "smoke"
+    assert not list((drawn / "outputs" / "figures" / "smoke").glob("*groups*"))
+    run_smoke(drawn, "--only", "table_groups", "--output_dir", "outputs/groups")
+    table = pd.read_csv(folder / "table_groups.csv").set_index(["task", "method"])
+    assert len(table) == 12 and (table["dead"] > 0.8).sum() == 6
+    gains = (table["train"] - table["start"])["continuation"]
+    assert gains["grpo_scaled"] > 0.8 * gains["grpo"] > 0.1
+    assert gains["rloo_scaled"] < 0.5 * gains["rloo"]
+    tokens = table["tokens"].dropna()
+    assert ((tokens >= 5_120) & (tokens < 8_000)).all() and len(tokens) == 11
+    assert (folder / "groups.png").stat().st_size > 5_000
+    page = (folder / "report.html").read_text()
+    assert "<section id='table_groups'>" in page and "too small to show it" in page
+
+
 def test_again_runs_nothing(drawn):
     """Last: it draws everything again."""
 

@@ -106,6 +106,28 @@ def test_a_run_that_is_cut_ends_as_one_that_is_not(tiny_gpt2, tmp_path, alg):
     ).read_bytes()
 
 
+@pytest.mark.parametrize("alg", ["dapo", "ppo"])
+def test_a_run_ends_with_its_tokens_cut_or_not(tiny_gpt2, tmp_path, alg):
+    metrics = {"train_evaluation__metrics": [{"id": "on_policy_jobs:length"}]}
+    two = job(tmp_path, tiny_gpt2, alg, train_evaluation__n_iters=2)
+    tokens = checkpoint(start(tmp_path / "two", two))["tokens"]
+    for most, iterations in ((tokens, 2), (tokens + 1, 3)):
+        length = {"train_evaluation__n_iters": 50, "train_evaluation__max_tokens": most}
+        config = job(tmp_path, tiny_gpt2, alg, **length, **metrics)
+        folder = tmp_path / f"{most}"
+        run = start(folder, config)
+        assert [row["epoch"] for row in rows(run, "rollout_info")] == list(range(1, iterations + 1))
+        assert [row["epoch"] for row in rows(run, "train_split_metrics")] == [0, iterations]
+        assert (run.path / f"{PREFIX}model").is_dir()
+        stops = iter([False, True])
+        with pytest.raises(TrainingInterrupted):
+            start(folder / "cut", config, should_stop=lambda stops=stops: next(stops, False))
+        (path,) = (folder / "cut" / "runs").iterdir()
+        again = resume(path, config)
+        assert_close(checkpoint(again), checkpoint(run), rtol=0, atol=0)
+        assert all_rows(again) == all_rows(run)
+
+
 @pytest.mark.parametrize("alg", DEFAULTS)
 def test_equal_rewards_change_nothing(tiny_gpt2, tmp_path, alg):
     """Not even by rounding, which Adam would make a step of; but for weight decay, which is 0 here.
