@@ -94,12 +94,14 @@ def run_study(
     Raises StudyError, StudyInterrupted, ConfigError.
     """
     series = series or Series()
-    tried = _run(study, "selection", *selection(study), seeds=1, jobs=jobs, console=console, series=series)
+    tried = run_phase(
+        study, "selection", *selection(study), seeds=1, jobs=jobs, console=console, series=series
+    )
     rates = chosen_rates(study, tried)
     for task, rate in rates.items():
         logger.info("%s: learning rate of RFT %g", task, rate)
     series.foreseen = 0  # from here on it is known
-    main = _run(
+    main = run_phase(
         study,
         "main",
         *_main(study, rates, with_rewards, with_sweeps),
@@ -196,7 +198,7 @@ def _finished(
     return _done(path, runs, loaded.experiments, paths)
 
 
-def _run(
+def run_phase(
     study: StudyConfig,
     phase: str,
     configurations: list[Fields],

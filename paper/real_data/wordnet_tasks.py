@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.files import atomic_write_text
+from rl4lms.datapools.jsonl import JsonlArgs, read_samples
+from rl4lms.samples import Sample, Split
 
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 CATEGORIES = {
@@ -53,6 +55,12 @@ def write_tasks(folder: Path) -> None:
     sentences = [text for part in synsets.values() for synset in part for text in synset.examples]
     _write(folder / "sentences", filter(None, map(sentence_row, dict.fromkeys(sentences))))
     _write(folder / "categories", filter(None, map(category_row, synsets["noun"])))
+
+
+def load_part(split: Split, *, data_path: str, num_train: int, num_val: int, num_test: int) -> list[Sample]:
+    """Load the first rows of each split of a task, which are as good as random ones. Raises DataError."""
+    sizes: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
+    return read_samples(split, JsonlArgs(data_path=data_path), sizes[split])
 
 
 def read_synsets(file: Path) -> Iterator[Synset]:
