@@ -20,9 +20,10 @@ from paper.real_data.fetch import SOURCE, _source
 from paper.real_data.packages import DATA, FOLDER
 from paper.study import after_sft, comparison, load_study, selection
 from paper.study_run import any_rates, write_plan
-from paper.text_study import STUDIES
+from paper.text_study import REAL_ITEMS, STUDIES, stages
 from reproduce_paper import main
 from rl4lms.plan import load_plan
+from rl4lms.plan.runs import make_jobs
 
 CONFIGS = sorted((REPO / "rl4lms_scripts" / "real").glob("smollm2_*.yml"))
 
@@ -118,6 +119,8 @@ def test_plans_of_the_study_are_valid(fetched: Callable[..., None]) -> None:
     parts = [selection(study), comparison(study, rates), after_sft(study, rates)]
     configurations = {item["name"]: item for part, _ in parts for item in part}
     loaded = load_plan(write_plan(study, "all", list(configurations.values()), 1, 1))
+    keys = {job.key for job in make_jobs(loaded.plan, loaded.experiments)}
+    assert sum(stage.runs for stage in stages("real", REAL_ITEMS, seeds=1, jobs=1)) == len(keys)
     tasks = {
         name: [e for e in loaded.experiments if e.configuration.startswith(name)] for name in study.tasks
     }
