@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import sys
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -18,9 +19,9 @@ SUFFIXES: dict[Client, str] = {"npm": ".tgz", "apt-get": ".deb", "pip": ".whl"}
 # A client that takes the package from the folder that it stands in, and notes what it was asked for.
 CLIENT = """#!/bin/bash
 echo "$(basename "$0") $*" >> "{here}/asked"
-for last; do :; done
-case "$0 $*" in
-    *npm*) cp {here}/*.tgz "$4" ;;
+case "$0" in
+    */npm) cp {here}/*.tgz "$4" ;;
+    */python) cp {here}/*.whl "$9" ;;
     *) cp {here}/*.deb . ;;
 esac
 """
@@ -71,10 +72,11 @@ def real_data(client: Client, file: Path, members: Mapping[str, str]) -> RealDat
 
 
 def serve(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let npm and apt-get take packages from a folder; returns the file of what they are asked."""
+    """Let npm, apt-get and pip take packages from a folder; returns the file of what they are asked."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("npm", "apt-get"):
+    for name in ("npm", "apt-get", "python"):
         (folder / name).write_text(CLIENT.format(here=folder))
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
     return folder / "asked"

@@ -61,7 +61,11 @@ def test_no_file_leaves_the_folder(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("client", "command"),
-    [("npm", r"npm pack toy@1\.0 --pack-destination /\S+"), ("apt-get", r"apt-get download toy=1\.0")],
+    [
+        ("npm", r"npm pack toy@1\.0 --pack-destination /\S+"),
+        ("apt-get", r"apt-get download toy=1\.0"),
+        ("pip", r"python -m pip download --no-deps --only-binary :all: .* --dest /\S+ toy==1\.0"),
+    ],
 )
 def test_fetched_once(
     toy: Toy, tmp_path: Path, client: Client, command: str, capsys: pytest.CaptureFixture
@@ -111,6 +115,15 @@ def test_what_the_client_says(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFi
         f"{tmp_path}/real/packages; then run the same command again here"
     )
     assert list((tmp_path / "real/packages").iterdir()) == []
+
+
+def test_a_python_without_pip(toy: Toy, tmp_path: Path) -> None:
+    toy("pip")
+    (tmp_path / "registry/python").write_text("#!/bin/bash\necho 'python: No module named pip' >&2; exit 1")
+    with pytest.raises(
+        FetchError, match=r"^toy 1\.0 is fetched by pip, which this Python lacks; by hand: on"
+    ):
+        fetch("toy", tmp_path / "real")
 
 
 def test_a_failure_while_unpacking_leaves_nothing(
