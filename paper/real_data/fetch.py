@@ -66,7 +66,7 @@ def fetch(name: str, folder: Path) -> Path:
         with _importable(tools):
             if name in PREPARE:
                 PREPARE[name](made)
-        atomic_write_json(made / SOURCE, _source(data))
+        atomic_write_json(made / SOURCE, describe_source(data))
         os.replace(made, target)
     return target
 
@@ -74,12 +74,13 @@ def fetch(name: str, folder: Path) -> Path:
 def is_fetched(name: str, folder: Path) -> bool:
     """Whether `folder` has the data `name`, of the version that is fetched today."""
     try:
-        return bool(json.loads((folder / name / SOURCE).read_bytes()) == _source(DATA[name]))
+        return bool(json.loads((folder / name / SOURCE).read_bytes()) == describe_source(DATA[name]))
     except (OSError, ValueError):
         return False
 
 
-def _source(data: RealData) -> dict[str, object]:
+def describe_source(data: RealData) -> dict[str, object]:
+    """Describe what a fetched folder comes from, as its file `SOURCE` does."""
     fields = asdict(data.package)
     del fields["members"], fields["size"]
     return fields | {"license": data.license}

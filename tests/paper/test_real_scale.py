@@ -16,7 +16,7 @@ from figures.claims import Results
 from figures.criteria import criteria_markdown
 from figures.real_criteria import DEAD_TASK, LIVE_TASK, MEASURES, REAL_CRITERIA, evaluate_real
 from figures.study import INPUTS
-from paper.real_data.fetch import SOURCE, _source
+from paper.real_data.fetch import SOURCE, describe_source
 from paper.real_data.packages import DATA, FOLDER
 from paper.study import after_sft, comparison, load_study, selection
 from paper.study_run import any_rates, write_plan
@@ -49,7 +49,7 @@ def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
                 for file in files:
                     (folder / file).parent.mkdir(parents=True, exist_ok=True)
                     (folder / file).touch()
-            (folder / SOURCE).write_text(json.dumps(_source(DATA[name])))
+            (folder / SOURCE).write_text(json.dumps(describe_source(DATA[name])))
 
     return put
 
