@@ -181,13 +181,14 @@ def test_a_scaled_reward_is_the_same_by_less():
 def test_it_is_asked_for_by_its_name_alone():
     import argparse
 
-    from paper.reproduce import add_arguments, choose_items
+    from paper.reproduce import add_arguments, check_arguments, choose_items
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     for argv, expected in (([], False), (["--only", "table_groups"], True)):
         args = parser.parse_args(argv)
         args.overrides = []
+        check_arguments(parser, args)
         asked = choose_items(args)
         assert asked.groups == expected and (not asked.study_items) == expected
     assert group_run.ITEM not in text_study.ITEMS
