@@ -64,7 +64,7 @@ ITEMS = ("figure1", "figure2", "table1", "table_rewards", "figure5", "table2", "
 REAL_ITEMS = ("figure1", "table_rewards", "figure5")  # the others need many tasks, or sweeps
 REWARDS_ITEM, SWEEP_ITEMS = "table_rewards", ("table2", "figure4")
 # Minutes on one of two cores, measured; for the table of stages alone.
-MINUTES = {
+MINUTES: dict[str, dict[str, float]] = {
     "laptop": {
         "seq2seq": 13,
         "causal": 6.5,
