@@ -85,7 +85,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 class Asked:
     """What is to be drawn: items of the text study, controlled items, and the plans that these need.
 
-    groups: whether the comparison of group algorithms is, which takes an hour and is asked for by its name.
+    groups: whether the comparison of group algorithms is, which is asked for by its name.
     """
 
     study_items: list[str]
