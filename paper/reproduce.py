@@ -74,6 +74,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for name in ("jobs", "seeds"):
         if getattr(args, name) < 1:
             parser.error(f"argument --{name}: must be at least 1, got {getattr(args, name)}")
+    if args.runs and group_run.ITEM in (args.only or ()):
+        parser.error(f"argument --only: {group_run.ITEM} finds its own runs; leave --runs out")
     for item in LAPTOP_ALONE:
         if args.scale == "paper" and item in (args.only or ()) and not args.runs:
             parser.error(
