@@ -89,7 +89,8 @@ def _minutes(study: StudyConfig, scale: str, run: StudyRun) -> float:
         return minutes["extraction"]
     if run.method == "short_sft":
         return minutes["sft"]
-    return minutes["rft"] * budget(study, run.task) / study_tokens(study, run.task)
+    kind = "rft" if run.method == PPO else "group"
+    return minutes[kind] * budget(study, run.task) / study_tokens(study, run.task)
 
 
 def any_rates(study: StudyConfig) -> dict[tuple[str, str], float]:

@@ -84,6 +84,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
             f"argument --environments: {unknown[0]} is not of --scale {args.scale}: choose from "
             f"{', '.join(known)}, all"
         )
+    if args.runs and group_run.ITEM in (args.only or ()):
+        parser.error(f"argument --only: {group_run.ITEM} finds its own runs; leave --runs out")
     for item in LAPTOP_ALONE:
         if args.scale == "paper" and item in (args.only or ()) and not args.runs:
             parser.error(
@@ -99,7 +101,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 class Asked:
     """What is to be drawn: items of the text study, controlled items, and the plans that these need.
 
-    groups: whether the comparison of group algorithms is, which takes an hour and is asked for by its name.
+    groups: whether the comparison of group algorithms is, which is asked for by its name.
     """
 
     study_items: list[str]

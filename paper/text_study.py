@@ -71,9 +71,18 @@ MINUTES: dict[str, dict[str, float]] = {
         "classifier": 1.5,
         "extraction": 0.25,
         "rft": 1.65,
+        "group": 0.5,
         "sft": 1.3,
     },
-    "smoke": {"seq2seq": 0.3, "causal": 0.3, "classifier": 0.1, "extraction": 0.03, "rft": 0.2, "sft": 0.1},
+    "smoke": {
+        "seq2seq": 0.3,
+        "causal": 0.3,
+        "classifier": 0.1,
+        "extraction": 0.03,
+        "rft": 0.2,
+        "group": 0.1,
+        "sft": 0.1,
+    },
     "real": {"extraction": 1, "rft": 7, "sft": 4},
 }
 # The paper's datasets, for each item: Figures 1 and 5 and Table 1 show some of them, Figure 2 all.

@@ -16,6 +16,7 @@ from paper.group_study import budget, group_comparison, group_selection
 from paper.scaled_reward import scaled_reward
 from paper.study import load_study, selection
 from paper.study_run import Done, write_plan
+from reproduce_paper import main
 from rl4lms.plan import load_plan
 from rl4lms.plan.runs import identify, make_jobs
 from rl4lms.rewards import build_reward
@@ -176,6 +177,16 @@ def test_a_scaled_reward_is_the_same_by_less():
     assert len(set(full)) == 3
     built = build_reward("paper.scaled_reward:scaled_reward", inner | {"scale": 0.001})
     assert built(batch) == scaled
+
+
+def test_where_it_cannot_be_drawn_is_said(capsys):
+    for argv, message in (
+        (["--runs", "outputs"], "argument --only: table_groups finds its own runs; leave --runs out"),
+        (["--scale", "paper"], "argument --only: table_groups has no plans of the paper's scale"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["--only", "table_groups", *argv])
+        assert message in capsys.readouterr().err
 
 
 def test_it_is_asked_for_by_its_name_alone():

@@ -226,6 +226,7 @@ def test_a_task_names_its_own_config_files_and_model(tmp_path):
     data["tasks"] = {name: data["tasks"][name] for name in ("question", "continuation")}
     del data["groups"]  # of another task
     data["tasks"]["question"]["model"] = "mine/t5"
+    data["groups"] = None  # of other tasks
     path = tmp_path / "study.yml"
     path.write_text(yaml.safe_dump(data))
     study = load_study(path)

@@ -186,9 +186,15 @@ def test_all_that_changes_is_in_a_checkpoint(rule):
     expected = copy.deepcopy(one.state_dict())
     other.load_state_dict(one.state_dict())
     assert_close(other.state_dict(), expected, rtol=0, atol=0)
-    assert {"policy", "optimizer", "kl_controller", "mask_model", "mean_length", "iteration"} == vars(
-        one
-    ).keys()
+    assert {
+        "policy",
+        "optimizer",
+        "kl_controller",
+        "mask_model",
+        "mean_length",
+        "iteration",
+        "tokens",
+    } == vars(one).keys()
 
 
 # Asked to stop
@@ -266,6 +272,7 @@ def test_a_finished_run_that_is_resumed_trains_no_more(whole, monkeypatch):
 
 def test_a_checkpoint_holds_tensors_and_plain_values_alone(whole):
     state = torch.load(whole.run.checkpoints()[-1], weights_only=True)
-    assert state.keys() == {"model", "optimizer", "mask_model", "kl_coeff", "mean_length", "iteration"}
+    kept = {"model", "optimizer", "mask_model", "kl_coeff", "mean_length", "iteration", "tokens"}
+    assert state.keys() == kept
     assert (state["mask_model"] is None) == (whole.config.alg.id == "ppo")
     assert len(state["optimizer"]["state"]) > 50
