@@ -180,7 +180,7 @@ def test_all_that_changes_is_in_a_checkpoint(rule):
         optimizer = build_optimizer(policy, 1e-2 * (seed + 1), 0.1)
         sum(weight.sum() * seed for weight in policy.parameters()).backward()
         optimizer.step()
-        return Learner(policy, optimizer, KLController(0.5 + seed), masks, 3.25 + seed, seed)
+        return Learner(policy, optimizer, KLController(0.5 + seed), masks, 3.25 + seed, seed, 100 * seed)
 
     one, other = learner(1), learner(2)
     expected = copy.deepcopy(one.state_dict())
