@@ -10,21 +10,27 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from setting import letter_share
+from floor import (
+    Episode,
+    compute_logits,
+    generate,
+    load_padding_tokenizer,
+    make_inputs,
+    padded,
+    precision,
+    reward_texts,
+)
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase
 
-from rl4lms.model.load import load_model, load_tokenizer
+from rl4lms.model.load import load_model
 from rl4lms.model.policy import PolicyModel
 from rl4lms.model.source import Kind
-from rl4lms.text import TextBatch
 
 GAMMA, LAMBDA, CLIP, VALUE_WEIGHT, MAX_NORM = 0.99, 0.95, 0.2, 0.5, 0.5
 SCORED_AT_A_TIME = 64
@@ -48,19 +54,10 @@ class Settings:
     device: str = "cpu"
     dtype: str = "float32"
 
-    def precision(self) -> AbstractContextManager[Any]:
-        """The precision of forward passes."""
-        if self.dtype == "float32":
-            return nullcontext()
-        return torch.autocast(torch.device(self.device).type, dtype=getattr(torch, self.dtype))
-
-
-@dataclass(frozen=True)
-class Episode:
-    """Token ids of a prompt and of its response."""
-
-    prompt: list[int]
-    response: list[int]
+    def sampling(self) -> dict[str, Any]:
+        """Arguments of `generate`."""
+        top_k = self.top_k if self.do_sample else None
+        return {"do_sample": self.do_sample, "top_k": top_k, "max_new_tokens": self.episode_length}
 
 
 class Models:
@@ -72,9 +69,7 @@ class Models:
         self.value: Any = loaded.value_model
         self.head: Any = loaded.value_head
         self.reference = load_model(path, kind, torch.float32, settings.device).requires_grad_(False)
-        self.is_seq2seq = kind == "seq2seq"
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, truncation_side="left")
-        self.tokenizer.padding_side = "right" if self.is_seq2seq else "left"
+        self.tokenizer = load_padding_tokenizer(path, kind)
         self.weights = list(loaded.parameters())
         self.optimizer = torch.optim.AdamW(
             self.weights, settings.learning_rate, weight_decay=1e-6, fused=True
@@ -94,15 +89,17 @@ class Buffer:
 
 def iterate(models: Models, prompts: Iterator[str], settings: Settings) -> dict[str, float]:
     """One iteration on the next prompts; returns the means over minibatches of the losses."""
-    with torch.no_grad(), settings.precision():
+    with torch.no_grad(), precision(settings.device, settings.dtype):
         # 1. Texts, until there are enough tokens, and their rewards.
         episodes: list[Episode] = []
         used: list[str] = []
         while (missing := settings.tokens - sum(len(e.response) for e in episodes)) > 0:
             chosen = list(itertools.islice(prompts, math.ceil(missing / settings.episode_length)))
-            episodes += generate(models, chosen, settings)
+            episodes += generate(
+                models.policy, models.tokenizer, chosen, settings.prompt_length, **settings.sampling()
+            )
             used += chosen
-        rewards = torch.tensor(letter_share(_text_batch(models, used, episodes)), device=settings.device)
+        rewards = torch.tensor(reward_texts(models.tokenizer, used, episodes), device=settings.device)
         # 2. One scoring pass of each model, 3. advantages and returns.
         buffer = score(models, episodes, rewards, settings)
     # 4. Epochs of minibatches.
@@ -114,30 +111,6 @@ def iterate(models: Models, prompts: Iterator[str], settings: Settings) -> dict[
     return dict(zip(("policy_loss", "value_loss", "entropy_loss", "grad_norm"), means, strict=True))
 
 
-def generate(models: Models, prompts: Sequence[str], settings: Settings) -> list[Episode]:
-    """One response to each prompt, up to and including the end token."""
-    inputs = models.tokenizer(
-        list(prompts),
-        padding=True,
-        truncation=True,
-        max_length=settings.prompt_length,
-        return_tensors="pt",
-        return_token_type_ids=False,
-    ).to(settings.device)
-    ids = models.policy.generate(
-        **inputs,
-        do_sample=settings.do_sample,
-        top_k=settings.top_k if settings.do_sample else None,
-        max_new_tokens=settings.episode_length,
-        pad_token_id=models.tokenizer.pad_token_id,
-    )
-    ids = ids[:, 1 if models.is_seq2seq else inputs.input_ids.shape[1] :]
-    is_end = ids == models.policy.config.eos_token_id
-    real = is_end.cumsum(1) - is_end.long() == 0
-    kept = inputs.attention_mask.bool()
-    return [Episode(inputs.input_ids[i, kept[i]].tolist(), ids[i, real[i]].tolist()) for i in range(len(ids))]
-
-
 def score(models: Models, episodes: Sequence[Episode], rewards: Tensor, settings: Settings) -> Buffer:
     """The first `tokens` tokens of the episodes with their log-probabilities, advantages and returns."""
     logprobs: list[Tensor] = []
@@ -145,9 +118,9 @@ def score(models: Models, episodes: Sequence[Episode], rewards: Tensor, settings
     values: list[Tensor] = []
     for first in range(0, len(episodes), SCORED_AT_A_TIME):
         chunk = episodes[first : first + SCORED_AT_A_TIME]
-        taken = _padded([e.response for e in chunk], "right", settings.device)[0][..., None]
+        taken = padded([e.response for e in chunk], "right", settings.device)[0][..., None]
         for model, column in ((models.policy, logprobs), (models.reference, refs)):
-            column += list(compute_logits(models, model, chunk).log_softmax(-1).gather(2, taken)[..., 0])
+            column += list(compute_logits(model, chunk).log_softmax(-1).gather(2, taken)[..., 0])
         values += list(values_of(models, chunk))
     old, ref, value = (pad_sequence(column, batch_first=True) for column in (logprobs, refs, values))
     lengths = torch.tensor([len(e.response) for e in episodes], device=settings.device)
@@ -196,8 +169,8 @@ def step(
         [chosen[i].response[t] for i, t in zip(row.tolist(), column.tolist(), strict=True)],
         device=settings.device,
     )
-    with settings.precision():
-        distribution = compute_logits(models, models.policy, chosen)[row, column].log_softmax(-1)
+    with precision(settings.device, settings.dtype):
+        distribution = compute_logits(models.policy, chosen)[row, column].log_softmax(-1)
         values = values_of(models, chosen)[row, column]
     logprobs = distribution.gather(1, taken[:, None])[:, 0]
     advantages = buffer.advantages[tokens]
@@ -216,16 +189,10 @@ def step(
     return torch.stack([policy_loss, value_loss, entropy_loss, norm]).detach()
 
 
-def compute_logits(models: Models, model: Any, episodes: Sequence[Episode]) -> Tensor:
-    """The logits [B, T, V] that predict the responses' tokens."""
-    arguments, first = _inputs(models, model, episodes)
-    return model(**arguments, use_cache=False).logits[:, first:].float()
-
-
 def values_of(models: Models, episodes: Sequence[Episode]) -> Tensor:
     """The values [B, T] of the states before the responses' tokens."""
-    arguments, first = _inputs(models, models.value, episodes)
-    if models.is_seq2seq:
+    arguments, first = make_inputs(models.value, episodes)
+    if models.value.config.is_encoder_decoder:
         prompts = {name: arguments[name] for name in ("input_ids", "attention_mask")}
         states = models.value.get_decoder()(
             input_ids=arguments["decoder_input_ids"],
@@ -236,34 +203,3 @@ def values_of(models: Models, episodes: Sequence[Episode]) -> Tensor:
     else:
         states = models.value.base_model(**arguments, use_cache=False)
     return models.head(states.last_hidden_state[:, first:])[..., 0].float()
-
-
-def _inputs(models: Models, model: Any, episodes: Sequence[Episode]) -> tuple[dict[str, Tensor], int]:
-    """The arguments of a pass over episodes, and the first position that predicts a response's token."""
-    side = "right" if models.is_seq2seq else "left"
-    prompts, prompt_mask = _padded([e.prompt for e in episodes], side, model.device)
-    responses, response_mask = _padded([e.response for e in episodes], "right", model.device)
-    if models.is_seq2seq:
-        start = torch.full_like(responses[:, :1], model.config.decoder_start_token_id)
-        before = torch.cat([start, responses[:, :-1]], 1)
-        return {"input_ids": prompts, "attention_mask": prompt_mask, "decoder_input_ids": before}, 0
-    ids, mask = torch.cat([prompts, responses[:, :-1]], 1), torch.cat([prompt_mask, response_mask[:, :-1]], 1)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}, prompts.shape[1] - 1
-
-
-def _padded(rows: Sequence[list[int]], side: str, device: Any) -> tuple[Tensor, Tensor]:
-    """Ids and mask [B, longest] of rows of ids."""
-    ids = [torch.tensor(row, device=device) for row in rows]
-    mask = [torch.ones_like(row) for row in ids]
-    return (
-        pad_sequence(ids, batch_first=True, padding_side=side),
-        pad_sequence(mask, batch_first=True, padding_side=side),
-    )
-
-
-def _text_batch(models: Models, prompts: list[str], episodes: Sequence[Episode]) -> TextBatch:
-    """What the reward is called with."""
-    decode, tidy = models.tokenizer.decode, models.tokenizer.clean_up_tokenization
-    texts = [tidy(decode(e.response, skip_special_tokens=True)) for e in episodes]
-    return TextBatch(prompts, texts, [[] for _ in texts], [{} for _ in texts])

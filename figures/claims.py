@@ -112,10 +112,14 @@ def evaluate(results: Results, is_full_scale: bool = True) -> list[Verdict]:
     ]
 
 
-def judge(criterion: Criterion, results: Results) -> Verdict:
-    """Judge whether a claim holds in the results."""
+def judge(
+    criterion: Criterion,
+    results: Results,
+    measures: Mapping[str, Callable[[Results], Measured]] | None = None,
+) -> Verdict:
+    """Judge whether a claim holds in the results; measures: of the criteria, if not `MEASURES`."""
     try:
-        measured = MEASURES[criterion.name](results)
+        measured = (measures or MEASURES)[criterion.name](results)
     except NotTestedError as error:
         return Verdict(criterion, "not tested", float("nan"), str(error))
     if np.isnan(measured.value):

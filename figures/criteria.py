@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -377,8 +378,8 @@ CRITERIA: tuple[Criterion, ...] = (
 )
 
 
-def criteria_markdown() -> str:
-    """Write the criteria as a table for docs/laptop_study.md."""
+def criteria_markdown(criteria: Sequence[Criterion] = CRITERIA) -> str:
+    """Write the criteria as a table for docs/laptop_study.md, and others for docs/real_data.md."""
     lines = ["| criterion | claim | what is measured | holds if | why there |", "|---|---|---|---|---|"]
-    lines += [f"| `{c.name}` | {c.claim} | {c.measure} | {c.bound} | {c.why} |" for c in CRITERIA]
+    lines += [f"| `{c.name}` | {c.claim} | {c.measure} | {c.bound} | {c.why} |" for c in criteria]
     return "\n".join(lines) + "\n"

@@ -64,7 +64,7 @@ def models_by_task(
 def figure2_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
     """What `figure2` plots: a row per task, ordered by percentile, of means over seeds with stds (ddof 1).
 
-    Columns: task, percentile (10th, of the reward std under the pretrained model, without the inputs whose
+    Columns: task, data, percentile (10th, of the reward std under the pretrained model, without the inputs whose
     mean under it exceeds 0.9), pretrain_mean, rft, sft, rft_gain, sft_gain, difference (RFT - SFT), each
     followed by its `_std` (NaN for one seed); dead (share of the inputs without gradient), inputs, seeds.
     Rewards are means over train inputs; the pretrained model's over both of its samples. inputs: see
@@ -78,6 +78,7 @@ def figure2_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "task": task,
+                "data": first["data"].iloc[0],
                 "seed": seed,
                 "percentile": percentile,
                 "pretrain_mean": start,
@@ -93,6 +94,7 @@ def figure2_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
     values = ["percentile", "pretrain_mean", "rft", "sft", "rft_gain", "sft_gain", "difference"]
     columns = [
         "task",
+        "data",
         *(f"{value}{end}" for value in values for end in ("", "_std")),
         "dead",
         "inputs",
@@ -100,7 +102,7 @@ def figure2_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
     ]
     if not rows:
         return pd.DataFrame(columns=columns)
-    groups = pd.DataFrame(rows).groupby("task", sort=False)
+    groups = pd.DataFrame(rows).groupby(["task", "data"], sort=False)
     numbers = groups[[*values, "dead", "inputs"]].mean()
     numbers[[f"{value}_std" for value in values]] = groups[values].std(ddof=1)
     numbers["seeds"] = groups.size()
@@ -130,7 +132,8 @@ def rank_correlations(numbers: pd.DataFrame) -> pd.DataFrame:
 def figure2(numbers: pd.DataFrame, labels: Mapping[str, str], title: str | None = None) -> Figure:
     """Draw RFT - SFT, its two parts and the pretrain mean against the percentile, a point per task.
 
-    numbers: see `figure2_numbers`; labels: task -> how it is called. Bars show the std over seeds, both ways.
+    numbers: see `figure2_numbers`; labels: task -> how it is called. Bars show the std over seeds, both ways;
+    a line joins tasks that differ in the reward alone.
     """
     correlations = rank_correlations(numbers).set_index("with").to_dict("index")
     with house_style():
@@ -164,6 +167,9 @@ def _enlarge_covered(axes: Axes, points: np.ndarray) -> None:
 
 
 def _draw_tasks(axes: Axes, numbers: pd.DataFrame, name: str, labels: Mapping[str, str]) -> None:
+    for _, cases in numbers.groupby("data", sort=False):
+        if len(cases) > 1:
+            axes.plot(cases["percentile"], cases[name], color=GREY, linewidth=0.8, zorder=0)
     for i, row in enumerate(numbers.to_dict("records")):
         bars = {"xerr": row["percentile_std"], "yerr": row[f"{name}_std"]}
         axes.errorbar(

@@ -38,7 +38,6 @@ def pair_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
     Tasks where full SFT gains less than `LEAST_GAIN` under a reward, in the mean over seeds, are left out.
     """
     cases = figure2_numbers(inputs)
-    cases = cases.merge(inputs[["task", "data"]].drop_duplicates(), on="task")
     shares = {
         (task, seed): {name: _share(models, name) for name in METHODS}
         for task, seed, models in models_by_task(inputs)

@@ -21,6 +21,7 @@ MODELS = {"mlp": "MLP", "resnet18": "ResNet18", "bert-mini": "BERT-mini"}
 DATASETS = {
     "digits": "digits",
     "mnist": "MNIST",
+    "fmnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
     "stsb": "STS-B",
     "docstring_pairs": "docstring pairs",

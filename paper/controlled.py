@@ -19,6 +19,7 @@ from common.plan_jobs import exit_code
 from common.run_dir import RunInfo, read_run
 from common.schedule import run_jobs
 from paper.gpu_hours import Stage
+from paper.real_data.packages import FOLDER as REAL_DATA
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import Experiment, describe_steps, load_plan, train_size
 from sft_vs_rft.schedule import INTERRUPT_MESSAGE, make_jobs
@@ -35,7 +36,7 @@ FIGURE3_ITEMS = {
     "figure3_high_init_reward": "finetune_high_init_reward",
     "figure3_group": "finetune_group",
 }
-LAPTOP_ALONE = ("figure3_group",)  # not of the paper, and without plans of its scale
+LAPTOP_ALONE = ("figure3_group",)  # not of the paper, and without plans of its scale, which "real" runs too
 PLANS = Path("sft_vs_rft/experiment_plans")
 ENVIRONMENTS = {
     "laptop": {
@@ -48,7 +49,14 @@ ENVIRONMENTS = {
         "resnet": "sft_vs_rft_resnet_cifar",
         "bert": "sft_vs_rft_bert_stsb",
     },
+    "real": {"mnist": "sft_vs_rft_mlp_mnist", "fashion_mnist": "sft_vs_rft_mlp_mnist"},
 }
+# What makes a plan one of an environment, where the file is of another.
+OF_ENVIRONMENT = {
+    "mnist": (f"data_dir={REAL_DATA / 'mnist'}",),
+    "fashion_mnist": ("dataset=fmnist", f"data_dir={REAL_DATA / 'fashion_mnist'}"),
+}
+DEFAULT_ENVIRONMENTS = {"laptop": ("mlp",), "smoke": ("mlp",), "paper": ("mlp",), "real": ("all",)}
 TITLES = {
     "figure3": "RFT and SFT in controlled environments, with exact expected gradients",
     "figure3_sgd": "RFT and SFT with stochastic gradient descent",
@@ -85,6 +93,7 @@ SMOKE = ("epochs=20", "save_metric_plots=false", "outputs_dir=outputs/smoke/cont
 IMPORTS = ("sft_vs_rft.experiment",)
 # An epoch's seconds for each train input, by model, measured; for the table of stages alone.
 SECONDS = {"mlp": 12e-6, "resnet18": 3e-3, "bert-mini": 12e-3}
+PIXELS = {"mnist": 2, "fmnist": 2}  # how much longer an MLP takes where inputs are larger than digits'
 THEORY_MINUTES = 0.2
 PLAN_RUNNER = "python sft_vs_rft_controlled_experiments_plan_runner.py"
 
@@ -94,6 +103,7 @@ class PlanOfItem:
     """A plan to run for an item, after those before it in its list."""
 
     item: str
+    environment: str
     path: Path
     overrides: list[str]
 
@@ -101,27 +111,34 @@ class PlanOfItem:
 def choose_plans(args: argparse.Namespace) -> list[PlanOfItem]:
     """The plans of the asked items in the order in which they must run: pretraining before finetuning."""
     names = environments(args.scale)
-    chosen = list(names) if "all" in args.environments else list(dict.fromkeys(args.environments))
+    chosen = chosen_environments(args)
     parallel = [f"multiprocess={str(args.jobs > 1).lower()}", f"num_parallel={args.jobs}"]
-    overrides = [*(SMOKE if args.scale == "smoke" else ()), *args.overrides]
+    for_all = [*(SMOKE if args.scale == "smoke" else ()), *args.overrides]
     plans = []
     for item in [item for item in items_at(args.scale) if not args.only or item in args.only]:
         for environment in chosen:
+            overrides = [*OF_ENVIRONMENT.get(environment, ()), *for_all]
             name = f"{names[environment]}_{{}}_experiments_plan.json"
-            plans.append(PlanOfItem(item, PLANS / name.format("pretrain"), overrides))
+            plans.append(PlanOfItem(item, environment, PLANS / name.format("pretrain"), overrides))
             finetune = [*parallel, "load_model_from_checkpoint=auto", *overrides]
-            plans.append(PlanOfItem(item, PLANS / name.format(FIGURE3_ITEMS[item]), finetune))
+            plans.append(PlanOfItem(item, environment, PLANS / name.format(FIGURE3_ITEMS[item]), finetune))
     return plans
+
+
+def chosen_environments(args: argparse.Namespace) -> list[str]:
+    """The columns of Figure 3 that are asked for."""
+    names = environments(args.scale)
+    return list(names) if "all" in args.environments else list(dict.fromkeys(args.environments))
 
 
 def items_at(scale: str) -> list[str]:
     """The versions of Figure 3 that have plans of a scale."""
-    return [item for item in FIGURE3_ITEMS if scale != "paper" or item not in LAPTOP_ALONE]
+    return [item for item in FIGURE3_ITEMS if scale not in ("paper", "real") or item not in LAPTOP_ALONE]
 
 
 def environments(scale: str) -> dict[str, str]:
     """Environment -> how the names of its plans begin."""
-    return ENVIRONMENTS["paper" if scale == "paper" else "laptop"]
+    return ENVIRONMENTS.get(scale, ENVIRONMENTS["laptop"])
 
 
 def stages(items: Sequence[str], plans: Sequence[PlanOfItem]) -> list[Stage]:
@@ -129,7 +146,7 @@ def stages(items: Sequence[str], plans: Sequence[PlanOfItem]) -> list[Stage]:
 
     Raises ConfigError.
     """
-    by_plan: dict[Path, Stage] = {}
+    by_plan: dict[tuple[Path, str], Stage] = {}
     for plan in plans:
         # Its start weights may not exist yet: whether they do is checked when its turn comes.
         loaded = load_plan(plan.path, [*plan.overrides, "load_model_from_checkpoint=''"])
@@ -138,9 +155,11 @@ def stages(items: Sequence[str], plans: Sequence[PlanOfItem]) -> list[Stage]:
         sizes = "; ".join(
             dict.fromkeys(describe_steps(experiment.config) for experiment in loaded.experiments)
         )
+        data = plan.environment if plan.environment in OF_ENVIRONMENT else ""
         # Items that start from the same pretraining share it.
         minutes = sum(map(estimate_minutes, left)) / max(1, side_by_side)
-        by_plan.setdefault(plan.path, Stage(plan.item, len(left), minutes, f"{plan.path.name}: {sizes}"))
+        name = f"{plan.path.name}{' on ' * bool(data)}{data}"
+        by_plan.setdefault((plan.path, data), Stage(plan.item, len(left), minutes, f"{name}: {sizes}"))
     theory = Stage("theory", 0, THEORY_MINUTES, f"{THEORY_MODELS:,} enumerated models")
     return [*by_plan.values(), theory] if "theory" in items else list(by_plan.values())
 
@@ -160,7 +179,8 @@ def _unfinished(plan: PlanOfItem, experiments: Sequence[Experiment]) -> list[Exp
 def estimate_minutes(config: ExperimentConfig) -> float:
     """About how long an experiment takes on one of two cores; NaN where only the data tells its size."""
     size = train_size(config)
-    return math.nan if size is None else SECONDS[config.model_type] * size * config.epochs / 60
+    seconds = SECONDS[config.model_type] * PIXELS.get(config.dataset, 1)
+    return math.nan if size is None else seconds * size * config.epochs / 60
 
 
 def run_and_draw(args: argparse.Namespace, items: Sequence[str], plans: Sequence[PlanOfItem]) -> int:

@@ -227,7 +227,7 @@ def draw_controlled(
             items += controlled.report_items(args, [name], results)
         elif args.only or not usable:
             scale = "laptop" if name in controlled.LAPTOP_ALONE else args.scale
-            mlp = controlled.environments(scale)["mlp"]
+            mlp = next(iter(controlled.environments(scale).values()))
             plan = controlled.PLANS / f"{mlp}_{controlled.FIGURE3_ITEMS[name]}_experiments_plan.json"
             kinds = ", ".join(usable) or "none"
             lacks = (

@@ -83,7 +83,8 @@ def _minutes(study: StudyConfig, scale: str, run: StudyRun) -> float:
     if run.method == SHORT_SFT or run.reward is None:
         return minutes["sft"]
     case = study.case(f"{run.task}_{run.reward}")
-    return minutes["rft"] * budget(study, case) / study_tokens(study, case)
+    kind = "rft" if run.method == PPO else "group"
+    return minutes[kind] * budget(study, case) / study_tokens(study, case)
 
 
 def any_rates(study: StudyConfig) -> dict[str, float]:
@@ -96,11 +97,11 @@ def chosen_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[str, float]:
     rewards: dict[tuple[str, float], list[float]] = {}
     for done in tried:
         assert done.run.reward is not None
-        key = study.tasks[done.run.task].rewards[done.run.reward].key
+        key = study.rewards[done.run.reward].key
         rate = done.experiment.changes["alg.args.learning_rate"]
         rewards.setdefault((done.run.method, rate), []).append(train_reward(done.path, key))
     return {
-        method: max(rates_tried(study, method), key=lambda rate: fmean(rewards[method, rate]))
+        method: max(rates_tried(study, method), key=lambda rate: fmean(rewards.get((method, rate), [0])))
         for method in (PPO, *groups_of(study).algorithms)
     }
 
@@ -110,13 +111,14 @@ def run_groups(study: StudyConfig, *, seeds: int, jobs: int, series: Series) -> 
 
     Raises StudyError, StudyInterrupted, ConfigError.
     """
-    phase = {"jobs": jobs, "console": True, "series": series}
-    tried = run_phase(study, SELECTION, group_selection(study), seeds=1, **phase)
+    selection = group_selection(study)
+    tried = run_phase(study, SELECTION, selection, seeds=1, jobs=jobs, console=True, series=series)
     rates: Rates = chosen_rates(study, tried)
     for method, rate in rates.items():
         logger.info("learning rate of %s %g", method, rate)
     series.foreseen = 0  # from here on it is known
-    return run_phase(study, COMPARISON, group_comparison(study, rates), seeds=seeds, **phase)
+    comparison = group_comparison(study, rates)
+    return run_phase(study, COMPARISON, comparison, seeds=seeds, jobs=jobs, console=True, series=series)
 
 
 def run_and_draw(args: argparse.Namespace, folder: Path, runs_left: int, results: Results) -> Item:

@@ -66,11 +66,15 @@ def rates_tried(study: StudyConfig, algorithm: str) -> list[float]:
 
 def group_selection(study: StudyConfig) -> Part:
     """PPO and the algorithms of all cases at every learning rate, on what `study.choice` says."""
-    part, seed = Part(), {"runtime.seed": study.choice.seed}
+    part = Part()
+    if study.choice is None:
+        return part
+    seed = {"runtime.seed": study.choice.seed}
     for task in study.choice.tasks:
         case = study.first_case(task)
         for method in (PPO, *groups_of(study).algorithms):
-            for rate in rates_tried(study, method):
+            rates = rates_tried(study, method)
+            for rate in rates if len(rates) > 1 else []:
                 configuration = f"choice-{case.name}-{dashed(method)}-{digits(rate)}"
                 _add_training(part, study, case, method, rate, configuration, seed, **ONCE)
     return part

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.workers import preload
-from paper import controlled, group_run, text_study
+from paper import controlled, group_run, real, text_study
 from paper.gpu_hours import Stage, format_table
 
 if TYPE_CHECKING:
     from figures.report import Item
 
-DEFAULT_SEEDS = {"laptop": 3, "smoke": 1, "paper": 3}
+DEFAULT_SEEDS = {"laptop": 3, "smoke": 1, "paper": 3, "real": 1}
 _NO_DOWNLOAD = (
     "Real data that needs no download: docstrings of installed packages, and scikit-learn's digits. "
 )
@@ -25,6 +25,7 @@ INTRO = {
     "that everything runs. Its numbers are of no weight, and no claim but the theory's is "
     "tested at this scale.",
     "paper": "Data, models and settings of the paper.",
+    "real": real.INTRO,
 }
 ITEMS = [*text_study.ITEMS, *controlled.FIGURE3_ITEMS, "theory", group_run.ITEM]
 LAPTOP_ALONE = (*controlled.LAPTOP_ALONE, group_run.ITEM)  # without plans of the paper's scale
@@ -35,17 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", choices=ITEMS, metavar="ITEM", help=f"of {', '.join(ITEMS)}")
     parser.add_argument(
         "--scale",
-        choices=["laptop", "smoke", "paper"],
+        choices=["laptop", "smoke", "paper", "real"],
         default="laptop",
         help="laptop (default): data that needs no download; smoke: the same path in two minutes, too small "
-        "to show more than directions; paper: the plans of the paper",
+        "to show more than directions; paper: the plans of the paper; real: MNIST, Fashion-MNIST, WordNet "
+        "and a pretrained model, which fetch_real_data.py gets",
     )
     parser.add_argument(
         "--environments",
         nargs="+",
-        default=["mlp"],
-        choices=["mlp", "resnet", "bert", "all"],
-        help="columns of figure 3: mlp (default; minutes), resnet, bert, or all",
+        choices=[*controlled.ENVIRONMENTS["laptop"], *controlled.ENVIRONMENTS["real"], "all"],
+        help="columns of figure 3: mlp (default; minutes), resnet, bert, or all; with --scale real mnist, "
+        "fashion_mnist, or all (default)",
     )
     parser.add_argument(
         "--seeds", type=int, help="of figures 1 and 2 and table 1 (default 3, smoke: 1); the rest has one"
@@ -74,18 +76,32 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for name in ("jobs", "seeds"):
         if getattr(args, name) < 1:
             parser.error(f"argument --{name}: must be at least 1, got {getattr(args, name)}")
+    if args.environments is None:
+        args.environments = list(controlled.DEFAULT_ENVIRONMENTS[args.scale])
+    known = controlled.environments(args.scale)
+    if unknown := [name for name in args.environments if name not in known and name != "all"]:
+        parser.error(
+            f"argument --environments: {unknown[0]} is not of --scale {args.scale}: choose from "
+            f"{', '.join(known)}, all"
+        )
+    if args.runs and group_run.ITEM in (args.only or ()):
+        parser.error(f"argument --only: {group_run.ITEM} finds its own runs; leave --runs out")
     for item in LAPTOP_ALONE:
         if args.scale == "paper" and item in (args.only or ()) and not args.runs:
             parser.error(
                 f"argument --only: {item} has no plans of the paper's scale; leave --scale paper out"
             )
+    if args.scale == "real" and (others := [item for item in args.only or () if item not in real.ITEMS]):
+        parser.error(
+            f"argument --only: {others[0]} is not drawn at --scale real: choose from {', '.join(real.ITEMS)}"
+        )
 
 
 @dataclass(frozen=True)
 class Asked:
     """What is to be drawn: items of the text study, controlled items, and the plans that these need.
 
-    groups: whether the comparison of group algorithms is, which takes an hour and is asked for by its name.
+    groups: whether the comparison of group algorithms is, which is asked for by its name.
     """
 
     study_items: list[str]
@@ -96,11 +112,12 @@ class Asked:
 
 def choose_items(args: argparse.Namespace) -> Asked:
     """What the flags ask for."""
-    every = [*text_study.ITEMS, *controlled.items_at(args.scale), "theory"]
-    of_text = (*text_study.ITEMS, group_run.ITEM)
+    every = real.ITEMS if args.scale == "real" else ITEMS
+    controlled_items = [item for item in args.only or every if item in controlled.items_at(args.scale)]
+    controlled_items += [item for item in args.only or every if item == "theory"]
     return Asked(
-        study_items=text_study.asked_items(args.only),
-        controlled_items=[item for item in args.only or every if item not in of_text],
+        study_items=text_study.asked_items(args.only, args.scale),
+        controlled_items=controlled_items,
         plans=controlled.choose_plans(args),
         groups=group_run.ITEM in (args.only or ()),
     )
@@ -112,6 +129,8 @@ def print_stages(args: argparse.Namespace, asked: Asked) -> tuple[int, int]:
     Returns how many runs of the text study are left, and of the comparison of group algorithms.
     """
     study_stages: list[Stage] = []
+    if args.scale == "real":
+        real.check_fetched(controlled.chosen_environments(args), asked.controlled_items, asked.study_items)
     stages = controlled.stages(asked.controlled_items, asked.plans)
     if args.scale == "paper":
         for line in text_study.paper_commands(asked.study_items):
@@ -143,9 +162,12 @@ def run_and_draw(args: argparse.Namespace, asked: Asked, runs_left: tuple[int, i
         return 0
     from figures.claims import Results
 
+    before: list[Item] = []
     drawn: list[Item] = []
     results = Results()
     if asked.study_items:
+        if args.scale == "real":
+            before = [real.preflight(folder, args.jobs)]
         drawn, results = text_study.run_and_draw(args, folder, runs_left[0])
     if asked.groups:
         drawn.append(group_run.run_and_draw(args, folder, runs_left[1], results))
@@ -155,7 +177,11 @@ def run_and_draw(args: argparse.Namespace, asked: Asked, runs_left: tuple[int, i
     if args.report:
         from figures.items import write_page
 
-        every = [*drawn, *controlled.report_items(args, asked.controlled_items, results)]
+        every = [*before, *drawn, *controlled.report_items(args, asked.controlled_items, results)]
         intro = f"Scale: {args.scale}. {INTRO[args.scale]}"
-        print(f"page: {write_page(folder, intro, every, results, args.scale != 'smoke')}")
+        if args.scale == "real":
+            page = real.write_page(folder, intro, every, results)
+        else:
+            page = write_page(folder, intro, every, results, args.scale != "smoke")
+        print(f"page: {page}")
     return 0

@@ -51,8 +51,8 @@ class TaskReward(Config):
 class TaskConfig(Config):
     label: str = Field(description="for figures")
     datapool: Args = Field(description="arguments of the datapool, over `datapool` of the study")
-    rewards: Annotated[dict[str, TaskReward], Field(min_length=1)] = Field(
-        description="name -> reward; after SFT, RFT is by the first"
+    rewards: Annotated[list[str], Field(min_length=1)] = Field(
+        description="of those of the study; after SFT, RFT is by the first"
     )
     max_prompt_length: Positive = Field(description="tokens of a prompt")
     max_new_tokens: Positive = Field(description="tokens of a text")
@@ -122,28 +122,43 @@ class StudyConfig(Config):
     models_path: str = Field("outputs/laptop_models", description="folder of these models")
     configs: ConfigFiles
     datapool: Args = Field({}, description="arguments of every datapool")
-    measured_inputs: Positive = Field(
-        description="train inputs whose rewards are measured, the same each time; all are trained on"
+    measured_inputs: Positive | None = Field(
+        None, description="train inputs whose rewards are measured, the same each time; null: all"
     )
     rft: Fields = Field({}, description="dotted field -> value of every RFT run")
     starts: dict[Start, StartConfig] = Field(description="RFT by what it begins with")
-    choice: ChoiceConfig
+    choice: ChoiceConfig | None = Field(None, description="null: every start has one learning rate")
     sft: Fields = Field({}, description="dotted field -> value of every SFT run")
     sft_steps: Positive = Field(description="updates of a full SFT")
-    short_sft: ShortSftConfig
+    short_sft: ShortSftConfig | None = Field(None, description="null: without it, and RFT after it")
+    rewards: dict[str, TaskReward] = Field(description="name -> reward")
     tasks: Annotated[dict[str, TaskConfig], Field(min_length=1)]
     sweeps: list[SweepConfig] = Field([], description="the first: Table 2 and Figure 4; others: Figure 4")
     groups: GroupsConfig | None = Field(None, description="null: without the comparison of group algorithms")
 
     def check(self) -> list[Problem]:
+        needed = [start for start in STARTS if start != "short" or self.short_sft is not None]
         problems = [
-            Problem("starts", f"missing: {start}; expected {', '.join(STARTS)}")
-            for start in STARTS
+            Problem("starts", f"missing: {start}; expected {', '.join(needed)}")
+            for start in needed
             if start not in self.starts
         ]
-        named = [(f"choice.tasks[{i}]", task) for i, task in enumerate(self.choice.tasks)]
+        if self.choice is None:
+            problems += [
+                Problem(f"starts.{start}.learning_rates", "one of several is chosen: choice says on what")
+                for start, config in self.starts.items()
+                if len(config.learning_rates) > 1
+            ]
+        chosen_on = [] if self.choice is None else self.choice.tasks
+        named = [(f"choice.tasks[{i}]", task) for i, task in enumerate(chosen_on)]
         named += [(f"sweeps[{i}].task", sweep.task) for i, sweep in enumerate(self.sweeps)]
         problems += _unknown(named, list(self.tasks))
+        rewards = [
+            (f"tasks.{name}.rewards[{i}]", reward)
+            for name, task in self.tasks.items()
+            for i, reward in enumerate(task.rewards)
+        ]
+        problems += _unknown(rewards, list(self.rewards))
         if (groups := self.groups) is not None:
             named = [(f"groups.cases[{i}]", case) for i, case in enumerate(groups.cases)]
             named += [(f"groups.tokens.{case}", case) for case in groups.tokens]
@@ -170,7 +185,7 @@ class StudyConfig(Config):
 
     def reward(self, case: Case) -> TaskReward:
         """The reward of a case."""
-        return self.tasks[case.task].rewards[case.reward]
+        return self.rewards[case.reward]
 
 
 @dataclass(frozen=True)
@@ -210,7 +225,7 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
 
 def select_tasks(study: StudyConfig, names: Iterable[str]) -> StudyConfig:
     """Keep the part of a study about these tasks, and what learning rates are chosen on."""
-    kept = {*names, *study.choice.tasks}
+    kept = {*names, *(study.choice.tasks if study.choice is not None else ())}
     return study.model_copy(
         update={
             "tasks": {name: task for name, task in study.tasks.items() if name in kept},
@@ -231,7 +246,7 @@ def models_needed(study: StudyConfig) -> dict[Path, PretrainConfig]:
     """
     names: set[str] = set()
     for task in study.tasks.values():
-        for reward in task.rewards.values():
+        for reward in (study.rewards[name] for name in task.rewards):
             names |= set(_strings([reward.reward.model_dump(), reward.metric.model_dump(), task.model]))
         if task.model is None:
             names |= set(_strings(read_source(task_files(study, task).extraction).data))
@@ -256,7 +271,7 @@ def chosen_rates(
     """
     means = {key: sum(rewards) / len(rewards) for key, values in tried.items() if (rewards := list(values))}
     return {
-        start: max(config.learning_rates, key=lambda rate: means[start, rate])
+        start: max(config.learning_rates, key=lambda rate: means.get((start, rate), 0.0))  # one is not tried
         for start, config in study.starts.items()
     }
 

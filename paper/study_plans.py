@@ -6,7 +6,7 @@ full SFT is also a phase of the sweeps) are run once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -47,20 +47,31 @@ class Part:
         self.configurations.append(configuration | options)
         self.runs.append(run)
 
+    def select(self, is_wanted: Callable[[StudyRun], bool]) -> Part:
+        """The part of these runs alone."""
+        pairs = zip(self.configurations, self.runs, strict=True)
+        kept = [(fields, run) for fields, run in pairs if is_wanted(run)]
+        return Part([fields for fields, _ in kept], [run for _, run in kept])
+
     def __add__(self, other: Part) -> Part:
         return Part(self.configurations + other.configurations, self.runs + other.runs)
 
 
 def selection(study: StudyConfig) -> Part:
-    """RFT from each start at every learning rate, on the tasks and the seed of `study.choice`."""
-    part, seed = Part(), {"runtime.seed": study.choice.seed}
+    """RFT from each start at every learning rate tried, on the tasks and the seed of `study.choice`."""
+    part, tried = Part(), {start: config.learning_rates for start, config in study.starts.items()}
+    tried = {start: rates for start, rates in tried.items() if len(rates) > 1}
+    if study.choice is None:
+        return part
+    seed = {"runtime.seed": study.choice.seed}
     for name in study.choice.tasks:
         case = study.first_case(name)
-        for method in ("short", "sft"):
-            add_sft(part, study, name, f"choice-{name}-{method}", *shares(study, method), seed, **ONCE)
-        for start, config in study.starts.items():
-            begins = {} if start == "pretrained" else {"model_from": f"choice-{name}-{start}"}
-            for rate in config.learning_rates:
+        for start, rates in tried.items():
+            begins = {}
+            if start != "pretrained":
+                begins = {"model_from": f"choice-{name}-{start}"}
+                add_sft(part, study, name, begins["model_from"], *shares(study, start), seed, **ONCE)
+            for rate in rates:
                 configuration = f"choice-{case.name}-{dashed(AFTER[start])}-{digits(rate)}"
                 add_rft(part, study, case, configuration, start, rate, seed, **ONCE, **begins)
     return part
@@ -83,20 +94,22 @@ def comparison(study: StudyConfig, rates: Mapping[Start, float]) -> Part:
 def after_sft(study: StudyConfig, rates: Mapping[Start, float]) -> Part:
     """The table of rewards, beyond `comparison`: short SFT, RFT after both, test inputs."""
     part = Part()
+    phases: list[Literal["short", "sft"]] = ["sft"] if study.short_sft is None else ["short", "sft"]
     for name in study.tasks:
         add_pretrained_extraction(part, study, name, "test", 1, 0)
-        add_sft(part, study, name, f"{name}-short", *shares(study, "short"))
-        add_extraction(part, study, name, None, "short", "train")
-        for method in ("short", "sft"):
+        if "short" in phases:
+            add_sft(part, study, name, f"{name}-short", *shares(study, "short"))
+            add_extraction(part, study, name, None, "short", "train")
+        for method in phases:
             add_extraction(part, study, name, None, method, "test")
         for case in study.cases_of(name):
             add_extraction(part, study, name, case, "rft", "test")
         case = study.first_case(name)
-        for start in ("short", "sft"):
-            method, begins = AFTER[start], {"model_from": f"{name}-{start}"}
-            add_rft(part, study, case, f"{case.name}-{dashed(method)}", start, rates[start], **begins)
+        for start in phases:
+            then, begins = AFTER[start], {"model_from": f"{name}-{start}"}
+            add_rft(part, study, case, f"{case.name}-{dashed(then)}", start, rates[start], **begins)
             for split in ("train", "test"):
-                add_extraction(part, study, name, case, method, split)
+                add_extraction(part, study, name, case, then, split)
     return part
 
 
@@ -150,13 +163,13 @@ def add_sft(
         **start_fields(task, MODEL),
         "alg.generation_kwargs.max_new_tokens": task.max_new_tokens,
         "alg.training_args.max_steps": max(1, round(steps * study.sft_steps)),
-        **_evaluation(study, task.rewards.values()),
+        **_evaluation(study, _rewards(study, task)),
         **study.sft,
     }
     if labels < 1:  # else the same run under every name, if all steps are taken
         fields["datapool.frac_train_samples"] = labels
         fields["datapool.train_samples_rnd_seed"] = "{runtime.seed}"
-    method: Method = "sft" if (labels, steps) == shares(study, "sft") else "short"
+    method: Method = "sft" if labels == steps == 1 else "short"
     run = StudyRun(configuration, task_name, None, method, "training")
     part.add(run, task_files(study, task).sft, fields | (changes or {}), **options)
 
@@ -207,7 +220,7 @@ def add_extraction(
     """Measure the model of {task or case}-{method}: by all rewards of the task, or by the case's."""
     task = study.tasks[task_name]
     model = f"{case.name if case else task_name}-{dashed(method)}"
-    rewards = [study.reward(case)] if case else list(task.rewards.values())
+    rewards = [study.reward(case)] if case else _rewards(study, task)
     run = StudyRun(
         f"{model}-{split}-rewards", task_name, case and case.reward, method, "extraction", split=split
     )
@@ -221,14 +234,14 @@ def add_pretrained_extraction(
     task = study.tasks[task_name]
     configuration = f"{task_name}-pretrained-{split}-{sample}"
     run = StudyRun(configuration, task_name, None, "pretrained", "extraction", sample, split)
-    fields = _extraction(study, task, list(task.rewards.values()), split) | start_fields(task, MODEL)
+    fields = _extraction(study, task, _rewards(study, task), split) | start_fields(task, MODEL)
     part.add(run, task_files(study, task).extraction, fields | {"runtime.seed": seed}, **ONCE)
 
 
 def _extraction(study: StudyConfig, task: TaskConfig, rewards: Sequence[TaskReward], split: Split) -> Fields:
     return _data(study, task) | {
         "datapool.split": split,
-        "datapool.num_train_samples": study.measured_inputs if split == "train" else -1,
+        "datapool.num_train_samples": (study.measured_inputs or -1) if split == "train" else -1,
         "alg.generation_kwargs.max_new_tokens": task.max_new_tokens,
         "evaluation.metrics": [reward.metric.model_dump() for reward in rewards],
     }
@@ -239,6 +252,10 @@ def _evaluation(study: StudyConfig, rewards: Iterable[TaskReward]) -> Fields:
         "train_evaluation.metrics": [reward.metric.model_dump() for reward in rewards],
         "train_evaluation.max_eval_samples": study.measured_inputs,
     }
+
+
+def _rewards(study: StudyConfig, task: TaskConfig) -> list[TaskReward]:
+    return [study.rewards[name] for name in task.rewards]
 
 
 def _data(study: StudyConfig, task: TaskConfig) -> Fields:
@@ -256,7 +273,10 @@ def start_fields(task: TaskConfig, field_name: str) -> Fields:
 
 def shares(study: StudyConfig, method: Literal["short", "sft"]) -> tuple[float, float]:
     """The shares of labels and steps of an SFT."""
-    return (study.short_sft.labels, study.short_sft.steps) if method == "short" else (1.0, 1.0)
+    if method == "sft":
+        return 1.0, 1.0
+    assert study.short_sft is not None
+    return study.short_sft.labels, study.short_sft.steps
 
 
 def digits(value: float) -> str:

@@ -61,12 +61,9 @@ def first_jobs(study: StudyConfig, *, seeds: int, jobs: int) -> list[Job]:
 
     It then finds them finished. Raises ConfigError.
     """
-    part, sft = comparison(study, any_rates(study)), Part()
-    pairs = zip(part.configurations, part.runs, strict=True)
-    whichever = [(fields, run) for fields, run in pairs if run.method in ("pretrained", "sft")]
-    for fields, run in sorted(whichever, key=lambda pair: pair[1].kind == "extraction"):
-        sft.configurations.append(fields)
-        sft.runs.append(run)
+    part = comparison(study, any_rates(study))
+    sft = part.select(lambda run: run.method == "sft" and run.kind == "training")
+    sft += part.select(lambda run: run.method in ("pretrained", "sft") and run.kind == "extraction")
     first = []
     for phase, phase_part, times in (("selection", selection(study), 1), ("sft", sft, seeds)):
         loaded = load_plan(write_plan(study, phase, phase_part, times, jobs))
@@ -130,7 +127,7 @@ def best_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[Start, float]:
     for done in tried:
         if (start := starts.get(done.run.method)) is not None and done.run.reward is not None:
             rate = done.experiment.changes["alg.args.learning_rate"]
-            key = study.tasks[done.run.task].rewards[done.run.reward].key
+            key = study.rewards[done.run.reward].key
             rewards.setdefault((start, rate), []).append(train_reward(done.path, key))
     return chosen_rates(study, rewards)
 
@@ -175,6 +172,8 @@ def finished_phase(
     seeds: int,
     jobs: int,
 ) -> list[Done]:
+    if not part.runs:
+        return []
     with TemporaryDirectory() as folder:
         path = write_plan(study, phase, part, seeds, jobs, folder)
         try:
@@ -198,6 +197,8 @@ def run_phase(
     console: bool,
     series: Series,
 ) -> list[Done]:
+    if not part.runs:
+        return []
     path = write_plan(study, phase, part, seeds, jobs)
     loaded = load_plan(path)
     outcomes = run_jobs(

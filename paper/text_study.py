@@ -33,7 +33,7 @@ from paper.study_run import (
     first_jobs,
     run_study,
 )
-from rl4lms.config import OnPolicyConfig
+from rl4lms.config import GroupConfig, OnPolicyConfig
 from rl4lms.model.source import check_model_source
 from rl4lms.plan.runs import list_imports
 
@@ -45,20 +45,35 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STUDIES = {"laptop": "rl4lms_scripts/laptop/study.yml", "smoke": "rl4lms_scripts/laptop/smoke.yml"}
+STUDIES = {
+    "laptop": "rl4lms_scripts/laptop/study.yml",
+    "smoke": "rl4lms_scripts/laptop/smoke.yml",
+    "real": "rl4lms_scripts/real/study.yml",
+}
 ITEMS = ("figure1", "figure2", "table1", "table_rewards", "figure5", "table2", "figure4")
+REAL_ITEMS = ("figure1", "table_rewards", "figure5")  # the others need many tasks, or sweeps
 REWARDS_ITEM, SWEEP_ITEMS = "table_rewards", ("table2", "figure4")
 # Minutes on one of two cores, measured; for the table of stages alone.
-MINUTES = {
+MINUTES: dict[str, dict[str, float]] = {
     "laptop": {
         "seq2seq": 13,
         "causal": 6.5,
         "classifier": 1.5,
         "extraction": 0.25,
         "rft": 1.65,
+        "group": 0.5,
         "sft": 1.3,
     },
-    "smoke": {"seq2seq": 0.3, "causal": 0.3, "classifier": 0.1, "extraction": 0.03, "rft": 0.2, "sft": 0.1},
+    "smoke": {
+        "seq2seq": 0.3,
+        "causal": 0.3,
+        "classifier": 0.1,
+        "extraction": 0.03,
+        "rft": 0.2,
+        "group": 0.1,
+        "sft": 0.1,
+    },
+    "real": {"extraction": 1, "rft": 7, "sft": 4},
 }
 # SFT is full or short by its labels and updates, which the runs have.
 TRAINED = {"short": "sft", "short_rft": "sft_rft"}
@@ -75,9 +90,9 @@ PAPER_PLANS = {
 }
 
 
-def asked_items(only: Sequence[str] | None) -> list[str]:
-    """The items of the study among those asked for; all if none was named."""
-    return [item for item in ITEMS if not only or item in only]
+def asked_items(only: Sequence[str] | None, scale: str = "laptop") -> list[str]:
+    """The items of the study among those asked for; all of the scale if none was named."""
+    return [item for item in (REAL_ITEMS if scale == "real" else ITEMS) if not only or item in only]
 
 
 def study_for(scale: str, items: Sequence[str]) -> StudyConfig:
@@ -205,7 +220,7 @@ def run_and_draw(args: argparse.Namespace, folder: Path, runs_left: int) -> tupl
     runs_left: about how many there are to make, for the progress. Raises StudyError, StudyInterrupted,
     ConfigError, KeyboardInterrupt.
     """
-    items = asked_items(args.only)
+    items = asked_items(args.only, args.scale)
     study = study_for(args.scale, items)
     series = Series(foreseen=runs_left)
     then = partial(first_jobs, seeds=args.seeds, jobs=args.jobs)
@@ -282,7 +297,7 @@ def case_labels(study: StudyConfig) -> dict[str, str]:
 def _settings(item: Done) -> dict[str, float]:
     """What RFT of a task was run with, where nothing is raised."""
     alg = item.experiment.config.alg
-    assert isinstance(alg, OnPolicyConfig)
+    assert isinstance(alg, OnPolicyConfig | GroupConfig)
     return {
         "learning_rate": alg.args.learning_rate,
         "temperature": alg.generation_kwargs.temperature,

@@ -58,8 +58,8 @@ def _try_wordnet() -> tuple[WordNet | None, str | None]:
     )
     return None, (
         f"METEOR needs the WordNet corpus, {why}: python -m nltk.downloader wordnet, or the package "
-        "wordnet-base of Debian and Ubuntu; or match exact words and stems only, under a result key of its "
-        "own: args: {wordnet: false}"
+        "wordnet-base of Debian and Ubuntu, which python fetch_real_data.py wordnet takes without installing "
+        "it; or match exact words and stems only, under a result key of its own: args: {wordnet: false}"
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 VERSION = "3.0"
 SHARED = Path("/usr/share/wordnet")  # Debian, Ubuntu
+FETCHED = Path("outputs/real_data/wordnet")  # where fetch_real_data.py puts it
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 FILES = tuple(name for part in PARTS_OF_SPEECH for name in (f"index.{part}", f"data.{part}", f"{part}.exc"))
 # Endings and what stands for them in the base form: WordNet's rules of detachment, morphy(7WN).
@@ -74,7 +75,7 @@ class WordNet:
 def find_places(nltk_folders: Iterable[Path]) -> list[Path]:
     """Folders and archives that could hold WordNet, in the order in which they are tried."""
     corpora = [folder / "corpora" / name for folder in nltk_folders for name in ("wordnet", "wordnet.zip")]
-    return [place for place in (*corpora, SHARED) if place.exists()]
+    return [place for place in (*corpora, SHARED, FETCHED) if place.exists()]
 
 
 @cache

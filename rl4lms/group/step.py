@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rl4lms.config import GroupConfig
 from rl4lms.episodes import rollout_settings
-from rl4lms.group.collect import LOGITS_AT_A_TIME, Actors, Rollouts
+from rl4lms.group.collect import Actors, Rollouts, parts
 from rl4lms.group.update import group_advantages, group_loss, returns_to_go, whiten
 from rl4lms.model.forward import compute_logits, shortest_pass
 from rl4lms.model.load import autocast
@@ -80,9 +80,7 @@ def minibatch_losses(
         weight.grad = None
     totals = (float(len(batch)), float(rollouts.mask[batch.to(device)].sum()))
     sums = torch.zeros(len(LOGGED_LOSSES), device=device)
-    for rows in _parts(
-        world.share(batch.tolist()), rollouts, policy.model.get_output_embeddings().weight.shape[0]
-    ):
+    for rows in parts(policy, world.share(batch.tolist()), rollouts.mask):
         with autocast(device, dtype):
             logprobs, entropy = _predict(actors, rollouts, rows)
         length = logprobs.shape[1]
@@ -110,17 +108,6 @@ def minibatch_losses(
     return dict(zip(LOGGED_LOSSES, sums, strict=True))
 
 
-def _parts(texts: list[int], rollouts: Rollouts, vocabulary: int) -> Iterator[Tensor]:
-    """Texts of similar lengths, as many at a time as their logits may be; none without tokens."""
-    lengths = rollouts.mask.sum(1).tolist()
-    order = sorted((text for text in texts if lengths[text]), key=lambda text: -lengths[text])
-    first = 0
-    while first < len(order):
-        size = max(1, LOGITS_AT_A_TIME // (vocabulary * lengths[order[first]]))
-        yield torch.tensor(order[first : first + size], device=rollouts.mask.device)
-        first += size
-
-
 def _predict(actors: Actors, rollouts: Rollouts, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Compute log-probabilities and entropies now, each [n, T'], of the texts' tokens; 0 elsewhere."""
     mask = rollouts.sequences.response_mask[rows]
@@ -128,7 +115,7 @@ def _predict(actors: Actors, rollouts: Rollouts, rows: Tensor) -> tuple[Tensor, 
     sequences, mask = rollouts.sequences.select(rows, length), mask[:, :length]
     row, column = mask.nonzero(as_tuple=True)
     model = actors.policy.model
-    logits = compute_logits(model, shortest_pass(model, sequences, row, column))
+    logits = compute_logits(model, shortest_pass(model, sequences, row, column, share=True))
     distribution = log_distribution(logits, actors.alg.generation_kwargs.temperature)
     weighted = distribution if actors.alg.args.ent_coef > 0 else distribution.detach()
     zeros = torch.zeros(mask.shape, device=logits.device)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rl4lms.model.load import decoder_start, is_seq2seq
-from rl4lms.model.packing import arrange, attention_mask
+from rl4lms.model.packing import arrange, attention_mask, share_prompts, tokens_before
 
 _MANY_SEQUENCES = 16
 
@@ -69,40 +69,92 @@ def padded(model: PreTrainedModel, sequences: Sequences, rows: Tensor, columns: 
     return ForwardPass(arguments, rows, width - 1 + columns)
 
 
-def packed(model: PreTrainedModel, sequences: Sequences, rows: Tensor, columns: Tensor) -> ForwardPass:
-    """The same with several sequences a row, each up to its last token asked for, if they can."""
-    prompt_mask, responses = sequences.prompt_mask, sequences.response_ids
-    if not can_share_rows(model) or not prompt_mask.any(1).all():
+def packed(
+    model: PreTrainedModel, sequences: Sequences, rows: Tensor, columns: Tensor, share: bool = False
+) -> ForwardPass:
+    """The same with several sequences a row, each up to its last token asked for, if they can.
+
+    share: read a prompt once for several of its responses.
+    """
+    if not can_share_rows(model) or not sequences.prompt_mask.any(1).all():
         return padded(model, sequences, rows, columns)
-    prompts = prompt_mask.sum(1)
+    prompts = sequences.prompt_mask.sum(1)
     asked = torch.ones_like(prompts).scatter_reduce(0, rows, columns + 1, "amax")
-    steps = torch.arange(responses.shape[1], device=responses.device)
-    if is_seq2seq(model):
-        source, target = arrange(prompts, asked)
-        encoder = {
-            "input_ids": source.place(sequences.prompt_ids[prompt_mask]),
-            "attention_mask": attention_mask(source, source, model.dtype),
-        }
-        arguments = {
-            "input_ids": target.place(_decoder_ids(model, sequences)[steps < asked[:, None]]),
-            "attention_mask": attention_mask(target, target, model.dtype, causal=True),
-            "encoder_attention_mask": attention_mask(target, source, model.dtype),
-        }
-        return ForwardPass(arguments, target.rows[rows], target.starts[rows] + columns, encoder)
-    (layout,) = arrange(prompts + asked - 1)
-    real = torch.cat([prompt_mask, steps < asked[:, None] - 1], 1)
-    arguments = {
-        "input_ids": layout.place(torch.cat([sequences.prompt_ids, responses], 1)[real]),
-        "attention_mask": attention_mask(layout, layout, model.dtype, causal=True),
-        "position_ids": layout.place(layout.offsets()),
+    order = units = torch.arange(len(prompts), device=prompts.device)
+    if share:
+        order, units = share_prompts(sequences.prompt_ids, sequences.prompt_mask, asked)
+        sequences, prompts, asked = sequences.select(order), prompts[order], asked[order]
+        rows = order.argsort()[rows]
+    build = _packed_seq2seq if is_seq2seq(model) else _packed_causal
+    return build(model, sequences, prompts, asked, units, rows, columns)
+
+
+def _packed_seq2seq(
+    model: PreTrainedModel,
+    sequences: Sequences,
+    prompts: Tensor,
+    asked: Tensor,
+    units: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+) -> ForwardPass:
+    """prompts, asked: the lengths [B] of what is read; units: [B], in order, texts that share a prompt."""
+    first = tokens_before(torch.ones_like(units), units) == 0
+    prompt_ids, prompt_mask = sequences.prompt_ids[first], sequences.prompt_mask[first]
+    source, target = arrange(prompts[first], torch.zeros_like(prompts[first]).index_add(0, units, asked))
+    real = torch.arange(sequences.response_ids.shape[1], device=asked.device) < asked[:, None]
+    texts = target.place(torch.arange(1, len(asked) + 1, device=asked.device).repeat_interleave(asked))
+    encoder = {
+        "input_ids": source.place(prompt_ids[prompt_mask]),
+        "attention_mask": attention_mask(source, source, model.dtype),
     }
-    return ForwardPass(arguments, layout.rows[rows], (layout.starts + prompts)[rows] - 1 + columns)
+    arguments = {
+        "input_ids": target.place(_decoder_ids(model, sequences)[real]),
+        "attention_mask": attention_mask(target, target, model.dtype, causal=True, texts=texts),
+        "encoder_attention_mask": attention_mask(target, source, model.dtype),
+    }
+    starts = target.starts[units] + tokens_before(asked, units)
+    return ForwardPass(arguments, target.rows[units][rows], starts[rows] + columns, encoder)
 
 
-def shortest_pass(model: PreTrainedModel, sequences: Sequences, rows: Tensor, columns: Tensor) -> ForwardPass:
+def _packed_causal(
+    model: PreTrainedModel,
+    sequences: Sequences,
+    prompts: Tensor,
+    asked: Tensor,
+    units: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+) -> ForwardPass:
+    """As above. The last token asked for is not read, and the prompt's last token predicts the first."""
+    first = tokens_before(torch.ones_like(units), units) == 0
+    lengths = torch.zeros_like(prompts[first]).index_add(0, units, asked - 1) + prompts[first]
+    (layout,) = arrange(lengths)
+    steps = torch.arange(sequences.response_ids.shape[1], device=asked.device)
+    read = sequences.prompt_mask & first[:, None], steps < asked[:, None] - 1
+    numbers = torch.arange(1, len(asked) + 1, device=asked.device)[:, None]
+
+    def place(of_prompts: Tensor, of_responses: Tensor) -> Tensor:
+        return layout.place(torch.cat([of_prompts, of_responses], 1)[torch.cat(read, 1)])
+
+    texts = place(torch.zeros_like(sequences.prompt_ids), numbers.expand(read[1].shape))
+    arguments = {
+        "input_ids": place(sequences.prompt_ids, sequences.response_ids),
+        "attention_mask": attention_mask(layout, layout, model.dtype, causal=True, texts=texts),
+        "position_ids": place(sequences.prompt_mask.cumsum(1) - 1, prompts[:, None] + steps),
+    }
+    before = tokens_before(asked - 1, units)[rows].where(columns > 0, torch.zeros_like(columns))
+    positions = (layout.starts[units] + prompts)[rows] - 1 + before + columns
+    return ForwardPass(arguments, layout.rows[units][rows], positions)
+
+
+def shortest_pass(
+    model: PreTrainedModel, sequences: Sequences, rows: Tensor, columns: Tensor, share: bool = False
+) -> ForwardPass:
     """The same pass, `packed` where there are many sequences: of few, little is padding."""
-    build = packed if len(sequences.response_ids) >= _MANY_SEQUENCES else padded
-    return build(model, sequences, rows, columns)
+    if len(sequences.response_ids) >= _MANY_SEQUENCES:
+        return packed(model, sequences, rows, columns, share)
+    return padded(model, sequences, rows, columns)
 
 
 def can_share_rows(model: PreTrainedModel) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from rl4lms.model.forward import (
     compute_logits,
     compute_states,
     padded,
+    shortest_pass,
     token_logits,
 )
 from rl4lms.model.generation_config import GenerationSettings
@@ -113,12 +115,20 @@ class PolicyModel(nn.Module):
         )
 
     def taken_logprobs(
-        self, sequences: Sequences, temperature: float = 1.0, action_mask: Tensor | None = None
+        self,
+        sequences: Sequences,
+        temperature: float = 1.0,
+        action_mask: Tensor | None = None,
+        share: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """The first two results of `logprobs`, without the pass over the vocabulary that entropy takes."""
+        """The first two results of `logprobs`, without the pass over the vocabulary that entropy takes.
+
+        share: read a prompt once for several of its responses, if the model can.
+        """
         rows, columns = sequences.response_mask.nonzero(as_tuple=True)
         tokens = sequences.response_ids[rows, columns]
-        logits = token_logits(self.model, sequences, rows, columns)
+        build = partial(shortest_pass, share=True) if share else padded
+        logits = compute_logits(self.model, build(self.model, sequences, rows, columns))
         logits, _ = sampled_logits(logits, temperature)
         chosen = picked(logits, tokens)
         raw = masked = chosen - logits.logsumexp(1)

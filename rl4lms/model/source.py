@@ -33,6 +33,7 @@ LAPTOP_MODELS = {
     "outputs/laptop_models/gpt2": "rl4lms_scripts/laptop/pretrain_gpt2.yml",
     "outputs/laptop_models/style_classifier": "rl4lms_scripts/laptop/train_style_classifier.yml",
 }
+FETCHED_MODEL = "outputs/real_data/smollm2"
 _PLACEHOLDER = re.compile(r"<.*>")
 _CONFIG_FILE = re.compile(r"[\w./-]+\.ya?ml")
 _TRAINER = "python rl4lms_train_text_generation.py --config_path"
@@ -238,6 +239,8 @@ def _check_hub_name(name: str) -> str | None:
     if config := LAPTOP_MODELS.get(path.as_posix()):
         command = f"python pretrain_small_language_model.py --config_path {config}"
         return f"no such folder: {name!r}; made by: {command}"
+    if path.as_posix() == FETCHED_MODEL:
+        return f"no such folder: {name!r}; fetched by: python fetch_real_data.py smollm2"
     first, *rest = name.split("/")
     # `a/b` could be on the hub, but hardly if there is a folder `a` here.
     if name.startswith((".", "~")) or len(rest) > 1 or (rest and Path(first).is_dir()):

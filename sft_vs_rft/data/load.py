@@ -18,7 +18,7 @@ from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.data.containers import ControlledData, Inputs, Labels, Pool, RawSplit, TextPairs
 from sft_vs_rft.data.docstring_pairs import NUM_GRADES, build_pairs, load_sentences, vocabulary
 from sft_vs_rft.data.hub import copied_splits, hub_splits, score_classes
-from sft_vs_rft.data.images import digits, normalise, read_originals
+from sft_vs_rft.data.images import digits, normalise, read_npm_digits, read_originals
 from sft_vs_rft.data.npz import read_npz
 from sft_vs_rft.data.sampling import draw_label_sets, modify_labels, stratified_subset
 from sft_vs_rft.data.text import load_tokenizer, read_stsb, tokenise, word_piece
@@ -80,6 +80,8 @@ def _downloadable_pool(dataset: str, data_dir: str, tokenizer_path: str) -> Pool
     copy = find_copy(dataset, data_dir) if data_dir else None
     if copy is None:
         splits = hub_splits(dataset)
+    elif copy.kind == "npm":
+        splits = read_npm_digits(copy.train)
     elif copy.kind != "original":
         splits = copied_splits(dataset, copy)
     else:

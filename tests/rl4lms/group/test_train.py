@@ -211,8 +211,7 @@ def test_a_run_that_finds_no_spread_trains_on_nothing_or_stops(tiny_gpt2, tmp_pa
 def test_parts_of_a_minibatch_and_of_the_scoring_change_nothing(tiny_gpt2, tmp_path, monkeypatch):
     config = job(tmp_path, tiny_gpt2, "grpo", train_evaluation__n_iters=1, alg__kl_div__coeff=0.1)
     whole = start(tmp_path, config)
-    for name in ("collect", "step"):
-        monkeypatch.setattr(f"rl4lms.group.{name}.LOGITS_AT_A_TIME", 4_000)
+    monkeypatch.setattr("rl4lms.group.collect._LOGITS_AT_A_TIME", 4_000)
     run = start(tmp_path / "parts", config)
     found, expected = rows(run, "training_info")[0], rows(whole, "training_info")[0]
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)

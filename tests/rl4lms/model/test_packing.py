@@ -101,6 +101,30 @@ def test_packed_texts_have_the_states_logits_and_gradients_of_texts_of_their_own
         )
 
 
+@pytest.mark.parametrize("share", [0.2, 1.0], ids=["few", "all"])
+@models
+def test_texts_that_share_a_prompt_have_the_numbers_of_texts_of_their_own(kind, share, monkeypatch):
+    """Groups of several sizes in any order, prompts that begin alike, units of one and several texts."""
+    model = model_of(kind).double()
+    prompts = random_rows((9, 1, 12), 1)
+    prompts.append([*prompts[2], 5])
+    sequences = batch_of([prompts[i] for i in (0, 2, 3, 0, 1, 2, 2, 0, 1, 2, 0, 2, 0, 0, 2, 2)],
+                         random_rows(RESPONSES, 2))  # fmt: skip
+    rows, columns = some_tokens(sequences, share)
+    states = compute_states(model, padded(model, sequences, rows, columns))
+    expected = gradients(model, states)
+    close = {"rtol": 1e-9, "atol": 1e-9} if kind == "gpt2" else {"rtol": 2e-5, "atol": 2e-6}
+    read = []  # tokens, of all rows; padding is 0
+    for most in (0, 24, 256):
+        monkeypatch.setattr("rl4lms.model.packing._SHARED_ROW", most)
+        forward = packed(model, sequences, rows, columns, share=most > 0)
+        together = compute_states(model, forward)
+        assert_close(together, states, **close)
+        assert_close(gradients(model, together), expected, **close)
+        read.append(int(((forward.encoder or forward.arguments)["input_ids"] > 0).sum()))
+    assert read[0] > read[1] > read[2]
+
+
 @models
 def test_one_text_is_a_row_without_padding(kind):
     model, sequences = model_of(kind).double(), batch(count=1)

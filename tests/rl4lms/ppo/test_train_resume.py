@@ -180,15 +180,21 @@ def test_all_that_changes_is_in_a_checkpoint(rule):
         optimizer = build_optimizer(policy, 1e-2 * (seed + 1), 0.1)
         sum(weight.sum() * seed for weight in policy.parameters()).backward()
         optimizer.step()
-        return Learner(policy, optimizer, KLController(0.5 + seed), masks, 3.25 + seed, seed)
+        return Learner(policy, optimizer, KLController(0.5 + seed), masks, 3.25 + seed, seed, 100 * seed)
 
     one, other = learner(1), learner(2)
     expected = copy.deepcopy(one.state_dict())
     other.load_state_dict(one.state_dict())
     assert_close(other.state_dict(), expected, rtol=0, atol=0)
-    assert {"policy", "optimizer", "kl_controller", "mask_model", "mean_length", "iteration"} == vars(
-        one
-    ).keys()
+    assert {
+        "policy",
+        "optimizer",
+        "kl_controller",
+        "mask_model",
+        "mean_length",
+        "iteration",
+        "tokens",
+    } == vars(one).keys()
 
 
 # Asked to stop
@@ -266,6 +272,7 @@ def test_a_finished_run_that_is_resumed_trains_no_more(whole, monkeypatch):
 
 def test_a_checkpoint_holds_tensors_and_plain_values_alone(whole):
     state = torch.load(whole.run.checkpoints()[-1], weights_only=True)
-    assert state.keys() == {"model", "optimizer", "mask_model", "kl_coeff", "mean_length", "iteration"}
+    kept = {"model", "optimizer", "mask_model", "kl_coeff", "mean_length", "iteration", "tokens"}
+    assert state.keys() == kept
     assert (state["mask_model"] is None) == (whole.config.alg.id == "ppo")
     assert len(state["optimizer"]["state"]) > 50
