@@ -64,11 +64,11 @@ def models_by_task(
 def figure2_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
     """What `figure2` plots: a row per task, ordered by percentile, of means over seeds with stds (ddof 1).
 
-    Columns: task, data, percentile (10th, of the reward std under the pretrained model, without the inputs whose
-    mean under it exceeds 0.9), pretrain_mean, rft, sft, rft_gain, sft_gain, difference (RFT - SFT), each
-    followed by its `_std` (NaN for one seed); dead (share of the inputs without gradient), inputs, seeds.
-    Rewards are means over train inputs; the pretrained model's over both of its samples. inputs: see
-    `figures.study`.
+    Columns: task, data (see `INPUTS`), percentile (10th, of the reward std under the pretrained model,
+    without the inputs whose mean under it exceeds 0.9), pretrain_mean, rft, sft, rft_gain, sft_gain,
+    difference (RFT - SFT), each followed by its `_std` (NaN for one seed); dead (share of the inputs without
+    gradient), inputs, seeds. Rewards are means over train inputs; the pretrained model's over both of its
+    samples. inputs: see `figures.study`.
     """
     rows = []
     for task, seed, models in models_by_task(inputs):
