@@ -63,8 +63,8 @@ def group_live(inputs: pd.DataFrame) -> Measured:
 
 def group_cure(inputs: pd.DataFrame) -> Measured:
     """The lower end of the lead over GRPO alone of a short SFT phase, then GRPO, on test inputs."""
-    cured = "short_sft_grpo"
-    leads = {other: _difference(inputs, SWEPT_TASK, "test", cured, other) for other in ("grpo", "short_sft")}
+    cured = "short_grpo"
+    leads = {other: _difference(inputs, SWEPT_TASK, "test", cured, other) for other in ("grpo", "short")}
     shown = "; ".join(f"minus {GROUP_METHODS[other]} {_shown(lead)}" for other, lead in leads.items())
     return Measured(leads["grpo"].low, shown)
 

@@ -171,7 +171,7 @@ def draw_groups(
     """
     sources = [*extractions, *trainings]
     inputs = results.groups = inputs_table(extractions)
-    with_rollouts = [source for source in finished(trainings) if source.method != "short_sft"]
+    with_rollouts = [source for source in finished(trainings) if source.method not in ("short", "sft")]
     runs = choose_runs([read_group_run(source, inputs) for source in with_rollouts])
     numbers = groups_numbers(inputs, runs)
     shown = groups_shown(numbers, labels)

@@ -64,7 +64,7 @@ def test_tasks_without_one_of_the_models_are_left_out():
 def over_tasks(n=8):
     x = np.arange(n) / n
     columns = {"percentile": x, "difference": x**2, "rft_gain": x, "sft_gain": -x, "pretrain_mean": x[::-1]}
-    frame = pd.DataFrame({"task": [f"task {i}" for i in range(n)], **columns})
+    frame = pd.DataFrame({"task": (names := [f"task {i}" for i in range(n)]), "data": names, **columns})
     return frame.assign(**{f"{name}_std": 0.01 for name in columns})
 
 

@@ -66,10 +66,10 @@ def test_an_algorithm_without_all_seeds_of_ppo_is_not_the_best():
 
 
 def test_the_cure_is_sft_before_grpo():
-    good = verdict(both_splits({"question": models(grpo=2, short_sft=5, short_sft_grpo=8)}), "group_cure")
+    good = verdict(both_splits({"question": models(grpo=2, short=5, short_grpo=8)}), "group_cure")
     assert good.outcome == "holds" and "minus GRPO +0.300" in good.detail
     assert "minus short SFT +0.150" in good.detail
-    bad = verdict(both_splits({"question": models(grpo=2, short_sft=2, short_sft_grpo=2)}), "group_cure")
+    bad = verdict(both_splits({"question": models(grpo=2, short=2, short_grpo=2)}), "group_cure")
     assert bad.outcome == "fails" and bad.value == 0
 
 
