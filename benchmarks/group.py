@@ -40,6 +40,7 @@ from setting import (
     reward_calls,
     save_model,
     train,
+    unmeasured,
     write_data,
 )
 
@@ -119,14 +120,7 @@ def make_config(
                 "args": {"model_name": str(model), "generation_kwargs": sampling},
             },
         },
-        "train_evaluation": {
-            "eval_batch_size": 100,
-            "n_iters": iterations,
-            "eval_every": iterations,
-            "save_every": iterations,
-            "max_eval_samples": 1,
-            "metrics": [],
-        },
+        "train_evaluation": unmeasured(iterations),
         "runtime": {"seed": 0, "device": settings.device, "dtype": settings.dtype},
     }
     return checked_config(TrainConfig, content)

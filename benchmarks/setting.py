@@ -102,6 +102,12 @@ def write_data(file: Path, samples: Sequence[Sample]) -> dict[str, Any]:
     return {"id": "jsonl", "args": {"data_path": str(file)}}
 
 
+def unmeasured(iterations: int) -> dict[str, Any]:
+    """The block `train_evaluation` of a run of so many iterations that measures and saves next to nothing."""
+    often = dict.fromkeys(("n_iters", "eval_every", "save_every"), iterations)
+    return {"eval_batch_size": 100, "max_eval_samples": 1, "metrics": [], **often}
+
+
 def checked_config(schema: type[AnyConfig], content: dict[str, Any]) -> AnyConfig:
     """The config with this content. Raises ValueError."""
     config, problems = validate(schema, content)

@@ -9,7 +9,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails
 
@@ -50,7 +50,19 @@ def field_errors(error: ValidationError, model: type[BaseModel]) -> list[FieldEr
     return [_explain(error) for error in _choose_branches(traced)]
 
 
-def with_reasons(error: ValidationError, reasons: Mapping[str, str]) -> ValidationError:
+def say_why_refused(reasons: Mapping[str, str]) -> Any:
+    """Make a validator, to be an attribute of a model: it says why these unknown keys are refused."""
+
+    def validator(cls: Any, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise _with_reasons(error, reasons) from None
+
+    return model_validator(mode="wrap")(validator)
+
+
+def _with_reasons(error: ValidationError, reasons: Mapping[str, str]) -> ValidationError:
     """The error of a model, its unknown keys with what is said of them in the place of "unknown key"."""
     details = []
     for item in error.errors(include_url=False):

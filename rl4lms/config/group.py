@@ -5,13 +5,13 @@ Defaults of fields that the ids share are TRL's; those by id are of the algorith
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from common.config import Config, Problem
 from common.limits import TextsAtATime
-from common.validation import with_reasons
+from common.validation import say_why_refused
 from rl4lms.config.algorithms import PolicyConfig, RolloutConfig
 from rl4lms.config.parts import Positive
 from rl4lms.model.generation_config import GenerationSettings
@@ -121,13 +121,7 @@ class GroupArgs(Config):
     )
     max_grad_norm: float = Field(1.0, gt=0, description="the gradient is clipped to this norm (TRL: 1.0)")
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _say_why_refused(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return handler(data)
-        except ValidationError as error:
-            raise with_reasons(error, REFUSED) from None
+    _say_why_refused = say_why_refused(REFUSED)
 
 
 class GroupKlConfig(Config):
@@ -138,13 +132,7 @@ class GroupKlConfig(Config):
         "loss", description="part of the reward, or of the loss: e^d - d - 1 of each token, d the log-ratio"
     )
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _say_why_refused(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return handler(data)
-        except ValidationError as error:
-            raise with_reasons(error, KL_REFUSED) from None
+    _say_why_refused = say_why_refused(KL_REFUSED)
 
 
 class GroupConfig(RolloutConfig):

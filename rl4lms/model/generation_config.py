@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import AfterValidator, Field
 
 from common import limits
 from common.config import Config, Problem
 from common.limits import at_most
-from common.validation import show, with_reasons
+from common.validation import say_why_refused, show
 
 _IGNORED = "has no effect: transformers 5 accepts this key and ignores it; remove it"
 _FROM_MODEL = "is taken from the model and its tokenizer; remove it"
@@ -87,14 +87,7 @@ class GenerationSettings(Config):
     )
     post_processing_fn: None = Field(None, description="only null, which is what the old configs hold")
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _say_why_refused(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Gives the keys of REFUSED their reason in place of "unknown key"."""
-        try:
-            return handler(data)
-        except ValidationError as error:
-            raise with_reasons(error, REFUSED) from None
+    _say_why_refused = say_why_refused(REFUSED)
 
     def check(self) -> list[Problem]:
         idle = [(name, "do_sample: true") for name in _SAMPLING_ONLY if not self.do_sample]
