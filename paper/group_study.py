@@ -70,8 +70,7 @@ def group_selection(study: StudyConfig) -> Part:
     if study.choice is None:
         return part
     seed = {"runtime.seed": study.choice.seed}
-    for task in study.choice.tasks:
-        case = study.first_case(task)
+    for case in map(study.case, study.choice.cases):
         for method in (PPO, *groups_of(study).algorithms):
             rates = rates_tried(study, method)
             for rate in rates if len(rates) > 1 else []:
@@ -155,8 +154,11 @@ def _group_fields(study: StudyConfig, case: Case, path: str, is_scaled: bool) ->
     fields |= {_MAX_TOKENS: tokens, _N_ITERS: most}
     if is_scaled:
         reward = study.reward(case).reward
-        scaled = {"reward": reward.id, "reward_args": reward.args, "scale": groups_of(study).scale}
-        fields["reward_fn"] = {"id": "paper.scaled_reward:scaled_reward", "args": scaled}
+        scale = groups_of(study).scale
+        fields["reward_fn"] = {
+            "id": "paper.shaped_rewards:affine",
+            "args": {"reward": reward.id, "reward_args": reward.args, "scale": scale, "offset": (1 - scale) / 2},
+        }
     return fields
 
 

@@ -65,7 +65,7 @@ class StartConfig(Config):
     """RFT from one kind of model, the same for all tasks."""
 
     learning_rates: Annotated[list[float], Field(min_length=1)] = Field(
-        description="tried on the tasks and the seed of `choice`; the one with the best train reward is used"
+        description="tried on the cases and the seed of `choice`; the one with the best train reward is used"
     )
     fields: Fields = Field({}, description="dotted field -> value, over those of every RFT run")
 
@@ -73,7 +73,7 @@ class StartConfig(Config):
 class ChoiceConfig(Config):
     """What learning rates are chosen on."""
 
-    tasks: Annotated[list[str], Field(min_length=1)] = Field(description="under their first rewards")
+    cases: Annotated[list[str], Field(min_length=1)] = Field(description="{task}_{reward}")
     seed: int = Field(description="of no reported run")
 
 
@@ -149,9 +149,7 @@ class StudyConfig(Config):
                 for start, config in self.starts.items()
                 if len(config.learning_rates) > 1
             ]
-        chosen_on = [] if self.choice is None else self.choice.tasks
-        named = [(f"choice.tasks[{i}]", task) for i, task in enumerate(chosen_on)]
-        named += [(f"sweeps[{i}].task", sweep.task) for i, sweep in enumerate(self.sweeps)]
+        named = [(f"sweeps[{i}].task", sweep.task) for i, sweep in enumerate(self.sweeps)]
         problems += _unknown(named, list(self.tasks))
         rewards = [
             (f"tasks.{name}.rewards[{i}]", reward)
@@ -159,13 +157,14 @@ class StudyConfig(Config):
             for i, reward in enumerate(task.rewards)
         ]
         problems += _unknown(rewards, list(self.rewards))
+        chosen_on = [] if self.choice is None else self.choice.cases
+        named = [(f"choice.cases[{i}]", case) for i, case in enumerate(chosen_on)]
         if (groups := self.groups) is not None:
-            named = [(f"groups.cases[{i}]", case) for i, case in enumerate(groups.cases)]
+            named += [(f"groups.cases[{i}]", case) for i, case in enumerate(groups.cases)]
             named += [(f"groups.tokens.{case}", case) for case in groups.tokens]
             names = ("others_case", "cure_case", "scale_case")
             named += [(f"groups.{name}", getattr(groups, name)) for name in names]
-            problems += _unknown(named, [case.name for case in self.cases()])
-        return problems
+        return problems + _unknown(named, [case.name for case in self.cases()])
 
     def case(self, name: str) -> Case:
         """The case of a name."""
@@ -225,7 +224,7 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
 
 def select_tasks(study: StudyConfig, names: Iterable[str]) -> StudyConfig:
     """Keep the part of a study about these tasks, and what learning rates are chosen on."""
-    kept = {*names, *(study.choice.tasks if study.choice is not None else ())}
+    kept = {*names, *(study.case(case).task for case in (study.choice.cases if study.choice else ()))}
     return study.model_copy(
         update={
             "tasks": {name: task for name, task in study.tasks.items() if name in kept},

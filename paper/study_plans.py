@@ -58,19 +58,19 @@ class Part:
 
 
 def selection(study: StudyConfig) -> Part:
-    """RFT from each start at every learning rate tried, on the tasks and the seed of `study.choice`."""
+    """RFT from each start at every learning rate tried, on the cases and the seed of `study.choice`."""
     part, tried = Part(), {start: config.learning_rates for start, config in study.starts.items()}
     tried = {start: rates for start, rates in tried.items() if len(rates) > 1}
     if study.choice is None:
         return part
     seed = {"runtime.seed": study.choice.seed}
-    for name in study.choice.tasks:
-        case = study.first_case(name)
+    cases = [study.case(name) for name in study.choice.cases]
+    for start in tried.keys() - {"pretrained"}:
+        for task in dict.fromkeys(case.task for case in cases):
+            add_sft(part, study, task, f"choice-{task}-{start}", *shares(study, start), seed, **ONCE)
+    for case in cases:
         for start, rates in tried.items():
-            begins = {}
-            if start != "pretrained":
-                begins = {"model_from": f"choice-{name}-{start}"}
-                add_sft(part, study, name, begins["model_from"], *shares(study, start), seed, **ONCE)
+            begins = {} if start == "pretrained" else {"model_from": f"choice-{case.task}-{start}"}
             for rate in rates:
                 configuration = f"choice-{case.name}-{dashed(AFTER[start])}-{digits(rate)}"
                 add_rft(part, study, case, configuration, start, rate, seed, **ONCE, **begins)
