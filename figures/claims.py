@@ -18,9 +18,9 @@ from figures.controlled_measures import (
     grpo_left_behind,
     left_behind,
 )
-from figures.criteria import (
+from figures.criteria import CRITERIA
+from figures.criterion import (
     CONTRAST_TASK,
-    CRITERIA,
     FEWEST_TASKS,
     GROUP_EXPONENT_STD,
     HARD_TASK,

@@ -19,17 +19,21 @@ SWEPT = {"learning_rate": "learning rate", "temperature": "temperature", "ent_co
 SHOWN_SPLITS = {"train": "train", "test": "test"}
 STAGES = {"sft": "SFT alone", "sft_rft": "SFT, then RFT"}
 COLORS = (BLUE, GREEN, PURPLE, BLACK, SKY)
-NO_GAIN = "no gain of RFT alone to compare with"
+NO_GAIN = "RFT alone gains nothing"
+NO_INTERVAL = "what RFT alone gains has no interval"
 MARKERS = ("o", "s", "^", "D", "v")
 APART = 0.07  # steps between the lines of one amount of SFT: markers of equal rewards stand side by side
 
 
 def select_settings(runs: pd.DataFrame, base: Mapping[str, float]) -> pd.DataFrame:
-    """Keep the trainings with the base settings of RFT, and all of SFT. base: a value for each of `SWEPT`."""
+    """Of RFT alone keep the trainings with its base settings, of the other methods all: they are not swept.
+
+    base: a value for each of `SWEPT`. RFT after SFT has a learning rate of its own.
+    """
     same = np.ones(len(runs), dtype=bool)
     for name, value in base.items():
         same &= np.isclose(runs[name].astype(float), value, rtol=1e-6, atol=0)
-    return runs[same | (runs["method"] == "sft")]
+    return runs[same | (runs["method"] != "rft")]
 
 
 def keep_shared_seeds(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -56,28 +60,31 @@ def figure4_numbers(runs: pd.DataFrame, task: str, base: Mapping[str, float]) ->
 
     Columns: split, method (pretrained, rft, sft, sft_rft), labels and steps (shares of the full SFT's),
     reward (for sft: what RFT after it started from), reward_std (over seeds, ddof 1), share (of the reward
-    after full SFT and RFT), gain_ratio (for sft_rft: how many times more RFT gains after this SFT than
-    without; NaN if RFT alone gains nothing), seeds (those that all of them have, see `keep_shared_seeds`).
-    runs: see `figures.study`; base: see `select_settings`.
+    after full SFT and RFT), gain (for rft and sft_rft: of RFT, with its 95% interval `gain_low`, `gain_high`,
+    see `reward_gain`), gain_ratio (for sft_rft: how many times more RFT gains after this SFT than without; NaN
+    unless the interval of what RFT alone gains lies above 0), seeds (those that all of them have, see
+    `keep_shared_seeds`). runs: see `figures.study`; base: see `select_settings`.
     """
     rows = add_steps(select_settings(runs[runs["task"] == task], base))
     rows = keep_shared_seeds(rows, ["method", "sft_labels", "sft_updates"])
     rows = rows[rows["split"].isin(SHOWN_SPLITS)]
-    columns = ["split", "method", "labels", "steps", "reward", "reward_std", "share", "gain_ratio", "seeds"]
+    keys, gains = ["split", "method", "labels", "steps"], ["gain", "gain_low", "gain_high"]
+    columns = [*keys, "reward", "reward_std", "share", *gains, "gain_ratio", "seeds"]
     if rows.empty:
         return pd.DataFrame(columns=columns)
     pretrained = rows[rows["method"] == "rft"].assign(
         method="pretrained", reward=rows["start_reward"], start_reward=float("nan")
     )
     rows = pd.concat([pretrained, _sft_rows(rows), rows[rows["method"] != "sft"]], ignore_index=True)
-    rows = rows.assign(gain=rows["reward"] - rows["start_reward"], labels=rows["sft_labels"])
-    groups = rows.groupby(["split", "method", "labels", "steps"], sort=True, dropna=False)
-    numbers = groups.agg(
-        reward=("reward", "mean"),
-        reward_std=("reward", "std"),
-        gain=("gain", "mean"),
-        seeds=("seed", "nunique"),
-    ).reset_index()
+    records: list[dict[str, Any]] = []
+    # Not by steps, which may be NaN.
+    for _, group in rows.assign(labels=rows["sft_labels"]).groupby([*keys[:3], "sft_updates"]):
+        cell, gain = group.iloc[0][keys].to_dict(), reward_gain(group)
+        cell |= {"reward": group["reward"].mean(), "reward_std": group["reward"].std()}
+        if cell["method"] in ("rft", "sft_rft"):
+            cell |= dict(zip(gains, (gain.mean, gain.low, gain.high), strict=True))
+        records.append(cell | {"seeds": group["seed"].nunique()})
+    numbers = pd.DataFrame(records).reindex(columns=columns)
     for split in SHOWN_SPLITS:
         here = numbers["split"] == split
         full = numbers[
@@ -85,12 +92,10 @@ def figure4_numbers(runs: pd.DataFrame, task: str, base: Mapping[str, float]) ->
         ]
         alone = numbers[here & (numbers["method"] == "rft")]
         whole = full["reward"].item() if (full["reward"] > 0).any() else float("nan")
-        gain = alone["gain"].item() if len(alone) else float("nan")
+        alone_gain = alone["gain"].item() if (alone["gain_low"] > 0).any() else float("nan")
         numbers.loc[here, "share"] = numbers["reward"] / whole
-        numbers.loc[here & (numbers["method"] == "sft_rft"), "gain_ratio"] = (
-            numbers["gain"] / gain if gain > 0 else float("nan")
-        )
-    return numbers.reindex(columns=columns)
+        numbers.loc[here & (numbers["method"] == "sft_rft"), "gain_ratio"] = numbers["gain"] / alone_gain
+    return numbers
 
 
 def _sft_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -109,7 +114,7 @@ def figure4(numbers: pd.DataFrame, title: str | None = None) -> Figure:
     """Draw reward after SFT alone and after SFT and RFT (left), and RFT's gain over that without SFT (right).
 
     The x axis is the share of the SFT steps, a colour stands for a share of the labels, rows are train and
-    test. Without a gain of RFT alone there is no right part. numbers: see `figure4_numbers`.
+    test. Unless RFT alone gains something, by its interval, there is no right part. numbers: see `figure4_numbers`.
     """
     steps = sorted(numbers[numbers["method"].isin(STAGES)]["steps"].dropna().unique())
     places = {value: place for place, value in enumerate(steps)}
@@ -130,7 +135,7 @@ def figure4(numbers: pd.DataFrame, title: str | None = None) -> Figure:
             grid[0][0].set_title("(a) reward")
             grid[0][1].set_title("(b) how many times more RFT gains after SFT")
         else:
-            grid[0][0].set_title(f"reward ({NO_GAIN})")
+            grid[0][0].set_title(f"reward ({_why_no_ratio(numbers)})")
         for axes in grid[1]:
             axes.set_xticks(range(len(steps)), [percent(value) for value in steps])
             axes.set_xlim(-0.4, len(steps) - 0.6)
@@ -142,6 +147,11 @@ def figure4(numbers: pd.DataFrame, title: str | None = None) -> Figure:
         )
         add_title(figure, title)
     return figure
+
+
+def _why_no_ratio(part: pd.DataFrame) -> str:
+    has_interval = part[part["method"] == "rft"]["gain_low"].notna().any()
+    return NO_GAIN if has_interval else NO_INTERVAL
 
 
 def _shift(number: int, lines: int) -> float:
@@ -201,7 +211,7 @@ def _draw_ratios(axes: Axes, part: pd.DataFrame, labels: list[float], places: di
         )
     if rows.empty:
         axes.set_axis_off()
-        axes.text(0.5, 0.5, NO_GAIN, transform=axes.transAxes, ha="center", color=GREY)
+        axes.text(0.5, 0.5, _why_no_ratio(part), transform=axes.transAxes, ha="center", color=GREY)
         return
     axes.axhline(1, color=ORANGE, linestyle="dashdot")
     lowest = min(0, float(rows["gain_ratio"].min()))
@@ -214,15 +224,16 @@ def table2(runs: pd.DataFrame, task: str, base: Mapping[str, float]) -> pd.DataF
     Columns: method, changed ("" for the base settings), value, labels, steps (of the SFT phase), and for
     train and test the mean over seeds, its `_std` (ddof 1) and the `_se` over inputs; seeds. runs: see
     `figures.study`; base: see `select_settings`; trainings that change several settings at once are left out.
+    RFT after SFT has settings of its own, which are not changed.
     """
     rows = add_steps(runs[(runs["task"] == task) & runs["split"].isin(SHOWN_SPLITS)])
     rows = rows[rows["method"].isin(["rft", "sft_rft"])].assign(changed="", value=float("nan"), changes=0)
     for name, value in base.items():
-        other = ~np.isclose(rows[name].astype(float), value, rtol=1e-6, atol=0)
+        other = (rows["method"] == "rft") & ~np.isclose(rows[name].astype(float), value, rtol=1e-6, atol=0)
         rows.loc[other, "changed"] = name
         rows.loc[other, "value"] = rows[name].astype(float)
         rows.loc[other, "changes"] += 1
-    rows = rows[(rows["changes"] == 0) | ((rows["changes"] == 1) & (rows["method"] == "rft"))]
+    rows = rows[rows["changes"] <= 1]
     keys = ["method", "changed", "value", "labels", "steps"]
     rows = rows.assign(labels=rows["sft_labels"])
     wide = rows.groupby(keys, dropna=False)["seed"].nunique().rename("seeds").reset_index()
@@ -260,6 +271,19 @@ def _describe_row(row: dict[Any, Any]) -> str:
     if row["method"] == "sft_rft":
         return f"SFT ({percent(row['labels'])} of the labels, {percent(row['steps'])} of the steps), then RFT"
     return f"RFT, {SWEPT[row['changed']]} {setting(row['value'])}" if row["changed"] else "RFT"
+
+
+def reward_gain(rows: pd.DataFrame) -> Difference:
+    """What trainings gain, rows of `runs` of one split, with the 95% interval as of `reward_difference`."""
+    gains = gained(rows)
+    difference = reward_difference(gains, gains.assign(reward=0.0, se=0.0))
+    assert difference is not None  # the seeds are the same
+    return difference
+
+
+def gained(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `runs` with the gain in the place of the reward."""
+    return rows.assign(reward=rows["reward"] - rows["start_reward"], se=rows["gain_se"])
 
 
 def reward_difference(first: pd.DataFrame, second: pd.DataFrame) -> Difference | None:

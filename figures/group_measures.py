@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from figures.criteria import CONTRAST_TASK, HARD_TASK, SWEPT_TASK
+from figures.criterion import CONTRAST_TASK, HARD_TASK, SWEPT_TASK
 from figures.figure2_table1 import models_by_task
 from figures.measured import Measured, NotTestedError
 from figures.study import GROUP_METHODS

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from figures.claims import Results, evaluate
-from figures.criteria import CONTRAST_TASK, HARD_TASK, SWEPT_TASK
+from figures.criterion import CONTRAST_TASK, HARD_TASK, SWEPT_TASK
 from figures.figure1_5 import figure1_narrow, figure1_numbers, figure1_tasks, figure5_numbers, figure5_panel
 from figures.figure2_table1 import NEEDED, figure2, rank_correlations, table1_shown
 from figures.figure4_table2 import figure4, table2, table2_shown
@@ -247,7 +247,8 @@ def _table_rewards(study: Study, results: Results, folder: Path) -> Item:
 
 
 def _table2(study: Study, results: Results, folder: Path) -> Item:
-    sources = [s for s in study.trainings if s.task == study.swept and s.method in ("rft", "sft_rft")]
+    methods = ("rft", "short_rft", "sft_rft")
+    sources = [s for s in study.trainings if s.task == study.swept and s.method in methods]
     numbers = table2(results.runs, study.swept, study.base.get(study.swept, {}))
     if numbers.empty:
         return _item("table2", sources)

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from figures.claims import Measured, NotTestedError, Results, Verdict, judge
-from figures.criteria import CRITERIA, Criterion
+from figures.criteria import CRITERIA
+from figures.criterion import Criterion
 from figures.figure2_table1 import models_by_task
 from figures.tables import with_interval
 from rft_diagnose.statistics import LOW_MEAN, dead, paired_difference

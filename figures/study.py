@@ -28,6 +28,7 @@ METHODS = {
     "sft": "SFT",
     "sft_rft": "SFT + RFT",
 }
+SHORT = {"short": "sft", "short_rft": "sft_rft"}  # in `runs`, where labels and updates tell short from full
 GROUP_METHODS = {  # of the comparison of group algorithms, beside the pretrained model
     "ppo": "PPO",
     "grpo": "GRPO",
@@ -57,7 +58,7 @@ INPUTS = {
 RUNS = {
     "task": "name of the task",
     "seed": "of the run",
-    "method": "rft, sft or sft_rft",
+    "method": "rft, sft or sft_rft, after any SFT",
     "split": "train, val or test",
     "learning_rate": "of this training",
     "temperature": "of the rollouts; NaN for sft",
@@ -67,6 +68,7 @@ RUNS = {
     "start_reward": "mean reward before this training",
     "reward": "mean reward after it, one generation per input",
     "se": "standard error of `reward` over inputs; NaN where the texts were not kept",
+    "gain_se": "standard error of `reward` - `start_reward` over inputs, likewise",
     "texts": "number of inputs evaluated; NaN where the texts were not kept",
     "measure": "texts: mean over texts; corpus: the metric's value of the corpus, which SacreBLEU's mean "
     "is not",
@@ -82,7 +84,7 @@ class Source:
     data: what tasks that differ in the reward alone share, if it is not the task; reward: result key of the
     metric that is the task's reward (lexical/rouge_l_max); path: the run's folder, None before there is one;
     command: makes the run, or goes on with it; sample, split: an extraction's, see `INPUTS`; sft: the folder
-    of the first phase's run, for a training of method sft_rft; problem: why a finished run cannot be drawn,
+    of the first phase's run, for a training of method short_rft or sft_rft; problem: why a finished run cannot be drawn,
     see `mark_unusable`.
     """
 
@@ -236,7 +238,8 @@ def runs_table(sources: Sequence[Source]) -> pd.DataFrame:
     for source in _require_finished(sources):
         assert source.path is not None
         run = read_run(source.path)
-        fixed = {"task": source.task, "seed": source.seed, "method": source.method}
+        method = SHORT.get(source.method, source.method)
+        fixed = {"task": source.task, "seed": source.seed, "method": method}
         for split in SPLITS:
             if evaluated := _read_rewards(run, split, source.reward):
                 rows.append(
@@ -273,7 +276,7 @@ def _rewards(extraction: dict[str, Any], reward: str, path: Path) -> np.ndarray:
 
 def _hyperparameters(run: RunInfo, source: Source) -> dict[str, Any]:
     alg = run.config["alg"]
-    if source.method == "sft":
+    if source.method in ("short", "sft"):
         return {
             "learning_rate": alg["training_args"].get("learning_rate", float("nan")),
             "temperature": float("nan"),
@@ -313,10 +316,12 @@ def _read_rewards(run: RunInfo, split: str, reward: str) -> dict[str, Any]:
         )
     texts = [_read_text_rewards(run, split, row["epoch"], reward) for row in (before, after)]
     if texts[0] is not None and texts[1] is not None:
+        same = len(texts[0]) == len(texts[1])  # an evaluation takes the same inputs each time
         return {
             "start_reward": texts[0].mean(),
             "reward": texts[1].mean(),
-            "se": texts[1].std(ddof=1) / np.sqrt(len(texts[1])) if len(texts[1]) > 1 else float("nan"),
+            "se": _standard_error(texts[1]),
+            "gain_se": _standard_error(texts[1] - texts[0]) if same else float("nan"),
             "texts": len(texts[1]),
             "measure": "texts",
         }
@@ -324,9 +329,15 @@ def _read_rewards(run: RunInfo, split: str, reward: str) -> dict[str, Any]:
         "start_reward": before["metrics"][reward],
         "reward": after["metrics"][reward],
         "se": float("nan"),
+        "gain_se": float("nan"),
         "texts": float("nan"),
         "measure": "corpus",
     }
+
+
+def _standard_error(values: np.ndarray) -> float:
+    """Of the mean of values [N]; NaN for a single one."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
 def _read_text_rewards(run: RunInfo, split: str, epoch: float, reward: str) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.claims import Results
-from figures.criteria import GROUPS_ITEM, HARD_TASK
+from figures.criterion import GROUPS_ITEM, HARD_TASK
 from figures.figure2_table1 import models_by_task
 from figures.group_measures import awake
 from figures.group_runs import CURVES, GroupRun, choose_runs, dead_ids, read_group_run, spread_share

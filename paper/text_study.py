@@ -75,8 +75,6 @@ MINUTES: dict[str, dict[str, float]] = {
     },
     "real": {"extraction": 1, "rft": 7, "sft": 4},
 }
-# SFT is full or short by its labels and updates, which the runs have.
-TRAINED = {"short": "sft", "short_rft": "sft_rft"}
 # The paper's datasets, for each item: Figures 1 and 5 and Table 1 show some of them, Figure 2 all.
 SHOWN, ALL = ("narrative_qa", "totto", "imdb"), ("common_gen", "cnn", "iwslt2017", "dialog")
 PAPER_PLANS = {
@@ -258,7 +256,7 @@ def collect_sources(study: StudyConfig, done: Sequence[Done]) -> dict[str, list[
                         task=case.name,
                         data=case.task,
                         seed=seed,
-                        method=TRAINED.get(run.method, run.method) if is_training else run.method,
+                        method=run.method,
                         reward=study.reward(case).key,
                         path=item.path,
                         command=item.command,

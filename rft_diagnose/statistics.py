@@ -106,14 +106,23 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
     return pearson(_ranks(x), _ranks(y))
 
 
+def partial_correlation(xy: ArrayLike, xz: ArrayLike, yz: ArrayLike) -> Floats:
+    """Compute correlations of x and y without what z explains of both, from those of the three pairs.
+
+    All of one shape, which the result has. NaN where z explains all of one.
+    """
+    pair, first, second = (np.asarray(values, dtype=np.float64) for values in (xy, xz, yz))
+    left = (1 - first**2) * (1 - second**2)
+    left = np.where(left > 1e-12, left, np.nan)
+    return np.clip((pair - first * second) / np.sqrt(left), -1, 1)
+
+
 def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
     """Compute the rank correlation of x and y, all [N], without what the ranks of `given` explain of both.
 
     NaN if they explain all of one.
     """
-    xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
-    left = (1 - xz**2) * (1 - yz**2)
-    return float(np.clip((xy - xz * yz) / np.sqrt(left), -1, 1)) if left > 1e-12 else float("nan")
+    return float(partial_correlation(spearman(x, y), spearman(x, given), spearman(y, given)))
 
 
 def rank_interval(correlation: float, n: int, given: int = 0) -> tuple[float, float]:
@@ -147,10 +156,18 @@ def bootstrap_interval(
             for _ in range(resamples)
         ]
     )
-    ends = np.full((2, values.shape[1]), np.nan)
-    for column, resampled in enumerate(values.T):
-        defined = resampled[~np.isnan(resampled)]
-        if len(defined) >= FEWEST_DEFINED * resamples:
+    return percentile_interval(values)
+
+
+def percentile_interval(resampled: Floats) -> tuple[Floats, Floats]:
+    """Compute the 95% interval between quantiles of each of K numbers over resamples [R, K]. Returns [K], [K].
+
+    NaN where more than a tenth of the resamples leave the number undefined.
+    """
+    ends = np.full((2, resampled.shape[1]), np.nan)
+    for column, values in enumerate(resampled.T):
+        defined = values[~np.isnan(values)]
+        if len(defined) >= FEWEST_DEFINED * len(values):
             ends[:, column] = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return ends[0], ends[1]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from figures.criterion import SWEPT_TASK
 from figures.study import RUNS
 
 BASE = {"learning_rate": 3e-5, "temperature": 1.0, "ent_coef": 0.0}
@@ -36,9 +37,9 @@ def inputs(
 
 def run(method: str, before: float, after: float, **fields: object) -> list[dict[str, object]]:
     """Rows of `runs` of one training, the same on train and test."""
-    defaults = {"task": "question", "seed": 0, "method": method, **BASE, "sft_updates": 0, "sft_labels": 0.0}
-    results = {"start_reward": before, "reward": after, "se": 0.01, "texts": 100, "measure": "texts"}
-    row = defaults | results | {"run": "x"} | fields
+    defaults = {"task": SWEPT_TASK, "seed": 0, "method": method, **BASE, "sft_updates": 0, "sft_labels": 0.0}
+    results = {"start_reward": before, "reward": after, "se": 0.01, "gain_se": 0.02}
+    row = defaults | results | {"texts": 100, "measure": "texts", "run": "x"} | fields
     return [row | {"split": split} for split in ("train", "test")]
 
 
@@ -47,15 +48,15 @@ def runs(*parts: list[dict[str, object]]) -> pd.DataFrame:
 
 
 def grid() -> pd.DataFrame:
-    """RFT 0.1 to 0.2; full SFT 0.8, then RFT 1.0; SFT on 10% of labels, 40% of steps 0.3, then RFT 0.5."""
+    """RFT 0.1 to 0.2; full SFT 0.8, then RFT 1.0; SFT on 1% of labels, 40% of steps 0.3, then RFT 0.5."""
     full, short = (
         {"sft_labels": 1.0, "sft_updates": 600},
-        {"sft_labels": 0.1, "sft_updates": 240},
+        {"sft_labels": 0.01, "sft_updates": 240},
     )
     return runs(
         run("rft", 0.1, 0.2),
         run("sft", 0.1, 0.8, **full, learning_rate=1e-3, temperature=float("nan"), ent_coef=float("nan")),
         run("sft", 0.1, 0.3, **short, learning_rate=1e-3, temperature=float("nan"), ent_coef=float("nan")),
-        run("sft_rft", 0.8, 1.0, **full),
-        run("sft_rft", 0.3, 0.5, **short),
+        run("sft_rft", 0.8, 1.0, **full, learning_rate=1e-5),
+        run("sft_rft", 0.3, 0.5, **short, learning_rate=1e-4),
     )

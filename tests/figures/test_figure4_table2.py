@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from study_tables import BASE, grid, run, runs
 
+from figures.criterion import SWEPT_TASK
 from figures.figure4_table2 import figure4, figure4_numbers, reward_difference, table2, table2_shown
 
 
@@ -17,10 +18,10 @@ def cell(numbers, method, labels, steps, split="train"):
 
 
 def test_rewards_as_shares_of_the_full_pipeline():
-    numbers = figure4_numbers(grid(), "question", BASE)
+    numbers = figure4_numbers(grid(), SWEPT_TASK, BASE)
     assert cell(numbers, "sft_rft", 1, 1)["share"] == 1
-    assert cell(numbers, "sft_rft", 0.1, 0.4)["share"] == pytest.approx(0.5)
-    assert cell(numbers, "sft", 0.1, 0.4)["reward"] == 0.3
+    assert cell(numbers, "sft_rft", 0.01, 0.4)["share"] == pytest.approx(0.5)
+    assert cell(numbers, "sft", 0.01, 0.4)["reward"] == 0.3
     assert cell(numbers, "rft", 0, 0)["share"] == pytest.approx(0.2)
     assert cell(numbers, "pretrained", 0, 0)["reward"] == 0.1
 
@@ -30,26 +31,26 @@ def test_sft_alone_is_measured_on_all_inputs_and_not_on_those_that_it_saw():
     own = (table["method"] == "sft") & (table["sft_labels"] < 1) & (table["split"] == "train")
     assert own.any()
     table.loc[own, "reward"] = 0.99
-    assert cell(figure4_numbers(table, "question", BASE), "sft", 0.1, 0.4)["reward"] == 0.3
-    alone = figure4_numbers(table[table["method"] != "sft_rft"], "question", BASE)
+    assert cell(figure4_numbers(table, SWEPT_TASK, BASE), "sft", 0.01, 0.4)["reward"] == 0.3
+    alone = figure4_numbers(table[table["method"] != "sft_rft"], SWEPT_TASK, BASE)
     assert 0.99 not in set(alone["reward"])
 
 
 def test_gain_ratio_is_over_the_gain_without_sft():
-    numbers = figure4_numbers(grid(), "question", BASE)
-    assert cell(numbers, "sft_rft", 0.1, 0.4)["gain_ratio"] == pytest.approx(2)
-    assert math.isnan(cell(numbers, "sft", 0.1, 0.4)["gain_ratio"])
+    numbers = figure4_numbers(grid(), SWEPT_TASK, BASE)
+    assert cell(numbers, "sft_rft", 0.01, 0.4)["gain_ratio"] == pytest.approx(2)
+    assert math.isnan(cell(numbers, "sft", 0.01, 0.4)["gain_ratio"])
     table = grid()
     table.loc[table["method"] == "rft", "reward"] = 0.05
-    numbers = figure4_numbers(table, "question", BASE)
-    assert math.isnan(cell(numbers, "sft_rft", 0.1, 0.4)["gain_ratio"])
+    numbers = figure4_numbers(table, SWEPT_TASK, BASE)
+    assert math.isnan(cell(numbers, "sft_rft", 0.01, 0.4)["gain_ratio"])
 
 
 def test_runs_with_other_settings_and_tasks_are_not_of_the_figure():
     other = runs(run("rft", 0.1, 0.9, learning_rate=1e-4), run("rft", 0.1, 0.9, task="other"))
     table = pd.concat([grid(), other], ignore_index=True)
     pd.testing.assert_frame_equal(
-        figure4_numbers(table, "question", BASE), figure4_numbers(grid(), "question", BASE)
+        figure4_numbers(table, SWEPT_TASK, BASE), figure4_numbers(grid(), SWEPT_TASK, BASE)
     )
     assert figure4_numbers(grid(), "nothing", BASE).empty
 
@@ -60,28 +61,28 @@ def test_cells_are_compared_on_the_seeds_that_all_have():
     more["reward"] += 0.05
     table = pd.concat([grid(), more], ignore_index=True)
     pd.testing.assert_frame_equal(
-        figure4_numbers(table, "question", BASE), figure4_numbers(grid(), "question", BASE)
+        figure4_numbers(table, SWEPT_TASK, BASE), figure4_numbers(grid(), SWEPT_TASK, BASE)
     )
     apart = table[(table["seed"] == 0) == (table["sft_labels"] < 1)]  # no seed is in all of them
-    assert cell(figure4_numbers(apart, "question", BASE), "sft_rft", 1, 1)["reward"] == pytest.approx(1.05)
+    assert cell(figure4_numbers(apart, SWEPT_TASK, BASE), "sft_rft", 1, 1)["reward"] == pytest.approx(1.05)
 
 
 def test_without_the_full_pipeline_there_are_no_shares():
     table = grid()
-    numbers = figure4_numbers(table[table["sft_labels"] < 1], "question", BASE)
+    numbers = figure4_numbers(table[table["sft_labels"] < 1], SWEPT_TASK, BASE)
     assert numbers["share"].isna().all() and len(numbers)
 
 
 def test_a_full_pipeline_without_reward_gives_no_shares():
     table = grid()
     table.loc[(table["method"] == "sft_rft") & (table["sft_labels"] == 1), "reward"] = 0.0
-    numbers = figure4_numbers(table, "question", BASE)
+    numbers = figure4_numbers(table, SWEPT_TASK, BASE)
     assert numbers["share"].isna().all()
     figure4(numbers).draw_without_rendering()
 
 
 def test_figure_draws_every_number():
-    numbers = figure4_numbers(grid(), "question", BASE)
+    numbers = figure4_numbers(grid(), SWEPT_TASK, BASE)
     figure = figure4(numbers)
     rewards, ratios = figure.axes[:2]
     assert [label.get_text() for label in figure.axes[2].get_xticklabels()] == ["40%", "100%"]
@@ -90,8 +91,8 @@ def test_figure_draws_every_number():
         for container in rewards.containers
     }
     assert drawn == {
-        "SFT alone, 10% of the labels": [[-0.105, 0.3]],
-        "SFT, then RFT, 10% of the labels": [[-0.035, 0.5]],
+        "SFT alone, 1% of the labels": [[-0.105, 0.3]],
+        "SFT, then RFT, 1% of the labels": [[-0.035, 0.5]],
         "SFT alone, 100% of the labels": [[1.035, 0.8]],
         "SFT, then RFT, 100% of the labels": [[1.105, 1.0]],
     }
@@ -105,32 +106,32 @@ def test_figure_draws_every_number():
 def test_figure_of_unfinished_grids_can_be_drawn(tmp_path):
     table = grid()
     for part in (table[table["method"] == "rft"], table[table["method"] == "sft"]):
-        figure4(figure4_numbers(part, "question", BASE)).savefig(tmp_path / "x.png")
+        figure4(figure4_numbers(part, SWEPT_TASK, BASE)).savefig(tmp_path / "x.png")
 
 
 def test_without_a_gain_of_rft_alone_no_panel_is_empty():
     table = grid()
     alone = table["method"] == "rft"
     table.loc[alone, "reward"] = table.loc[alone, "start_reward"]
-    figure = figure4(figure4_numbers(table, "question", BASE))
+    figure = figure4(figure4_numbers(table, SWEPT_TASK, BASE))
     assert len(figure.axes) == 2, "train and test reward"
-    assert figure.axes[0].get_title() == "reward (no gain of RFT alone to compare with)"
+    assert figure.axes[0].get_title() == "reward (RFT alone gains nothing)"
     # Of one split: said where its panel would be.
     table.loc[alone & (table["split"] == "train"), "reward"] += 0.1
-    ratios = figure4(figure4_numbers(table, "question", BASE)).axes[1::2]
+    ratios = figure4(figure4_numbers(table, SWEPT_TASK, BASE)).axes[1::2]
     assert [axes.axison for axes in ratios] == [True, False]
-    assert [text.get_text() for text in ratios[1].texts] == ["no gain of RFT alone to compare with"]
+    assert [text.get_text() for text in ratios[1].texts] == ["RFT alone gains nothing"]
 
 
 def test_lines_and_markers_at_zero_are_whole():
-    numbers = figure4_numbers(grid(), "question", BASE)
+    numbers = figure4_numbers(grid(), SWEPT_TASK, BASE)
     assert all(axes.get_ylim()[0] < 0 for axes in figure4(numbers).axes[::2])
 
 
 def test_markers_of_equal_rewards_stand_side_by_side():
     table = grid().assign(reward=0.0, start_reward=0.0)
     table = pd.concat([table, table.assign(sft_labels=0.4)[table["method"] != "rft"]], ignore_index=True)
-    rewards = figure4(figure4_numbers(table, "question", BASE)).axes[0]
+    rewards = figure4(figure4_numbers(table, SWEPT_TASK, BASE)).axes[0]
     points = [tuple(point) for line in rewards.containers for point in line.lines[0].get_xydata().round(6)]
     assert len(points) == len(set(points)) > 4 and {y for _, y in points} == {0}
 
@@ -152,7 +153,7 @@ def swept():
 
 
 def test_table2_changes_one_setting_at_a_time():
-    numbers = table2(swept(), "question", BASE)
+    numbers = table2(swept(), SWEPT_TASK, BASE)
     found = list(zip(numbers["method"], numbers["changed"], numbers["value"].fillna(0), strict=True))
     assert found == [
         ("rft", "", 0),
@@ -169,12 +170,12 @@ def test_table2_changes_one_setting_at_a_time():
 
 
 def test_table2_as_text():
-    shown = table2_shown(table2(swept(), "question", BASE))
+    shown = table2_shown(table2(swept(), SWEPT_TASK, BASE))
     assert shown.iloc[:, 0].tolist() == [
         "RFT",
         "RFT, learning rate 0.0003",
         "RFT, entropy coefficient 0.05",
-        "SFT (10% of the labels, 40% of the steps), then RFT",
+        "SFT (1% of the labels, 40% of the steps), then RFT",
         "SFT (100% of the labels, 100% of the steps), then RFT",
     ]
     assert shown["train reward"].tolist()[:2] == ["0.200 [0.180, 0.220]", "0.400 ± 0.141"]
