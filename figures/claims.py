@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -24,23 +24,35 @@ from figures.criterion import (
     FEWEST_TASKS,
     GROUP_EXPONENT_STD,
     HARD_TASK,
-    SHORT_LABELS,
-    SHORT_STEPS,
+    HIGH_START_TASK,
+    LOW_START_TASK,
     SWEPT_TASK,
     TASK_HAS_DEAD,
     Criterion,
 )
-from figures.figure2_table1 import GIVEN_MEAN, figure2_numbers, models_by_task, rank_correlations, table1
-from figures.figure4_table2 import (
-    add_steps,
-    figure4_numbers,
-    keep_shared_seeds,
-    reward_difference,
-    select_settings,
+from figures.figure2_table1 import (
+    GIVEN_MEAN,
+    UNDEFINED,
+    figure2_numbers,
+    models_by_task,
+    rank_correlations,
+    table1,
 )
+from figures.figure4_table2 import figure4_numbers
+from figures.given_mean import GivenMean, given_mean, measure_given_mean
 from figures.group_measures import group_cure, group_dead, group_live, group_not_better, group_scale
 from figures.measured import Measured, NotTestedError
+from figures.pairs import order_over_seeds, order_over_tasks, pair_numbers, share_of_sft
 from figures.study import INPUTS, RUNS
+from figures.study_measures import (
+    list_intervals,
+    rewards_share,
+    short_against_rft,
+    short_cell,
+    short_gain,
+    short_share,
+    short_wakes,
+)
 from figures.table_rewards import rewards_numbers
 from figures.tables import with_interval
 from rft_diagnose.statistics import LOW_MEAN, dead
@@ -74,6 +86,14 @@ class Results:
     @cached_property
     def figure2(self) -> pd.DataFrame:
         return figure2_numbers(self.inputs)
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        return pair_numbers(self.inputs)
+
+    @cached_property
+    def given_mean(self) -> GivenMean:
+        return given_mean(self.inputs)
 
     @cached_property
     def table1(self) -> pd.DataFrame:
@@ -177,92 +197,28 @@ def _share_of_tasks(name: str) -> Callable[[Results], Measured]:
         rows = results.table1[results.table1["dead"] >= TASK_HAS_DEAD]
         if rows.empty:
             raise NotTestedError(f"no task with finished runs has {TASK_HAS_DEAD:.0%} of dead inputs")
-        above = rows[f"{name}_low"] > 0
-        shown = ", ".join(
-            f"{row['task']} "
-            f"{with_interval(row[name], row[f'{name}_low'], row[f'{name}_high'], '{:+.2f}'.format)}"
-            for _, row in rows.iterrows()
-        )
-        if not rows["independent"].all():
-            shown += "; without a second sample, biased"
-        return Measured(float(above.mean()), shown)
-
-    return measure
-
-
-def _rewards_share(name: str, only_dead: bool) -> Callable[[Results], Measured]:
-    """Share of the tasks whose interval of a difference of test rewards lies above 0."""
-
-    def measure(results: Results) -> Measured:
-        rewards = results.rewards
-        rows = rewards[(rewards["split"] == "test") & rewards[f"{name}_low"].notna()]
-        if only_dead:
-            train = rewards[rewards["split"] == "train"].set_index("task")["dead"]
-            rows = rows[rows["task"].map(train) >= TASK_HAS_DEAD]
+        undefined = rows[rows[name].isna()]["task"]
+        rows = rows[rows[name].notna()]
+        left_out = f"{UNDEFINED}, left out: {', '.join(undefined)}"
         if rows.empty:
-            kind = f" that has {TASK_HAS_DEAD:.0%} of dead inputs" if only_dead else ""
-            raise NotTestedError(
-                f"no task{kind} has finished extractions of test inputs after all finetunings"
-            )
-        shown = ", ".join(
-            f"{row['task']} "
-            f"{with_interval(row[name], row[f'{name}_low'], row[f'{name}_high'], '{:+.3f}'.format)}"
-            for _, row in rows.iterrows()
-        )
-        return Measured(float((rows[f"{name}_low"] > 0).mean()), shown)
+            raise NotTestedError(left_out)
+        shown = [list_intervals(rows, name, "{:+.2f}".format)]
+        shown += [left_out] if len(undefined) else []
+        shown += [] if rows["independent"].all() else ["without a second sample, biased"]
+        return Measured(float((rows[f"{name}_low"] > 0).mean()), "; ".join(shown))
 
     return measure
 
 
-def _short(rows: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The rows of the short SFT phase."""
-    near = np.isclose(rows["steps"].astype(float), SHORT_STEPS, atol=0.01)
-    same = np.isclose(rows["labels" if "labels" in rows else "sft_labels"].astype(float), SHORT_LABELS)
-    return rows[(rows["method"] == method) & near & same]
+def _by_split(
+    name: str, measure: Callable[[Results, str], Measured]
+) -> dict[str, Callable[[Results], Measured]]:
+    """The measures of a claim about train and about test reward."""
+    return {f"{name}_{split}": partial(measure, split=split) for split in ("train", "test")}
 
 
-def _against_rft(split: str, every_setting: bool) -> Callable[[Results], Measured]:
-    """Short SFT, then RFT, minus RFT alone: with its own settings, or with the best of all."""
-
-    def measure(results: Results) -> Measured:
-        rows = results.runs[results.runs["task"] == SWEPT_TASK]
-        rows = add_steps(rows)[rows["split"] == split]
-        short = _short(select_settings(rows, results.base), "sft_rft")
-        alone = rows[rows["method"] == "rft"] if every_setting else select_settings(rows, results.base)
-        keys = ["learning_rate", "temperature", "ent_coef"]
-        settings = keep_shared_seeds(alone[alone["method"] == "rft"], keys).groupby(keys)
-        if short.empty or not len(settings):
-            which = "short SFT, then RFT" if short.empty else "RFT alone"
-            raise NotTestedError(f"no finished run of {which} on {SWEPT_TASK}")
-        if every_setting and len(settings) == 1:
-            raise NotTestedError(f"RFT on {SWEPT_TASK} has finished with one setting alone")
-        best = settings["reward"].mean().idxmax()
-        difference = reward_difference(short, settings.get_group(best))
-        if difference is None:
-            raise NotTestedError("no seed has finished both")
-        interval = with_interval(difference.mean, difference.low, difference.high)
-        over = f"over {difference.pairs} seeds" if difference.pairs > 1 else "one seed, over inputs"
-        if np.isnan(difference.low):
-            over = "one seed, whose texts were not kept: no interval"
-        return Measured(difference.low, f"difference {interval} ({over})")
-
-    return measure
-
-
-def _cell(split: str, column: str) -> Callable[[Results], Measured]:
-    """A column of Figure 4 at the short SFT phase."""
-
-    def measure(results: Results) -> Measured:
-        rows = results.figure4[results.figure4["split"] == split]
-        rows = _short(rows, "sft_rft")
-        if rows.empty:
-            raise NotTestedError(f"no finished run of short SFT, then RFT on {SWEPT_TASK}")
-        row = rows.iloc[0]
-        if np.isnan(row[column]):
-            raise NotTestedError("no finished run to compare with, or RFT alone gains nothing")
-        return Measured(float(row[column]), f"reward {row['reward']:.3f}, seeds: {row['seeds']}")
-
-    return measure
+def _against_rft(results: Results, split: str, every_setting: bool) -> Measured:
+    return short_against_rft(results.runs, results.base, split, every_setting)
 
 
 def _controlled(
@@ -356,14 +312,26 @@ MEASURES: dict[str, Callable[[Results], Measured]] = {
     "figure2_trend": _trend("difference"),
     "figure2_rft_part": _trend("rft_gain"),
     "figure2_given_mean": _trend(GIVEN_MEAN),
+    "figure2_pairs_rft": lambda results: order_over_tasks(results.pairs, "rft"),
+    "figure2_pairs_size": lambda results: order_over_seeds(results.pairs, "rft"),
+    "figure2_pairs_sft": lambda results: order_over_tasks(results.pairs, "short"),
+    "figure2_pairs_beyond": lambda results: order_over_seeds(results.pairs, "rft", minus="short"),
+    "figure2_high_start": lambda results: share_of_sft(results.inputs, HIGH_START_TASK, max),
+    "figure2_low_start": lambda results: share_of_sft(results.inputs, LOW_START_TASK, min),
     "table1_rft": _share_of_tasks("rft"),
     "table1_order": _share_of_tasks("difference"),
-    "table_rewards_over_rft": _rewards_share("over_rft", only_dead=True),
-    "table_rewards_over_sft": _rewards_share("over_sft", only_dead=False),
-    **{f"table2_{split}": _against_rft(split, every_setting=True) for split in ("train", "test")},
-    **{f"figure4_{split}": _against_rft(split, every_setting=False) for split in ("train", "test")},
-    "figure4_gain": _cell("train", "gain_ratio"),
-    **{f"figure4_share_{split}": _cell(split, "share") for split in ("train", "test")},
+    "table1_rft_given_mean": lambda results: measure_given_mean(results.given_mean, "rft"),
+    "table1_order_given_mean": lambda results: measure_given_mean(results.given_mean, "difference"),
+    "table_rewards_over_rft": lambda results: rewards_share(results.rewards, "over_rft", only_dead=True),
+    "table_rewards_over_sft": lambda results: rewards_share(results.rewards, "over_sft"),
+    "table_rewards_over_short": lambda results: rewards_share(results.rewards, "over_short"),
+    "table_rewards_gain": lambda results: rewards_share(results.rewards, "gain"),
+    "table_rewards_share": lambda results: short_share(results.rewards),
+    "table_rewards_wakes": lambda results: short_wakes(results.inputs),
+    **_by_split("table2", partial(_against_rft, every_setting=True)),
+    **_by_split("figure4", partial(_against_rft, every_setting=False)),
+    **_by_split("figure4_gain", lambda results, split: short_gain(results.runs, results.base, split)),
+    **_by_split("figure4_share", lambda results, split: short_cell(results.figure4, split, "share")),
     **{
         f"{item}{end}": _controlled(item, measure, worst)
         for item in ("figure3", "figure3_sgd", "figure3_high_init_reward")

@@ -39,6 +39,7 @@ TITLES = {
 }
 GIVEN_MEAN = "difference, given the pretrain mean"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")  # 11 and 7: pairs repeat after 77 tasks
+UNDEFINED = "undefined"  # in Table 1: all rewards of a task are equal, or all gains
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY, GREY)
 MARKER_SIZE, COVERED = 6.5, 4.5  # and how much larger one is for each that lies on it
 
@@ -197,7 +198,7 @@ def table1(inputs: pd.DataFrame) -> pd.DataFrame:
     in the pretrained model's *second* sample: against the first, whose std it is compared with, chance alone
     correlates the two. Columns: task, dead, seeds, inputs, independent (False: there was no second sample),
     and for rft, sft and difference (rft - sft) the mean over seeds, its `_std` (ddof 1), and `_low`, `_high`:
-    the 95% bootstrap interval over inputs, the same in all seeds.
+    the 95% bootstrap interval over inputs, the same in all seeds; NaN where all stds or all gains are equal.
     """
     by_task: dict[str, list[Floats]] = {}
     independent: dict[str, bool] = {}
@@ -221,7 +222,9 @@ def table1_shown(numbers: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFra
 
     def column(name: str) -> list[str]:
         ends = (numbers[name], numbers[f"{name}_low"], numbers[f"{name}_high"])
-        return [with_interval(*row, short) for row in zip(*ends, strict=True)]
+        return [
+            UNDEFINED if np.isnan(row[0]) else with_interval(*row, short) for row in zip(*ends, strict=True)
+        ]
 
     return pd.DataFrame(
         {

@@ -61,8 +61,8 @@ def figure4_numbers(runs: pd.DataFrame, task: str, base: Mapping[str, float]) ->
     Columns: split, method (pretrained, rft, sft, sft_rft), labels and steps (shares of the full SFT's),
     reward (for sft: what RFT after it started from), reward_std (over seeds, ddof 1), share (of the reward
     after full SFT and RFT), gain (for rft and sft_rft: of RFT, with its 95% interval `gain_low`, `gain_high`,
-    see `reward_gain`), gain_ratio (for sft_rft: how many times more RFT gains after this SFT than without; NaN
-    unless the interval of what RFT alone gains lies above 0), seeds (those that all of them have, see
+    see `reward_gain`), gain_ratio (for sft_rft: how many times more RFT gains after this SFT than without;
+    NaN unless the interval of what RFT alone gains lies above 0), seeds (those that all of them have, see
     `keep_shared_seeds`). runs: see `figures.study`; base: see `select_settings`.
     """
     rows = add_steps(select_settings(runs[runs["task"] == task], base))
@@ -114,7 +114,7 @@ def figure4(numbers: pd.DataFrame, title: str | None = None) -> Figure:
     """Draw reward after SFT alone and after SFT and RFT (left), and RFT's gain over that without SFT (right).
 
     The x axis is the share of the SFT steps, a colour stands for a share of the labels, rows are train and
-    test. Unless RFT alone gains something, by its interval, there is no right part. numbers: see `figure4_numbers`.
+    test. Without ratios there is no right part. numbers: see `figure4_numbers`.
     """
     steps = sorted(numbers[numbers["method"].isin(STAGES)]["steps"].dropna().unique())
     places = {value: place for place, value in enumerate(steps)}

@@ -2,21 +2,25 @@
 
 Of a task's rewards those of the smallest and of the largest percentile of Figure 2 are compared. Gains are
 shares of what full SFT gains under the same reward, so that rewards of other scales compare.
+`share_of_sft` is the share under one reward that was made to break Figure 2's confounder.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
+from figures.criterion import LEAST_GAIN
 from figures.figure2_table1 import figure2_numbers, models_by_task
 from figures.measured import Measured, NotTestedError
 from figures.table_rewards import mean_rewards
+from figures.tables import signed, with_interval
 from rft_diagnose.statistics import paired_difference
 
-LEAST_GAIN = 0.05  # of full SFT under both rewards: shares of less are noise
+FEWEST_PAIRS = 5  # of fewer tasks no order gives the sign test a p-value of 0.05 or less
 METHODS = {"rft": "RFT", "short": "short SFT"}
 PAIRS = {
     "data": "name of the task",
@@ -35,9 +39,9 @@ PAIRS = {
 def pair_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
     """A row for each task of two rewards or more and each seed: `PAIRS`. inputs: see `figures.study`.
 
-    Tasks where full SFT gains less than `LEAST_GAIN` under a reward, in the mean over seeds, are left out.
+    Tasks where full SFT gains less than `LEAST_GAIN` under one of the two (mean over seeds) are left out.
     """
-    cases = figure2_numbers(inputs)
+    cases = figure2_numbers(inputs).dropna(subset=["percentile"])
     shares = {
         (task, seed): {name: _share(models, name) for name in METHODS}
         for task, seed, models in models_by_task(inputs)
@@ -45,7 +49,8 @@ def pair_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for data, group in cases.groupby("data", sort=False):
         small, large = (group.loc[group["percentile"].agg(pick)] for pick in ("idxmin", "idxmax"))
-        if small["percentile"] == large["percentile"] or group["sft_gain"].min() < LEAST_GAIN:
+        least = min(small["sft_gain"], large["sft_gain"])
+        if small["percentile"] == large["percentile"] or least < LEAST_GAIN:
             continue
         for seed in sorted(seed for task, seed in shares if task == small["task"]):
             if (large["task"], seed) not in shares:
@@ -70,31 +75,61 @@ def sign_test(differences: np.ndarray) -> float:
     """How likely so many positive ones or more are, of those that are not 0, if signs were fair coins."""
     from scipy.stats import binomtest
 
-    kept = differences[differences != 0]
+    kept = differences[~np.isclose(differences, 0)]  # up to rounding
     if not len(kept):
         return 1.0
     return float(binomtest(int((kept > 0).sum()), len(kept), alternative="greater").pvalue)
 
 
 def order_over_tasks(numbers: pd.DataFrame, method: str) -> Measured:
-    """The sign test over tasks of: under the reward of the smaller std a method gains the smaller share."""
+    """The sign test over tasks of: under the reward of the smaller std a method gains the smaller share.
+
+    Raises NotTestedError: with so few tasks it cannot tell.
+    """
     by_task = _differences(numbers, method).groupby("data", sort=False).mean()
+    if len(by_task) < FEWEST_PAIRS:
+        raise NotTestedError(f"{len(by_task)} tasks can be compared, {FEWEST_PAIRS} are needed")
     value = sign_test(by_task.to_numpy())
     shown = ", ".join(f"{data} {difference:+.2f}" for data, difference in by_task.items())
     return Measured(value, f"{int((by_task > 0).sum())} of {len(by_task)} tasks: {shown}")
 
 
-def order_over_seeds(numbers: pd.DataFrame, method: str) -> Measured:
-    """The lower end of the interval over seeds of the mean difference of shares. Raises NotTestedError."""
-    by_seed = _differences(numbers, method).groupby("seed").mean()
-    if len(by_seed) < 2:
+def order_over_seeds(numbers: pd.DataFrame, method: str, minus: str | None = None) -> Measured:
+    """The lower end of the interval over seeds of the mean difference of shares, over tasks of all seeds.
+
+    minus: a method whose difference is subtracted, task by task. Raises NotTestedError.
+    """
+    differences = _differences(numbers, method)
+    if minus is not None:
+        differences = (differences - _differences(numbers, minus)).dropna()
+    by_seed = differences.unstack("seed").dropna()  # a row per task
+    if by_seed.empty:
+        raise NotTestedError("no task has finished runs of every seed")
+    if by_seed.shape[1] < 2:
         raise NotTestedError("the interval is over seeds, and there is one")
-    difference = paired_difference(by_seed.to_numpy(), np.zeros(len(by_seed)))
-    shown = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
-    return Measured(difference.low, f"{shown} over {difference.pairs} seeds")
+    difference = paired_difference(by_seed.mean(), np.zeros(by_seed.shape[1]))
+    interval = with_interval(difference.mean, difference.low, difference.high, signed)
+    return Measured(difference.low, f"{interval} over {difference.pairs} seeds, {len(by_seed)} tasks")
 
 
-def _differences(numbers: pd.DataFrame, method: str) -> pd.Series:
+def share_of_sft(inputs: pd.DataFrame, task: str, worst: Callable[[Sequence[float]], float]) -> Measured:
+    """The share of full SFT's gain that RFT gains on a task under its reward; the worst seed's.
+
+    Raises NotTestedError: no run, or full SFT gains less than `LEAST_GAIN` in the mean over seeds.
+    """
+    rows = inputs[inputs["task"] == task]
+    shares = {seed: _share(models, "rft") for _, seed, models in models_by_task(rows)}
+    if not shares:
+        raise NotTestedError(f"no seed has finished extractions of pretrained, RFT and SFT model of {task}")
+    (case,) = figure2_numbers(rows).to_dict("records")
+    if case["sft_gain"] < LEAST_GAIN:
+        raise NotTestedError(f"full SFT gains {case['sft_gain']:.3f} on {task}, {LEAST_GAIN:g} are needed")
+    shown = ", ".join(f"{share:.3f}" for share in shares.values())
+    start = f"mean before {case['pretrain_mean']:.3f}, 10th percentile of the std {case['percentile']:.3f}"
+    return Measured(worst(list(shares.values())), f"seeds {', '.join(map(str, shares))}: {shown}; {start}")
+
+
+def _differences(numbers: pd.DataFrame, method: str) -> pd.Series[float]:
     """Share under the reward of the larger std minus that of the smaller, by task and seed."""
     rows = numbers.dropna(subset=[f"small_{method}", f"large_{method}"]).set_index(["data", "seed"])
     if rows.empty:

@@ -84,8 +84,8 @@ class Source:
     data: what tasks that differ in the reward alone share, if it is not the task; reward: result key of the
     metric that is the task's reward (lexical/rouge_l_max); path: the run's folder, None before there is one;
     command: makes the run, or goes on with it; sample, split: an extraction's, see `INPUTS`; sft: the folder
-    of the first phase's run, for a training of method short_rft or sft_rft; problem: why a finished run cannot be drawn,
-    see `mark_unusable`.
+    of the first phase's run, for a training of method short_rft or sft_rft; problem: why a finished run
+    cannot be drawn, see `mark_unusable`.
     """
 
     task: str

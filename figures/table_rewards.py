@@ -22,7 +22,19 @@ from rft_diagnose.statistics import (
 )
 
 SPLITS = ("train", "test")
-DIFFERENCES = {"over_rft": "rft", "over_sft": "sft"}  # of SFT, then RFT, minus the model of this method
+# Sums of models' rewards: method -> its sign.
+DIFFERENCES = {
+    "over_rft": {"sft_rft": 1, "rft": -1},
+    "over_sft": {"sft_rft": 1, "sft": -1},
+    "over_short": {"short_rft": 1, "short": -1},
+    "gain": {"short_rft": 1, "short": -1, "rft": -1, "pretrained": 1},
+}
+SHOWN_DIFFERENCES = {
+    "over_rft": f"{METHODS['sft_rft']} minus {METHODS['rft']}",
+    "over_sft": f"{METHODS['sft_rft']} minus {METHODS['sft']}",
+    "over_short": f"{METHODS['short_rft']} minus {METHODS['short']}",
+    "gain": f"gain of RFT after {METHODS['short']} minus alone",
+}
 
 
 def rewards_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
@@ -69,10 +81,7 @@ def rewards_shown(numbers: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFr
             "inputs": numbers["split"],
             "dead": [percent(row["dead"]) for row in rows],
             **{label: models(method) for method, label in METHODS.items()},
-            **{
-                f"{METHODS['sft_rft']} minus {METHODS[other]}": difference(name)
-                for name, other in DIFFERENCES.items()
-            },
+            **{label: difference(name) for name, label in SHOWN_DIFFERENCES.items()},
             "seeds": numbers["seeds"],
         }
     )
@@ -87,11 +96,12 @@ def _row(seeds: Sequence[Mapping[str, pd.DataFrame]]) -> dict[str, Any]:
         row[method] = np.mean(means) if means else math.nan
         # The pretrained model's statistics are the same runs for every seed.
         row[f"{method}_std"] = np.std(means, ddof=1) if len(set(means)) > 1 else math.nan
-    for name, other in DIFFERENCES.items():
-        both = [models for models in seeds if {"sft_rft", other} <= models.keys()]
-        difference = seeds_difference(
-            [mean_rewards(models, "sft_rft") - mean_rewards(models, other) for models in both]
-        )
+    for name, signs in DIFFERENCES.items():
+        complete = [models for models in seeds if signs.keys() <= models.keys()]
+        terms = [
+            [sign * mean_rewards(models, method) for method, sign in signs.items()] for models in complete
+        ]
+        difference = seeds_difference([np.sum(rewards, axis=0) for rewards in terms])
         row |= {name: difference.mean, f"{name}_low": difference.low, f"{name}_high": difference.high}
     return row | {"inputs": len(starts[0]), "seeds": len(seeds)}
 
