@@ -87,7 +87,7 @@ SETTINGS = {"learning_rate": 3e-5, "temperature": 1.0, "ent_coef": 0.0}
 def _config(source: dict[str, Any], labels: float, settings: dict[str, float], model: Path) -> dict[str, Any]:
     name = {"model_name": str(model)}
     alg: dict[str, Any] = {"id": "supervised", "training_args": {"learning_rate": 1e-3}, **name}
-    if source.get("method", "rft") != "sft":
+    if source.get("method", "rft") not in ("short", "sft"):
         policy = {"args": {"generation_kwargs": {"temperature": settings["temperature"]}, **name}}
         args = {name: settings[name] for name in ("learning_rate", "ent_coef")}
         alg = {"id": "ppo", "args": args, "policy": policy}

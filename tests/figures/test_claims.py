@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from study_tables import BASE, grid, inputs, run, runs
+from study_tables import inputs
 
 from figures.claims import MEASURES, Results, evaluate, judge
 from figures.controlled_measures import EXACT_GRPO
 from figures.criteria import CRITERIA, criteria_markdown
+from figures.criterion import CONTRAST_TASK, HARD_TASK
 from figures.paper_numbers import MARKS, PAPER
 from sft_vs_rft.group_theory import group_rows
 
@@ -44,7 +45,7 @@ def test_nothing_is_tested_without_runs():
 def test_at_a_scale_that_shows_nothing_only_the_theory_is_tested():
     times = pd.DataFrame({"panel": "time", "series": "SFT", "std": [0.002, 0.004], "value": [12.0, 11.0]})
     meta = {"num_models": 9, "largest_ratios": {"a": 0.1}, "slopes": {"RFT": -1.994}}
-    table = inputs({"hard_question": hard()})
+    table = inputs({HARD_TASK: hard()})
     results = Results(inputs=table, theory=meta, theory_numbers=times)
     full = {verdict.criterion.name: verdict for verdict in evaluate(results)}
     small = {verdict.criterion.name: verdict for verdict in evaluate(results, is_full_scale=False)}
@@ -53,7 +54,7 @@ def test_at_a_scale_that_shows_nothing_only_the_theory_is_tested():
     assert small["figure1_dead"].detail.endswith("; not tested at this scale, which is too small to show it")
     tested = {name for name, verdict in small.items() if verdict.outcome != "not tested"}
     assert tested == {"theory_bounds", "theory_rft", "theory_sft"}
-    assert small["figure4_gain"].detail == full["figure4_gain"].detail, "without runs the reason is that"
+    assert small["figure4_test"].detail == full["figure4_test"].detail, "without runs the reason is that"
 
 
 def hard(rft=0.0, sft=1.0, dead=9):
@@ -63,11 +64,11 @@ def hard(rft=0.0, sft=1.0, dead=9):
 
 
 def test_figure1_is_decided_by_the_worst_seed():
-    table = inputs({"hard_question": hard(), "continuation": hard(rft=0.5, sft=0.5, dead=0)}, seeds=(0, 1))
+    table = inputs({HARD_TASK: hard(), CONTRAST_TASK: hard(rft=0.5, sft=0.5, dead=0)}, seeds=(0, 1))
     results = Results(inputs=table)
     for name in ("dead", "rft", "sft", "contrast_dead", "contrast_rft"):
         assert verdict(results, f"figure1_{name}").outcome == "holds"
-    seed = (table["seed"] == 1) & (table["task"] == "hard_question")
+    seed = (table["seed"] == 1) & (table["task"] == HARD_TASK)
     table.loc[seed & (table["method"] == "rft") & (table["input"] < 3), "mean"] = 0.1
     found = verdict(Results(inputs=table), "figure1_rft")
     assert (found.outcome, found.value) == ("fails", pytest.approx(3 / 9))
@@ -77,7 +78,7 @@ def test_figure1_is_decided_by_the_worst_seed():
 
 
 def test_without_dead_inputs_nobody_revives_them():
-    results = Results(inputs=inputs({"hard_question": hard(dead=0)}))
+    results = Results(inputs=inputs({HARD_TASK: hard(dead=0)}))
     assert verdict(results, "figure1_dead").outcome == "fails"
     assert verdict(results, "figure1_rft").outcome == "not tested"
 
@@ -133,30 +134,25 @@ def test_table1_counts_tasks_with_dead_inputs():
     assert verdict(Results(inputs=inputs({"b": few_dead})), "table1_rft").outcome == "not tested"
 
 
-def test_short_sft_against_rft_alone_and_against_its_best_setting():
-    results = Results(runs=grid(), base=BASE)
-    found = verdict(results, "figure4_test")
-    half = 1.959964 * 0.01 * math.sqrt(2)
-    assert (found.outcome, found.value) == ("holds", pytest.approx(0.3 - half))
-    assert "one seed, over inputs" in found.detail
-    assert verdict(results, "table2_test").outcome == "not tested"  # nothing was swept
-    swept = pd.concat([grid(), runs(run("rft", 0.1, 0.49, temperature=1.5))], ignore_index=True)
-    found = verdict(Results(runs=swept, base=BASE), "table2_train")
-    assert (found.outcome, found.value) == ("fails", pytest.approx(0.01 - half))
-    unknown = grid().assign(se=float("nan"))
-    assert verdict(Results(runs=unknown, base=BASE), "figure4_train").outcome == "not tested"
-
-
-def test_gain_and_share_of_the_short_phase():
-    results = Results(runs=grid(), base=BASE)
-    assert (verdict(results, "figure4_gain").value, verdict(results, "figure4_gain").outcome) == (
-        pytest.approx(2),
-        "holds",
-    )
-    assert verdict(results, "figure4_share_train").value == pytest.approx(0.5)
-    table = grid()
-    without = table[table["sft_labels"] != 0.1]
-    assert verdict(Results(runs=without, base=BASE), "figure4_gain").outcome == "not tested"
+def test_table1_leaves_out_tasks_whose_rewards_are_all_equal():
+    flat = {
+        "pretrained": ([0.0] * 9, [0.0] * 9),
+        "rft": ([0.0] * 9, [0.0] * 9),
+        "sft": ([1.0] * 9, [0.0] * 9),
+    }
+    measured = verdict(Results(inputs=inputs({"flat": flat})), "table1_rft")
+    assert (measured.outcome, measured.detail) == ("not tested", "undefined, left out: flat")
+    std = [0.0, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    rising = {
+        "pretrained": ([0.0] * 9, std),
+        "rft": (std, [0.0] * 9),
+        "sft": ([1 - value for value in std], [0.0] * 9),
+    }
+    table = inputs({"flat": flat, "rising": rising})
+    for name, value in (("rft", "+1.00 [+1.00, +1.00]"), ("order", "+2.00 [+2.00, +2.00]")):
+        measured = verdict(Results(inputs=table), f"table1_{name}")
+        assert (measured.outcome, measured.value) == ("holds", 1)
+        assert measured.detail.startswith(f"rising {value}; undefined, left out: flat; without a second")
 
 
 def controlled(sft=0.8, finished=True):

@@ -142,6 +142,18 @@ def test_table1_says_where_there_is_no_second_sample():
     assert shown["task"].tolist() == ["task a (biased: one sample)"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_without_differences_between_inputs_there_is_no_correlation():
+    """All rewards of one task are equal, of another all gains of RFT."""
+    flat = {"pretrained": (ZEROS, ZEROS), "rft": (ZEROS, ZEROS), "sft": ([1.0] * 4, ZEROS)}
+    flat_gain = {**HARD, "rft": (ZEROS, ZEROS), "sft": ([0.1, 0.2, 0.3, 0.5], ZEROS)}
+    numbers = table1(inputs({"flat": flat, "flat gain": flat_gain}))
+    first, second = table1_shown(numbers, {}).to_dict("records")
+    assert [first[name] for name in ("RFT", "SFT", "RFT minus SFT")] == ["undefined"] * 3
+    assert (second["RFT"], second["RFT minus SFT"]) == ("undefined", "undefined")
+    assert second["SFT"].startswith("0.8")
+
+
 def test_table1_as_text():
     values = {"task": "a", "dead": 0.25, "seeds": 3, "independent": True}
     ends = {"": 0.5, "_low": 0.25, "_high": 0.75}

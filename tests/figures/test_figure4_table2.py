@@ -46,6 +46,31 @@ def test_gain_ratio_is_over_the_gain_without_sft():
     assert math.isnan(cell(numbers, "sft_rft", 0.01, 0.4)["gain_ratio"])
 
 
+def test_there_is_a_ratio_where_the_interval_of_what_rft_alone_gains_lies_above_0():
+    half = 1.959964 * 0.02
+    alone = cell(figure4_numbers(grid(), SWEPT_TASK, BASE), "rft", 0, 0)
+    ends = [alone[f"gain{end}"] for end in ("_low", "", "_high")]
+    assert ends == pytest.approx([0.1 - half, 0.1, 0.1 + half])
+    table = grid()
+    table.loc[(table["method"] == "rft") & (table["split"] == "test"), "reward"] = 0.1 + 0.9 * half
+    numbers = figure4_numbers(table, SWEPT_TASK, BASE)
+    assert cell(numbers, "sft_rft", 0.01, 0.4)["gain_ratio"] == pytest.approx(2)
+    assert math.isnan(cell(numbers, "sft_rft", 0.01, 0.4, "test")["gain_ratio"])
+    seeds = pd.concat([grid().assign(seed=seed) for seed in range(3)], ignore_index=True)
+    seeds.loc[seeds["method"] == "rft", "reward"] += seeds["seed"] * 0.05  # gains .1, .15 and .2
+    alone = cell(figure4_numbers(seeds, SWEPT_TASK, BASE), "rft", 0, 0)
+    half = 4.302653 * 0.05 / math.sqrt(3)
+    assert (alone["gain_low"], alone["gain_high"]) == pytest.approx((0.15 - half, 0.15 + half))
+
+
+def test_rft_after_sft_is_shown_at_its_own_learning_rate():
+    assert set(grid()["learning_rate"]) == {3e-5, 1e-3, 1e-5, 1e-4}
+    numbers = figure4_numbers(grid(), SWEPT_TASK, BASE)
+    assert numbers["method"].tolist().count("sft_rft") == 4
+    shown = table2(grid(), SWEPT_TASK, BASE)
+    assert list(zip(shown["method"], shown["changed"], strict=True)) == [("rft", "")] + [("sft_rft", "")] * 2
+
+
 def test_runs_with_other_settings_and_tasks_are_not_of_the_figure():
     other = runs(run("rft", 0.1, 0.9, learning_rate=1e-4), run("rft", 0.1, 0.9, task="other"))
     table = pd.concat([grid(), other], ignore_index=True)
@@ -116,6 +141,8 @@ def test_without_a_gain_of_rft_alone_no_panel_is_empty():
     figure = figure4(figure4_numbers(table, SWEPT_TASK, BASE))
     assert len(figure.axes) == 2, "train and test reward"
     assert figure.axes[0].get_title() == "reward (RFT alone gains nothing)"
+    unknown = figure4(figure4_numbers(table.assign(gain_se=float("nan")), SWEPT_TASK, BASE))
+    assert unknown.axes[0].get_title() == "reward (what RFT alone gains has no interval)"
     # Of one split: said where its panel would be.
     table.loc[alone & (table["split"] == "train"), "reward"] += 0.1
     ratios = figure4(figure4_numbers(table, SWEPT_TASK, BASE)).axes[1::2]
@@ -145,7 +172,6 @@ def swept():
                 run("rft", 0.1, 0.3, learning_rate=3e-4, seed=0),
                 run("rft", 0.1, 0.5, learning_rate=3e-4, seed=1),
                 run("rft", 0.1, 0.9, learning_rate=3e-4, temperature=2.0),
-                run("sft_rft", 0.8, 1.0, sft_labels=1.0, sft_updates=600, temperature=2.0),
             ),
         ],
         ignore_index=True,

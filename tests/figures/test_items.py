@@ -10,13 +10,14 @@ from study_runs import REWARD, extraction, training
 
 from figures import figure2_table1
 from figures.claims import evaluate
+from figures.criterion import HARD_TASK, SWEPT_TASK
 from figures.items import DRAWN, Study, collect_results, draw, saved_item
 from figures.report import render
 from figures.study import METHODS, Source
 from rft_diagnose import style
 
 BASE = {"learning_rate": 3e-5, "temperature": 1.0, "ent_coef": 0.0}
-TASKS = ("hard_question", "question", "other")
+TASKS = (HARD_TASK, SWEPT_TASK, "other")
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +41,20 @@ def study(tmp_path_factory):
             if split == "train":
                 del source["prompts"]
             extractions.append(extraction(base, rng.random((12, 4)), **source))
-    trainings.append(training(base, 0.1, 0.2, texts=20))
-    trainings.append(training(base, 0.1, 0.15, texts=20, learning_rate=1e-4))
-    for labels, updates, sft, both in ((-1, 600, 0.8, 0.9), (0.1, 240, 0.3, 0.5)):
-        phase = training(base, 0.1, sft, texts=20, method="sft", labels=labels, updates=updates)
-        trainings += [phase, training(base, sft, both, texts=20, method="sft_rft", sft=phase.path)]
-    labels = {"question": "question\nROUGE-L"}
+    of_swept = {"task": SWEPT_TASK, "texts": 20}
+    trainings.append(training(base, 0.1, 0.2, **of_swept))
+    trainings.append(training(base, 0.1, 0.15, learning_rate=1e-4, **of_swept))
+    phases = (("sft", -1, 600, 1e-5, 0.8, 0.9), ("short", 0.01, 240, 1e-4, 0.3, 0.5))
+    for method, labels, updates, rate, sft, both in phases:
+        phase = training(base, 0.1, sft, method=method, labels=labels, updates=updates, **of_swept)
+        after = {"method": f"{method}_rft", "sft": phase.path, "learning_rate": rate}
+        trainings += [phase, training(base, sft, both, **after, **of_swept)]
     return Study(
-        extractions=extractions, trainings=trainings, labels=labels, base={"question": BASE}, command="make"
+        extractions=extractions,
+        trainings=trainings,
+        labels={SWEPT_TASK: "identifier\nSacreBLEU"},
+        base={SWEPT_TASK: BASE},
+        command="make",
     )
 
 
@@ -65,11 +72,15 @@ def test_every_item_is_drawn_with_its_numbers_and_its_runs(study, tmp_path):
             assert saved["command"] == "make" and saved["runs"]
     names = {item.name: [stem.name for stem in item.stems] for item in items}
     assert names["figure1"] == ["figure1", "figure1_all"]
-    assert names["figure5"] == ["figure5_hard_question", "figure5_question"]
+    assert names["figure5"] == [f"figure5_{HARD_TASK}", f"figure5_{SWEPT_TASK}"]
+    shown = pd.read_csv(tmp_path / "table2.csv")
+    assert shown["method"].tolist() == ["rft", "rft", "sft_rft", "sft_rft"], "after SFT at rates of their own"
+    shown = pd.read_csv(tmp_path / "figure4.csv")
+    assert len(shown[(shown["method"] == "sft_rft") & (shown["labels"] == 0.01)]) == 2
     means = (
         results.inputs[results.inputs["method"] == "pretrained"].groupby(["task", "sample"])["mean"].mean()
     )
-    assert means["question", 1] != means["question", 2], "as in a table beside the figure"
+    assert means[SWEPT_TASK, 1] != means[SWEPT_TASK, 2], "as in a table beside the figure"
     assert "of the pretrained model's first sample" in items[0].caption
     plotted = pd.read_csv(tmp_path / "figure2.csv")
     pd.testing.assert_frame_equal(plotted, results.figure2, check_dtype=False)
@@ -90,7 +101,7 @@ def test_unfinished_runs_are_left_out_and_the_item_says_so(study, tmp_path, monk
     figure2 = draw("figure2", short, results, tmp_path)
     assert figure2.title == "Figure 2: RFT against SFT over tasks (partial: 1 of 12 runs missing)"
     assert [row["run"] for row in figure2.missing] == ["other, RFT, seed 0"]
-    assert set(pd.read_csv(tmp_path / "figure2.csv")["task"]) == {"hard_question", "question"}
+    assert set(pd.read_csv(tmp_path / "figure2.csv")["task"]) == {HARD_TASK, SWEPT_TASK}
     assert json.loads((tmp_path / "figure2.json").read_text())["missing"] == figure2.missing
     figure1 = draw("figure1", short, results, tmp_path)
     assert [len(json.loads(stem.with_suffix(".json").read_text())["missing"]) for stem in figure1.stems] == [
@@ -101,7 +112,7 @@ def test_unfinished_runs_are_left_out_and_the_item_says_so(study, tmp_path, monk
 
 
 def test_without_runs_an_item_names_what_it_needs(tmp_path):
-    source = Source(task="question", seed=0, method="rft", reward=REWARD, path=None, command="make it")
+    source = Source(task=SWEPT_TASK, seed=0, method="rft", reward=REWARD, path=None, command="make it")
     study = Study(extractions=[source], trainings=[source])
     results = collect_results(study)
     for name in DRAWN:

@@ -90,6 +90,7 @@ def test_kept_texts_give_the_mean_reward_of_a_text_and_its_error(tmp_path):
     found = row(runs_table([training(tmp_path, 0.1, 0.4, texts=4)]))
     assert (found["reward"], found["texts"], found["measure"]) == (pytest.approx(0.4), 4, "texts")
     assert found["se"] == pytest.approx(0.1 * math.sqrt(4 / 3) / 2)
+    assert found["gain_se"] == pytest.approx(0)  # every text rises by as much
 
 
 def test_sft_phase_is_read_from_its_run(tmp_path):
@@ -101,6 +102,18 @@ def test_sft_phase_is_read_from_its_run(tmp_path):
         found = row(table[table["method"] == method])
         assert (found["sft_updates"], found["sft_labels"]) == (240, 0.1)
     assert row(runs_table([training(tmp_path, 0.1, 0.2, method="sft")]))["sft_labels"] == 1
+
+
+def test_short_sft_and_rft_after_it_are_told_by_labels_and_updates(tmp_path):
+    phase = {"updates": 120, "labels": 0.01}
+    sft = training(tmp_path, 0.1, 0.2, method="short", **phase)
+    both = training(tmp_path, 0.2, 0.5, method="short_rft", sft=sft.path, learning_rate=1e-4)
+    table = runs_table([sft, both])
+    assert list(dict.fromkeys(table["method"])) == ["sft", "sft_rft"]
+    assert set(zip(table["sft_updates"], table["sft_labels"], strict=True)) == {(120, 0.01)}
+    assert row(table[table["method"] == "sft"])["learning_rate"] == 1e-3
+    assert row(table[table["method"] == "sft_rft"])["learning_rate"] == 1e-4
+    assert both.label == "question, short SFT + RFT, seed 0"
 
 
 def test_a_split_that_was_not_evaluated_has_no_row(tmp_path):

@@ -10,6 +10,7 @@ from study_tables import inputs
 from common.run_dir import RunDir
 from figures.claims import Results, judge
 from figures.criteria import CRITERIA
+from figures.criterion import CONTRAST_TASK, HARD_TASK, SWEPT_TASK
 from figures.group_runs import choose_runs, dead_ids, read_group_run, spread_share
 from figures.study import Source
 from figures.table_groups import groups_figure, groups_numbers, groups_shown
@@ -37,28 +38,29 @@ def verdict(table, name):
 
 @pytest.mark.parametrize(("grpo", "dapo", "outcome"), [(1, 2, "holds"), (3, 0, "fails"), (0, 3, "fails")])
 def test_dead_inputs_are_counted_under_grpo_and_dapo(grpo, dapo, outcome):
-    measured = verdict(both_splits({"hard_question": models(grpo=grpo, dapo=dapo, ppo=9)}), "group_dead")
+    measured = verdict(both_splits({HARD_TASK: models(grpo=grpo, dapo=dapo, ppo=9)}), "group_dead")
     assert (measured.outcome, measured.value) == (outcome, max(grpo, dapo) / 10)
     assert "GRPO, seed 0: " in measured.detail
 
 
 def test_the_best_group_algorithm_is_compared_with_ppo_where_it_is_further_ahead():
-    tasks = {"hard_question": models(ppo=2, grpo=2, gspo=1), "question": models(ppo=2, grpo=0, dapo=4)}
+    tasks = {HARD_TASK: models(ppo=2, grpo=2, gspo=1), SWEPT_TASK: models(ppo=2, grpo=0, dapo=4)}
     table = both_splits(tasks)
     measured = verdict(table, "group_not_better")
     # Two of ten inputs better by 0.5: a mean of 0.1, and the normal interval over inputs.
     end = 0.1 + 1.959964 * np.std([0.5, 0.5] + [0.0] * 8, ddof=1) / np.sqrt(10)
     assert measured.value == pytest.approx(end, rel=1e-5) and measured.outcome == "fails"
-    assert "question, DAPO +0.100" in measured.detail and "hard_question, GRPO +0.000" in measured.detail
+    assert f"{SWEPT_TASK}, DAPO +0.100" in measured.detail
+    assert f"{HARD_TASK}, GRPO +0.000" in measured.detail
     small = both_splits({task: models(ppo=2, grpo=2) for task in tasks})
     assert verdict(small, "group_not_better").outcome == "holds"
     assert verdict(small, "group_not_better").value == 0
-    without = verdict(table[table["task"] == "question"], "group_not_better")
-    assert without.outcome == "not tested" and "PPO on test inputs of hard_question" in without.detail
+    without = verdict(table[table["task"] == SWEPT_TASK], "group_not_better")
+    assert without.outcome == "not tested" and f"PPO on test inputs of {HARD_TASK}" in without.detail
 
 
 def test_an_algorithm_without_all_seeds_of_ppo_is_not_the_best():
-    table = both_splits({"continuation": models(ppo=4, grpo=3, rloo=9)}, seeds=(0, 1))
+    table = both_splits({CONTRAST_TASK: models(ppo=4, grpo=3, rloo=9)}, seeds=(0, 1))
     table = table[(table["method"] != "rloo") | (table["seed"] == 0)]
     measured = verdict(table, "group_live")
     assert measured.detail.startswith("GRPO") and measured.value == pytest.approx(-0.05)
@@ -66,20 +68,20 @@ def test_an_algorithm_without_all_seeds_of_ppo_is_not_the_best():
 
 
 def test_the_cure_is_sft_before_grpo():
-    good = verdict(both_splits({"question": models(grpo=2, short=5, short_grpo=8)}), "group_cure")
+    good = verdict(both_splits({SWEPT_TASK: models(grpo=2, short=5, short_grpo=8)}), "group_cure")
     assert good.outcome == "holds" and "minus GRPO +0.300" in good.detail
     assert "minus short SFT +0.150" in good.detail
-    bad = verdict(both_splits({"question": models(grpo=2, short=2, short_grpo=2)}), "group_cure")
+    bad = verdict(both_splits({SWEPT_TASK: models(grpo=2, short=2, short_grpo=2)}), "group_cure")
     assert bad.outcome == "fails" and bad.value == 0
 
 
 def test_shares_of_the_gain_with_a_scaled_reward():
-    table = both_splits({"continuation": models(grpo=10, grpo_scaled=9, rloo=10, rloo_scaled=3)})
+    table = both_splits({CONTRAST_TASK: models(grpo=10, grpo_scaled=9, rloo=10, rloo_scaled=3)})
     assert verdict(table, "group_scale_grpo").value == pytest.approx(0.9)
     assert verdict(table, "group_scale_grpo").outcome == "holds"
     assert verdict(table, "group_scale_rloo").value == pytest.approx(0.3)
     assert verdict(table, "group_scale_rloo").outcome == "fails"
-    nothing = both_splits({"continuation": models(grpo=0, grpo_scaled=0)})
+    nothing = both_splits({CONTRAST_TASK: models(grpo=0, grpo_scaled=0)})
     assert "gains nothing" in verdict(nothing, "group_scale_grpo").detail
 
 
@@ -98,14 +100,14 @@ def group_run(base, rate, rewards, size=2, after=0.4, method="grpo", kept=None):
             row = {"epoch": epoch, "metrics": {KEY: value}}
             run.rows("mine_train_split_metrics.jsonl", "epoch").append(row)
         run.update_manifest(status="finished")
-    return Source(task="hard_question", seed=0, method=method, reward=KEY, path=run.path, command="")
+    return Source(task=HARD_TASK, seed=0, method=method, reward=KEY, path=run.path, command="")
 
 
 @pytest.fixture
 def rewards():
     """Input 0 is dead, input 1 is not."""
     return both_splits(
-        {"hard_question": {"pretrained": ([0.0, 0.5], [0.0, 0.3]), "grpo": ([0.0, 0.9], [0.0, 0.1])}}
+        {HARD_TASK: {"pretrained": ([0.0, 0.5], [0.0, 0.3]), "grpo": ([0.0, 0.9], [0.0, 0.1])}}
     )
 
 
@@ -139,10 +141,10 @@ def test_of_two_learning_rates_the_better_one_is_shown(tmp_path, rewards):
     assert chosen.numbers["learning_rate"] == 3e-4
     numbers = groups_numbers(rewards, [chosen])
     (row,) = numbers.to_dict("records")
-    assert (row["task"], row["method"], row["seeds"], row["dead"]) == ("hard_question", "grpo", 1, 0.5)
+    assert (row["task"], row["method"], row["seeds"], row["dead"]) == (HARD_TASK, "grpo", 1, 0.5)
     assert row["train"] == row["test"] == pytest.approx(0.45) and row["awake"] == 0
     assert row["learning_rate"] == 3e-4 and row["tokens"] == 6
-    (shown,) = groups_shown(numbers, {"hard_question": "hard"}).to_dict("records")
+    (shown,) = groups_shown(numbers, {HARD_TASK: "hard"}).to_dict("records")
     assert shown["task"] == "hard" and shown["algorithm"] == "GRPO" and shown["train"] == "0.450"
     curves = chosen.curve.assign(point=0)
     assert len(groups_figure(curves, {}).axes) == 2
