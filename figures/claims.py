@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -214,11 +214,11 @@ def _by_split(
     name: str, measure: Callable[[Results, str], Measured]
 ) -> dict[str, Callable[[Results], Measured]]:
     """The measures of a claim about train and about test reward."""
-    return {f"{name}_{split}": partial(measure, split=split) for split in ("train", "test")}
 
+    def of_split(split: str) -> Callable[[Results], Measured]:
+        return lambda results: measure(results, split)
 
-def _against_rft(results: Results, split: str, every_setting: bool) -> Measured:
-    return short_against_rft(results.runs, results.base, split, every_setting)
+    return {f"{name}_{split}": of_split(split) for split in ("train", "test")}
 
 
 def _controlled(
@@ -328,8 +328,10 @@ MEASURES: dict[str, Callable[[Results], Measured]] = {
     "table_rewards_gain": lambda results: rewards_share(results.rewards, "gain"),
     "table_rewards_share": lambda results: short_share(results.rewards),
     "table_rewards_wakes": lambda results: short_wakes(results.inputs),
-    **_by_split("table2", partial(_against_rft, every_setting=True)),
-    **_by_split("figure4", partial(_against_rft, every_setting=False)),
+    **_by_split("table2", lambda results, split: short_against_rft(results.runs, results.base, split, True)),
+    **_by_split(
+        "figure4", lambda results, split: short_against_rft(results.runs, results.base, split, False)
+    ),
     **_by_split("figure4_gain", lambda results, split: short_gain(results.runs, results.base, split)),
     **_by_split("figure4_share", lambda results, split: short_cell(results.figure4, split, "share")),
     **{

@@ -76,7 +76,7 @@ def figure4_numbers(runs: pd.DataFrame, task: str, base: Mapping[str, float]) ->
         method="pretrained", reward=rows["start_reward"], start_reward=float("nan")
     )
     rows = pd.concat([pretrained, _sft_rows(rows), rows[rows["method"] != "sft"]], ignore_index=True)
-    records: list[dict[str, Any]] = []
+    records: list[dict[Any, Any]] = []
     # Not by steps, which may be NaN.
     for _, group in rows.assign(labels=rows["sft_labels"]).groupby([*keys[:3], "sft_updates"]):
         cell, gain = group.iloc[0][keys].to_dict(), reward_gain(group)

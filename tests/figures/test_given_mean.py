@@ -8,7 +8,7 @@ from study_tables import inputs
 from figures.claims import Results, judge
 from figures.criteria import CRITERIA
 from figures.given_mean import given_mean
-from rft_diagnose.statistics import pearson
+from rft_diagnose.statistics import RESAMPLES, pearson
 
 RNG = np.random.default_rng(0)
 N = 80
@@ -45,6 +45,18 @@ def test_a_partial_correlation_is_that_of_the_residuals():
     rft, sft = (pearson(residuals(STD), residuals(gain)) for gain in gains)
     assert numbers.values[0] == pytest.approx([rft, rft - sft])
     assert numbers.low[0] < rft < numbers.high[0] and numbers.independent
+
+
+def test_the_interval_is_that_of_resampled_inputs():
+    numbers = given_mean(inputs({"a": BY_STD}))
+    counts = np.random.default_rng(0).multinomial(N, np.full(N, 1 / N), RESAMPLES)
+    gain = np.subtract(BY_STD["rft"][0], SECOND)
+    resampled = []
+    for drawn in (np.repeat(np.arange(N), row) for row in counts):
+        given = np.stack([np.ones(N), MEAN[drawn]], axis=1)
+        left = [values[drawn] - given @ np.linalg.lstsq(given, values[drawn])[0] for values in (STD, gain)]
+        resampled.append(pearson(*left))
+    assert (numbers.low[0], numbers.high[0]) == pytest.approx(tuple(np.quantile(resampled, [0.025, 0.975])))
 
 
 def test_the_mean_is_held_fixed():
