@@ -1,6 +1,7 @@
 """One task under two rewards: inputs, references, model and SFT are the same, the pretrain std is not.
 
-Of a task's rewards those of the smallest and of the largest percentile of Figure 2 are compared. Gains are
+Of a task's rewards those of the smallest and of the largest percentile of Figure 2 are compared (where these
+are the same, a tenth of the inputs having no spread under any: of the smallest and largest mean std). Gains are
 shares of what full SFT gains under the same reward, so that rewards of other scales compare.
 `share_of_sft` is the share under one reward that was made to break Figure 2's confounder.
 """
@@ -21,6 +22,7 @@ from figures.tables import signed, with_interval
 from rft_diagnose.statistics import paired_difference
 
 FEWEST_PAIRS = 5  # of fewer tasks no order gives the sign test a p-value of 0.05 or less
+PLACES = 6  # of percentiles that are compared
 METHODS = {"rft": "RFT", "short": "short SFT"}
 PAIRS = {
     "data": "name of the task",
@@ -42,15 +44,18 @@ def pair_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
     Tasks where full SFT gains less than `LEAST_GAIN` under one of the two (mean over seeds) are left out.
     """
     cases = figure2_numbers(inputs).dropna(subset=["percentile"])
-    shares = {
-        (task, seed): {name: _share(models, name) for name in METHODS}
-        for task, seed, models in models_by_task(inputs)
-    }
+    shares, stds = {}, {}
+    for task, seed, models in models_by_task(inputs):
+        shares[task, seed] = {name: _share(models, name) for name in METHODS}
+        stds[task] = float(models["pretrained"]["std"].mean())  # of all seeds
+    cases = cases.assign(mean_std=cases["task"].map(stds), percentile=cases["percentile"].round(PLACES))
+    cases = cases.sort_values(["percentile", "mean_std"])
     rows = []
     for data, group in cases.groupby("data", sort=False):
-        small, large = (group.loc[group["percentile"].agg(pick)] for pick in ("idxmin", "idxmax"))
+        small, large = group.iloc[0], group.iloc[-1]
         least = min(small["sft_gain"], large["sft_gain"])
-        if small["percentile"] == large["percentile"] or least < LEAST_GAIN:
+        same = (small[["percentile", "mean_std"]] == large[["percentile", "mean_std"]]).all()
+        if same or least < LEAST_GAIN:
             continue
         for seed in sorted(seed for task, seed in shares if task == small["task"]):
             if (large["task"], seed) not in shares:

@@ -126,3 +126,16 @@ def test_the_share_by_one_reward_is_that_of_the_worst_seed():
     flat = inputs({"a": task(0.01, 0.6, 0.7, 0.64)})
     with pytest.raises(NotTestedError, match=r"full SFT gains 0.040 on a, 0.05 are needed"):
         share_of_sft(flat, "a", max)
+
+
+def test_of_two_rewards_with_the_same_percentile_the_mean_std_decides():
+    stds = [0.0, 0.0, 0.1, 0.2]
+    tied = {
+        "words:a": task(0.0, 0.0, 0.1, 0.5) | {"pretrained": ([0.0] * 4, stds)},
+        "words:b": task(0.0, 0.0, 0.4, 0.5) | {"pretrained": ([0.0] * 4, [2 * std for std in stds])},
+    }
+    for cases in (tied, dict(reversed(tied.items()))):
+        (row,) = pair_numbers(inputs(cases)).to_dict("records")
+        assert (row["small"], row["large"]) == ("words:a", "words:b")
+    same = {name: models | {"pretrained": ([0.0] * 4, stds)} for name, models in tied.items()}
+    assert pair_numbers(inputs(same)).empty
