@@ -191,7 +191,7 @@ def figure5(
 
 
 KINDS = ("small", "large")
-COLUMN = 54  # characters of a line
+COLUMN, NARROW_COLUMN = 54, 40  # characters of a line
 MOST_GENERATIONS = 10
 FONT_SIZE = 7.5
 
@@ -224,18 +224,25 @@ def figure5_numbers(extraction: dict[str, Any], reward: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def figure5_panel(numbers: pd.DataFrame, title: str | None = None) -> Figure:
+def figure5_panel(numbers: pd.DataFrame, title: str | None = None, is_narrow: bool = False) -> Figure:
     """Draw the input of small reward std left, that of large right: prompt, reference, generations, rewards.
 
-    numbers: see `figure5_numbers`. Long texts are cut, at most ten generations are shown.
+    numbers: see `figure5_numbers`. Long texts are cut, at most ten generations are shown. is_narrow: for a
+    phone, one below the other.
     """
-    blocks = [_wrap_texts(numbers[numbers["kind"] == kind].head(MOST_GENERATIONS)) for kind in KINDS]
-    height = max(block[-1].place + len(block[-1].lines) for block in blocks)
+    column = NARROW_COLUMN if is_narrow else COLUMN
+    blocks = [_wrap_texts(numbers[numbers["kind"] == kind].head(MOST_GENERATIONS), column) for kind in KINDS]
+    heights = [block[-1].place + len(block[-1].lines) for block in blocks]
     highest = max(1.0, float(numbers["reward"].max()))
     with house_style():
-        figure = Figure(figsize=(10, 0.14 * height + 0.8), layout="constrained")
-        grid = figure.subplots(1, 2)
-        for axes, kind, block in zip(grid, KINDS, blocks, strict=True):
+        if is_narrow:
+            figure = Figure(figsize=(NARROW_WIDTH, 0.14 * sum(heights) + 1.2), layout="constrained")
+            grid = figure.subplots(2, 1, height_ratios=heights)
+        else:
+            heights = [max(heights)] * len(heights)
+            figure = Figure(figsize=(10, 0.14 * heights[0] + 0.8), layout="constrained")
+            grid = figure.subplots(1, 2)
+        for axes, kind, block, height in zip(grid, KINDS, blocks, heights, strict=True):
             mean, std = input_statistics(numbers[numbers["kind"] == kind]["reward"].to_numpy())
             axes.set_title(f"{kind} reward std: {std:.3f}, mean {mean:.3f}", loc="left")
             _draw(axes, block, height, highest, ORANGE if kind == "small" else BLUE)
@@ -251,8 +258,8 @@ class Line(NamedTuple):
     lines: list[str]
 
 
-def _wrap_texts(rows: pd.DataFrame) -> list[Line]:
-    """Wrap the texts of one input."""
+def _wrap_texts(rows: pd.DataFrame, column: int) -> list[Line]:
+    """Wrap the texts of one input to lines of `column` characters."""
     first = rows.iloc[0]
     texts: list[tuple[str | float, str, int]] = [
         ("prompt", first["prompt"], 6),
@@ -262,7 +269,7 @@ def _wrap_texts(rows: pd.DataFrame) -> list[Line]:
     blocks: list[Line] = []
     place = 0
     for head, text, most in texts:
-        lines = textwrap.wrap(text, COLUMN, max_lines=most, placeholder=" ...") or [""]
+        lines = textwrap.wrap(text, column, max_lines=most, placeholder=" ...") or [""]
         blocks.append(Line(place, head, lines))
         place += len(lines) + isinstance(head, str)
     return blocks

@@ -56,7 +56,7 @@ def test_what_runs_are_of_is_read_from_their_folders(given):
     study = build_study(runs_in([base]))
     assert facts(study.trainings) == facts(trained)
     assert facts(study.extractions) == facts(sampled)
-    assert study.swept == "question"
+    assert study.swept == ("question",)
     assert study.base == {"question": {"learning_rate": 3e-5, "temperature": 1.0, "ent_coef": 0.0}}
     assert {source.reward for source in study.trainings} == {REWARD}
 
