@@ -9,14 +9,22 @@ import pytest
 from study_runs import REWARD, extraction, training
 
 from figures import figure2_table1
-from figures.claims import evaluate
-from figures.items import DRAWN, Study, collect_results, draw, saved_item
-from figures.report import render
+from figures import items as items_module
+from figures.figure4_table2 import figure4
+from figures.items import DRAWN, Study, collect_results, draw, saved_item, write_page
+from figures.pairs import pair_numbers
 from figures.study import METHODS, Source
 from rft_diagnose import style
 
 BASE = {"learning_rate": 3e-5, "temperature": 1.0, "ent_coef": 0.0}
-TASKS = ("hard_question", "question", "other")
+DATA = {  # case -> task
+    "hard_question_rouge": "hard_question",
+    "identifier_bleu": "identifier",
+    "identifier_rouge": "identifier",
+    "other": "other",
+}
+LEVELS = {"hard_question_rouge": 0.1, "identifier_bleu": 0.1, "identifier_rouge": 0.2, "other": 0.1}
+SWEPT = ("identifier_bleu", "other")
 
 
 @pytest.fixture(autouse=True)
@@ -29,52 +37,81 @@ def few_resamples(monkeypatch):
 def study(tmp_path_factory):
     base, rng = tmp_path_factory.mktemp("runs"), np.random.default_rng(0)
     extractions, trainings = [], []
-    for task in TASKS:
-        for method, level in (("pretrained", 0.1), ("rft", 0.2), ("sft", 0.8)):
+    for task, data in DATA.items():
+        for method, level in (("pretrained", LEVELS[task]), ("rft", 0.2), ("sft", 0.8)):
             for sample in (1, 2) if method == "pretrained" else (1,):
                 rewards = level * rng.random((12, 4))
-                source = {"task": task, "method": method, "sample": sample}
+                source = {"task": task, "data": data, "method": method, "sample": sample}
                 extractions.append(extraction(base, rewards, **source))
         for split, method in (("train", "sft_rft"), *(("test", name) for name in METHODS)):
-            source = {"task": task, "method": method, "split": split, "prompts": [split] * 12}
+            source = {"task": task, "data": data, "method": method, "split": split}
+            source |= {"prompts": [split] * 12}
             if split == "train":
                 del source["prompts"]
             extractions.append(extraction(base, rng.random((12, 4)), **source))
-    trainings.append(training(base, 0.1, 0.2, texts=20))
-    trainings.append(training(base, 0.1, 0.15, texts=20, learning_rate=1e-4))
-    for labels, updates, sft, both in ((-1, 600, 0.8, 0.9), (0.1, 240, 0.3, 0.5)):
-        phase = training(base, 0.1, sft, texts=20, method="sft", labels=labels, updates=updates)
-        trainings += [phase, training(base, sft, both, texts=20, method="sft_rft", sft=phase.path)]
-    labels = {"question": "question\nROUGE-L"}
+    for task, seeds in zip(SWEPT, ((0, 1), (0,)), strict=True):
+        trainings.append(training(base, 0.1, 0.15, texts=20, learning_rate=1e-4, task=task))
+        for seed in seeds:
+            of_run = {"texts": 20, "task": task, "seed": seed}
+            trainings.append(training(base, 0.1, 0.2, **of_run))
+            for labels, updates, sft, both in ((-1, 600, 0.8, 0.9), (0.1, 240, 0.3, 0.5)):
+                phase = training(base, 0.1, sft, method="sft", labels=labels, updates=updates, **of_run)
+                trainings += [phase, training(base, sft, both, method="sft_rft", sft=phase.path, **of_run)]
+    labels = {"identifier_bleu": "identifier\nSacreBLEU", "identifier_rouge": "identifier\nROUGE-L"}
     return Study(
-        extractions=extractions, trainings=trainings, labels=labels, base={"question": BASE}, command="make"
+        extractions=extractions,
+        trainings=trainings,
+        labels=labels,
+        base=dict.fromkeys(SWEPT, BASE),
+        swept=SWEPT,
+        command="make",
     )
 
 
-def test_every_item_is_drawn_with_its_numbers_and_its_runs(study, tmp_path):
+def test_every_item_is_drawn_with_its_numbers_and_its_runs(study, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(items_module, "figure4", lambda *args: titles.append(args[1]) or figure4(*args))
     results = collect_results(study)
     items = [draw(name, study, results, tmp_path) for name in DRAWN]
     for item in items:
         assert item.stems and item.missing == [] and "partial" not in item.title
         assert all(run["config"] and run["status"] == "finished" for run in item.runs)
-        for stem in item.stems:
+        for stem in [*item.stems, *item.linked]:
             suffixes = ("md", "tex") if item.name.startswith("table") else ("png", "pdf")
             assert all(stem.with_name(f"{stem.name}.{suffix}").stat().st_size for suffix in suffixes)
             assert len(pd.read_csv(stem.with_name(f"{stem.name}.csv")))
             saved = json.loads(stem.with_name(f"{stem.name}.json").read_text())
             assert saved["command"] == "make" and saved["runs"]
     names = {item.name: [stem.name for stem in item.stems] for item in items}
-    assert names["figure1"] == ["figure1", "figure1_all"]
-    assert names["figure5"] == ["figure5_hard_question", "figure5_question"]
+    assert names["figure1"] == ["figure1"]
+    assert [stem.name for stem in items[0].linked] == ["figure1_hard_question_rouge", "figure1_all"]
+    shown = ["hard_question_rouge", "identifier_bleu", "identifier_rouge"]
+    assert list(pd.read_csv(tmp_path / "figure1.csv")["task"].unique()) == shown
+    opening = pd.read_csv(tmp_path / "figure1_hard_question_rouge.csv")
+    assert list(opening["task"].unique()) == shown[:1]
+    assert list(opening["panel"].unique()) == ["pretrained", "RFT", "SFT"]
+    assert names["figure5"] == [f"figure5_{task}" for task in shown]
+    assert names["figure2"] == ["figure2", "figure2_pairs"]
+    assert names["figure4"] == ["figure4", "figure4_other"]
+    assert titles == [
+        "identifier, SacreBLEU: a short SFT phase, then RFT (2 seeds)",
+        "other: a short SFT phase, then RFT (one seed)",
+    ]
+    narrow = {path.name.removesuffix("_narrow.png") for path in tmp_path.glob("*_narrow.png")}
+    assert narrow == {"figure1", items[0].linked[0].name, *names["figure2"], *names["figure5"]}
     means = (
         results.inputs[results.inputs["method"] == "pretrained"].groupby(["task", "sample"])["mean"].mean()
     )
-    assert means["question", 1] != means["question", 2], "as in a table beside the figure"
+    assert means["other", 1] != means["other", 2], "as in a table beside the figure"
     assert "of the pretrained model's first sample" in items[0].caption
     plotted = pd.read_csv(tmp_path / "figure2.csv")
     pd.testing.assert_frame_equal(plotted, results.figure2, check_dtype=False)
-    page = render("T", "I", items, evaluate(results), tmp_path)
-    assert page.count("src='data:image/png") == 6
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "figure2_pairs.csv"), pair_numbers(results.inputs), check_dtype=False
+    )
+    page = write_page(tmp_path, "I", items, results).read_text()
+    assert page.count("src='data:image/png") == 3 + 1 + 2 + 3 + 2  # the opening's, Figures 1, 2, 5 and 4
+    assert page.count("Drawn by: <code>make</code>") == len(items)
     assert saved_item("x", "X", "", tmp_path / "figure2").runs == items[1].runs
 
 
@@ -88,20 +125,19 @@ def test_unfinished_runs_are_left_out_and_the_item_says_so(study, tmp_path, monk
     short = dataclasses.replace(study, extractions=lost, trainings=study.trainings[:1])
     results = collect_results(short)
     figure2 = draw("figure2", short, results, tmp_path)
-    assert figure2.title == "Figure 2: RFT against SFT over tasks (partial: 1 of 12 runs missing)"
+    assert figure2.title == "Figure 2: RFT against SFT over tasks (partial: 1 of 16 runs missing)"
     assert [row["run"] for row in figure2.missing] == ["other, RFT, seed 0"]
-    assert set(pd.read_csv(tmp_path / "figure2.csv")["task"]) == {"hard_question", "question"}
+    assert set(pd.read_csv(tmp_path / "figure2.csv")["task"]) == set(DATA) - {"other"}
     assert json.loads((tmp_path / "figure2.json").read_text())["missing"] == figure2.missing
     figure1 = draw("figure1", short, results, tmp_path)
-    assert [len(json.loads(stem.with_suffix(".json").read_text())["missing"]) for stem in figure1.stems] == [
-        0,
-        1,
-    ]
+    stems = [*figure1.stems, *figure1.linked]
+    missing = [len(json.loads(stem.with_suffix(".json").read_text())["missing"]) for stem in stems]
+    assert missing == [0, 0, 1]
     assert draw("figure4", short, results, tmp_path).missing == []
 
 
 def test_without_runs_an_item_names_what_it_needs(tmp_path):
-    source = Source(task="question", seed=0, method="rft", reward=REWARD, path=None, command="make it")
+    source = Source(task="identifier_bleu", seed=0, method="rft", reward=REWARD, path=None, command="make it")
     study = Study(extractions=[source], trainings=[source])
     results = collect_results(study)
     for name in DRAWN:
