@@ -127,7 +127,8 @@ def test_cases_of_a_task_share_colour_and_marker_and_are_joined_in_order(is_narr
 
 
 def test_equal_percentiles_are_neither_smallest_nor_largest():
-    assert list(case_fills(under_rewards(0.0, 0.0, 0.0, 0.1)).values()) == ["left", "none", "left", "full"]
+    fills = case_fills(under_rewards(0.0, 0.0, 0.0, 0.1))
+    assert [fills[f"task {i}"] for i in range(4)] == ["left", "none", "left", "full"]
 
 
 def test_zero_and_small_percentiles_stand_apart():
