@@ -298,6 +298,8 @@ def _figure4(study: Study, results: Results, folder: Path) -> Item:
         stems.append(folder / ("figure4" if task == study.swept[0] else f"figure4_{task}"))
         runs = describe_runs(finished(part))
         save_figure(figure4(numbers, title), stems[-1], numbers, runs, **_meta(study, part, task=task))
+        narrow = figure4(numbers, title, is_narrow=True)
+        save_picture(narrow, stems[-1].with_name(f"{stems[-1].name}{NARROW}"))
     return _item("figure4", sources, stems)
 
 

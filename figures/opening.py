@@ -97,7 +97,7 @@ def _short_phase(results: Results, verdicts: Verdicts) -> str:
     for name in ("RFT alone", "short SFT, then RFT"):
         if np.isnan(cells[name]):
             raise NotTestedError(f"no finished run of {name} ({phase})")
-    listed = ", ".join(f"{name} {value:.3f}" for name, value in cells.items() if not np.isnan(value))
+    listed = "; ".join(f"{name} {value:.3f}" for name, value in cells.items() if not np.isnan(value))
     return f"Mean test reward on the task of the picture: {listed} ({phase})."
 
 

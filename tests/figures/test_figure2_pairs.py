@@ -33,7 +33,10 @@ def slopes(axes):
 def test_a_line_joins_the_two_shares_of_a_task(is_narrow):
     figure = figure2_pairs(pairs(), LABELS, LOOKS, is_narrow=is_narrow)
     rft, short = figure.axes
-    assert [np.round(line.get_ydata(orig=False), 6).tolist() for line in slopes(rft)] == [[0.1, 0.9], [0.2, 0.3]]
+    assert [np.round(line.get_ydata(orig=False), 6).tolist() for line in slopes(rft)] == [
+        [0.1, 0.9],
+        [0.2, 0.3],
+    ]
     for line, look in zip(slopes(rft), LOOKS.values(), strict=True):
         assert (line.get_marker(), to_hex(line.get_color()).upper()) == (look["marker"], look["color"])
         assert np.round(line.get_xdata(orig=False)).tolist() == [0, 1]

@@ -66,8 +66,8 @@ def test_numbers_are_those_of_the_run():
     )
     assert second.measured.endswith("(sign test: p = 0.25).")
     assert third.measured == (
-        "Mean test reward on the task of the picture: pretrained 0.050, RFT alone 0.100, short SFT 0.150, "
-        "short SFT, then RFT 0.250, full SFT, then RFT 0.500 (short: 1% of the labels, 40% of the steps)."
+        "Mean test reward on the task of the picture: pretrained 0.050; RFT alone 0.100; short SFT 0.150; "
+        "short SFT, then RFT 0.250; full SFT, then RFT 0.500 (short: 1% of the labels, 40% of the steps)."
     )
     assert [verdict.criterion.name for verdict in third.verdicts] == list(SENTENCES[2].criteria)
     assert not any(lead.lacks for lead in (first, second, third))
@@ -99,7 +99,8 @@ def test_verdicts_stand_beside_the_sentence_with_number_and_bound(tmp_path):
     page = render("T", "I", [], [], tmp_path, leads[:1])
     assert page.count("class='badge fails'") == 3
     dead = next(criterion for criterion in CRITERIA if criterion.name == "figure1_dead")
-    assert f"{dead.measure}: <b>0.25</b>, holds if at least 0.5" in page
+    assert f"{dead.claim} <span class=dim><b>0.25</b>, holds if at least 0.5" in page
+    assert f"<li>{dead.claim} {dead.measure}</li>" in page
 
 
 @pytest.mark.parametrize("is_drawn", [True, False])
