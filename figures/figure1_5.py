@@ -95,19 +95,22 @@ def figure1_tasks(numbers: pd.DataFrame, labels: Mapping[str, str], title: str |
 
 
 def figure1_narrow(numbers: pd.DataFrame, labels: Mapping[str, str], title: str | None = None) -> Figure:
-    """Draw what `figure1_tasks` does for a phone: the models of a task two by two."""
-    tasks = list(dict.fromkeys(numbers["task"]))
-    panels = [panel for panel in SHOWN_MODELS.values() if panel in set(numbers["panel"])]
-    height = math.ceil(len(panels) / 2)
+    """Draw what `figure1_tasks` does for a phone: the models of a task two by two, those that were run."""
+    models = {
+        str(task): [panel for panel in SHOWN_MODELS.values() if panel in set(rows["panel"])]
+        for task, rows in numbers.groupby("task", sort=False)
+    }
+    heights = [1.5 * math.ceil(len(panels) / 2) + 0.4 for panels in models.values()]
     with house_style():
-        figure = Figure(figsize=(NARROW_WIDTH, (1.5 * height + 0.4) * len(tasks) + 0.9), layout="constrained")
+        figure = Figure(figsize=(NARROW_WIDTH, sum(heights) + 0.9), layout="constrained")
         add_title(figure, title)
-        parts = figure.subfigures(len(tasks), 1, squeeze=False)[:, 0]
-        for part, task in zip(parts, tasks, strict=True):
+        parts = figure.subfigures(len(models), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for part, (task, panels) in zip(parts, models.items(), strict=True):
+            height = math.ceil(len(panels) / 2)
             grid = list(part.subplots(height, min(2, len(panels)), squeeze=False, sharey=True).flat)
             colours = _draw_models(grid[: len(panels)], numbers[numbers["task"] == task], panels)
             for axes in grid:
-                axes.title.set_fontsize(7.5)
+                axes.title.set_fontsize(6.5)
             for axes in grid[len(panels) :]:
                 axes.set_axis_off()
             part.suptitle(labels.get(task, task).replace("\n", ", "), fontsize="medium", fontweight="bold")
@@ -132,7 +135,7 @@ def _draw_models(row: Sequence[Axes], table: pd.DataFrame, panels: Sequence[str]
         axes.set_ylim(low - margin, high + margin)
         if by_input.empty:
             axes.set_title(panel)
-            axes.text(0.5, 0.5, "no finished run", transform=axes.transAxes, ha="center", color=GREY)
+            axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color=GREY)
             continue
         rows = by_input.loc[order]
         axes.scatter(

@@ -111,10 +111,6 @@ class Study:
     swept: tuple[str, ...] = (SWEPT_TASK,)
     command: str = ""
 
-    def names(self) -> dict[str, str]:
-        """The tasks' names alone, without the reward."""
-        return {task: label.split("\n")[0] for task, label in self.labels.items()}
-
     def lines(self) -> dict[str, str]:
         """The labels, each in one line."""
         return {task: label.replace("\n", ", ") for task, label in self.labels.items()}
@@ -262,7 +258,7 @@ def _table1(study: Study, results: Results, folder: Path) -> Item:
     sources = _compared(study)
     if results.table1.empty:
         return _item("table1", sources)
-    shown = table1_shown(results.table1, study.names())
+    shown = table1_shown(results.table1, study.lines())
     return _save_table("table1", study, sources, shown, results.table1, folder)
 
 
@@ -270,7 +266,7 @@ def _table_rewards(study: Study, results: Results, folder: Path) -> Item:
     sources = study.extractions
     if results.rewards.empty:
         return _item("table_rewards", sources)
-    shown = rewards_shown(results.rewards, study.names())
+    shown = rewards_shown(results.rewards, study.lines())
     return _save_table("table_rewards", study, sources, shown, results.rewards, folder)
 
 

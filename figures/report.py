@@ -26,7 +26,7 @@ BADGES: dict[Outcome, tuple[str, str]] = {  # class in the style sheet, text
 # The paper's order. Later work puts its items into a section of its own; one without items is not shown.
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Before any training", ("preflight",)),
-    ("Where gradients vanish: text generation", ("figure1", "figure5", "figure2", "table1")),
+    ("Where gradients vanish: text generation", ("figure1", "figure2", "table1", "figure5")),
     (
         "Exact gradients: controlled experiments",
         ("figure3", "figure3_sgd", "figure3_high_init_reward"),
