@@ -80,7 +80,7 @@ def test_what_was_not_run_is_said_and_grey(tmp_path):
     assert leads[1].lacks.startswith("no task has finished runs of RFT and SFT under two rewards")
     assert leads[2].lacks == ("no finished run of RFT alone (short: 1% of the labels, 40% of the steps)")
     page = render("T", "I", [], [], tmp_path, leads)
-    assert page.count("<span class='badge not'>&ndash; not run</span>") == 3
+    assert page.count("<span class='badge not'>&ndash; not measured</span>") == 3
     assert "<img" not in page and "class='badge holds'" not in page
 
 
