@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,8 @@ GIVEN_MEAN = "difference, given the pretrain mean"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")  # 11 and 6: pairs repeat after 66 tasks
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY)
 MARKER_SIZE, COVERED = 6.5, 4.5  # and how much larger one is for each that lies on it
-FILLS = {"none": "smallest std of its rewards", "left": "between", "full": "largest"}
+FillStyle = Literal["none", "left", "full"]
+FILLS: dict[FillStyle, str] = {"none": "smallest std of its rewards", "left": "between", "full": "largest"}
 LEGEND_LETTERS = 36  # of a line
 LINEAR_UP_TO = 0.002  # percentiles; above it the axis is logarithmic
 PERCENTILE_TICKS = (0, 0.002, 0.01, 0.05, 0.2, 1, 5, 20)
@@ -176,16 +177,16 @@ def task_looks(numbers: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def case_fills(numbers: pd.DataFrame) -> dict[str, str]:
+def case_fills(numbers: pd.DataFrame) -> dict[str, FillStyle]:
     """Filling of each case's marker, by its percentile among those of its task: one of `FILLS`.
 
     A task's only case is filled; cases of equal percentiles are neither the smallest nor the largest.
     """
-    fills = {}
+    fills: dict[str, FillStyle] = {}
     for _, cases in numbers.groupby("data", sort=False):
         low, high = cases["percentile"].min(), cases["percentile"].max()
         for row in cases.to_dict("records"):
-            ends = {low: "none", high: "full"} if low < high else {}
+            ends: dict[float, FillStyle] = {low: "none", high: "full"} if low < high else {}
             fills[str(row["task"])] = "full" if len(cases) == 1 else ends.get(row["percentile"], "left")
     return fills
 

@@ -114,7 +114,8 @@ def test_for_a_phone_all_panels_stand_below_each_other():
     for label, axes in by_label[1].items():
         drawn = [line.get_xydata().tolist() for line in axes.lines]
         assert drawn == [line.get_xydata().tolist() for line in by_label[0][label].lines]
-        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["40%", "100%"]
+        if axes.axison:  # of a split where RFT alone gains nothing it is not
+            assert [tick.get_text() for tick in axes.get_xticklabels()] == ["40%", "100%"]
 
 
 def test_figure_of_unfinished_grids_can_be_drawn(tmp_path):
