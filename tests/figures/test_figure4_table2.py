@@ -103,7 +103,8 @@ def test_figure_draws_every_number():
 
 
 def test_for_a_phone_all_panels_stand_below_each_other():
-    numbers = figure4_numbers(grid(), "question", BASE)
+    table = grid()
+    numbers = figure4_numbers(table, table["task"].iloc[0], BASE)
     wide, narrow = figure4(numbers), figure4(numbers, is_narrow=True)
     narrow.draw_without_rendering()
     assert narrow.get_figwidth() == 4 and len({axes.get_position().x0 for axes in narrow.axes}) == 1
