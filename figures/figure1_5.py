@@ -95,19 +95,22 @@ def figure1_tasks(numbers: pd.DataFrame, labels: Mapping[str, str], title: str |
 
 
 def figure1_narrow(numbers: pd.DataFrame, labels: Mapping[str, str], title: str | None = None) -> Figure:
-    """Draw what `figure1_tasks` does for a phone: the models of a task two by two."""
-    tasks = list(dict.fromkeys(numbers["task"]))
-    panels = [panel for panel in SHOWN_MODELS.values() if panel in set(numbers["panel"])]
-    height = math.ceil(len(panels) / 2)
+    """Draw what `figure1_tasks` does for a phone: the models of a task two by two, those that were run."""
+    models = {
+        str(task): [panel for panel in SHOWN_MODELS.values() if panel in set(rows["panel"])]
+        for task, rows in numbers.groupby("task", sort=False)
+    }
+    heights = [1.5 * math.ceil(len(panels) / 2) + 0.4 for panels in models.values()]
     with house_style():
-        figure = Figure(figsize=(NARROW_WIDTH, (1.5 * height + 0.4) * len(tasks) + 0.9), layout="constrained")
+        figure = Figure(figsize=(NARROW_WIDTH, sum(heights) + 0.9), layout="constrained")
         add_title(figure, title)
-        parts = figure.subfigures(len(tasks), 1, squeeze=False)[:, 0]
-        for part, task in zip(parts, tasks, strict=True):
+        parts = figure.subfigures(len(models), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for part, (task, panels) in zip(parts, models.items(), strict=True):
+            height = math.ceil(len(panels) / 2)
             grid = list(part.subplots(height, min(2, len(panels)), squeeze=False, sharey=True).flat)
             colours = _draw_models(grid[: len(panels)], numbers[numbers["task"] == task], panels)
             for axes in grid:
-                axes.title.set_fontsize(7.5)
+                axes.title.set_fontsize(6.5)
             for axes in grid[len(panels) :]:
                 axes.set_axis_off()
             part.suptitle(labels.get(task, task).replace("\n", ", "), fontsize="medium", fontweight="bold")
@@ -132,7 +135,7 @@ def _draw_models(row: Sequence[Axes], table: pd.DataFrame, panels: Sequence[str]
         axes.set_ylim(low - margin, high + margin)
         if by_input.empty:
             axes.set_title(panel)
-            axes.text(0.5, 0.5, "no finished run", transform=axes.transAxes, ha="center", color=GREY)
+            axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color=GREY)
             continue
         rows = by_input.loc[order]
         axes.scatter(
@@ -191,7 +194,7 @@ def figure5(
 
 
 KINDS = ("small", "large")
-COLUMN = 54  # characters of a line
+COLUMN, NARROW_COLUMN = 54, 40  # characters of a line
 MOST_GENERATIONS = 10
 FONT_SIZE = 7.5
 
@@ -224,18 +227,25 @@ def figure5_numbers(extraction: dict[str, Any], reward: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def figure5_panel(numbers: pd.DataFrame, title: str | None = None) -> Figure:
+def figure5_panel(numbers: pd.DataFrame, title: str | None = None, is_narrow: bool = False) -> Figure:
     """Draw the input of small reward std left, that of large right: prompt, reference, generations, rewards.
 
-    numbers: see `figure5_numbers`. Long texts are cut, at most ten generations are shown.
+    numbers: see `figure5_numbers`. Long texts are cut, at most ten generations are shown. is_narrow: for a
+    phone, one below the other.
     """
-    blocks = [_wrap_texts(numbers[numbers["kind"] == kind].head(MOST_GENERATIONS)) for kind in KINDS]
-    height = max(block[-1].place + len(block[-1].lines) for block in blocks)
+    column = NARROW_COLUMN if is_narrow else COLUMN
+    blocks = [_wrap_texts(numbers[numbers["kind"] == kind].head(MOST_GENERATIONS), column) for kind in KINDS]
+    heights = [block[-1].place + len(block[-1].lines) for block in blocks]
     highest = max(1.0, float(numbers["reward"].max()))
     with house_style():
-        figure = Figure(figsize=(10, 0.14 * height + 0.8), layout="constrained")
-        grid = figure.subplots(1, 2)
-        for axes, kind, block in zip(grid, KINDS, blocks, strict=True):
+        if is_narrow:
+            figure = Figure(figsize=(NARROW_WIDTH, 0.14 * sum(heights) + 1.2), layout="constrained")
+            grid = figure.subplots(2, 1, height_ratios=heights)
+        else:
+            heights = [max(heights)] * len(heights)
+            figure = Figure(figsize=(10, 0.14 * heights[0] + 0.8), layout="constrained")
+            grid = figure.subplots(1, 2)
+        for axes, kind, block, height in zip(grid, KINDS, blocks, heights, strict=True):
             mean, std = input_statistics(numbers[numbers["kind"] == kind]["reward"].to_numpy())
             axes.set_title(f"{kind} reward std: {std:.3f}, mean {mean:.3f}", loc="left")
             _draw(axes, block, height, highest, ORANGE if kind == "small" else BLUE)
@@ -251,8 +261,8 @@ class Line(NamedTuple):
     lines: list[str]
 
 
-def _wrap_texts(rows: pd.DataFrame) -> list[Line]:
-    """Wrap the texts of one input."""
+def _wrap_texts(rows: pd.DataFrame, column: int) -> list[Line]:
+    """Wrap the texts of one input to lines of `column` characters."""
     first = rows.iloc[0]
     texts: list[tuple[str | float, str, int]] = [
         ("prompt", first["prompt"], 6),
@@ -262,7 +272,7 @@ def _wrap_texts(rows: pd.DataFrame) -> list[Line]:
     blocks: list[Line] = []
     place = 0
     for head, text, most in texts:
-        lines = textwrap.wrap(text, COLUMN, max_lines=most, placeholder=" ...") or [""]
+        lines = textwrap.wrap(text, column, max_lines=most, placeholder=" ...") or [""]
         blocks.append(Line(place, head, lines))
         place += len(lines) + isinstance(head, str)
     return blocks

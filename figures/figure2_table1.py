@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from figures.style import add_title
 from figures.tables import percent, short, signed, with_interval
@@ -38,10 +41,15 @@ TITLES = {
     "pretrain_mean": "(d) the confounder: where they start",
 }
 GIVEN_MEAN = "difference, given the pretrain mean"
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")  # 11 and 7: pairs repeat after 77 tasks
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")  # 11 and 6: pairs repeat after 66 tasks
 UNDEFINED = "undefined"  # in Table 1: all rewards of a task are equal, or all gains
-COLORS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY, GREY)
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY)
 MARKER_SIZE, COVERED = 6.5, 4.5  # and how much larger one is for each that lies on it
+FillStyle = Literal["none", "left", "full"]
+FILLS: dict[FillStyle, str] = {"none": "smallest std of its rewards", "left": "between", "full": "largest"}
+LEGEND_LETTERS = 36  # of a line
+LINEAR_UP_TO = 0.002  # percentiles; above it the axis is logarithmic
+PERCENTILE_TICKS = (0, 0.002, 0.01, 0.05, 0.2, 1, 5, 20)
 
 
 def models_by_task(
@@ -130,32 +138,75 @@ def rank_correlations(numbers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def figure2(numbers: pd.DataFrame, labels: Mapping[str, str], title: str | None = None) -> Figure:
-    """Draw RFT - SFT, its two parts and the pretrain mean against the percentile, a point per task.
+def figure2(
+    numbers: pd.DataFrame, labels: Mapping[str, str], title: str | None = None, is_narrow: bool = False
+) -> Figure:
+    """Draw RFT - SFT, its two parts and the pretrain mean against the percentile, a point per case.
 
-    numbers: see `figure2_numbers`; labels: task -> how it is called. Bars show the std over seeds, both ways;
-    a line joins tasks that differ in the reward alone.
+    numbers: see `figure2_numbers`; labels: case -> name of the task and, in a line below it, the reward. Bars
+    show the std over seeds, both ways. Cases of one task, which differ in the reward alone, share colour and
+    marker, are joined by a line and told apart by the filling (`FILLS`). is_narrow: for a phone.
     """
     correlations = rank_correlations(numbers).set_index("with").to_dict("index")
+    handles = legend_handles(numbers, labels)
     with house_style():
-        figure = Figure(figsize=(9.6, 6.4))
+        size = (4.0, 11.0 + 0.3 * len(handles)) if is_narrow else (10.4, 6.6)
+        figure = Figure(figsize=size)
         figure.set_layout_engine("constrained", hspace=0.06, wspace=0.06)
-        grid = figure.subplots(2, 2, sharex=True)
+        grid = figure.subplots(4 if is_narrow else 2, 1 if is_narrow else 2, sharex=True)
         for axes, (name, label) in zip(grid.flat, PANELS.items(), strict=True):
-            _draw_tasks(axes, numbers, name, labels)
+            _draw_tasks(axes, numbers, name)
             row = correlations[name]
             interval = with_interval(row["correlation"], row["low"], row["high"], signed)
             axes.set_title(f"{TITLES[name]}\nrank correlation {interval}")
             axes.set_ylabel(label)
-        for axes in grid[1]:
+        for axes in grid[-1:].flat:
             axes.set_xlabel("10th percentile of the reward std, pretrained")
-        legend = grid[0][0].get_legend_handles_labels()
-        figure.legend(*legend, loc="outside right center", title="task")
+        figure.legend(handles=handles, loc="outside lower left" if is_narrow else "outside right center")
         add_title(figure, title)
         figure.draw_without_rendering()  # only now it is known which markers meet
         for axes, name in zip(grid.flat, PANELS, strict=True):
             _enlarge_covered(axes, numbers[["percentile", name]].to_numpy())
     return figure
+
+
+def task_looks(numbers: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Marker and colour of each task, by its place in Figure 2. numbers: see `figure2_numbers`."""
+    return {
+        str(data): {"marker": MARKERS[i % len(MARKERS)], "color": COLORS[i % len(COLORS)]}
+        for i, data in enumerate(dict.fromkeys(numbers["data"]))
+    }
+
+
+def case_fills(numbers: pd.DataFrame) -> dict[str, FillStyle]:
+    """Filling of each case's marker, by its percentile among those of its task: one of `FILLS`.
+
+    A task's only case is filled; cases of equal percentiles are neither the smallest nor the largest.
+    """
+    fills: dict[str, FillStyle] = {}
+    for _, cases in numbers.groupby("data", sort=False):
+        low, high = cases["percentile"].min(), cases["percentile"].max()
+        for row in cases.to_dict("records"):
+            ends: dict[float, FillStyle] = {low: "none", high: "full"} if low < high else {}
+            fills[str(row["task"])] = "full" if len(cases) == 1 else ends.get(row["percentile"], "left")
+    return fills
+
+
+def legend_handles(numbers: pd.DataFrame, labels: Mapping[str, str]) -> list[Line2D]:
+    """What colours, markers and fillings mean: a task with its rewards in the order of their percentiles."""
+    looks, fills = task_looks(numbers), case_fills(numbers)
+    shared: dict[str, Any] = {"linestyle": "", "markersize": MARKER_SIZE, "markerfacecoloralt": "white"}
+    handles = []
+    for data, cases in numbers.groupby("data", sort=False):
+        parts = [labels.get(task, task).partition("\n") for task in cases["task"]]
+        rewards = " < ".join(reward for _, _, reward in parts if reward)
+        text = textwrap.fill(f"{parts[0][0]}: {rewards}" if rewards else parts[0][0], LEGEND_LETTERS)
+        handles.append(Line2D([], [], label=text, **looks[str(data)], **shared))
+    if set(fills.values()) != {"full"}:
+        for fill, text in FILLS.items():
+            if fill in fills.values():
+                handles.append(Line2D([], [], label=text, marker="o", color=GREY, fillstyle=fill, **shared))
+    return handles
 
 
 def _enlarge_covered(axes: Axes, points: np.ndarray) -> None:
@@ -167,28 +218,38 @@ def _enlarge_covered(axes: Axes, points: np.ndarray) -> None:
         marker.set_markersize(MARKER_SIZE + COVERED * int((distances < MARKER_SIZE).sum()))
 
 
-def _draw_tasks(axes: Axes, numbers: pd.DataFrame, name: str, labels: Mapping[str, str]) -> None:
-    for _, cases in numbers.groupby("data", sort=False):
+def _draw_tasks(axes: Axes, numbers: pd.DataFrame, name: str) -> None:
+    looks, fills = task_looks(numbers), case_fills(numbers)
+    for data, cases in numbers.groupby("data", sort=False):
         if len(cases) > 1:
-            axes.plot(cases["percentile"], cases[name], color=GREY, linewidth=0.8, zorder=0)
-    for i, row in enumerate(numbers.to_dict("records")):
+            color = looks[str(data)]["color"]
+            axes.plot(cases["percentile"], cases[name], color=color, linewidth=0.8, alpha=0.6, zorder=0)
+    for row in numbers.to_dict("records"):
         bars = {"xerr": row["percentile_std"], "yerr": row[f"{name}_std"]}
         axes.errorbar(
             row["percentile"],
             row[name],
             **{side: bar for side, bar in bars.items() if bar > 0},
+            **looks[row["data"]],
             linestyle="",
-            marker=MARKERS[i % len(MARKERS)],
             markersize=MARKER_SIZE,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            color=COLORS[i % len(COLORS)],
+            fillstyle=fills[row["task"]],
+            markerfacecoloralt="white",
             elinewidth=1,
             capsize=2,
-            label=labels.get(row["task"], row["task"]),
         )
     axes.margins(0.08)  # whole markers
-    axes.axhline(0, color=GREY, linewidth=0.8)
+    _set_percentile_scale(axes, float(numbers["percentile"].max()))
+    axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+
+
+def _set_percentile_scale(axes: Axes, largest: float) -> None:
+    """Spread percentiles of several orders of magnitude along the x axis, with room for 0."""
+    axes.set_xscale("symlog", linthresh=LINEAR_UP_TO, linscale=0.6)
+    axes.set_xlim(-0.35 * LINEAR_UP_TO, 1.4 * max(largest, LINEAR_UP_TO))
+    ticks = [tick for tick in PERCENTILE_TICKS if tick <= 1.4 * max(largest, LINEAR_UP_TO)]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
 
 
 def table1(inputs: pd.DataFrame) -> pd.DataFrame:

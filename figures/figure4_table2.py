@@ -110,20 +110,26 @@ def _sft_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([starts, evaluated]).drop_duplicates(keys)
 
 
-def figure4(numbers: pd.DataFrame, title: str | None = None) -> Figure:
+def figure4(numbers: pd.DataFrame, title: str | None = None, is_narrow: bool = False) -> Figure:
     """Draw reward after SFT alone and after SFT and RFT (left), and RFT's gain over that without SFT (right).
 
     The x axis is the share of the SFT steps, a colour stands for a share of the labels, rows are train and
-    test. Without ratios there is no right part. numbers: see `figure4_numbers`.
+    test. Without ratios there is no right part. numbers: see `figure4_numbers`; is_narrow: for a phone, all
+    below each other.
     """
     steps = sorted(numbers[numbers["method"].isin(STAGES)]["steps"].dropna().unique())
     places = {value: place for place, value in enumerate(steps)}
     labels = sorted(numbers[numbers["method"].isin(STAGES)]["labels"].unique())
     with house_style():
         has_ratios = bool(numbers["gain_ratio"].notna().any())
-        figure = Figure(figsize=(9.2 if has_ratios else 5.6, 6.4))
+        columns = 1 + has_ratios
+        size = (4.0, 2.2 + 2.4 * 2 * columns) if is_narrow else (9.2 if has_ratios else 5.6, 6.4)
+        figure = Figure(figsize=size)
         figure.set_layout_engine("constrained", hspace=0.06, wspace=0.08)
-        grid = figure.subplots(2, 1 + has_ratios, sharex=True, squeeze=False)
+        if is_narrow:
+            grid = figure.subplots(2 * columns, 1, squeeze=False).reshape(columns, 2).T
+        else:
+            grid = figure.subplots(2, columns, sharex=True, squeeze=False)
         for row, (split, name) in zip(grid, SHOWN_SPLITS.items(), strict=True):
             part = numbers[numbers["split"] == split]
             _draw_rewards(row[0], part, labels, places)
@@ -136,14 +142,14 @@ def figure4(numbers: pd.DataFrame, title: str | None = None) -> Figure:
             grid[0][1].set_title("(b) how many times more RFT gains after SFT")
         else:
             grid[0][0].set_title(f"reward ({_why_no_ratio(numbers)})")
-        for axes in grid[1]:
+        for axes in grid.flat if is_narrow else grid[1]:
             axes.set_xticks(range(len(steps)), [percent(value) for value in steps])
             axes.set_xlim(-0.4, len(steps) - 0.6)
             axes.set_xlabel("share of the SFT steps")
         figure.legend(
             *grid[0][0].get_legend_handles_labels(),
             loc="outside lower center",
-            ncols=1 + len(labels) if has_ratios else 2,
+            ncols=1 if is_narrow else 1 + len(labels) if has_ratios else 2,
         )
         add_title(figure, title)
     return figure

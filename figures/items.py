@@ -12,9 +12,18 @@ import pandas as pd
 
 from figures.claims import Results, evaluate
 from figures.criterion import CONTRAST_TASK, HARD_TASK, SWEPT_TASK
-from figures.figure1_5 import figure1_narrow, figure1_numbers, figure1_tasks, figure5_numbers, figure5_panel
-from figures.figure2_table1 import NEEDED, figure2, rank_correlations, table1_shown
-from figures.figure4_table2 import figure4, table2, table2_shown
+from figures.figure1_5 import (
+    SHOWN_MODELS,
+    figure1_narrow,
+    figure1_numbers,
+    figure1_tasks,
+    figure5_numbers,
+    figure5_panel,
+)
+from figures.figure2_pairs import figure2_pairs
+from figures.figure2_table1 import NEEDED, figure2, rank_correlations, table1_shown, task_looks
+from figures.figure4_table2 import figure4, figure4_numbers, table2, table2_shown
+from figures.opening import make_opening
 from figures.report import NARROW, Item, write_report
 from figures.runs import load_extraction
 from figures.study import (
@@ -32,20 +41,22 @@ from figures.style import save_figure, save_picture
 from figures.table_rewards import rewards_shown
 from figures.tables import save_table
 
-SHOWN_TASKS = (HARD_TASK, SWEPT_TASK, CONTRAST_TASK)  # of Figures 1 and 5; the others are in the twin
+OTHER_REWARD = "identifier_rouge"  # the inputs of SWEPT_TASK by a reward of larger std
+SHOWN_TASKS = (HARD_TASK, SWEPT_TASK, OTHER_REWARD, CONTRAST_TASK)  # of Figures 1 and 5, if they are there
+OPENING_MODELS = [SHOWN_MODELS[method] for method in NEEDED]  # of the page's first picture
 CAPTIONS = {
     "figure1": "A marker per train input: mean (height) and std (colour) of its reward over the generations, "
-    "inputs of a row in the order of their std under the pretrained model.",
-    "figure2": "A point per task: mean and, as bars, std over seeds. The 10th percentile leaves out inputs "
-    "whose "
-    "mean under the pretrained model exceeds 0.9. Intervals: 95%, Fisher's z over tasks, wide because "
-    "these are "
-    "few; tasks are not drawn at random, so they are a guide. A marker on which others lie is larger. The "
-    "difference in (a) is (b) minus (c): "
-    "which of them "
-    "follows the percentile, and whether the percentile is more than the reward that a task starts from "
-    "(d), is "
-    "part of the result.",
+    "inputs of a row in the order of their std under the pretrained model. RFT after SFT is by a task's "
+    "first reward alone. Rows of one task are the same inputs, pretrained model and SFT under two rewards.",
+    "figure2": "A point per task and reward: mean and, as bars, std over seeds. A line joins the rewards of "
+    "a task, all else equal, from the smallest std (hollow) to the largest (filled). The axis is logarithmic "
+    "above 0.002. The 10th percentile leaves out inputs whose mean under the pretrained model exceeds 0.9. "
+    "Intervals: 95%, Fisher's z over points, a guide: tasks are not drawn at random, and points of one task "
+    "are not independent. A marker on which others lie is larger. The difference in (a) is (b) minus (c): "
+    "which of them follows the percentile, and whether the percentile is more than the reward that a task "
+    "starts from (d), is part of the result. The last picture compares the rewards of smallest and of "
+    "largest std of each task (percentile in brackets): the share of full SFT's gain of train reward that "
+    "RFT gains by the one and by the other, and, in grey, that of the short SFT phase, which sees no reward.",
     "table1": "Pearson correlation over inputs of the reward std under the pretrained model with the "
     "input's reward "
     "gain, mean over seeds with its 95% bootstrap interval over inputs. The gain is measured against a "
@@ -62,7 +73,8 @@ CAPTIONS = {
     "std over "
     "seeds. The right axis is the share of the reward after full SFT, then RFT. (b): what RFT gains after "
     "SFT over "
-    "what it gains without; a model that SFT has brought near the best reward has little left to gain.",
+    "what it gains without; a model that SFT has brought near the best reward has little left to gain. A "
+    "picture per task that was swept.",
     "figure5": "The example of small std is the median by mean of the tenth of the inputs with the "
     "smallest reward "
     "std under the pretrained model, without means above 0.9, that of large std likewise of the largest.",
@@ -87,19 +99,16 @@ class Study:
     """The runs of a study, made or not, and how its tasks are called.
 
     labels: task -> name and reward, in one or two lines; base: task -> RFT's own settings, see
-    `select_settings`; swept: the task of Table 2 and Figure 4; command: what draws it, for the JSON files.
+    `select_settings`; swept: the tasks of Figure 4, the first that of Table 2 too; command: what draws it,
+    for the JSON files.
     """
 
     extractions: Sequence[Source]
     trainings: Sequence[Source]
     labels: Mapping[str, str] = field(default_factory=dict)
     base: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    swept: str = SWEPT_TASK
+    swept: tuple[str, ...] = (SWEPT_TASK,)
     command: str = ""
-
-    def names(self) -> dict[str, str]:
-        """The tasks' names alone, without the reward."""
-        return {task: label.split("\n")[0] for task, label in self.labels.items()}
 
     def lines(self) -> dict[str, str]:
         """The labels, each in one line."""
@@ -115,7 +124,8 @@ def collect_results(study: Study, **controlled: Any) -> Results:
         controlled["inputs"] = inputs_table(study.extractions)
     if finished(study.trainings):
         controlled["runs"] = runs_table(study.trainings)
-    return Results(base=study.base.get(study.swept, {}), swept=study.swept, **controlled)
+    swept = study.swept[0]
+    return Results(base=study.base.get(swept, {}), swept=swept, **controlled)
 
 
 def draw(name: str, study: Study, results: Results, folder: Path) -> Item:
@@ -126,12 +136,13 @@ def draw(name: str, study: Study, results: Results, folder: Path) -> Item:
 def write_page(
     folder: Path, intro: str, items: Sequence[Item], results: Results, is_full_scale: bool = True
 ) -> Path:
-    """Write the page with the items, their claims and whether they hold; returns its path.
+    """Write the page: the opening, the items, their claims and whether they hold; returns its path.
 
     is_full_scale: see `evaluate`.
     """
-    path = folder / "report.html"
-    write_report(path, "The paper in miniature", intro, items, evaluate(results, is_full_scale))
+    path, verdicts = folder / "report.html", evaluate(results, is_full_scale)
+    leads = make_opening(results, verdicts, items)
+    write_report(path, "The paper in miniature", intro, items, verdicts, leads)
     return path
 
 
@@ -175,20 +186,23 @@ def _figure1(study: Study, results: Results, folder: Path) -> Item:
     if numbers.empty:  # no pretrained model, by which inputs are ordered
         return _item("figure1", sources)
     every = list(dict.fromkeys(numbers["task"]))
-    few = _shown(every)
-    stems = []
-    for name, tasks in (("figure1", few), ("figure1_all", every)):
-        if name == "figure1_all" and set(tasks) == set(few):
-            continue
-        part = [s for s in sources if s.task in tasks]
+    versions = {"figure1": (_shown(every), set(numbers["panel"]))}
+    if HARD_TASK in every:
+        versions[f"figure1_{HARD_TASK}"] = ([HARD_TASK], set(OPENING_MODELS))
+    if set(every) > set(_shown(every)):
+        versions["figure1_all"] = (every, set(numbers["panel"]))
+    for name, (tasks, panels) in versions.items():
+        part = [s for s in sources if s.task in tasks and SHOWN_MODELS.get(s.method) in panels]
         note = partial_note(gaps(part), len(part))
         title = f"Reward of each input under each model, seed {seed}" + (f" ({note})" if note else "")
-        rows = numbers[numbers["task"].isin(tasks)]
+        rows = numbers[numbers["task"].isin(tasks) & numbers["panel"].isin(panels)]
         figure = figure1_tasks(rows, study.labels, title)
-        stems.append(folder / name)
-        save_figure(figure, stems[-1], rows, describe_runs(finished(part)), **_meta(study, part, seed=seed))
-        save_picture(figure1_narrow(rows, study.labels, title), folder / f"{name}{NARROW}")
-    item = _item("figure1", sources, stems)
+        runs = describe_runs(finished(part))
+        save_figure(figure, folder / name, rows, runs, **_meta(study, part, seed=seed))
+        if name != "figure1_all":  # which is as long as tasks are many, and not on the page
+            save_picture(figure1_narrow(rows, study.labels, title), folder / f"{name}{NARROW}")
+    stems = [folder / name for name in versions]
+    item = replace(_item("figure1", sources, stems[:1]), linked=stems[1:])
     if (results.inputs["sample"] == 2).any() or results.inputs["seed"].nunique() > 1:
         return replace(item, caption=f"{item.caption} {OTHER_MEANS}")
     return item
@@ -209,10 +223,19 @@ def _figure2(study: Study, results: Results, folder: Path) -> Item:
     if results.figure2.empty:
         return _item("figure2", sources)
     correlations = rank_correlations(results.figure2).to_dict("records")
-    figure = figure2(results.figure2, study.lines(), _title("figure2", sources))
+    title, runs = _title("figure2", sources), describe_runs(finished(sources))
+    stems = [folder / "figure2"]
     meta = _meta(study, sources, rank_correlations=correlations)
-    save_figure(figure, folder / "figure2", results.figure2, describe_runs(finished(sources)), **meta)
-    return _item("figure2", sources, [folder / "figure2"])
+    save_figure(figure2(results.figure2, study.labels, title), stems[0], results.figure2, runs, **meta)
+    narrow = figure2(results.figure2, study.labels, title, is_narrow=True)
+    save_picture(narrow, folder / f"figure2{NARROW}")
+    pairs = results.pairs
+    if len(pairs):
+        stems.append(folder / "figure2_pairs")
+        drawing = (pairs, study.labels, task_looks(results.figure2), "One task under two rewards")
+        save_figure(figure2_pairs(*drawing), stems[-1], pairs, runs, **_meta(study, sources))
+        save_picture(figure2_pairs(*drawing, is_narrow=True), folder / f"figure2_pairs{NARROW}")
+    return _item("figure2", sources, stems)
 
 
 def _save_table(
@@ -234,7 +257,7 @@ def _table1(study: Study, results: Results, folder: Path) -> Item:
     sources = _compared(study)
     if results.table1.empty:
         return _item("table1", sources)
-    shown = table1_shown(results.table1, study.names())
+    shown = table1_shown(results.table1, study.lines())
     return _save_table("table1", study, sources, shown, results.table1, folder)
 
 
@@ -242,31 +265,43 @@ def _table_rewards(study: Study, results: Results, folder: Path) -> Item:
     sources = study.extractions
     if results.rewards.empty:
         return _item("table_rewards", sources)
-    shown = rewards_shown(results.rewards, study.names())
+    shown = rewards_shown(results.rewards, study.lines())
     return _save_table("table_rewards", study, sources, shown, results.rewards, folder)
 
 
 def _table2(study: Study, results: Results, folder: Path) -> Item:
-    methods = ("rft", "short_rft", "sft_rft")
-    sources = [s for s in study.trainings if s.task == study.swept and s.method in methods]
-    numbers = table2(results.runs, study.swept, study.base.get(study.swept, {}))
+    task, methods = study.swept[0], ("rft", "short_rft", "sft_rft")
+    sources = [s for s in study.trainings if s.task == task and s.method in methods]
+    numbers = table2(results.runs, task, study.base.get(task, {}))
     if numbers.empty:
         return _item("table2", sources)
-    note = f" Task: {study.lines().get(study.swept, study.swept)}."
+    note = f" Task: {study.lines().get(task, task)}."
     return _save_table("table2", study, sources, table2_shown(numbers), numbers, folder, note)
 
 
 def _figure4(study: Study, results: Results, folder: Path) -> Item:
-    sources = [source for source in study.trainings if source.task == study.swept]
-    if results.figure4.empty:
-        return _item("figure4", sources)
-    title = f"{study.lines().get(study.swept, study.swept)}: a short SFT phase, then RFT"
-    if note := partial_note(gaps(sources), len(sources)):
-        title += f" ({note})"
-    figure = figure4(results.figure4, title)
-    meta = _meta(study, sources, task=study.swept)
-    save_figure(figure, folder / "figure4", results.figure4, describe_runs(finished(sources)), **meta)
-    return _item("figure4", sources, [folder / "figure4"])
+    sources = [source for source in study.trainings if source.task in study.swept]
+    stems = []
+    for task in study.swept:
+        numbers = figure4_numbers(results.runs, task, study.base.get(task, {}))
+        if numbers.empty:
+            continue
+        part = [source for source in sources if source.task == task]
+        notes = [_seeds_note(numbers["seeds"]), partial_note(gaps(part), len(part))]
+        name = study.lines().get(task, task)
+        title = f"{name}: a short SFT phase, then RFT ({'; '.join(note for note in notes if note)})"
+        stems.append(folder / ("figure4" if task == study.swept[0] else f"figure4_{task}"))
+        runs = describe_runs(finished(part))
+        save_figure(figure4(numbers, title), stems[-1], numbers, runs, **_meta(study, part, task=task))
+        narrow = figure4(numbers, title, is_narrow=True)
+        save_picture(narrow, stems[-1].with_name(f"{stems[-1].name}{NARROW}"))
+    return _item("figure4", sources, stems)
+
+
+def _seeds_note(seeds: pd.Series[int]) -> str:
+    """Say how many seeds rows are means over."""
+    low, high = int(seeds.min()), int(seeds.max())
+    return f"{low} to {high} seeds" if low < high else f"{high} seeds" if high > 1 else "one seed"
 
 
 def _figure5(study: Study, results: Results, folder: Path) -> Item:
@@ -286,6 +321,8 @@ def _figure5(study: Study, results: Results, folder: Path) -> Item:
         save_figure(
             figure5_panel(numbers, title), stems[-1], numbers, describe_runs([source]), command=study.command
         )
+        narrow = figure5_panel(numbers, title, is_narrow=True)
+        save_picture(narrow, stems[-1].with_name(f"{stems[-1].name}{NARROW}"))
     return _item("figure5", sources, stems)
 
 

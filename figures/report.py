@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,18 @@ BADGES: dict[Outcome, tuple[str, str]] = {  # class in the style sheet, text
     "fails": ("fails", "\N{BALLOT X} fails"),
     "not tested": ("not", "\N{EN DASH} not tested"),
 }
+# The paper's order. Later work puts its items into a section of its own; one without items is not shown.
+SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Before any training", ("preflight",)),
+    ("Where gradients vanish: text generation", ("figure1", "figure2", "table1", "figure5")),
+    (
+        "Exact gradients: controlled experiments",
+        ("figure3", "figure3_sgd", "figure3_high_init_reward"),
+    ),
+    ("Theory", ("theory",)),
+    ("What helps: a short SFT phase", ("table2", "figure4", "table_rewards")),
+    ("Beyond the paper: group algorithms", ("theory_group", "figure3_group", "table_groups")),
+)
 NARROW = "_narrow.png"  # ends the name of a picture that takes another's place on a phone
 SUFFIXES = ("pdf", "png", "csv", "tex", "md", "json")
 
@@ -30,9 +43,9 @@ SUFFIXES = ("pdf", "png", "csv", "tex", "md", "json")
 class Item:
     """A figure or table as it was drawn.
 
-    stems: of its files, the first part of their names; table: as text; runs: what identifies each run that
-    it comes from, with its "path"; missing: see `figures.study.gaps`; lacks: why nothing was drawn, if that
-    is not for its missing runs alone.
+    stems: of its files, the first part of their names; linked: of files that the page links to and does not
+    show here; table: as text; runs: what identifies each run that it comes from, with its "path"; missing:
+    see `figures.study.gaps`; lacks: why nothing was drawn, if that is not for its missing runs alone.
     """
 
     name: str
@@ -43,25 +56,58 @@ class Item:
     runs: Sequence[Mapping[str, Any]] = ()
     missing: Sequence[Mapping[str, str]] = field(default=())
     lacks: str = ""
+    linked: Sequence[Path] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lead:
+    """A sentence that the page opens with, and what this run says to it.
+
+    item: name of the one that it is about; measured: its number in a sentence, or "" and `lacks`: why not;
+    picture: stem of its files, if it was drawn.
+    """
+
+    claim: str
+    item: str
+    measured: str
+    lacks: str
+    verdicts: Sequence[Verdict]
+    picture: Path | None
 
 
 def write_report(
-    path: Path, title: str, intro: str, items: Sequence[Item], verdicts: Sequence[Verdict]
+    path: Path,
+    title: str,
+    intro: str,
+    items: Sequence[Item],
+    verdicts: Sequence[Verdict],
+    leads: Sequence[Lead] = (),
 ) -> None:
     """Write the page to `path`, atomically; see `render`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(path, render(title, intro, items, verdicts, path.parent))
+    atomic_write_text(path, render(title, intro, items, verdicts, path.parent, leads))
 
 
-def render(title: str, intro: str, items: Sequence[Item], verdicts: Sequence[Verdict], folder: Path) -> str:
-    """Make the whole page, to be put into `folder`: links to files are relative to it, pictures inside it."""
+def render(
+    title: str,
+    intro: str,
+    items: Sequence[Item],
+    verdicts: Sequence[Verdict],
+    folder: Path,
+    leads: Sequence[Lead] = (),
+) -> str:
+    """Make the whole page, to be put into `folder`: links to files are relative to it, pictures inside it.
+
+    It opens with the leads; items come in their `SECTIONS`.
+    """
     return (
         load_templates(TEMPLATES)
         .get_template("report.html")
         .render(
             title=title,
             intro=intro,
-            items=items,
+            leads=leads,
+            sections=_sections(items),
             verdicts=verdicts,
             counts={outcome: sum(verdict.outcome == outcome for verdict in verdicts) for outcome in BADGES},
             names={item.name: item.title.partition(":")[0] for item in items},
@@ -71,10 +117,33 @@ def render(title: str, intro: str, items: Sequence[Item], verdicts: Sequence[Ver
             embed=embed,
             NARROW=NARROW,
             files=_files,
+            sources=_sources,
             relative=lambda file: Path(os.path.relpath(file, folder)).as_posix(),
             origin=_origin(items),
         )
     )
+
+
+def _sections(items: Sequence[Item]) -> list[tuple[str, list[Item]]]:
+    """The items of each section that has any, in the order of `SECTIONS`; others stand last."""
+    by_name = {item.name: item for item in items}
+    placed = {name for _, names in SECTIONS for name in names}
+    sections = [
+        (heading, [by_name[name] for name in names if name in by_name]) for heading, names in SECTIONS
+    ]
+    sections.append(("More", [item for item in items if item.name not in placed]))
+    return [(heading, of_section) for heading, of_section in sections if of_section]
+
+
+def _sources(item: Item) -> dict[str, Any]:
+    """Where the numbers of an item come from: how many runs, of which seeds, and what drew it."""
+    metas = [stem.with_name(f"{stem.name}.json") for stem in [*item.stems, *item.linked]]
+    commands = [json.loads(meta.read_bytes()).get("command") for meta in metas if meta.is_file()]
+    return {
+        "runs": len({str(run["path"]) for run in item.runs}),
+        "seeds": sorted({run["seed"] for run in item.runs if "seed" in run}),
+        "command": next((command for command in commands if command), ""),
+    }
 
 
 def _files(stem: Path) -> list[Path]:

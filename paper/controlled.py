@@ -260,7 +260,7 @@ def draw_theory(args: argparse.Namespace) -> None:
     logger.info("time to reward 0: RFT ~ std^%.3f, SFT ~ %.3f ln(1/std)", slopes["RFT"], slopes["SFT"])
     meta = {"seed": THEORY_SEED, "num_models": THEORY_MODELS, "largest_ratios": largest, "slopes": slopes}
     figure, numbers = theory_figure(bounds, times), plotted_numbers(bounds, times)
-    show(save_figure(figure, args.output_dir / "theory", numbers, [], **meta))
+    show(save_figure(figure, args.output_dir / "theory", numbers, [], command=this_command(), **meta))
     draw_group_theory(args)
 
 

@@ -93,7 +93,7 @@ def build_study(runs: Sequence[RunInfo]) -> Study:
         extractions=sampled,
         trainings=trained,
         base=base,
-        swept=max(counts, key=lambda task: counts[task]),
+        swept=(max(counts, key=lambda task: counts[task]),),
         command=this_command(),
     )
 

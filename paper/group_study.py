@@ -157,7 +157,12 @@ def _group_fields(study: StudyConfig, case: Case, path: str, is_scaled: bool) ->
         scale = groups_of(study).scale
         fields["reward_fn"] = {
             "id": "paper.shaped_rewards:affine",
-            "args": {"reward": reward.id, "reward_args": reward.args, "scale": scale, "offset": (1 - scale) / 2},
+            "args": {
+                "reward": reward.id,
+                "reward_args": reward.args,
+                "scale": scale,
+                "offset": (1 - scale) / 2,
+            },
         }
     return fields
 

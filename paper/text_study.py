@@ -270,10 +270,12 @@ def collect_sources(study: StudyConfig, done: Sequence[Done]) -> dict[str, list[
 
 def figures_study(study: StudyConfig, done: Sequence[Done]) -> Study:
     """The finished runs of the paper's items, with how they are called."""
+    from figures.criterion import SWEPT_TASK
     from figures.items import Study
 
     sources = collect_sources(study, done)
     alone = {f"{case.name}-rft": case.name for case in study.cases()}
+    swept = tuple(study.first_case(sweep.task).name for sweep in study.sweeps)
     return Study(
         extractions=sources["extraction"],
         trainings=sources["training"],
@@ -281,6 +283,7 @@ def figures_study(study: StudyConfig, done: Sequence[Done]) -> Study:
         base={
             alone[item.run.configuration]: _settings(item) for item in done if item.run.configuration in alone
         },
+        swept=swept or (SWEPT_TASK,),
         command=this_command(),
     )
 

@@ -81,6 +81,7 @@ def test_tasks_are_ordered_by_percentile_and_models_by_method():
 def test_for_a_phone_models_stand_two_by_two():
     numbers = figure1_numbers(study_inputs(), 0)
     figure = figure1_narrow(numbers, {})
+    figure.draw_without_rendering()
     tasks = list(dict.fromkeys(numbers["task"]))
     assert figure.get_figwidth() == 4
     assert [part.get_suptitle() for part in figure.subfigs] == tasks
@@ -97,7 +98,7 @@ def test_rows_are_tasks_and_a_missing_model_is_said():
     numbers = figure1_numbers(study_inputs(), seed=0)
     figure = figure1_tasks(numbers, {"wide": "wide task"})
     panels = np.reshape(figure.axes[:6], (2, 3))
-    assert panels[1][1].get_title() == "RFT" and panels[1][1].texts[0].get_text() == "no finished run"
+    assert panels[1][1].get_title() == "RFT" and panels[1][1].texts[0].get_text() == "not run"
     assert panels[1][0].get_ylabel() == "wide task\nreward mean"
     for task, row in zip(("narrow", "wide"), panels, strict=True):
         rows = numbers[numbers["task"] == task]

@@ -11,13 +11,16 @@ from study_tables import inputs
 
 from figures.figure2_table1 import (
     COLORS,
+    FILLS,
     GIVEN_MEAN,
     MARKER_SIZE,
+    case_fills,
     figure2,
     figure2_numbers,
     rank_correlations,
     table1,
     table1_shown,
+    task_looks,
 )
 from rft_diagnose.statistics import pearson, rank_interval
 
@@ -87,7 +90,53 @@ def test_figure_shows_the_difference_its_parts_and_the_confounder():
     lines = [container.lines[0] for container in figure.axes[0].containers]
     assert len({(line.get_marker(), line.get_color()) for line in lines}) == 9
     assert len({line.get_marker() for line in lines}) == 9  # in black and white too
-    assert figure.legends[0].get_texts()[0].get_text() == "first task"
+    assert {line.get_fillstyle() for line in lines} == {"full"}  # each is its task's only reward
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["first task", "task 1"]
+    assert len(figure.legends[0].get_texts()) == 9
+
+
+def under_rewards(*percentiles):
+    """Cases of the tasks a and b in turn."""
+    numbers = over_tasks(len(percentiles)).assign(percentile=percentiles)
+    return numbers.assign(data=["ab"[i % 2] for i in range(len(numbers))])
+
+
+@pytest.mark.parametrize("is_narrow", [False, True])
+def test_cases_of_a_task_share_colour_and_marker_and_are_joined_in_order(is_narrow):
+    numbers = under_rewards(0.0, 0.001, 0.01, 0.02, 0.1, 0.2)
+    labels = {f"task {i}": f"name {'ab'[i % 2]}\nreward {i}" for i in range(6)}
+    figure = figure2(numbers, labels, is_narrow=is_narrow)
+    assert (figure.get_figwidth() == 4) == is_narrow
+    for axes, name in zip(figure.axes, ("difference", "rft_gain", "sft_gain", "pretrain_mean"), strict=True):
+        markers = [container.lines[0] for container in axes.containers]
+        for i, line in enumerate(markers):
+            look = task_looks(numbers)["ab"[i % 2]]
+            assert (line.get_marker(), line.get_color()) == (look["marker"], look["color"])
+        assert [line.get_fillstyle() for line in markers] == ["none", "none", "left", "left", "full", "full"]
+        joined = [line.get_xydata() for line in axes.lines if len(line.get_xydata()) == 3]
+        for data, line in zip("ab", joined, strict=True):
+            cases = numbers[numbers["data"] == data]
+            assert line.tolist() == cases[["percentile", name]].to_numpy().tolist()
+            assert list(line[:, 0]) == sorted(line[:, 0])
+    texts = [text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts()]
+    assert texts == [
+        "name a: reward 0 < reward 2 < reward 4",
+        "name b: reward 1 < reward 3 < reward 5",
+        *FILLS.values(),
+    ]
+
+
+def test_equal_percentiles_are_neither_smallest_nor_largest():
+    fills = case_fills(under_rewards(0.0, 0.0, 0.0, 0.1))
+    assert [fills[f"task {i}"] for i in range(4)] == ["left", "none", "left", "full"]
+
+
+def test_zero_and_small_percentiles_stand_apart():
+    axes = figure2(under_rewards(0.0, 0.002, 0.02, 0.4), {}).axes[0]
+    places = axes.transAxes.inverted().transform(
+        axes.transData.transform([(x, 0) for x in (0.0, 0.002, 0.02, 0.4)])
+    )[:, 0]
+    assert places[0] > 0.02 and places[-1] < 0.98 and min(np.diff(places)) > 0.15
 
 
 def test_no_marker_hides_another():

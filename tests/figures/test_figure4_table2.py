@@ -128,6 +128,23 @@ def test_figure_draws_every_number():
     assert "share of full SFT" in str([child.get_ylabel() for child in rewards.child_axes])
 
 
+def test_for_a_phone_all_panels_stand_below_each_other():
+    table = grid()
+    numbers = figure4_numbers(table, table["task"].iloc[0], BASE)
+    wide, narrow = figure4(numbers), figure4(numbers, is_narrow=True)
+    narrow.draw_without_rendering()
+    assert narrow.get_figwidth() == 4 and len({axes.get_position().x0 for axes in narrow.axes}) == 1
+    places = [axes.get_position().y0 for axes in narrow.axes]
+    assert places == sorted(places, reverse=True)
+    by_label = [{axes.get_ylabel(): axes for axes in figure.axes} for figure in (wide, narrow)]
+    assert by_label[0].keys() == by_label[1].keys()
+    for label, axes in by_label[1].items():
+        drawn = [line.get_xydata().tolist() for line in axes.lines]
+        assert drawn == [line.get_xydata().tolist() for line in by_label[0][label].lines]
+        if axes.axison:  # of a split where RFT alone gains nothing it is not
+            assert [tick.get_text() for tick in axes.get_xticklabels()] == ["40%", "100%"]
+
+
 def test_figure_of_unfinished_grids_can_be_drawn(tmp_path):
     table = grid()
     for part in (table[table["method"] == "rft"], table[table["method"] == "sft"]):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from figures.figure1_5 import figure5_numbers, figure5_panel
+from figures.figure1_5 import NARROW_COLUMN, figure5_numbers, figure5_panel
 
 
 def extraction():
@@ -48,6 +48,16 @@ def test_panel_shows_prompt_reference_generations_and_rewards(tmp_path):
     bars = [patch.get_width() for patch in large.patches]
     assert bars == pytest.approx([0.1, 0.0, 0.1, 0.05, 0.1, 0.1])  # of each the whole, and the reward's share
     figure.savefig(tmp_path / "x.png")
+
+
+def test_for_a_phone_the_inputs_stand_one_below_the_other():
+    figure = figure5_panel(figure5_numbers(extraction(), "m"), is_narrow=True)
+    figure.draw_without_rendering()
+    small, large = figure.axes
+    assert figure.get_figwidth() == 4
+    assert large.get_position().y1 < small.get_position().y0
+    lines = [line for axes in figure.axes for text in drawn(axes) for line in text.split("\n")]
+    assert "prompt" in lines and "(empty)" in lines and max(map(len, lines)) <= NARROW_COLUMN
 
 
 def test_generations_do_not_overlap():

@@ -1,6 +1,7 @@
 """The page: what is on it, and that nothing has to be loaded from elsewhere."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from common.run_dir import RunDir
 from figures.claims import Results, Verdict, evaluate
 from figures.criteria import CRITERIA
-from figures.report import Item, render, write_report
+from figures.report import SECTIONS, Item, render, write_report
 from figures.style import save_figure
 
 ORIGIN = {"versions": {"torch": "9.9"}, "commit": 40 * "c", "dirty": False}
@@ -94,6 +95,7 @@ def test_claims_are_counted_and_shown_with_value_and_criterion(tmp_path):
     assert "x < y" in text and "nan" not in text
     for badge in ("\u2713 holds", "\u2717 fails", "\u2013 not tested"):
         assert text.count(badge) == 2  # in the overview and at the item
+        assert f"{badge} 1" in text
 
 
 def test_numbers_of_the_paper_say_how_sure_they_are(tmp_path):
@@ -110,6 +112,40 @@ def test_missing_runs_are_named_with_their_commands(item, tmp_path):
     text = page([drawn, Item("table1", "Table 1", "", missing=missing)], [], tmp_path).text
     assert "partial: 1 run missing" in text and "not drawn: 1 run missing" in text
     assert "question, RFT, seed 0 (interrupted)python x.py --resume 'a b'" in text
+
+
+def test_items_come_in_sections_of_the_papers_order(tmp_path):
+    names = ("figure4", "new", "theory", "figure1")
+    found = page([Item(name, f"{name}: x", "") for name in names], [], tmp_path)
+    assert [name for name in found.ids if name in names] == ["figure1", "theory", "figure4", "new"]
+    assert [heading for heading, _ in SECTIONS if heading in found.text] == [
+        "Where gradients vanish: text generation",
+        "Theory",
+        "What helps: a short SFT phase",
+    ]
+    assert found.text.index("More") < found.text.index("new: x"), "an item of no section stands last"
+
+
+def test_an_item_says_from_which_runs_it_is_and_what_drew_it(tmp_path):
+    runs = [{"path": path, "seed": seed} for path, seed in (("a", 0), ("a", 0), ("b", 2))]
+    save_figure(
+        Figure(figsize=(1, 1)), tmp_path / "figure1", pd.DataFrame({"x": [1]}), runs, command="make it"
+    )
+    save_figure(Figure(figsize=(1, 1)), tmp_path / "theory", pd.DataFrame({"x": [1]}), [])
+    items = [
+        Item("figure1", "Figure 1", "", [tmp_path / "figure1"], runs=runs),
+        Item("theory", "Theory", "", [tmp_path / "theory"]),
+    ]
+    text = page(items, [], tmp_path).text
+    assert "From 2 runs (seeds 0, 2); the CSV file holds the numbers" in text and "Drawn by: make it" in text
+    assert "Computed, not from runs" in text
+
+
+def test_linked_files_are_not_shown(item, tmp_path):
+    folder = tmp_path / "figures"
+    save_figure(Figure(figsize=(1, 1)), folder / "figure1_all", pd.DataFrame({"x": [1]}), [])
+    found = page([replace(item, linked=[folder / "figure1_all"])], [], tmp_path)
+    assert len(found.sources) == 1 and "figures/figure1_all.csv" in found.links
 
 
 def test_tables_are_on_the_page(tmp_path):

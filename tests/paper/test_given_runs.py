@@ -56,7 +56,7 @@ def test_what_runs_are_of_is_read_from_their_folders(given):
     study = build_study(runs_in([base]))
     assert facts(study.trainings) == facts(trained)
     assert facts(study.extractions) == facts(sampled)
-    assert study.swept == "question"
+    assert study.swept == ("question",)
     assert study.base == {"question": {"learning_rate": 3e-5, "temperature": 1.0, "ent_coef": 0.0}}
     assert {source.reward for source in study.trainings} == {REWARD}
 
@@ -186,7 +186,7 @@ def test_without_only_what_the_runs_are_of_is_drawn_on_one_page(given, tmp_path,
     assert f"{empty} (failed) has no epoch yet: left out" in capsys.readouterr().err
     page = (tmp_path / "out" / "runs" / "report.html").read_text()
     for title in ("Figure 1: ", "Table 2: ", "Figure 5: ", "Figure 3: "):
-        assert f"<h2>{title}" in page
+        assert f"<h3>{title}" in page
 
 
 def test_an_item_that_is_not_drawn_says_what_it_needs_and_what_there_is(tmp_path, monkeypatch, capsys):
@@ -216,7 +216,7 @@ def test_extraction_files_become_pictures_of_figures_1_and_5_and_a_page(tmp_path
     assert drawn(tmp_path / "out") == {"figure1", "figure5"}
     assert (tmp_path / "out" / "runs" / "figure5.png").stat().st_size > 5_000
     assert "large std, input" in capsys.readouterr().out
-    assert "<h2>Figure 5: " in (tmp_path / "out" / "runs" / "report.html").read_text()
+    assert "<h3>Figure 5: " in (tmp_path / "out" / "runs" / "report.html").read_text()
     assert draw([file, tmp_path], tmp_path / "out") == 2
     assert "figure1 and figure5 alone are drawn from extraction files" in capsys.readouterr().err
 

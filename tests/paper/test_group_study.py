@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from clones import REPO, link_clone
+from paper.scaled_reward import scaled_reward
 from pretend_models import pretend
 
 from common.config import ConfigError
@@ -13,7 +14,6 @@ from common.run_dir import RunDir
 from paper import group_run, text_study
 from paper.group_run import any_rates, chosen_rates, stages, study_of_groups
 from paper.group_study import budget, group_comparison, group_selection
-from paper.scaled_reward import scaled_reward
 from paper.study import load_study, selection
 from paper.study_run import Done, write_plan
 from reproduce_paper import main
