@@ -1,8 +1,8 @@
 """One task under two rewards: inputs, references, model and SFT are the same, the pretrain std is not.
 
 Of a task's rewards those of the smallest and of the largest percentile of Figure 2 are compared (where these
-are the same, a tenth of the inputs having no spread under any: of the smallest and largest mean std). Gains are
-shares of what full SFT gains under the same reward, so that rewards of other scales compare.
+are the same, a tenth of the inputs having no spread under any: of the smallest and largest mean std). Gains
+are shares of what full SFT gains under the same reward, so that rewards of other scales compare.
 `share_of_sft` is the share under one reward that was made to break Figure 2's confounder.
 """
 
