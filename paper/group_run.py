@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -22,13 +22,21 @@ from paper.group_study import (
     group_selection,
     group_tasks,
     groups_of,
+    iteration_tokens,
     rates_tried,
-    study_tokens,
 )
-from paper.study import StudyConfig, StudyRun, load_study, select_tasks, train_reward
+from paper.study import Fields, StudyConfig, StudyRun, load_study, select_tasks, train_reward
 from paper.study_plans import Part
 from paper.study_run import Done, finished_phase, run_phase
-from paper.text_study import MINUTES, STUDIES, case_labels, collect_sources, make_models, models_missing
+from paper.text_study import (
+    MINUTES,
+    STUDIES,
+    case_labels,
+    collect_sources,
+    make_models,
+    models_missing,
+    run_minutes,
+)
 
 if TYPE_CHECKING:
     from figures.claims import Results
@@ -72,19 +80,17 @@ def _stage(
     for configuration, run in zip(part.configurations, part.runs, strict=True):
         left = (configuration.get("repetitions") or seeds) - there[run.configuration]
         count += left
-        total += left * _minutes(study, scale, run)
+        total += left * _minutes(study, MINUTES[scale], configuration, run)
     return Stage(name, count, total / jobs)
 
 
-def _minutes(study: StudyConfig, scale: str, run: StudyRun) -> float:
-    minutes = MINUTES[scale]
-    if run.kind == "extraction":
-        return minutes["extraction"]
-    if run.method == SHORT_SFT or run.reward is None:
-        return minutes["sft"]
-    case = study.case(f"{run.task}_{run.reward}")
-    kind = "rft" if run.method == PPO else "group"
-    return minutes[kind] * budget(study, case) / study_tokens(study, case)
+def _minutes(study: StudyConfig, minutes: Mapping[str, float], configuration: Fields, run: StudyRun) -> float:
+    """Minutes of an experiment on one core."""
+    if run.kind == "extraction" or run.method in (PPO, SHORT_SFT):
+        return run_minutes(study, minutes, configuration, run)
+    assert run.reward is not None
+    tokens = budget(study, study.case(f"{run.task}_{run.reward}"))
+    return minutes["group"] * tokens / iteration_tokens(study, study.tasks[run.task])
 
 
 def any_rates(study: StudyConfig) -> dict[str, float]:

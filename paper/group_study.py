@@ -13,6 +13,7 @@ from typing import Any
 from common.source import read_source
 from paper.study import Case, Fields, GroupsConfig, Start, StudyConfig, StudyRun, TaskConfig, task_files
 from paper.study_plans import (
+    N_ITERS,
     ONCE,
     SECOND_SAMPLE_SEED,
     Part,
@@ -21,6 +22,7 @@ from paper.study_plans import (
     add_sft,
     dashed,
     digits,
+    rft_iterations,
     rollout_fields,
     shares,
 )
@@ -30,7 +32,6 @@ SHORT_SFT, SHORT_SFT_GRPO = "short", "short_grpo"
 SCALED = "_scaled"  # ends the method of a run whose reward has another scale
 Rates = Mapping[str, float]  # algorithm -> learning rate
 _RATE, _MAX_TOKENS = "alg.args.learning_rate", "train_evaluation.max_tokens"
-_N_ITERS = "train_evaluation.n_iters"
 
 
 def groups_of(study: StudyConfig) -> GroupsConfig:
@@ -53,8 +54,9 @@ def budget(study: StudyConfig, case: Case) -> int:
 
 def study_tokens(study: StudyConfig, case: Case) -> int:
     """Tokens that the study's RFT of a case generates."""
-    a_time, iterations = _ppo_length(study, study.tasks[case.task])
-    return a_time * iterations
+    task = study.tasks[case.task]
+    fields = study.rft | study.starts["pretrained"].fields
+    return iteration_tokens(study, task) * rft_iterations(task_files(study, task).rft, fields)
 
 
 def rates_tried(study: StudyConfig, algorithm: str) -> list[float]:
@@ -135,7 +137,7 @@ def _add_training(
         path = task_files(study, task).rft
         fields |= study.rft | study.starts[start].fields
         if (tokens := budget(study, case)) != study_tokens(study, case):
-            fields[_N_ITERS] = math.ceil(tokens / _ppo_length(study, task)[0])
+            fields[N_ITERS] = math.ceil(tokens / iteration_tokens(study, task))
     else:
         algorithm = method.removesuffix(SCALED).removeprefix(f"{SHORT_SFT}_")
         path = task_files(study, task).group.format(algorithm=algorithm)
@@ -151,23 +153,25 @@ def _group_fields(study: StudyConfig, case: Case, path: str, is_scaled: bool) ->
     fields |= groups_of(study).rft
     # A text has a token at least: so many iterations are never reached.
     most = math.ceil(tokens / (args["prompts_per_iteration"] * args["group_size"]))
-    fields |= {_MAX_TOKENS: tokens, _N_ITERS: most}
+    fields |= {_MAX_TOKENS: tokens, N_ITERS: most}
     if is_scaled:
         reward = study.reward(case).reward
         scale = groups_of(study).scale
         fields["reward_fn"] = {
             "id": "paper.shaped_rewards:affine",
-            "args": {"reward": reward.id, "reward_args": reward.args, "scale": scale, "offset": (1 - scale) / 2},
+            "args": {
+                "reward": reward.id,
+                "reward_args": reward.args,
+                "scale": scale,
+                "offset": (1 - scale) / 2,
+            },
         }
     return fields
 
 
-def _ppo_length(study: StudyConfig, task: TaskConfig) -> tuple[int, int]:
-    """Tokens of an iteration of the study's RFT, and its iterations."""
-    data, fields = (
-        read_source(task_files(study, task).rft).data,
-        study.rft | study.starts["pretrained"].fields,
-    )
+def iteration_tokens(study: StudyConfig, task: TaskConfig) -> int:
+    """Tokens of an iteration of the study's RFT from the pretrained model."""
+    data, fields = read_source(task_files(study, task).rft).data, study.rft
+    fields = fields | study.starts["pretrained"].fields
     envs = fields.get("env.n_envs", data["env"]["n_envs"])
-    steps = fields.get("alg.args.n_steps", data["alg"]["args"]["n_steps"])
-    return envs * steps, fields.get(_N_ITERS, data["train_evaluation"]["n_iters"])
+    return envs * fields.get("alg.args.n_steps", data["alg"]["args"]["n_steps"])

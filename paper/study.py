@@ -224,7 +224,8 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
 
 def select_tasks(study: StudyConfig, names: Iterable[str]) -> StudyConfig:
     """Keep the part of a study about these tasks, and what learning rates are chosen on."""
-    kept = {*names, *(study.case(case).task for case in (study.choice.cases if study.choice else ()))}
+    chosen_on = study.choice.cases if study.choice else []
+    kept = {*names, *(study.case(case).task for case in chosen_on)}
     return study.model_copy(
         update={
             "tasks": {name: task for name, task in study.tasks.items() if name in kept},
@@ -238,13 +239,13 @@ def task_files(study: StudyConfig, task: TaskConfig) -> ConfigFiles:
     return task.configs or study.configs
 
 
-def models_needed(study: StudyConfig) -> dict[Path, PretrainConfig]:
-    """The models made here that a task starts from or is rewarded by: folder -> how it is made.
+def models_needed(study: StudyConfig, tasks: Iterable[str] | None = None) -> dict[Path, PretrainConfig]:
+    """The models made here that tasks, or all, start from or are rewarded by: folder -> how it is made.
 
     Raises ConfigError.
     """
     names: set[str] = set()
-    for task in study.tasks.values():
+    for task in map(study.tasks.__getitem__, study.tasks if tasks is None else tasks):
         for reward in (study.rewards[name] for name in task.rewards):
             names |= set(_strings([reward.reward.model_dump(), reward.metric.model_dump(), task.model]))
         if task.model is None:

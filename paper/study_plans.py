@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Literal
 
+from common.source import read_source
 from paper.study import (
     Case,
     Fields,
@@ -31,6 +33,7 @@ RAISED = {
     "alg.args.ent_coef": "ent_coefs",
 }
 AFTER: dict[Start, Method] = {"pretrained": "rft", "short": "short_rft", "sft": "sft_rft"}
+N_ITERS = "train_evaluation.n_iters"
 ONCE: Fields = {"repetitions": 1}
 
 
@@ -123,13 +126,13 @@ def sweeps(study: StudyConfig, rates: Mapping[Start, float], seeds: int) -> Part
                 configuration = f"{case.name}-rft-{field_name.rpartition('.')[2]}-{digits(value)}"
                 changes, rate = {field_name: value}, rates["pretrained"]
                 add_rft(part, study, case, configuration, "pretrained", rate, changes, **times)
-        for labels in sweep.labels:
-            for steps in sweep.steps:
-                phase = f"{sweep.task}-sft-{digits(labels)}-{digits(steps)}"
-                start: Start = "sft" if labels == steps == 1 else "short"
-                add_sft(part, study, sweep.task, phase, labels, steps, **times)
-                begins = {"model_from": phase} | times
-                add_rft(part, study, case, f"{phase}-{case.reward}-rft", start, rates[start], **begins)
+        # Full SFT, too: Figure 4 measures the others by it.
+        for labels, steps in dict.fromkeys([*product(sweep.labels, sweep.steps), shares(study, "sft")]):
+            phase = f"{sweep.task}-sft-{digits(labels)}-{digits(steps)}"
+            start: Start = "sft" if labels == steps == 1 else "short"
+            add_sft(part, study, sweep.task, phase, labels, steps, **times)
+            begins = {"model_from": phase} | times
+            add_rft(part, study, case, f"{phase}-{case.reward}-rft", start, rates[start], **begins)
     return part
 
 
@@ -206,6 +209,11 @@ def rollout_fields(study: StudyConfig, case: Case, start: Start) -> Fields:
         "alg.kl_div.coeff": task.kl_coeff,
         **_evaluation(study, [reward]),
     }
+
+
+def rft_iterations(config_path: str, fields: Mapping[str, Any]) -> int:
+    """Iterations of RFT with fields over a config file."""
+    return fields.get(N_ITERS) or read_source(config_path).data["train_evaluation"]["n_iters"]
 
 
 def add_extraction(

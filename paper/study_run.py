@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,16 +56,22 @@ class Done:
         return self.experiment.repetition
 
 
-def first_jobs(study: StudyConfig, *, seeds: int, jobs: int) -> list[Job]:
+def first_jobs(
+    study: StudyConfig, ready: Collection[str], *, tasks: Collection[str], seeds: int, jobs: int
+) -> list[Job]:
     """What `run_study` runs whichever learning rates it chooses, to be run among other jobs, long ones first.
 
-    It then finds them finished. Raises ConfigError.
+    It then finds them finished. ready: the tasks whose models are there; tasks: those that are reported.
+    Raises ConfigError.
     """
-    part = comparison(study, any_rates(study))
+    part = comparison(study, any_rates(study)).select(lambda run: run.task in tasks and run.task in ready)
     sft = part.select(lambda run: run.method == "sft" and run.kind == "training")
     sft += part.select(lambda run: run.method in ("pretrained", "sft") and run.kind == "extraction")
+    tried = selection(study).select(lambda run: run.task in ready)
     first = []
-    for phase, phase_part, times in (("selection", selection(study), 1), ("sft", sft, seeds)):
+    for phase, phase_part, times in (("selection", tried, 1), ("sft", sft, seeds)):
+        if not phase_part.runs:
+            continue
         loaded = load_plan(write_plan(study, phase, phase_part, times, jobs))
         first += make_jobs(loaded.plan, loaded.experiments)
     return first
@@ -76,6 +82,7 @@ def run_study(
     *,
     seeds: int,
     jobs: int,
+    tasks: Collection[str],
     with_rewards: bool,
     with_sweeps: bool,
     console: bool = True,
@@ -83,8 +90,8 @@ def run_study(
 ) -> list[Done]:
     """Run what is missing and return what is reported; finished runs are used as they are.
 
-    with_rewards, with_sweeps: also the runs of `after_sft`, of `sweeps`. series: of what was run for the
-    study before; see `run_jobs`.
+    tasks: those that are reported; with_rewards, with_sweeps: also the runs of `after_sft`, of `sweeps`.
+    series: of what was run for the study before; see `run_jobs`.
 
     Raises StudyError, StudyInterrupted, ConfigError.
     """
@@ -96,12 +103,19 @@ def run_study(
     for start, rate in rates.items():
         logger.info("learning rate of RFT from %s: %g", START_NAMES[start], rate)
     series.foreseen = 0  # from here on it is known
-    main = main_part(study, rates, seeds, with_rewards=with_rewards, with_sweeps=with_sweeps)
+    parts = {"with_rewards": with_rewards, "with_sweeps": with_sweeps}
+    main = main_part(study, rates, seeds, tasks=tasks, **parts)
     return run_phase(study, "main", main, seeds=seeds, jobs=jobs, console=console, series=series)
 
 
 def finished(
-    study: StudyConfig, *, seeds: int, jobs: int, with_rewards: bool, with_sweeps: bool
+    study: StudyConfig,
+    *,
+    seeds: int,
+    jobs: int,
+    tasks: Collection[str],
+    with_rewards: bool,
+    with_sweeps: bool,
 ) -> Counter[str]:
     """Configuration -> how many of its runs `run_study` would find finished.
 
@@ -110,7 +124,8 @@ def finished(
     part = selection(study)
     tried = finished_phase(study, "selection", part, seeds=1, jobs=jobs)
     rates = best_rates(study, tried) if len(tried) == len(part.runs) else any_rates(study)
-    main = main_part(study, rates, seeds, with_rewards=with_rewards, with_sweeps=with_sweeps)
+    parts = {"with_rewards": with_rewards, "with_sweeps": with_sweeps}
+    main = main_part(study, rates, seeds, tasks=tasks, **parts)
     done = tried + finished_phase(study, "main", main, seeds=seeds, jobs=jobs)
     return Counter(item.run.configuration for item in done)
 
@@ -133,15 +148,21 @@ def best_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[Start, float]:
 
 
 def main_part(
-    study: StudyConfig, rates: Mapping[Start, float], seeds: int, *, with_rewards: bool, with_sweeps: bool
+    study: StudyConfig,
+    rates: Mapping[Start, float],
+    seeds: int,
+    *,
+    tasks: Collection[str],
+    with_rewards: bool,
+    with_sweeps: bool,
 ) -> Part:
-    """What is run at the chosen rates."""
+    """What is run at the chosen rates, of these tasks."""
     part = comparison(study, rates)
     if with_rewards:
         part += after_sft(study, rates)
     if with_sweeps:
         part += sweeps(study, rates, seeds)
-    return part
+    return part.select(lambda run: run.task in tasks)
 
 
 def write_plan(

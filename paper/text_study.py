@@ -6,10 +6,10 @@ import argparse
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from common.arguments import this_command
 from common.jobs import Job, JobKey, Outcome
@@ -22,7 +22,7 @@ from paper.gpu_hours import Stage, hours_lines
 from paper.small_models.config import PretrainConfig, model_folder
 from paper.small_models.jobs import make_job
 from paper.study import Fields, StudyConfig, StudyRun, load_study, models_needed, select_tasks
-from paper.study_plans import Part, after_sft, comparison, selection, sweeps
+from paper.study_plans import Part, after_sft, comparison, rft_iterations, selection, sweeps
 from paper.study_run import (
     INTERRUPT_MESSAGE,
     Done,
@@ -53,15 +53,16 @@ STUDIES = {
 ITEMS = ("figure1", "figure2", "table1", "table_rewards", "figure5", "table2", "figure4")
 REAL_ITEMS = ("figure1", "table_rewards", "figure5")  # the others need many tasks, or sweeps
 REWARDS_ITEM, SWEEP_ITEMS = "table_rewards", ("table2", "figure4")
-# Minutes on one of two cores, measured; for the table of stages alone.
+# Minutes on one of two cores, measured; for the table of stages alone. Of a model, an extraction and a full
+# SFT; of an iteration of RFT, and of as many tokens by a group algorithm.
 MINUTES: dict[str, dict[str, float]] = {
     "laptop": {
         "seq2seq": 13,
         "causal": 6.5,
         "classifier": 1.5,
         "extraction": 0.25,
-        "rft": 1.65,
-        "group": 0.5,
+        "rft": 0.047,
+        "group": 0.015,
         "sft": 1.3,
     },
     "smoke": {
@@ -69,11 +70,11 @@ MINUTES: dict[str, dict[str, float]] = {
         "causal": 0.3,
         "classifier": 0.1,
         "extraction": 0.03,
-        "rft": 0.2,
-        "group": 0.1,
+        "rft": 0.04,
+        "group": 0.02,
         "sft": 0.1,
     },
-    "real": {"extraction": 1, "rft": 7, "sft": 4},
+    "real": {"extraction": 1, "rft": 0.3, "sft": 4},
 }
 # SFT is full or short by its labels and updates, which the runs have.
 TRAINED = {"short": "sft", "short_rft": "sft_rft"}
@@ -98,9 +99,14 @@ def asked_items(only: Sequence[str] | None, scale: str = "laptop") -> list[str]:
 def study_for(scale: str, items: Sequence[str]) -> StudyConfig:
     """The study of a scale, as far as these items need it. Raises ConfigError."""
     study = load_study(STUDIES[scale])
+    return select_tasks(study, reported_tasks(study, items))
+
+
+def reported_tasks(study: StudyConfig, items: Sequence[str]) -> list[str]:
+    """The tasks that these items are about."""
     if not study.sweeps or not set(items) <= set(SWEEP_ITEMS):
-        return study
-    return select_tasks(study, [sweep.task for sweep in study.sweeps])
+        return list(study.tasks)
+    return [sweep.task for sweep in study.sweeps]
 
 
 def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stage]:
@@ -109,7 +115,8 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stag
     rates = any_rates(study)
     models = [minutes[config.model_type] for config in models_missing(study).values()]
     rows = [Stage("models", len(models), sum(models) / jobs)]
-    there = Counter() if models else finished(study, seeds=seeds, jobs=jobs, **_parts(items))
+    parts = _parts(study, items)
+    there = Counter() if models else finished(study, seeds=seeds, jobs=jobs, **parts)
     planned: dict[str, tuple[Part, int]] = {
         "learning rates": (selection(study), 1),
         "comparison": (comparison(study, rates), seeds),
@@ -121,15 +128,30 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stag
     counted: Counter[str] = Counter()  # seeds of what earlier stages run: the full SFT
     works: dict[str, str] = {}
     for stage, (part, repetitions) in planned.items():
-        counts = []
+        if stage != "learning rates":
+            part = part.select(lambda run: run.task in parts["tasks"])
+        runs, total = 0, 0.0
         for configuration, run in zip(part.configurations, part.runs, strict=True):
             work = works[run.configuration] = _work(configuration, works)
             times = configuration.get("repetitions") or repetitions
-            counts.append(max(0, times - max(counted[work], there[run.configuration])))
+            left = max(0, times - max(counted[work], there[run.configuration]))
             counted[work] = max(counted[work], times)
-        total = sum(minutes[_kind(run)] * count for run, count in zip(part.runs, counts, strict=True))
-        rows.append(Stage(stage, sum(counts), total / jobs))
+            runs += left
+            total += left * run_minutes(study, minutes, configuration, run)
+        rows.append(Stage(stage, runs, total / jobs))
     return rows
+
+
+def run_minutes(
+    study: StudyConfig, minutes: Mapping[str, float], configuration: Fields, run: StudyRun
+) -> float:
+    """Minutes of an experiment on one core. minutes: of `MINUTES`."""
+    fields = configuration["base_config"]
+    if run.kind == "extraction":
+        return minutes["extraction"]
+    if (steps := fields.get("alg.training_args.max_steps")) is not None:
+        return minutes["sft"] * steps / study.sft_steps
+    return minutes["rft"] * rft_iterations(configuration["config_path"], fields)
 
 
 def _work(configuration: Fields, works: Mapping[str, str]) -> str:
@@ -142,24 +164,28 @@ def _work(configuration: Fields, works: Mapping[str, str]) -> str:
     return json.dumps(fields | {"start": works[start] if start else None}, sort_keys=True)
 
 
-def _parts(items: Sequence[str]) -> dict[str, bool]:
-    """Which parts of the study these items need beyond the comparison."""
+class Parts(TypedDict):
+    """Which part of a study is run, see `run_study`."""
+
+    tasks: list[str]
+    with_rewards: bool
+    with_sweeps: bool
+
+
+def _parts(study: StudyConfig, items: Sequence[str]) -> Parts:
+    """What these items need."""
     return {
+        "tasks": reported_tasks(study, items),
         "with_rewards": REWARDS_ITEM in items,
         "with_sweeps": bool(set(items) & set(SWEEP_ITEMS)),
     }
 
 
-def _kind(run: StudyRun) -> str:
-    """Of the runs that take about as long."""
-    return "extraction" if run.kind == "extraction" else "sft" if run.method in ("short", "sft") else "rft"
-
-
-def models_missing(study: StudyConfig) -> dict[Path, PretrainConfig]:
-    """The models that tasks of a study need and that are not there. Raises ConfigError."""
+def models_missing(study: StudyConfig, tasks: Iterable[str] | None = None) -> dict[Path, PretrainConfig]:
+    """The models that tasks of a study, or all, need and that are not there. Raises ConfigError."""
     return {
         folder: config
-        for folder, config in models_needed(study).items()
+        for folder, config in models_needed(study, tasks).items()
         if not folder.is_dir() or check_model_source(str(folder)) is not None
     }
 
@@ -173,13 +199,13 @@ def list_study_imports(study: StudyConfig) -> list[str]:
 def make_models(
     study: StudyConfig,
     jobs: int,
-    then: Callable[[StudyConfig], Sequence[Job]] = lambda study: (),
+    then: Callable[[Sequence[str]], Sequence[Job]] = lambda tasks: (),
     series: Series | None = None,
 ) -> None:
     """Train the models that tasks of a study need and that are not there, or go on where it was cut.
 
-    then: jobs of the study of some tasks, which begin as soon as the models of these are there, so that no
-    process waits for the slowest model. series: see `run_jobs`. Raises StudyError, StudyInterrupted,
+    then: jobs of some tasks, which begin as soon as the models of these are there, so that no process waits
+    for the slowest model. series: see `run_jobs`. Raises StudyError, StudyInterrupted,
     ConfigError, RunError: something else is where a model belongs.
     """
     missing = models_missing(study)
@@ -193,10 +219,10 @@ def make_models(
     waiting = dict.fromkeys(study.tasks)
 
     def begun() -> Sequence[Job]:
-        ready = [task for task in waiting if not models_missing(select_tasks(study, [task]))]
+        ready = [task for task in waiting if not models_missing(study, [task])]
         for task in ready:
             del waiting[task]
-        return then(select_tasks(study, ready)) if ready else ()
+        return then(ready) if ready else ()
 
     def use(job: Job, outcome: Outcome) -> Sequence[Job]:
         if job.key not in makers or not outcome.is_done or outcome.run is None:
@@ -223,15 +249,10 @@ def run_and_draw(args: argparse.Namespace, folder: Path, runs_left: int) -> tupl
     items = asked_items(args.only, args.scale)
     study = study_for(args.scale, items)
     series = Series(foreseen=runs_left)
-    then = partial(first_jobs, seeds=args.seeds, jobs=args.jobs)
+    parts = _parts(study, items)
+    then = partial(first_jobs, study, tasks=parts["tasks"], seeds=args.seeds, jobs=args.jobs)
     make_models(study, args.jobs, then, series)
-    done = run_study(
-        study,
-        seeds=args.seeds,
-        jobs=args.jobs,
-        **_parts(items),
-        series=series,
-    )
+    done = run_study(study, seeds=args.seeds, jobs=args.jobs, **parts, series=series)
     # Seconds of imports, only now.
     from figures.items import collect_results, draw
 
