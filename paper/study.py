@@ -17,7 +17,7 @@ from pydantic import Field
 from common.config import Config, Problem, load_config
 from common.files import read_rows
 from common.run_dir import read_run
-from common.source import read_source
+from common.source import read_source, unknown_name
 from paper.small_models.config import PretrainConfig, load_pretrain_config
 from rl4lms.config.parts import Args, MetricConfig, Positive
 from rl4lms.config.training_blocks import RewardConfig
@@ -164,7 +164,13 @@ class StudyConfig(Config):
             named += [(f"groups.tokens.{case}", case) for case in groups.tokens]
             names = ("others_case", "cure_case", "scale_case")
             named += [(f"groups.{name}", getattr(groups, name)) for name in names]
-        return problems + _unknown(named, [case.name for case in self.cases()])
+            if self.short_sft is None:
+                problems.append(Problem("short_sft", "missing: the runs of groups.cure_case begin with it"))
+        known = [case.name for case in self.cases()]
+        problems += [
+            Problem(path, unknown_name("case", name, known)) for path, name in named if name not in known
+        ]
+        return problems
 
     def case(self, name: str) -> Case:
         """The case of a name."""
