@@ -1,4 +1,4 @@
-"""Rewards made of others, and any reward as a metric: what a config names by its dotted path.
+"""Rewards made of others, and each as a metric: what a config names by its dotted path.
 
 The same texts stay the better ones; how far the rewards of an input are apart, and where they start, changes.
 """
@@ -34,8 +34,16 @@ def exact_match(batch: TextBatch) -> list[float]:
     ]
 
 
-def reward_metric(
-    batch: TextBatch, *, reward: str, reward_args: Mapping[str, Any], key: str
-) -> dict[str, Score]:
-    """A reward as a metric of this name; its value of several texts is their mean."""
-    return {key: averaged(build_reward(reward, reward_args)(batch))}
+def affine_metric(batch: TextBatch, **args: Any) -> dict[str, Score]:
+    """`affine` as a metric."""
+    return {"shaped/affine": averaged(affine(batch, **args))}
+
+
+def at_least_metric(batch: TextBatch, **args: Any) -> dict[str, Score]:
+    """`at_least` as a metric."""
+    return {"shaped/at_least": averaged(at_least(batch, **args))}
+
+
+def exact_match_metric(batch: TextBatch) -> dict[str, Score]:
+    """`exact_match` as a metric."""
+    return {"shaped/exact_match": averaged(exact_match(batch))}
