@@ -18,9 +18,9 @@ from paper.group_study import (
     SHORT_SFT,
     Rates,
     budget,
+    group_cases,
     group_comparison,
     group_selection,
-    group_tasks,
     groups_of,
     iteration_tokens,
     rates_tried,
@@ -41,6 +41,7 @@ from paper.text_study import (
 if TYPE_CHECKING:
     from figures.claims import Results
     from figures.report import Item
+    from figures.study import Source
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def study_of_groups(scale: str) -> StudyConfig:
     """The study of a scale, as far as the comparison needs it. Raises ConfigError."""
     study = load_study(STUDIES[scale])
     assert study.groups is not None, f"{STUDIES[scale]} has no groups"
-    return select_tasks(study, group_tasks(study))
+    return select_tasks(study, {case.task for case in group_cases(study)})
 
 
 def stages(scale: str, seeds: int, jobs: int) -> list[Stage]:
@@ -140,7 +141,16 @@ def run_and_draw(args: argparse.Namespace, folder: Path, runs_left: int, results
     # Seconds of imports, only now.
     from figures.table_groups import draw_groups
 
-    sources = collect_sources(study, done)
+    sources = group_sources(study, done)
     return draw_groups(
         sources["extraction"], sources["training"], case_labels(study), results, folder, this_command()
     )
+
+
+def group_sources(study: StudyConfig, done: Sequence[Done]) -> dict[str, list[Source]]:
+    """The finished runs as the figures take them, of the cases of the comparison alone."""
+    cases = {case.name for case in group_cases(study)}
+    return {
+        kind: [source for source in sources if source.task in cases]
+        for kind, sources in collect_sources(study, done).items()
+    }

@@ -40,11 +40,11 @@ def groups_of(study: StudyConfig) -> GroupsConfig:
     return study.groups
 
 
-def group_tasks(study: StudyConfig) -> list[str]:
-    """All tasks that the comparison needs."""
+def group_cases(study: StudyConfig) -> list[Case]:
+    """All cases of the comparison."""
     groups = groups_of(study)
     names = [*groups.cases, groups.others_case, groups.cure_case, groups.scale_case]
-    return list(dict.fromkeys(study.case(name).task for name in names))
+    return [study.case(name) for name in dict.fromkeys(names)]
 
 
 def budget(study: StudyConfig, case: Case) -> int:
@@ -85,7 +85,7 @@ def group_comparison(study: StudyConfig, rates: Rates) -> Part:
     """All algorithms at their learning rates, and the statistics of all models."""
     part, groups = Part(), groups_of(study)
     cases = [study.case(name) for name in groups.cases]
-    for task in dict.fromkeys(case.task for case in cases):
+    for task in dict.fromkeys(case.task for case in group_cases(study)):
         for split, sample, seed in (("train", 1, 0), ("train", 2, SECOND_SAMPLE_SEED), ("test", 1, 0)):
             add_pretrained_extraction(part, study, task, split, sample, seed)
     for case in cases:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clones import REPO, link_clone
 from pretend_models import pretend
@@ -26,7 +25,7 @@ STUDIES = {scale: REPO / path for scale, path in text_study.STUDIES.items() if s
 
 @dataclass
 class Phase:
-    """A phase's plan: its part of the study, and its experiments with the keys of their jobs, in one order."""
+    """A plan: its part of the study, and its experiments with the keys of their jobs, in one order."""
 
     part: Part
     experiments: list[Experiment]
@@ -77,8 +76,3 @@ def plan_study(folder: Path, scale: str, seeds: int) -> Planned:
         whole = comparison(study, RATES) + after_sft(study, RATES) + sweeps(study, RATES, seeds)
         first = load_phase(study, tried, 1) if tried.runs else None
         return Planned(study, first, load_phase(study, whole, seeds), seeds)
-
-
-def settings_of(experiment: Experiment) -> Any:
-    """The algorithm's settings of a training."""
-    return experiment.config.alg
