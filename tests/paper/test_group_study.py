@@ -209,14 +209,11 @@ def test_a_case_that_there_is_not_is_named(tmp_path):
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(ConfigError) as error:
         load_study(path)
-    message = str(error.value)
-    assert "3 problems" in message
-    assert "groups.cases[1]           unknown case 'identifier'; " in message
-    assert (
-        "groups.cure_case          unknown case 'identifier_blue'; did you mean 'identifier_bleu'? "
-        in message
-    )
-    assert "groups.tokens.other_rouge  unknown case 'other_rouge'; " in message
+    words = " ".join(str(error.value).split())
+    assert "3 problems" in words
+    assert "groups.cases[1] unknown case 'identifier'; " in words
+    assert "groups.cure_case unknown case 'identifier_blue'; did you mean 'identifier_bleu'? " in words
+    assert "groups.tokens.other_rouge unknown case 'other_rouge'; " in words
 
 
 def test_where_it_cannot_be_drawn_is_said(capsys):
