@@ -53,28 +53,30 @@ STUDIES = {
 ITEMS = ("figure1", "figure2", "table1", "table_rewards", "figure5", "table2", "figure4")
 REAL_ITEMS = ("figure1", "table_rewards", "figure5")  # the others need many tasks, or sweeps
 REWARDS_ITEM, SWEEP_ITEMS = "table_rewards", ("table2", "figure4")
-# Minutes on one of two cores, measured; for the table of stages alone. Of a model, an extraction and a full
-# SFT; of an iteration of RFT, and of as many tokens by a group algorithm.
+# Minutes on one of two cores, measured; for the table of stages alone. Of a model; of an extraction of train
+# and of test inputs; of a full SFT; of an iteration of RFT, and of as many tokens by a group algorithm.
 MINUTES: dict[str, dict[str, float]] = {
     "laptop": {
         "seq2seq": 13,
         "causal": 6.5,
         "classifier": 1.5,
-        "extraction": 0.25,
+        "train": 0.25,
+        "test": 0.1,
         "rft": 0.047,
         "group": 0.015,
-        "sft": 1.3,
+        "sft": 0.8,
     },
     "smoke": {
         "seq2seq": 0.3,
         "causal": 0.3,
         "classifier": 0.1,
-        "extraction": 0.03,
-        "rft": 0.04,
+        "train": 0.03,
+        "test": 0.03,
+        "rft": 0.03,
         "group": 0.02,
         "sft": 0.1,
     },
-    "real": {"extraction": 1, "rft": 0.3, "sft": 4},
+    "real": {"train": 1, "test": 0.2, "rft": 0.3, "sft": 4},
 }
 # SFT is full or short by its labels and updates, which the runs have.
 TRAINED = {"short": "sft", "short_rft": "sft_rft"}
@@ -148,7 +150,7 @@ def run_minutes(
     """Minutes of an experiment on one core. minutes: of `MINUTES`."""
     fields = configuration["base_config"]
     if run.kind == "extraction":
-        return minutes["extraction"]
+        return minutes[run.split]
     if (steps := fields.get("alg.training_args.max_steps")) is not None:
         return minutes["sft"] * steps / study.sft_steps
     return minutes["rft"] * rft_iterations(configuration["config_path"], fields)

@@ -114,7 +114,10 @@ def test_the_studys_own_runs_are_used_where_the_budget_is_its(laptop, tmp_path, 
         if laptop.selection.keys_of(run.configuration) & set(tried.keys)
     }
     assert shared == {run.configuration for run in laptop.selection.part.runs if run.method == "ppo"}
-    assert len(shared) == 2 * 2 and len(laptop.selection.part.runs) == 12
+    study = laptop.study
+    ppo = len(study.starts["pretrained"].learning_rates)
+    assert len(shared) == 2 * ppo
+    assert len(laptop.selection.part.runs) == 2 * (ppo + 2 * len(study.groups.learning_rates))
 
 
 def test_the_cure_begins_with_the_studys_short_sft(laptop):
@@ -163,7 +166,7 @@ def test_the_better_learning_rate_is_chosen_for_each_algorithm(tmp_path, laptop)
         folder.mkdir()
         for file in ("manifest.json", "config.json"):
             (folder / file).write_text("{}")
-        value = rewards[run.method, run.task][experiment.changes["alg.args.learning_rate"]]
+        value = rewards[run.method, run.task].get(experiment.changes["alg.args.learning_rate"], 0.0)
         row = {"epoch": 9, "metrics": {laptop.study.rewards[run.reward].key: value}}
         (folder / "train_split_metrics.jsonl").write_text(json.dumps(row) + "\n")
         done.append(Done(run, experiment, folder, None, ""))

@@ -44,10 +44,11 @@ def test_the_laptops_stages(clone):
     study = load_study(STUDIES["laptop"])
     pretend(study)
     assert (len(study.tasks), len(study.cases())) == (10, 23)
+    rates = sum(len(start.learning_rates) for start in study.starts.values())
     assert stage_runs("laptop", text_study.ITEMS, 3) == {
         "models": 0,
-        # Two cases from three starts at two rates; the two phases of their two tasks.
-        "learning rates": 2 * 3 * 2 + 2 * 2,
+        # Two cases at the rates of three starts; the two phases of their two tasks.
+        "learning rates": 2 * rates + 2 * 2,
         # Of each task the pretrained model twice, SFT and its extraction, of each case RFT and its own.
         "comparison": 10 * 2 + 3 * (2 * 10 + 2 * 23),
         # Test inputs: the pretrained model, full SFT, RFT. Short SFT on both splits. RFT after both phases.
@@ -56,7 +57,7 @@ def test_the_laptops_stages(clone):
         "sweeps": 3 * (4 + 5 * 2) + 5 * 2,
     }
     one_seed = stage_runs("laptop", ["figure1", "figure2"], 1)
-    assert one_seed == {"models": 0, "learning rates": 16, "comparison": 10 * 2 + 2 * 10 + 2 * 23}
+    assert one_seed == {"models": 0, "learning rates": 2 * rates + 4, "comparison": 10 * 2 + 2 * 10 + 2 * 23}
 
 
 def test_items_of_the_sweeps_need_no_other_task(clone):
@@ -80,7 +81,7 @@ def test_items_of_the_sweeps_need_no_other_task(clone):
 def test_minutes_go_by_iterations_and_updates():
     study = load_study(STUDIES["laptop"])
     part = comparison(study, RATES) + text_study.after_sft(study, RATES)
-    minutes = {"extraction": 7.0, "rft": 0.1, "sft": 3.0}
+    minutes = {"train": 7.0, "test": 5.0, "rft": 0.1, "sft": 3.0}
     taken = {
         run.configuration: run_minutes(study, minutes, configuration, run)
         for configuration, run in zip(part.configurations, part.runs, strict=True)
@@ -89,7 +90,7 @@ def test_minutes_go_by_iterations_and_updates():
     assert taken["repair_bleu-short-rft"] == pytest.approx(20 * 0.1)
     assert taken["repair_bleu-sft-rft"] == pytest.approx(15 * 0.1)
     assert taken["repair-sft"] == 3.0 and taken["repair-short"] == pytest.approx(0.4 * 3)
-    assert taken["repair-short-test-rewards"] == 7.0
+    assert (taken["repair-short-train-rewards"], taken["repair-short-test-rewards"]) == (7.0, 5.0)
     # Where the study says nothing, the config file does.
     real = load_study(text_study.STUDIES["real"])
     run = StudyRun("x", "category", "rouge", "rft", "training")
@@ -198,7 +199,7 @@ def test_the_rate_of_a_start_has_the_best_mean_over_the_cases_it_was_tried_on(cl
             (folder / file).write_text("{}")
         if run.reward is not None:
             rate = experiment.changes["alg.args.learning_rate"]
-            value = rewards[run.method, f"{run.task}_{run.reward}"][rate]
+            value = rewards[run.method, f"{run.task}_{run.reward}"].get(rate, 0.1)
             key = study.rewards[run.reward].key
             rows = [{"epoch": 0, "metrics": {key: 0.9}}, {"epoch": 30, "metrics": {key: value, "other": 1.0}}]
             (folder / "train_split_metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
