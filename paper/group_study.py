@@ -86,8 +86,9 @@ def group_comparison(study: StudyConfig, rates: Rates) -> Part:
     part, groups = Part(), groups_of(study)
     cases = [study.case(name) for name in groups.cases]
     for task in dict.fromkeys(case.task for case in group_cases(study)):
-        for split, sample, seed in (("train", 1, 0), ("train", 2, SECOND_SAMPLE_SEED), ("test", 1, 0)):
-            add_pretrained_extraction(part, study, task, split, sample, seed)
+        for sample, seed in ((1, 0), (2, SECOND_SAMPLE_SEED)):
+            add_pretrained_extraction(part, study, task, "train", sample, seed)
+        add_pretrained_extraction(part, study, task, "test", 1, 0)
     for case in cases:
         for method in (PPO, *groups.algorithms):
             _add_measured(part, study, case, method, rates[method])

@@ -73,7 +73,7 @@ def selection(study: StudyConfig) -> Part:
             add_sft(part, study, task, f"choice-{task}-{start}", *shares(study, start), seed, **ONCE)
     for case in cases:
         for start, rates in tried.items():
-            begins = {} if start == "pretrained" else {"model_from": f"choice-{case.task}-{start}"}
+            begins: Fields = {} if start == "pretrained" else {"model_from": f"choice-{case.task}-{start}"}
             for rate in rates:
                 configuration = f"choice-{case.name}-{dashed(AFTER[start])}-{digits(rate)}"
                 add_rft(part, study, case, configuration, start, rate, seed, **ONCE, **begins)
@@ -109,8 +109,8 @@ def after_sft(study: StudyConfig, rates: Mapping[Start, float]) -> Part:
             add_extraction(part, study, name, case, "rft", "test")
         case = study.first_case(name)
         for start in phases:
-            then, begins = AFTER[start], {"model_from": f"{name}-{start}"}
-            add_rft(part, study, case, f"{case.name}-{dashed(then)}", start, rates[start], **begins)
+            then, phase = AFTER[start], f"{name}-{start}"
+            add_rft(part, study, case, f"{case.name}-{dashed(then)}", start, rates[start], model_from=phase)
             for split in ("train", "test"):
                 add_extraction(part, study, name, case, then, split)
     return part
@@ -120,7 +120,8 @@ def sweeps(study: StudyConfig, rates: Mapping[Start, float], seeds: int) -> Part
     """Table 2 and Figure 4: RFT with settings raised one at a time, and after SFT phases of each length."""
     part = Part()
     for sweep in study.sweeps:
-        case, times = study.first_case(sweep.task), {"repetitions": min(sweep.seeds or seeds, seeds)}
+        case = study.first_case(sweep.task)
+        times: Fields = {"repetitions": min(sweep.seeds or seeds, seeds)}
         for field_name, values in RAISED.items():
             for value in getattr(sweep, values):
                 configuration = f"{case.name}-rft-{field_name.rpartition('.')[2]}-{digits(value)}"
@@ -131,8 +132,8 @@ def sweeps(study: StudyConfig, rates: Mapping[Start, float], seeds: int) -> Part
             phase = f"{sweep.task}-sft-{digits(labels)}-{digits(steps)}"
             start: Start = "sft" if labels == steps == 1 else "short"
             add_sft(part, study, sweep.task, phase, labels, steps, **times)
-            begins = {"model_from": phase} | times
-            add_rft(part, study, case, f"{phase}-{case.reward}-rft", start, rates[start], **begins)
+            then = f"{phase}-{case.reward}-rft"
+            add_rft(part, study, case, then, start, rates[start], model_from=phase, **times)
     return part
 
 
@@ -230,7 +231,12 @@ def add_extraction(
     model = f"{case.name if case else task_name}-{dashed(method)}"
     rewards = [study.reward(case)] if case else _rewards(study, task)
     run = StudyRun(
-        f"{model}-{split}-rewards", task_name, case and case.reward, method, "extraction", split=split
+        f"{model}-{split}-rewards",
+        task_name,
+        case.reward if case else None,
+        method,
+        "extraction",
+        split=split,
     )
     fields = _extraction(study, task, rewards, split)
     part.add(run, task_files(study, task).extraction, fields, model_from=model, **options)

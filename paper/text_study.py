@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from common.arguments import this_command
 from common.jobs import Job, JobKey, Outcome
@@ -22,16 +22,18 @@ from paper.gpu_hours import Stage, hours_lines
 from paper.small_models.config import PretrainConfig, model_folder
 from paper.small_models.jobs import make_job
 from paper.study import Fields, StudyConfig, StudyRun, load_study, models_needed, select_tasks
-from paper.study_plans import Part, after_sft, comparison, rft_iterations, selection, sweeps
+from paper.study_plans import Part, after_sft, comparison, rft_iterations, sweeps
 from paper.study_run import (
     INTERRUPT_MESSAGE,
     Done,
+    Scope,
     StudyError,
     StudyInterrupted,
     any_rates,
     finished,
     first_jobs,
     run_study,
+    selection_part,
 )
 from rl4lms.config import GroupConfig, OnPolicyConfig
 from rl4lms.model.source import check_model_source
@@ -76,7 +78,7 @@ MINUTES: dict[str, dict[str, float]] = {
         "group": 0.02,
         "sft": 0.1,
     },
-    "real": {"train": 1, "test": 0.2, "rft": 0.3, "sft": 4},
+    "real": {"train": 1, "test": 1, "rft": 0.3, "sft": 4},
 }
 # SFT is full or short by its labels and updates, which the runs have.
 TRAINED = {"short": "sft", "short_rft": "sft_rft"}
@@ -117,10 +119,10 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stag
     rates = any_rates(study)
     models = [minutes[config.model_type] for config in models_missing(study).values()]
     rows = [Stage("models", len(models), sum(models) / jobs)]
-    parts = _parts(study, items)
-    there = Counter() if models else finished(study, seeds=seeds, jobs=jobs, **parts)
+    scope = scope_of(study, items)
+    there = Counter() if models else finished(study, scope, seeds=seeds, jobs=jobs)
     planned: dict[str, tuple[Part, int]] = {
-        "learning rates": (selection(study), 1),
+        "learning rates": (selection_part(study, scope), 1),
         "comparison": (comparison(study, rates), seeds),
     }
     if REWARDS_ITEM in items:
@@ -131,7 +133,7 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stag
     works: dict[str, str] = {}
     for stage, (part, repetitions) in planned.items():
         if stage != "learning rates":
-            part = part.select(lambda run: run.task in parts["tasks"])
+            part = part.select(lambda run: run.task in scope.tasks)
         runs, total = 0, 0.0
         for configuration, run in zip(part.configurations, part.runs, strict=True):
             work = works[run.configuration] = _work(configuration, works)
@@ -166,21 +168,13 @@ def _work(configuration: Fields, works: Mapping[str, str]) -> str:
     return json.dumps(fields | {"start": works[start] if start else None}, sort_keys=True)
 
 
-class Parts(TypedDict):
-    """Which part of a study is run, see `run_study`."""
-
-    tasks: list[str]
-    with_rewards: bool
-    with_sweeps: bool
-
-
-def _parts(study: StudyConfig, items: Sequence[str]) -> Parts:
+def scope_of(study: StudyConfig, items: Sequence[str]) -> Scope:
     """What these items need."""
-    return {
-        "tasks": reported_tasks(study, items),
-        "with_rewards": REWARDS_ITEM in items,
-        "with_sweeps": bool(set(items) & set(SWEEP_ITEMS)),
-    }
+    return Scope(
+        tasks=reported_tasks(study, items),
+        with_rewards=REWARDS_ITEM in items,
+        with_sweeps=bool(set(items) & set(SWEEP_ITEMS)),
+    )
 
 
 def models_missing(study: StudyConfig, tasks: Iterable[str] | None = None) -> dict[Path, PretrainConfig]:
@@ -251,10 +245,10 @@ def run_and_draw(args: argparse.Namespace, folder: Path, runs_left: int) -> tupl
     items = asked_items(args.only, args.scale)
     study = study_for(args.scale, items)
     series = Series(foreseen=runs_left)
-    parts = _parts(study, items)
-    then = partial(first_jobs, study, tasks=parts["tasks"], seeds=args.seeds, jobs=args.jobs)
+    scope = scope_of(study, items)
+    then = partial(first_jobs, study, scope, seeds=args.seeds, jobs=args.jobs)
     make_models(study, args.jobs, then, series)
-    done = run_study(study, seeds=args.seeds, jobs=args.jobs, **parts, series=series)
+    done = run_study(study, scope, seeds=args.seeds, jobs=args.jobs, series=series)
     # Seconds of imports, only now.
     from figures.items import collect_results, draw
 

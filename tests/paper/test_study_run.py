@@ -14,8 +14,16 @@ from common.run_dir import RunDir
 from paper import text_study
 from paper.study import StudyRun, load_study
 from paper.study_plans import comparison, selection
-from paper.study_run import Done, best_rates, finished, first_jobs, main_part
-from paper.text_study import MINUTES, collect_sources, reported_tasks, run_minutes, study_for
+from paper.study_run import Done, Scope, best_rates, finished, first_jobs, main_part
+from paper.text_study import (
+    ITEMS,
+    MINUTES,
+    collect_sources,
+    reported_tasks,
+    run_minutes,
+    scope_of,
+    study_for,
+)
 
 
 @pytest.fixture
@@ -23,6 +31,10 @@ def clone(tmp_path, monkeypatch):
     """A working directory with the files of the repository and no outputs."""
     monkeypatch.chdir(link_clone(tmp_path))
     return tmp_path
+
+
+def whole(study):
+    return scope_of(study, ITEMS)
 
 
 # The table of stages
@@ -56,8 +68,10 @@ def test_the_laptops_stages(clone):
         # Four settings; of six cells five beyond the short SFT, SFT and RFT each, of two tasks.
         "sweeps": 3 * (4 + 5 * 2) + 5 * 2,
     }
+    # RFT after SFT is not run: it needs no rate.
+    alone = len(study.starts["pretrained"].learning_rates)
     one_seed = stage_runs("laptop", ["figure1", "figure2"], 1)
-    assert one_seed == {"models": 0, "learning rates": 2 * rates + 4, "comparison": 10 * 2 + 2 * 10 + 2 * 23}
+    assert one_seed == {"models": 0, "learning rates": 2 * alone, "comparison": 10 * 2 + 2 * 10 + 2 * 23}
 
 
 def test_items_of_the_sweeps_need_no_other_task(clone):
@@ -74,7 +88,7 @@ def test_items_of_the_sweeps_need_no_other_task(clone):
     assert rows["comparison"] == 2 * tasks + 2 * tasks + 2 * cases
     # Without the table of rewards, the short SFT and full SFT, then RFT are of this stage.
     assert rows["sweeps"] == 4 + 2 * (6 * 2 + 1)
-    part = main_part(study, RATES, 1, tasks=["identifier", "keywords"], with_rewards=False, with_sweeps=True)
+    part = main_part(study, scope_of(study, items), RATES, 1)
     assert {run.task for run in part.runs} == {"identifier", "keywords"}
 
 
@@ -108,10 +122,7 @@ def test_stages_leave_out_what_is_finished(clone):
     fresh = rows()
     outputs = Path(study.output_path)
     assert not outputs.exists()  # nothing is written to count
-    jobs = {
-        job.label: job
-        for job in first_jobs(study, list(study.tasks), tasks=list(study.tasks), seeds=2, jobs=1)
-    }
+    jobs = {job.label: job for job in first_jobs(study, whole(study), study.tasks, seeds=2, jobs=1)}
     for path in outputs.iterdir():
         path.unlink()
     done = ["identifier-pretrained-train-1_seed_0", "identifier-sft_seed_1"]
@@ -127,7 +138,7 @@ def test_a_mistake_in_the_fields_of_a_study_is_found_before_anything_runs(clone)
     study = load_study(STUDIES["smoke"]).model_copy(update={"sft": {"alg.training_args.max_stepz": 3}})
     pretend(study)
     with pytest.raises(ConfigError, match=r"outputs/smoke/.*_main_plan\.yml(.|\n)*did you mean 'max_steps'"):
-        finished(study, seeds=1, jobs=1, tasks=list(study.tasks), with_rewards=False, with_sweeps=False)
+        finished(study, whole(study), seeds=1, jobs=1)
 
 
 # What begins before the learning rates are chosen
@@ -137,7 +148,7 @@ def test_first_jobs_are_those_of_the_study_whichever_rates_it_chooses(tmp_path, 
     planned = plan_study(tmp_path, "laptop", seeds=2)
     monkeypatch.chdir(tmp_path)
     study, tasks = planned.study, ["identifier", "hard_question", "continuation"]
-    first = first_jobs(study, list(study.tasks), tasks=tasks, seeds=2, jobs=1)
+    first = first_jobs(study, Scope(tasks, True, True), study.tasks, seeds=2, jobs=1)
     labels = {job.label for job in first}
     # The two cases' tasks are tried on, and full SFT is not of `repair`, which is not reported.
     assert {job.key for job in first} >= set(planned.selection.keys)
@@ -158,7 +169,7 @@ def test_a_task_whose_model_is_there_begins_without_the_others(clone):
             update={"tasks": {"identifier_gpt2": study.tasks["identifier_gpt2"]}, "choice": None}
         )
     )
-    first = first_jobs(study, ["identifier_gpt2"], tasks=list(study.tasks), seeds=1, jobs=1)
+    first = first_jobs(study, whole(study), ["identifier_gpt2"], seeds=1, jobs=1)
     labels = [job.label for job in first]
     assert labels[0] == "identifier_gpt2-sft_seed_0" and len(labels) == 4
     assert all(label.startswith("identifier_gpt2-") for label in labels)
@@ -167,9 +178,7 @@ def test_a_task_whose_model_is_there_begins_without_the_others(clone):
 def test_a_study_without_a_choice_begins_with_sft(clone):
     study = load_study(STUDIES["smoke"])
     pretend(study)
-    labels = [
-        job.label for job in first_jobs(study, list(study.tasks), tasks=list(study.tasks), seeds=1, jobs=1)
-    ]
+    labels = [job.label for job in first_jobs(study, whole(study), study.tasks, seeds=1, jobs=1)]
     assert labels[:3] == [f"{task}-sft_seed_0" for task in study.tasks]
     assert len(labels) == 3 * (1 + 2 + 1)
 
