@@ -143,6 +143,10 @@ class StudyConfig(Config):
             for start in needed
             if start not in self.starts
         ]
+        if self.short_sft is None and "short" in self.starts:
+            problems.append(
+                Problem("starts.short", "there is no such phase to begin with: short_sft says which")
+            )
         if self.choice is None:
             problems += [
                 Problem(f"starts.{start}.learning_rates", "one of several is chosen: choice says on what")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from common.source import read_source
 from paper.study import (
@@ -34,6 +34,8 @@ RAISED = {
 }
 AFTER: dict[Start, Method] = {"pretrained": "rft", "short": "short_rft", "sft": "sft_rft"}
 N_ITERS = "train_evaluation.n_iters"
+Phase = Literal["short", "sft"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 ONCE: Fields = {"repetitions": 1}
 
 
@@ -68,9 +70,9 @@ def selection(study: StudyConfig) -> Part:
         return part
     seed = {"runtime.seed": study.choice.seed}
     cases = [study.case(name) for name in study.choice.cases]
-    for start in tried.keys() - {"pretrained"}:
-        for task in dict.fromkeys(case.task for case in cases):
-            add_sft(part, study, task, f"choice-{task}-{start}", *shares(study, start), seed, **ONCE)
+    for phase in PHASES:
+        for task in dict.fromkeys(case.task for case in cases) if phase in tried else ():
+            add_sft(part, study, task, f"choice-{task}-{phase}", *shares(study, phase), seed, **ONCE)
     for case in cases:
         for start, rates in tried.items():
             begins: Fields = {} if start == "pretrained" else {"model_from": f"choice-{case.task}-{start}"}
@@ -97,7 +99,7 @@ def comparison(study: StudyConfig, rates: Mapping[Start, float]) -> Part:
 def after_sft(study: StudyConfig, rates: Mapping[Start, float]) -> Part:
     """The table of rewards, beyond `comparison`: short SFT, RFT after both, test inputs."""
     part = Part()
-    phases: list[Literal["short", "sft"]] = ["sft"] if study.short_sft is None else ["short", "sft"]
+    phases = [phase for phase in PHASES if phase == "sft" or study.short_sft is not None]
     for name in study.tasks:
         add_pretrained_extraction(part, study, name, "test", 1, 0)
         if "short" in phases:
@@ -285,9 +287,9 @@ def start_fields(task: TaskConfig, field_name: str) -> Fields:
     return {} if task.model is None else {field_name: task.model}
 
 
-def shares(study: StudyConfig, method: Literal["short", "sft"]) -> tuple[float, float]:
+def shares(study: StudyConfig, phase: Phase) -> tuple[float, float]:
     """The shares of labels and steps of an SFT."""
-    if method == "sft":
+    if phase == "sft":
         return 1.0, 1.0
     assert study.short_sft is not None
     return study.short_sft.labels, study.short_sft.steps

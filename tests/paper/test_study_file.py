@@ -55,8 +55,9 @@ def test_without_a_short_sft_there_is_nothing_to_begin_the_cure_with(problems):
     def change(data):
         del data["short_sft"]
 
-    (problem,) = problems(change)
-    assert problem == "short_sft missing: the runs of groups.cure_case begin with it"
+    start, cure = sorted(problems(change), reverse=True)
+    assert start == "starts.short there is no such phase to begin with: short_sft says which"
+    assert cure == "short_sft missing: the runs of groups.cure_case begin with it"
 
 
 def test_one_of_several_rates_needs_a_choice(problems):
