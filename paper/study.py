@@ -123,7 +123,8 @@ class StudyConfig(Config):
     configs: ConfigFiles
     datapool: Args = Field({}, description="arguments of every datapool")
     measured_inputs: Positive | None = Field(
-        None, description="train inputs whose rewards are measured, the same each time; null: all"
+        None,
+        description="train inputs whose rewards are measured, the same each time; null: as the config files",
     )
     rft: Fields = Field({}, description="dotted field -> value of every RFT run")
     starts: dict[Start, StartConfig] = Field(description="RFT by what it begins with")

@@ -255,19 +255,22 @@ def add_pretrained_extraction(
 
 
 def _extraction(study: StudyConfig, task: TaskConfig, rewards: Sequence[TaskReward], split: Split) -> Fields:
+    most: Fields = {"datapool.num_train_samples": -1} if split != "train" else {}
+    if split == "train" and study.measured_inputs is not None:
+        most = {"datapool.num_train_samples": study.measured_inputs}
     return _data(study, task) | {
         "datapool.split": split,
-        "datapool.num_train_samples": (study.measured_inputs or -1) if split == "train" else -1,
+        **most,
         "alg.generation_kwargs.max_new_tokens": task.max_new_tokens,
         "evaluation.metrics": [reward.metric.model_dump() for reward in rewards],
     }
 
 
 def _evaluation(study: StudyConfig, rewards: Iterable[TaskReward]) -> Fields:
-    return {
-        "train_evaluation.metrics": [reward.metric.model_dump() for reward in rewards],
-        "train_evaluation.max_eval_samples": study.measured_inputs,
-    }
+    fields: Fields = {"train_evaluation.metrics": [reward.metric.model_dump() for reward in rewards]}
+    if study.measured_inputs is not None:
+        fields["train_evaluation.max_eval_samples"] = study.measured_inputs
+    return fields
 
 
 def _rewards(study: StudyConfig, task: TaskConfig) -> list[TaskReward]:

@@ -125,9 +125,14 @@ def test_plans_of_the_study_are_valid(fetched: Callable[..., None]) -> None:
     tasks = {
         name: [e for e in loaded.experiments if e.configuration.startswith(name)] for name in study.tasks
     }
-    assert set(tasks) == {DEAD_TASK, LIVE_TASK}
+    assert {case.name for case in study.cases()} == {DEAD_TASK, LIVE_TASK}
     # RFT, SFT, RFT after it; five extractions of train inputs and four of test inputs.
     assert {name: len(experiments) for name, experiments in tasks.items()} == dict.fromkeys(tasks, 3 + 5 + 4)
+    # As many inputs as the config files say: the study does not.
+    extraction = next(e for e in loaded.experiments if e.configuration == "category-pretrained-train-1")
+    assert study.measured_inputs is None and extraction.config.datapool.train_samples == 48
+    training = next(e for e in loaded.experiments if e.configuration == "category_rouge-rft")
+    assert training.config.train_evaluation.max_eval_samples == 50
     tasks_of = {run.configuration: study.tasks[run.task] for run in part.runs}
     for experiment in loaded.experiments:
         assert experiment.config.datapool.id == "paper.real_data.wordnet_tasks:load_part"
