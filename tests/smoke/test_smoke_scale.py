@@ -69,7 +69,7 @@ def test_group_algorithms_are_asked_for_by_name(drawn):
     assert not list((drawn / "outputs" / "figures" / "smoke").glob("*groups*"))
     run_smoke(drawn, "--only", "table_groups", "--output_dir", "outputs/groups")
     table = pd.read_csv(folder / "table_groups.csv").set_index(["task", "method"])
-    # Of the hard question PPO, GRPO, DAPO and RLOO; of the identifier PPO, GRPO, DAPO and the cure, with its SFT.
+    # PPO, GRPO, DAPO of each; RLOO; the short SFT, and GRPO after it; RLOO, and both with a scaled reward.
     counts = table.groupby("task").size().to_dict()
     assert counts == {"hard_question_rouge": 4, "identifier_bleu": 5, "continuation_style": 6}
     assert (table.loc["hard_question_rouge", "dead"] > 0.8).all()
