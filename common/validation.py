@@ -125,6 +125,7 @@ def branch_names(model: type[BaseModel], union: Any) -> list[Any]:
 def _trace(details: Any, model: type[BaseModel]) -> _TracedError:
     """Follows pydantic's location through the types, to tell the data's keys from names of union branches."""
     error, todo, here = _TracedError(details), list(details["loc"]), model
+    key_type: Any = Any  # of the last mapping
     while todo:
         bare, _ = bare_type(here)
         branches = [branch for branch in members(here) if branch is not NoneType]
@@ -134,9 +135,12 @@ def _trace(details: Any, model: type[BaseModel]) -> _TracedError:
             here = _branch(here, label, todo)
         elif branches[0] is not here and branches[0] is not bare:
             here = branches[0]
-        elif (key := todo.pop(0)) != "[key]":
+        elif (key := todo.pop(0)) == "[key]":
+            here = key_type
+        else:
             error.keys += (key,)
             error.owner = bare if is_model(bare) else None
+            key_type = next(iter(get_args(bare)), Any)
             here = _element_type(bare, key)
     error.expected = here
     if details["type"].startswith("union_tag"):

@@ -17,7 +17,7 @@ from figures.figure2_table1 import models_by_task
 from figures.tables import with_interval
 from rft_diagnose.statistics import LOW_MEAN, dead, paired_difference
 
-DEAD_TASK, LIVE_TASK = "category", "sentence_from_words"
+DEAD_TASK, LIVE_TASK = "category_rouge", "sentence_from_words_meteor"
 FIGURE3_ITEMS = ("figure3", "figure3_sgd", "figure3_high_init_reward")
 _ONE_SEED = "one seed: the interval is over inputs and does not cover other seeds"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -18,21 +18,30 @@ from paper.group_study import (
     SHORT_SFT,
     Rates,
     budget,
+    group_cases,
     group_comparison,
     group_selection,
-    group_tasks,
     groups_of,
+    iteration_tokens,
     rates_tried,
-    study_tokens,
 )
-from paper.study import StudyConfig, StudyRun, load_study, select_tasks, train_reward
+from paper.study import Fields, StudyConfig, StudyRun, load_study, select_tasks, train_reward
 from paper.study_plans import Part
 from paper.study_run import Done, finished_phase, run_phase
-from paper.text_study import MINUTES, STUDIES, case_labels, collect_sources, make_models, models_missing
+from paper.text_study import (
+    MINUTES,
+    STUDIES,
+    case_labels,
+    collect_sources,
+    make_models,
+    models_missing,
+    run_minutes,
+)
 
 if TYPE_CHECKING:
     from figures.claims import Results
     from figures.report import Item
+    from figures.study import Source
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +53,7 @@ def study_of_groups(scale: str) -> StudyConfig:
     """The study of a scale, as far as the comparison needs it. Raises ConfigError."""
     study = load_study(STUDIES[scale])
     assert study.groups is not None, f"{STUDIES[scale]} has no groups"
-    return select_tasks(study, group_tasks(study))
+    return select_tasks(study, {case.task for case in group_cases(study)})
 
 
 def stages(scale: str, seeds: int, jobs: int) -> list[Stage]:
@@ -72,19 +81,17 @@ def _stage(
     for configuration, run in zip(part.configurations, part.runs, strict=True):
         left = (configuration.get("repetitions") or seeds) - there[run.configuration]
         count += left
-        total += left * _minutes(study, scale, run)
+        total += left * _minutes(study, MINUTES[scale], configuration, run)
     return Stage(name, count, total / jobs)
 
 
-def _minutes(study: StudyConfig, scale: str, run: StudyRun) -> float:
-    minutes = MINUTES[scale]
-    if run.kind == "extraction":
-        return minutes["extraction"]
-    if run.method == SHORT_SFT or run.reward is None:
-        return minutes["sft"]
-    case = study.case(f"{run.task}_{run.reward}")
-    kind = "rft" if run.method == PPO else "group"
-    return minutes[kind] * budget(study, case) / study_tokens(study, case)
+def _minutes(study: StudyConfig, minutes: Mapping[str, float], configuration: Fields, run: StudyRun) -> float:
+    """Minutes of an experiment on one core."""
+    if run.kind == "extraction" or run.method in (PPO, SHORT_SFT):
+        return run_minutes(study, minutes, configuration, run)
+    assert run.reward is not None
+    tokens = budget(study, study.case(f"{run.task}_{run.reward}"))
+    return minutes["group"] * tokens / iteration_tokens(study, study.tasks[run.task])
 
 
 def any_rates(study: StudyConfig) -> dict[str, float]:
@@ -134,7 +141,16 @@ def run_and_draw(args: argparse.Namespace, folder: Path, runs_left: int, results
     # Seconds of imports, only now.
     from figures.table_groups import draw_groups
 
-    sources = collect_sources(study, done)
+    sources = group_sources(study, done)
     return draw_groups(
         sources["extraction"], sources["training"], case_labels(study), results, folder, this_command()
     )
+
+
+def group_sources(study: StudyConfig, done: Sequence[Done]) -> dict[str, list[Source]]:
+    """The finished runs as the figures take them, of the cases of the comparison alone."""
+    cases = {case.name for case in group_cases(study)}
+    return {
+        kind: [source for source in sources if source.task in cases]
+        for kind, sources in collect_sources(study, done).items()
+    }

@@ -13,6 +13,7 @@ from typing import Any
 from common.source import read_source
 from paper.study import Case, Fields, GroupsConfig, Start, StudyConfig, StudyRun, TaskConfig, task_files
 from paper.study_plans import (
+    N_ITERS,
     ONCE,
     SECOND_SAMPLE_SEED,
     Part,
@@ -21,6 +22,7 @@ from paper.study_plans import (
     add_sft,
     dashed,
     digits,
+    rft_iterations,
     rollout_fields,
     shares,
 )
@@ -30,7 +32,6 @@ SHORT_SFT, SHORT_SFT_GRPO = "short", "short_grpo"
 SCALED = "_scaled"  # ends the method of a run whose reward has another scale
 Rates = Mapping[str, float]  # algorithm -> learning rate
 _RATE, _MAX_TOKENS = "alg.args.learning_rate", "train_evaluation.max_tokens"
-_N_ITERS = "train_evaluation.n_iters"
 
 
 def groups_of(study: StudyConfig) -> GroupsConfig:
@@ -39,11 +40,11 @@ def groups_of(study: StudyConfig) -> GroupsConfig:
     return study.groups
 
 
-def group_tasks(study: StudyConfig) -> list[str]:
-    """All tasks that the comparison needs."""
+def group_cases(study: StudyConfig) -> list[Case]:
+    """All cases of the comparison."""
     groups = groups_of(study)
     names = [*groups.cases, groups.others_case, groups.cure_case, groups.scale_case]
-    return list(dict.fromkeys(study.case(name).task for name in names))
+    return [study.case(name) for name in dict.fromkeys(names)]
 
 
 def budget(study: StudyConfig, case: Case) -> int:
@@ -53,8 +54,9 @@ def budget(study: StudyConfig, case: Case) -> int:
 
 def study_tokens(study: StudyConfig, case: Case) -> int:
     """Tokens that the study's RFT of a case generates."""
-    a_time, iterations = _ppo_length(study, study.tasks[case.task])
-    return a_time * iterations
+    task = study.tasks[case.task]
+    fields = study.rft | study.starts["pretrained"].fields
+    return iteration_tokens(study, task) * rft_iterations(task_files(study, task).rft, fields)
 
 
 def rates_tried(study: StudyConfig, algorithm: str) -> list[float]:
@@ -83,9 +85,10 @@ def group_comparison(study: StudyConfig, rates: Rates) -> Part:
     """All algorithms at their learning rates, and the statistics of all models."""
     part, groups = Part(), groups_of(study)
     cases = [study.case(name) for name in groups.cases]
-    for task in dict.fromkeys(case.task for case in cases):
-        for split, sample, seed in (("train", 1, 0), ("train", 2, SECOND_SAMPLE_SEED), ("test", 1, 0)):
-            add_pretrained_extraction(part, study, task, split, sample, seed)
+    for task in dict.fromkeys(case.task for case in group_cases(study)):
+        for sample, seed in ((1, 0), (2, SECOND_SAMPLE_SEED)):
+            add_pretrained_extraction(part, study, task, "train", sample, seed)
+        add_pretrained_extraction(part, study, task, "test", 1, 0)
     for case in cases:
         for method in (PPO, *groups.algorithms):
             _add_measured(part, study, case, method, rates[method])
@@ -135,7 +138,7 @@ def _add_training(
         path = task_files(study, task).rft
         fields |= study.rft | study.starts[start].fields
         if (tokens := budget(study, case)) != study_tokens(study, case):
-            fields[_N_ITERS] = math.ceil(tokens / _ppo_length(study, task)[0])
+            fields[N_ITERS] = math.ceil(tokens / iteration_tokens(study, task))
     else:
         algorithm = method.removesuffix(SCALED).removeprefix(f"{SHORT_SFT}_")
         path = task_files(study, task).group.format(algorithm=algorithm)
@@ -151,7 +154,7 @@ def _group_fields(study: StudyConfig, case: Case, path: str, is_scaled: bool) ->
     fields |= groups_of(study).rft
     # A text has a token at least: so many iterations are never reached.
     most = math.ceil(tokens / (args["prompts_per_iteration"] * args["group_size"]))
-    fields |= {_MAX_TOKENS: tokens, _N_ITERS: most}
+    fields |= {_MAX_TOKENS: tokens, N_ITERS: most}
     if is_scaled:
         reward = study.reward(case).reward
         scale = groups_of(study).scale
@@ -167,12 +170,9 @@ def _group_fields(study: StudyConfig, case: Case, path: str, is_scaled: bool) ->
     return fields
 
 
-def _ppo_length(study: StudyConfig, task: TaskConfig) -> tuple[int, int]:
-    """Tokens of an iteration of the study's RFT, and its iterations."""
-    data, fields = (
-        read_source(task_files(study, task).rft).data,
-        study.rft | study.starts["pretrained"].fields,
-    )
+def iteration_tokens(study: StudyConfig, task: TaskConfig) -> int:
+    """Tokens of an iteration of the study's RFT from the pretrained model."""
+    data, fields = read_source(task_files(study, task).rft).data, study.rft
+    fields = fields | study.starts["pretrained"].fields
     envs = fields.get("env.n_envs", data["env"]["n_envs"])
-    steps = fields.get("alg.args.n_steps", data["alg"]["args"]["n_steps"])
-    return envs * steps, fields.get(_N_ITERS, data["train_evaluation"]["n_iters"])
+    return envs * fields.get("alg.args.n_steps", data["alg"]["args"]["n_steps"])

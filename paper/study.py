@@ -17,7 +17,7 @@ from pydantic import Field
 from common.config import Config, Problem, load_config
 from common.files import read_rows
 from common.run_dir import read_run
-from common.source import read_source
+from common.source import read_source, unknown_name
 from paper.small_models.config import PretrainConfig, load_pretrain_config
 from rl4lms.config.parts import Args, MetricConfig, Positive
 from rl4lms.config.training_blocks import RewardConfig
@@ -123,7 +123,8 @@ class StudyConfig(Config):
     configs: ConfigFiles
     datapool: Args = Field({}, description="arguments of every datapool")
     measured_inputs: Positive | None = Field(
-        None, description="train inputs whose rewards are measured, the same each time; null: all"
+        None,
+        description="train inputs whose rewards are measured, the same each time; null: as the config files",
     )
     rft: Fields = Field({}, description="dotted field -> value of every RFT run")
     starts: dict[Start, StartConfig] = Field(description="RFT by what it begins with")
@@ -143,6 +144,10 @@ class StudyConfig(Config):
             for start in needed
             if start not in self.starts
         ]
+        if self.short_sft is None and "short" in self.starts:
+            problems.append(
+                Problem("starts.short", "there is no such phase to begin with: short_sft says which")
+            )
         if self.choice is None:
             problems += [
                 Problem(f"starts.{start}.learning_rates", "one of several is chosen: choice says on what")
@@ -164,7 +169,13 @@ class StudyConfig(Config):
             named += [(f"groups.tokens.{case}", case) for case in groups.tokens]
             names = ("others_case", "cure_case", "scale_case")
             named += [(f"groups.{name}", getattr(groups, name)) for name in names]
-        return problems + _unknown(named, [case.name for case in self.cases()])
+            if self.short_sft is None:
+                problems.append(Problem("short_sft", "missing: the runs of groups.cure_case begin with it"))
+        known = [case.name for case in self.cases()]
+        problems += [
+            Problem(path, unknown_name("case", name, known)) for path, name in named if name not in known
+        ]
+        return problems
 
     def case(self, name: str) -> Case:
         """The case of a name."""
@@ -224,7 +235,8 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
 
 def select_tasks(study: StudyConfig, names: Iterable[str]) -> StudyConfig:
     """Keep the part of a study about these tasks, and what learning rates are chosen on."""
-    kept = {*names, *(study.case(case).task for case in (study.choice.cases if study.choice else ()))}
+    chosen_on = study.choice.cases if study.choice else []
+    kept = {*names, *(study.case(case).task for case in chosen_on)}
     return study.model_copy(
         update={
             "tasks": {name: task for name, task in study.tasks.items() if name in kept},
@@ -238,13 +250,13 @@ def task_files(study: StudyConfig, task: TaskConfig) -> ConfigFiles:
     return task.configs or study.configs
 
 
-def models_needed(study: StudyConfig) -> dict[Path, PretrainConfig]:
-    """The models made here that a task starts from or is rewarded by: folder -> how it is made.
+def models_needed(study: StudyConfig, tasks: Iterable[str] | None = None) -> dict[Path, PretrainConfig]:
+    """The models made here that tasks, or all, start from or are rewarded by: folder -> how it is made.
 
     Raises ConfigError.
     """
     names: set[str] = set()
-    for task in study.tasks.values():
+    for task in map(study.tasks.__getitem__, study.tasks if tasks is None else tasks):
         for reward in (study.rewards[name] for name in task.rewards):
             names |= set(_strings([reward.reward.model_dump(), reward.metric.model_dump(), task.model]))
         if task.model is None:

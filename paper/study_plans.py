@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import product
+from typing import Any, Literal, get_args
 
+from common.source import read_source
 from paper.study import (
     Case,
     Fields,
@@ -31,6 +33,9 @@ RAISED = {
     "alg.args.ent_coef": "ent_coefs",
 }
 AFTER: dict[Start, Method] = {"pretrained": "rft", "short": "short_rft", "sft": "sft_rft"}
+N_ITERS = "train_evaluation.n_iters"
+Phase = Literal["short", "sft"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 ONCE: Fields = {"repetitions": 1}
 
 
@@ -65,12 +70,12 @@ def selection(study: StudyConfig) -> Part:
         return part
     seed = {"runtime.seed": study.choice.seed}
     cases = [study.case(name) for name in study.choice.cases]
-    for start in tried.keys() - {"pretrained"}:
-        for task in dict.fromkeys(case.task for case in cases):
-            add_sft(part, study, task, f"choice-{task}-{start}", *shares(study, start), seed, **ONCE)
+    for phase in PHASES:
+        for task in dict.fromkeys(case.task for case in cases) if phase in tried else ():
+            add_sft(part, study, task, f"choice-{task}-{phase}", *shares(study, phase), seed, **ONCE)
     for case in cases:
         for start, rates in tried.items():
-            begins = {} if start == "pretrained" else {"model_from": f"choice-{case.task}-{start}"}
+            begins: Fields = {} if start == "pretrained" else {"model_from": f"choice-{case.task}-{start}"}
             for rate in rates:
                 configuration = f"choice-{case.name}-{dashed(AFTER[start])}-{digits(rate)}"
                 add_rft(part, study, case, configuration, start, rate, seed, **ONCE, **begins)
@@ -94,7 +99,7 @@ def comparison(study: StudyConfig, rates: Mapping[Start, float]) -> Part:
 def after_sft(study: StudyConfig, rates: Mapping[Start, float]) -> Part:
     """The table of rewards, beyond `comparison`: short SFT, RFT after both, test inputs."""
     part = Part()
-    phases: list[Literal["short", "sft"]] = ["sft"] if study.short_sft is None else ["short", "sft"]
+    phases = [phase for phase in PHASES if phase == "sft" or study.short_sft is not None]
     for name in study.tasks:
         add_pretrained_extraction(part, study, name, "test", 1, 0)
         if "short" in phases:
@@ -106,8 +111,8 @@ def after_sft(study: StudyConfig, rates: Mapping[Start, float]) -> Part:
             add_extraction(part, study, name, case, "rft", "test")
         case = study.first_case(name)
         for start in phases:
-            then, begins = AFTER[start], {"model_from": f"{name}-{start}"}
-            add_rft(part, study, case, f"{case.name}-{dashed(then)}", start, rates[start], **begins)
+            then, phase = AFTER[start], f"{name}-{start}"
+            add_rft(part, study, case, f"{case.name}-{dashed(then)}", start, rates[start], model_from=phase)
             for split in ("train", "test"):
                 add_extraction(part, study, name, case, then, split)
     return part
@@ -117,19 +122,20 @@ def sweeps(study: StudyConfig, rates: Mapping[Start, float], seeds: int) -> Part
     """Table 2 and Figure 4: RFT with settings raised one at a time, and after SFT phases of each length."""
     part = Part()
     for sweep in study.sweeps:
-        case, times = study.first_case(sweep.task), {"repetitions": min(sweep.seeds or seeds, seeds)}
+        case = study.first_case(sweep.task)
+        times: Fields = {"repetitions": min(sweep.seeds or seeds, seeds)}
         for field_name, values in RAISED.items():
             for value in getattr(sweep, values):
                 configuration = f"{case.name}-rft-{field_name.rpartition('.')[2]}-{digits(value)}"
                 changes, rate = {field_name: value}, rates["pretrained"]
                 add_rft(part, study, case, configuration, "pretrained", rate, changes, **times)
-        for labels in sweep.labels:
-            for steps in sweep.steps:
-                phase = f"{sweep.task}-sft-{digits(labels)}-{digits(steps)}"
-                start: Start = "sft" if labels == steps == 1 else "short"
-                add_sft(part, study, sweep.task, phase, labels, steps, **times)
-                begins = {"model_from": phase} | times
-                add_rft(part, study, case, f"{phase}-{case.reward}-rft", start, rates[start], **begins)
+        # Full SFT, too: Figure 4 measures the others by it.
+        for labels, steps in dict.fromkeys([*product(sweep.labels, sweep.steps), shares(study, "sft")]):
+            phase = f"{sweep.task}-sft-{digits(labels)}-{digits(steps)}"
+            start: Start = "sft" if labels == steps == 1 else "short"
+            add_sft(part, study, sweep.task, phase, labels, steps, **times)
+            then = f"{phase}-{case.reward}-rft"
+            add_rft(part, study, case, then, start, rates[start], model_from=phase, **times)
     return part
 
 
@@ -208,6 +214,11 @@ def rollout_fields(study: StudyConfig, case: Case, start: Start) -> Fields:
     }
 
 
+def rft_iterations(config_path: str, fields: Mapping[str, Any]) -> int:
+    """Iterations of RFT with fields over a config file."""
+    return fields.get(N_ITERS) or read_source(config_path).data["train_evaluation"]["n_iters"]
+
+
 def add_extraction(
     part: Part,
     study: StudyConfig,
@@ -222,7 +233,12 @@ def add_extraction(
     model = f"{case.name if case else task_name}-{dashed(method)}"
     rewards = [study.reward(case)] if case else _rewards(study, task)
     run = StudyRun(
-        f"{model}-{split}-rewards", task_name, case and case.reward, method, "extraction", split=split
+        f"{model}-{split}-rewards",
+        task_name,
+        case.reward if case else None,
+        method,
+        "extraction",
+        split=split,
     )
     fields = _extraction(study, task, rewards, split)
     part.add(run, task_files(study, task).extraction, fields, model_from=model, **options)
@@ -239,19 +255,22 @@ def add_pretrained_extraction(
 
 
 def _extraction(study: StudyConfig, task: TaskConfig, rewards: Sequence[TaskReward], split: Split) -> Fields:
+    most: Fields = {"datapool.num_train_samples": -1} if split != "train" else {}
+    if split == "train" and study.measured_inputs is not None:
+        most = {"datapool.num_train_samples": study.measured_inputs}
     return _data(study, task) | {
         "datapool.split": split,
-        "datapool.num_train_samples": (study.measured_inputs or -1) if split == "train" else -1,
+        **most,
         "alg.generation_kwargs.max_new_tokens": task.max_new_tokens,
         "evaluation.metrics": [reward.metric.model_dump() for reward in rewards],
     }
 
 
 def _evaluation(study: StudyConfig, rewards: Iterable[TaskReward]) -> Fields:
-    return {
-        "train_evaluation.metrics": [reward.metric.model_dump() for reward in rewards],
-        "train_evaluation.max_eval_samples": study.measured_inputs,
-    }
+    fields: Fields = {"train_evaluation.metrics": [reward.metric.model_dump() for reward in rewards]}
+    if study.measured_inputs is not None:
+        fields["train_evaluation.max_eval_samples"] = study.measured_inputs
+    return fields
 
 
 def _rewards(study: StudyConfig, task: TaskConfig) -> list[TaskReward]:
@@ -271,9 +290,9 @@ def start_fields(task: TaskConfig, field_name: str) -> Fields:
     return {} if task.model is None else {field_name: task.model}
 
 
-def shares(study: StudyConfig, method: Literal["short", "sft"]) -> tuple[float, float]:
+def shares(study: StudyConfig, phase: Phase) -> tuple[float, float]:
     """The shares of labels and steps of an SFT."""
-    if method == "sft":
+    if phase == "sft":
         return 1.0, 1.0
     assert study.short_sft is not None
     return study.short_sft.labels, study.short_sft.steps

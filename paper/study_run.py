@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,16 +56,34 @@ class Done:
         return self.experiment.repetition
 
 
-def first_jobs(study: StudyConfig, *, seeds: int, jobs: int) -> list[Job]:
+@dataclass(frozen=True)
+class Scope:
+    """Which part of a study is run.
+
+    tasks: those that are reported; with_rewards, with_sweeps: also the runs of `after_sft`, of `sweeps`.
+    """
+
+    tasks: Sequence[str]
+    with_rewards: bool
+    with_sweeps: bool
+
+
+def first_jobs(
+    study: StudyConfig, scope: Scope, ready: Collection[str], *, seeds: int, jobs: int
+) -> list[Job]:
     """What `run_study` runs whichever learning rates it chooses, to be run among other jobs, long ones first.
 
-    It then finds them finished. Raises ConfigError.
+    It then finds them finished. ready: the tasks whose models are there. Raises ConfigError.
     """
     part = comparison(study, any_rates(study))
+    part = part.select(lambda run: run.task in scope.tasks and run.task in ready)
     sft = part.select(lambda run: run.method == "sft" and run.kind == "training")
     sft += part.select(lambda run: run.method in ("pretrained", "sft") and run.kind == "extraction")
+    tried = selection_part(study, scope).select(lambda run: run.task in ready)
     first = []
-    for phase, phase_part, times in (("selection", selection(study), 1), ("sft", sft, seeds)):
+    for phase, phase_part, times in (("selection", tried, 1), ("sft", sft, seeds)):
+        if not phase_part.runs:
+            continue
         loaded = load_plan(write_plan(study, phase, phase_part, times, jobs))
         first += make_jobs(loaded.plan, loaded.experiments)
     return first
@@ -73,44 +91,39 @@ def first_jobs(study: StudyConfig, *, seeds: int, jobs: int) -> list[Job]:
 
 def run_study(
     study: StudyConfig,
+    scope: Scope,
     *,
     seeds: int,
     jobs: int,
-    with_rewards: bool,
-    with_sweeps: bool,
     console: bool = True,
     series: Series | None = None,
 ) -> list[Done]:
     """Run what is missing and return what is reported; finished runs are used as they are.
 
-    with_rewards, with_sweeps: also the runs of `after_sft`, of `sweeps`. series: of what was run for the
-    study before; see `run_jobs`.
+    series: of what was run for the study before; see `run_jobs`.
 
     Raises StudyError, StudyInterrupted, ConfigError.
     """
     series = series or Series()
-    tried = run_phase(
-        study, "selection", selection(study), seeds=1, jobs=jobs, console=console, series=series
-    )
+    part = selection_part(study, scope)
+    tried = run_phase(study, "selection", part, seeds=1, jobs=jobs, console=console, series=series)
     rates = best_rates(study, tried)
-    for start, rate in rates.items():
-        logger.info("learning rate of RFT from %s: %g", START_NAMES[start], rate)
+    for start in starts_needed(study, scope):
+        logger.info("learning rate of RFT from %s: %g", START_NAMES[start], rates[start])
     series.foreseen = 0  # from here on it is known
-    main = main_part(study, rates, seeds, with_rewards=with_rewards, with_sweeps=with_sweeps)
+    main = main_part(study, scope, rates, seeds)
     return run_phase(study, "main", main, seeds=seeds, jobs=jobs, console=console, series=series)
 
 
-def finished(
-    study: StudyConfig, *, seeds: int, jobs: int, with_rewards: bool, with_sweeps: bool
-) -> Counter[str]:
+def finished(study: StudyConfig, scope: Scope, *, seeds: int, jobs: int) -> Counter[str]:
     """Configuration -> how many of its runs `run_study` would find finished.
 
     Needs the models of the study. Writes nothing, unless a plan has a mistake. Raises ConfigError.
     """
-    part = selection(study)
+    part = selection_part(study, scope)
     tried = finished_phase(study, "selection", part, seeds=1, jobs=jobs)
     rates = best_rates(study, tried) if len(tried) == len(part.runs) else any_rates(study)
-    main = main_part(study, rates, seeds, with_rewards=with_rewards, with_sweeps=with_sweeps)
+    main = main_part(study, scope, rates, seeds)
     done = tried + finished_phase(study, "main", main, seeds=seeds, jobs=jobs)
     return Counter(item.run.configuration for item in done)
 
@@ -123,7 +136,7 @@ def any_rates(study: StudyConfig) -> dict[Start, float]:
 def best_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[Start, float]:
     """The learning rate of each start of RFT, by the runs of `selection`, all of which are there."""
     rewards: dict[tuple[Start, float], list[float]] = {}
-    starts = {method: start for start, method in AFTER.items()}
+    starts: dict[str, Start] = {method: start for start, method in AFTER.items()}
     for done in tried:
         if (start := starts.get(done.run.method)) is not None and done.run.reward is not None:
             rate = done.experiment.changes["alg.args.learning_rate"]
@@ -132,16 +145,27 @@ def best_rates(study: StudyConfig, tried: Sequence[Done]) -> dict[Start, float]:
     return chosen_rates(study, rewards)
 
 
-def main_part(
-    study: StudyConfig, rates: Mapping[Start, float], seeds: int, *, with_rewards: bool, with_sweeps: bool
-) -> Part:
+def starts_needed(study: StudyConfig, scope: Scope) -> list[Start]:
+    """The starts of RFT that are run."""
+    after = scope.with_rewards or scope.with_sweeps
+    return [start for start in study.starts if start == "pretrained" or after]
+
+
+def selection_part(study: StudyConfig, scope: Scope) -> Part:
+    """What learning rates are chosen by, of the starts that are run."""
+    needed = starts_needed(study, scope)
+    methods = {*needed, *(AFTER[start] for start in needed)}
+    return selection(study).select(lambda run: run.method in methods)
+
+
+def main_part(study: StudyConfig, scope: Scope, rates: Mapping[Start, float], seeds: int) -> Part:
     """What is run at the chosen rates."""
     part = comparison(study, rates)
-    if with_rewards:
+    if scope.with_rewards:
         part += after_sft(study, rates)
-    if with_sweeps:
+    if scope.with_sweeps:
         part += sweeps(study, rates, seeds)
-    return part
+    return part.select(lambda run: run.task in scope.tasks)
 
 
 def write_plan(

@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,16 +22,18 @@ from paper.gpu_hours import Stage, hours_lines
 from paper.small_models.config import PretrainConfig, model_folder
 from paper.small_models.jobs import make_job
 from paper.study import Fields, StudyConfig, StudyRun, load_study, models_needed, select_tasks
-from paper.study_plans import Part, after_sft, comparison, selection, sweeps
+from paper.study_plans import Part, after_sft, comparison, rft_iterations, sweeps
 from paper.study_run import (
     INTERRUPT_MESSAGE,
     Done,
+    Scope,
     StudyError,
     StudyInterrupted,
     any_rates,
     finished,
     first_jobs,
     run_study,
+    selection_part,
 )
 from rl4lms.config import GroupConfig, OnPolicyConfig
 from rl4lms.model.source import check_model_source
@@ -53,27 +55,30 @@ STUDIES = {
 ITEMS = ("figure1", "figure2", "table1", "table_rewards", "figure5", "table2", "figure4")
 REAL_ITEMS = ("figure1", "table_rewards", "figure5")  # the others need many tasks, or sweeps
 REWARDS_ITEM, SWEEP_ITEMS = "table_rewards", ("table2", "figure4")
-# Minutes on one of two cores, measured; for the table of stages alone.
+# Minutes on one of two cores, measured; for the table of stages alone. Of a model; of an extraction of train
+# and of test inputs; of a full SFT; of an iteration of RFT, and of as many tokens by a group algorithm.
 MINUTES: dict[str, dict[str, float]] = {
     "laptop": {
         "seq2seq": 13,
         "causal": 6.5,
         "classifier": 1.5,
-        "extraction": 0.25,
-        "rft": 1.65,
-        "group": 0.5,
-        "sft": 1.3,
+        "train": 0.25,
+        "test": 0.1,
+        "rft": 0.047,
+        "group": 0.015,
+        "sft": 0.8,
     },
     "smoke": {
         "seq2seq": 0.3,
         "causal": 0.3,
         "classifier": 0.1,
-        "extraction": 0.03,
-        "rft": 0.2,
-        "group": 0.1,
+        "train": 0.03,
+        "test": 0.03,
+        "rft": 0.03,
+        "group": 0.02,
         "sft": 0.1,
     },
-    "real": {"extraction": 1, "rft": 7, "sft": 4},
+    "real": {"train": 1, "test": 1, "rft": 0.3, "sft": 4},
 }
 # The paper's datasets, for each item: Figures 1 and 5 and Table 1 show some of them, Figure 2 all.
 SHOWN, ALL = ("narrative_qa", "totto", "imdb"), ("common_gen", "cnn", "iwslt2017", "dialog")
@@ -96,9 +101,14 @@ def asked_items(only: Sequence[str] | None, scale: str = "laptop") -> list[str]:
 def study_for(scale: str, items: Sequence[str]) -> StudyConfig:
     """The study of a scale, as far as these items need it. Raises ConfigError."""
     study = load_study(STUDIES[scale])
+    return select_tasks(study, reported_tasks(study, items))
+
+
+def reported_tasks(study: StudyConfig, items: Sequence[str]) -> list[str]:
+    """The tasks that these items are about."""
     if not study.sweeps or not set(items) <= set(SWEEP_ITEMS):
-        return study
-    return select_tasks(study, [sweep.task for sweep in study.sweeps])
+        return list(study.tasks)
+    return [sweep.task for sweep in study.sweeps]
 
 
 def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stage]:
@@ -107,9 +117,10 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stag
     rates = any_rates(study)
     models = [minutes[config.model_type] for config in models_missing(study).values()]
     rows = [Stage("models", len(models), sum(models) / jobs)]
-    there = Counter() if models else finished(study, seeds=seeds, jobs=jobs, **_parts(items))
+    scope = scope_of(study, items)
+    there = Counter() if models else finished(study, scope, seeds=seeds, jobs=jobs)
     planned: dict[str, tuple[Part, int]] = {
-        "learning rates": (selection(study), 1),
+        "learning rates": (selection_part(study, scope), 1),
         "comparison": (comparison(study, rates), seeds),
     }
     if REWARDS_ITEM in items:
@@ -119,15 +130,30 @@ def stages(scale: str, items: Sequence[str], seeds: int, jobs: int) -> list[Stag
     counted: Counter[str] = Counter()  # seeds of what earlier stages run: the full SFT
     works: dict[str, str] = {}
     for stage, (part, repetitions) in planned.items():
-        counts = []
+        if stage != "learning rates":
+            part = part.select(lambda run: run.task in scope.tasks)
+        runs, total = 0, 0.0
         for configuration, run in zip(part.configurations, part.runs, strict=True):
             work = works[run.configuration] = _work(configuration, works)
             times = configuration.get("repetitions") or repetitions
-            counts.append(max(0, times - max(counted[work], there[run.configuration])))
+            left = max(0, times - max(counted[work], there[run.configuration]))
             counted[work] = max(counted[work], times)
-        total = sum(minutes[_kind(run)] * count for run, count in zip(part.runs, counts, strict=True))
-        rows.append(Stage(stage, sum(counts), total / jobs))
+            runs += left
+            total += left * run_minutes(study, minutes, configuration, run)
+        rows.append(Stage(stage, runs, total / jobs))
     return rows
+
+
+def run_minutes(
+    study: StudyConfig, minutes: Mapping[str, float], configuration: Fields, run: StudyRun
+) -> float:
+    """Minutes of an experiment on one core. minutes: of `MINUTES`."""
+    fields = configuration["base_config"]
+    if run.kind == "extraction":
+        return minutes[run.split]
+    if (steps := fields.get("alg.training_args.max_steps")) is not None:
+        return minutes["sft"] * steps / study.sft_steps
+    return minutes["rft"] * rft_iterations(configuration["config_path"], fields)
 
 
 def _work(configuration: Fields, works: Mapping[str, str]) -> str:
@@ -140,24 +166,20 @@ def _work(configuration: Fields, works: Mapping[str, str]) -> str:
     return json.dumps(fields | {"start": works[start] if start else None}, sort_keys=True)
 
 
-def _parts(items: Sequence[str]) -> dict[str, bool]:
-    """Which parts of the study these items need beyond the comparison."""
-    return {
-        "with_rewards": REWARDS_ITEM in items,
-        "with_sweeps": bool(set(items) & set(SWEEP_ITEMS)),
-    }
+def scope_of(study: StudyConfig, items: Sequence[str]) -> Scope:
+    """What these items need."""
+    return Scope(
+        tasks=reported_tasks(study, items),
+        with_rewards=REWARDS_ITEM in items,
+        with_sweeps=bool(set(items) & set(SWEEP_ITEMS)),
+    )
 
 
-def _kind(run: StudyRun) -> str:
-    """Of the runs that take about as long."""
-    return "extraction" if run.kind == "extraction" else "sft" if run.method in ("short", "sft") else "rft"
-
-
-def models_missing(study: StudyConfig) -> dict[Path, PretrainConfig]:
-    """The models that tasks of a study need and that are not there. Raises ConfigError."""
+def models_missing(study: StudyConfig, tasks: Iterable[str] | None = None) -> dict[Path, PretrainConfig]:
+    """The models that tasks of a study, or all, need and that are not there. Raises ConfigError."""
     return {
         folder: config
-        for folder, config in models_needed(study).items()
+        for folder, config in models_needed(study, tasks).items()
         if not folder.is_dir() or check_model_source(str(folder)) is not None
     }
 
@@ -171,13 +193,13 @@ def list_study_imports(study: StudyConfig) -> list[str]:
 def make_models(
     study: StudyConfig,
     jobs: int,
-    then: Callable[[StudyConfig], Sequence[Job]] = lambda study: (),
+    then: Callable[[Sequence[str]], Sequence[Job]] = lambda tasks: (),
     series: Series | None = None,
 ) -> None:
     """Train the models that tasks of a study need and that are not there, or go on where it was cut.
 
-    then: jobs of the study of some tasks, which begin as soon as the models of these are there, so that no
-    process waits for the slowest model. series: see `run_jobs`. Raises StudyError, StudyInterrupted,
+    then: jobs of some tasks, which begin as soon as the models of these are there, so that no process waits
+    for the slowest model. series: see `run_jobs`. Raises StudyError, StudyInterrupted,
     ConfigError, RunError: something else is where a model belongs.
     """
     missing = models_missing(study)
@@ -191,10 +213,10 @@ def make_models(
     waiting = dict.fromkeys(study.tasks)
 
     def begun() -> Sequence[Job]:
-        ready = [task for task in waiting if not models_missing(select_tasks(study, [task]))]
+        ready = [task for task in waiting if not models_missing(study, [task])]
         for task in ready:
             del waiting[task]
-        return then(select_tasks(study, ready)) if ready else ()
+        return then(ready) if ready else ()
 
     def use(job: Job, outcome: Outcome) -> Sequence[Job]:
         if job.key not in makers or not outcome.is_done or outcome.run is None:
@@ -221,15 +243,10 @@ def run_and_draw(args: argparse.Namespace, folder: Path, runs_left: int) -> tupl
     items = asked_items(args.only, args.scale)
     study = study_for(args.scale, items)
     series = Series(foreseen=runs_left)
-    then = partial(first_jobs, seeds=args.seeds, jobs=args.jobs)
+    scope = scope_of(study, items)
+    then = partial(first_jobs, study, scope, seeds=args.seeds, jobs=args.jobs)
     make_models(study, args.jobs, then, series)
-    done = run_study(
-        study,
-        seeds=args.seeds,
-        jobs=args.jobs,
-        **_parts(items),
-        series=series,
-    )
+    done = run_study(study, scope, seeds=args.seeds, jobs=args.jobs, series=series)
     # Seconds of imports, only now.
     from figures.items import collect_results, draw
 

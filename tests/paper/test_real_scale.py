@@ -18,7 +18,8 @@ from figures.real_criteria import DEAD_TASK, LIVE_TASK, MEASURES, REAL_CRITERIA,
 from figures.study import INPUTS
 from paper.real_data.fetch import SOURCE, describe_source
 from paper.real_data.packages import DATA, FOLDER
-from paper.study import after_sft, comparison, load_study, selection
+from paper.study import load_study
+from paper.study_plans import after_sft, comparison, selection
 from paper.study_run import any_rates, write_plan
 from paper.text_study import REAL_ITEMS, STUDIES, stages
 from reproduce_paper import main
@@ -116,26 +117,30 @@ def test_plans_of_the_study_are_valid(fetched: Callable[..., None]) -> None:
     fetched("wordnet", "smollm2")
     study = load_study(STUDIES["real"])
     rates = any_rates(study)
-    parts = [selection(study), comparison(study, rates), after_sft(study, rates)]
-    configurations = {item["name"]: item for part, _ in parts for item in part}
-    loaded = load_plan(write_plan(study, "all", list(configurations.values()), 1, 1))
+    assert selection(study).runs == []  # one rate is not chosen
+    part = comparison(study, rates) + after_sft(study, rates)
+    loaded = load_plan(write_plan(study, "all", part, 1, 1))
     keys = {job.key for job in make_jobs(loaded.plan, loaded.experiments)}
     assert sum(stage.runs for stage in stages("real", REAL_ITEMS, seeds=1, jobs=1)) == len(keys)
     tasks = {
         name: [e for e in loaded.experiments if e.configuration.startswith(name)] for name in study.tasks
     }
-    assert set(tasks) == {DEAD_TASK, LIVE_TASK}
-    # RFT by its rate and by its name, SFT, RFT after it; six of train inputs and four of test inputs.
-    assert {name: len(experiments) for name, experiments in tasks.items()} == dict.fromkeys(tasks, 4 + 5 + 4)
+    assert {case.name for case in study.cases()} == {DEAD_TASK, LIVE_TASK}
+    # RFT, SFT, RFT after it; five extractions of train inputs and four of test inputs.
+    assert {name: len(experiments) for name, experiments in tasks.items()} == dict.fromkeys(tasks, 3 + 5 + 4)
+    # As many inputs as the config files say: the study does not.
+    extraction = next(e for e in loaded.experiments if e.configuration == "category-pretrained-train-1")
+    assert study.measured_inputs is None and extraction.config.datapool.train_samples == 48
+    training = next(e for e in loaded.experiments if e.configuration == "category_rouge-rft")
+    assert training.config.train_evaluation.max_eval_samples == 50
+    tasks_of = {run.configuration: study.tasks[run.task] for run in part.runs}
     for experiment in loaded.experiments:
         assert experiment.config.datapool.id == "paper.real_data.wordnet_tasks:load_part"
         if experiment.configuration.endswith("-rft"):
             config = experiment.config
             assert (config.alg.id, config.alg.kl_div.coeff) == ("grpo", 0)
             limits = (config.alg.generation_kwargs.max_new_tokens, config.env.args.max_episode_length)
-            assert (
-                limits[0] == limits[1] == study.tasks[experiment.configuration.split("-")[0]].max_new_tokens
-            )
+            assert limits[0] == limits[1] == tasks_of[experiment.configuration].max_new_tokens
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

@@ -162,7 +162,8 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     [
         ("alg.mixture={denoisng: 1}", "unknown task 'denoisng'; did you mean 'denoising'?"),
         ("alg.mixture={}", "missing; expected the tasks of a seq2seq model: span_corruption, "),
-        ("model_type=causal", "a causal model has one task, the next token; remove it, or set model_type"),
+        ("alg.mixture={next_token: 1}", "alg.mixture.next_token  is no task of a seq2seq model; remove it"),
+        ("model_type=classifier", "a classifier's examples are of its classes, as many of each; remove it"),
         ("model.num_heads=3", "3 does not divide d_model (16)"),
         ("vocabulary.size=100", "must be at least 213 for a seq2seq model, got 100"),
         ("name=a/b", "becomes the name of a folder, got 'a/b'"),
@@ -174,6 +175,14 @@ def test_mistakes_are_told(override, message, tmp_path, capsys):
     assert main(argv) == 2
     assert message in capsys.readouterr().err
     assert find_runs(tmp_path) == []
+
+
+def test_tasks_of_a_seq2seq_model_are_none_of_a_causal_one(tmp_path, capsys):
+    path = config_of(tmp_path, "causal", mixture={"next_token": 1, "span_corruption": 1, "identifier": 1})
+    assert main(["--config_path", str(path), "--check"]) == 2
+    first, *problems = capsys.readouterr().err.splitlines()
+    assert first.endswith(": 1 problem") and len(problems) == 1
+    assert "alg.mixture.span_corruption  is no task of a causal model; remove it" in problems[0]
 
 
 def test_check_says_what_will_happen(tmp_path, capsys):

@@ -9,7 +9,15 @@ from pretraining_setting import PACKAGES, config_of
 
 from paper.small_models import corpus as corpus_module
 from paper.small_models.config import SENTINELS, PretrainConfig, load_pretrain_config
-from paper.small_models.corpus import IGNORED, batches, group_by_length, held_out_corpus, training_corpus
+from paper.small_models.corpus import (
+    IGNORED,
+    batches,
+    draw,
+    encode,
+    group_by_length,
+    held_out_corpus,
+    training_corpus,
+)
 from paper.small_models.models import build_model, mean_loss
 from paper.small_models.tasks import DENOISING_PREFIX, PASSAGE_WORDS, TEXT_TASKS, passage, sentinel
 from paper.small_models.vocabulary import build_tokenizer, unigram_scores
@@ -163,6 +171,40 @@ def test_batches_follow_from_their_number(tmp_path, texts):
         assert bool((batch.ids[~batch.mask] == 0).all()) and batch.ids.shape[1] <= 24
         ends = (batch.labels != IGNORED).sum(1) - 1
         assert bool((batch.labels.gather(1, ends[:, None]) == 1).all())  # </s>
+
+
+def test_a_causal_models_tasks_are_texts_of_prompt_and_answer(tmp_path):
+    mixture = {"next_token": 1, "denoising": 1, "identifier": 2}
+    config = load_pretrain_config(config_of(tmp_path, "causal", mixture=mixture))
+    corpus = training_corpus(config)
+    tokenizer = build_tokenizer("causal", corpus.texts, 400, 24)
+    drawn = draw(config, corpus, 400, Random(0))
+    counts = Counter(task for task, _ in drawn)
+    assert counts.keys() == mixture.keys()
+    assert 160 < counts["identifier"] < 240 and 60 < counts["next_token"] < 140
+    for task, (source, target) in drawn:
+        if task == "next_token":
+            assert source == "" and target in corpus.texts
+        else:
+            assert source.startswith({"denoising": "restore: ", "identifier": "write as an"}[task])
+            assert (source, target) in corpus.pairs["identifier"] or task == "denoising"
+    pairs = [("restore: a c", "a b c"), ("", "plain text")]
+    rows = encode(pairs, tokenizer, config)
+    assert [ids for ids, _ in rows] == [[], []]
+    texts = [tokenizer.decode(row[:-1]) for _, row in rows]
+    assert texts == ["restore: a c a b c", "plain text"]
+    assert {row[-1] for _, row in rows} == {tokenizer.eos_token_id}
+    ((_, long),) = encode([("p", "word " * 40)], tokenizer, config)
+    assert len(long) == config.data.max_length
+
+
+def test_a_causal_model_without_a_mixture_reads_plain_text(tmp_path):
+    config = load_pretrain_config(config_of(tmp_path, "causal"))
+    corpus = training_corpus(config)
+    assert corpus.pairs == {}
+    assert {task for task, (source, _) in draw(config, corpus, 50, Random(0)) if source == ""} == {
+        "next_token"
+    }
 
 
 def test_by_length_takes_every_row_once():

@@ -1,327 +1,237 @@
 """The studies that ship: which runs they expand to, from which config files, models and rewards."""
 
-import os
-import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
-from clones import REPO, link_clone
-from pretend_models import pretend
+from planned_study import RATES, STUDIES, Planned, plan_study
 
-from common.config import ConfigError
-from common.run_dir import RunDir, RunError, find_runs
-from paper import text_study
-from paper.study import after_sft, comparison, load_study, models_needed, select_tasks, selection, sweeps
-from paper.study_run import StudyError, finished, first_jobs, write_plan
-from paper.text_study import make_models, models_missing, study_for
-from rl4lms.model.source import check_model_source
-from rl4lms.plan import load_plan
-from rl4lms.plan.runs import make_jobs
-
-# That of a fetched model: test_real_scale.py.
-STUDIES = {scale: REPO / path for scale, path in text_study.STUDIES.items() if scale != "real"}
+from paper.study import load_study
+from paper.study_plans import comparison, sweeps
+from rl4lms.config import OnPolicyConfig
+from rl4lms.extract import subsample_indices
 
 
-@pytest.fixture
-def clone(tmp_path, monkeypatch):
-    """A working directory with the files of the repository and no outputs."""
-    monkeypatch.chdir(link_clone(tmp_path))
-    return tmp_path
+@pytest.fixture(scope="module", params=STUDIES)
+def planned(request, tmp_path_factory) -> Planned:
+    """Each study with two seeds."""
+    return plan_study(tmp_path_factory.mktemp("clone"), request.param, seeds=2)
 
 
-def both(*phases):
-    """One plan of several phases, the later of which start from the earlier ones."""
-    return tuple([one for phase in phases for one in phase[i]] for i in (0, 1))
+@pytest.fixture(scope="module")
+def laptop(tmp_path_factory) -> Planned:
+    return plan_study(tmp_path_factory.mktemp("clone"), "laptop", seeds=2)
 
 
-def phases(study):
-    rates = dict.fromkeys(study.tasks, 1e-4)
-    return {
-        "selection": selection(study),
-        "comparison": both(comparison(study, rates), after_sft(study, rates)),
-        "sweeps": sweeps(study, rates),
-    }
+def test_every_run_is_of_its_task_and_its_rewards(planned):
+    study, phases = planned.study, [planned.main, *([planned.selection] if planned.selection else [])]
+    for phase in phases:
+        names = [configuration["name"] for configuration in phase.part.configurations]
+        assert names == [run.configuration for run in phase.part.runs] and len(set(names)) == len(names)
+        runs = {run.configuration: run for run in phase.part.runs}
+        for experiment in phase.experiments:
+            run, config = runs[experiment.configuration], experiment.config
+            task = study.tasks[run.task]
+            assert config.datapool.args["form"] == task.datapool["form"]
+            evaluation = config.evaluation if run.kind == "extraction" else config.train_evaluation
+            rewards = task.rewards if run.reward is None else [run.reward]
+            metrics = [(metric.id, dict(metric.args)) for metric in evaluation.metrics]
+            expected = [study.rewards[reward].metric for reward in rewards]
+            assert [name for name, _ in metrics] == [metric.id for metric in expected]
+            for (_, args), metric in zip(metrics, expected, strict=True):
+                assert args.items() >= dict(metric.args).items()
+            if run.kind == "training" and isinstance(config.alg, OnPolicyConfig):
+                assert config.reward_fn.id == study.rewards[rewards[0]].reward.id
+                assert config.alg.kl_div.coeff == task.kl_coeff
 
 
-@pytest.mark.parametrize("scale", STUDIES)
-def test_every_phase_of_a_shipped_study_is_a_valid_plan(scale, clone):
-    study = load_study(STUDIES[scale])
-    pretend(study)
-    for phase, (configurations, runs) in phases(study).items():
-        names = [configuration["name"] for configuration in configurations]
-        assert names == [run.configuration for run in runs] and len(set(names)) == len(names)
-        loaded = load_plan(write_plan(study, phase, configurations, seeds=2, jobs=1))
-        of_configuration = {run.configuration: run for run in runs}
-        for experiment in loaded.experiments:
-            task = study.tasks[of_configuration[experiment.configuration].task]
-            assert experiment.config.datapool.args["form"] == task.datapool["form"]
-        if phase == "sweeps":
-            assert {experiment.repetition for experiment in loaded.experiments} == {0}
+def test_cases_of_one_task_share_inputs_sft_and_the_pretrained_models_statistics(laptop):
+    task = laptop.study.tasks["identifier"]
+    assert len(task.rewards) == 5
+    trainings = laptop.main.chosen(lambda run: run.task == "identifier" and run.kind == "training")
+    rft = [e for e in trainings if e.configuration in {f"identifier_{name}-rft" for name in task.rewards}]
+    assert len(rft) == 5 * 2
+    assert len({e.config.datapool.model_dump_json() for e in rft}) == 1
+    assert {e.config.alg.policy.args.model_name for e in rft} == {"outputs/laptop_models/t5"}
+    # Of SFT there is one run a seed, and one extraction of its model, by all rewards.
+    full = [e for e in trainings if e.configuration == "identifier-sft"]
+    assert [e.repetition for e in full] == [0, 1]
+    for method, repetitions in (("sft", 2), ("pretrained", 1)):
+        measured = laptop.main.chosen(
+            lambda run, method=method: run.task == "identifier" and run.method == method
+            and run.kind == "extraction" and (run.split, run.sample) == ("train", 1)
+        )  # fmt: skip
+        assert len(measured) == repetitions
+        for experiment in measured:
+            assert len(experiment.config.evaluation.metrics) == 5
+    # Of RFT each measures its own.
+    by_bleu = laptop.main.named("identifier_bleu-rft-train-rewards")
+    assert [metric.id for metric in by_bleu.config.evaluation.metrics] == ["sacre_bleu"]
+    assert by_bleu.start is not None and by_bleu.start.configuration == "identifier_bleu-rft"
 
 
-def test_all_rows_of_the_sweeps_are_evaluated_with_one_sampling(clone):
-    """The temperature of rollouts is swept; that of the texts that are compared is 1 in all rows."""
+def test_each_start_has_its_own_rate_and_budget(laptop):
+    starts = laptop.study.starts
+    iterations = {start: config.fields["train_evaluation.n_iters"] for start, config in starts.items()}
+    assert iterations == {"pretrained": 30, "short": 20, "sft": 15}
+    for method, start in (("rft", "pretrained"), ("short_rft", "short"), ("sft_rft", "sft")):
+        begun = laptop.main.chosen(
+            lambda run, method=method: run.method == method and run.kind == "training"
+            and ("-rft-" not in run.configuration)
+        )  # fmt: skip
+        assert {e.config.alg.args.learning_rate for e in begun} == {RATES[start]}
+        assert {e.config.train_evaluation.n_iters for e in begun} == {iterations[start]}
+        assert {run.task for run in laptop.main.part.runs if run.method == method} == set(laptop.study.tasks)
+        assert all((e.start is None) == (start == "pretrained") for e in begun)
+
+
+def test_rft_after_sft_begins_with_the_model_of_its_seed(laptop):
+    then = laptop.main.chosen(lambda run: run.method == "short_rft" and run.kind == "training")
+    short = [e for e in then if e.configuration == "repair_bleu-short-rft"]
+    assert [e.start.configuration for e in short] == ["repair-short"] * 2
+    assert [e.start.repetition for e in short] == [e.repetition for e in short] == [0, 1]
+    # Other seeds see other labels.
+    assert [e.start.config.datapool.seed for e in short] == [0, 1]
+
+
+def test_short_sft_is_a_cell_of_the_sweep_and_one_run(planned):
+    study, main = planned.study, planned.main
+    (sweep, *_), short = study.sweeps, study.short_sft
+    cell = f"{sweep.task}-sft-{short.labels:g}-{short.steps:g}".replace(".", "_")
+    case = study.first_case(sweep.task)
+    assert len(main.keys_of(cell)) == planned.seeds
+    assert main.keys_of(cell) == main.keys_of(f"{sweep.task}-short")
+    assert main.keys_of(f"{cell}-{case.reward}-rft") == main.keys_of(f"{case.name}-short-rft")
+    full = f"{sweep.task}-sft-1-1"
+    assert main.keys_of(full) == main.keys_of(f"{sweep.task}-sft")
+    assert main.keys_of(f"{full}-{case.reward}-rft") == main.keys_of(f"{case.name}-sft-rft")
+    (experiment,) = {e.config.datapool.train_fraction for e in main.chosen(lambda run: run.method == "short")
+                     if e.configuration == cell}  # fmt: skip
+    assert experiment == short.labels
+    steps = main.named(cell).config.alg.training_args["max_steps"]
+    assert steps == round(short.steps * study.sft_steps)
+
+
+def test_figure4_has_the_full_sft_that_its_cells_are_measured_by():
+    """The laptop's grid is of 1% to 100% of the labels and at most 40% of the steps."""
     study = load_study(STUDIES["laptop"])
-    pretend(study)
-    rates = dict.fromkeys(study.tasks, 3e-5)
-    task = study.sweep.task
-    configurations, runs = both(comparison(study, rates), after_sft(study, rates), sweeps(study, rates))
-    names = {run.configuration for run in runs if run.task == task and run.kind == "training"}
-    experiments = load_plan(write_plan(study, "all", configurations, 1, 1)).experiments
-    compared = [e.config for e in experiments if e.configuration in names]
-    assert len(compared) > 15
+    assert all(1.0 not in sweep.steps for sweep in study.sweeps)
+    names = {run.configuration for run in sweeps(study, RATES, 3).runs}
+    assert {"identifier-sft-1-1", "identifier-sft-1-1-bleu-rft", "keywords-sft-1-1-bleu-rft"} <= names
+
+
+def test_the_second_sweep_has_its_own_number_of_seeds(laptop):
+    assert [sweep.seeds for sweep in laptop.study.sweeps] == [None, 1]
+    for seeds, expected in ((1, {1}), (3, {1, 3})):
+        part = sweeps(laptop.study, RATES, seeds)
+        times = Counter({run.task: configuration["repetitions"] for configuration, run in
+                         zip(part.configurations, part.runs, strict=True)})  # fmt: skip
+        assert times == {"identifier": seeds, "keywords": 1} and set(times.values()) == expected
+    assert len(laptop.main.keys_of("keywords-sft-0_01-0_1")) == 1
+    assert len(laptop.main.keys_of("identifier-sft-0_01-0_1")) == 2
+
+
+def test_learning_rates_are_chosen_on_the_cases_and_the_seed_of_choice(laptop):
+    study, tried = laptop.study, laptop.selection
+    assert tried is not None and study.choice.seed not in range(10)
+    assert {e.config.runtime.seed for e in tried.experiments} == {study.choice.seed}
+    rates: dict[tuple[str, str], list[float]] = {}
+    for run, configuration in zip(tried.part.runs, tried.part.configurations, strict=True):
+        if run.method in ("rft", "short_rft", "sft_rft"):
+            rate = configuration["base_config"]["alg.args.learning_rate"]
+            rates.setdefault((f"{run.task}_{run.reward}", run.method), []).append(rate)
+    starts = {"rft": "pretrained", "short_rft": "short", "sft_rft": "sft"}
+    assert rates == {
+        (case, method): study.starts[start].learning_rates
+        for case in study.choice.cases
+        for method, start in starts.items()
+    }
+    # The phases before are the same as those of the study at another seed.
+    for phase in ("short", "sft"):
+        (chosen,) = {e.config.alg.model_dump_json() for e in tried.experiments
+                     if e.configuration == f"choice-repair-{phase}"}  # fmt: skip
+        assert chosen == laptop.main.named(f"repair-{phase}").config.alg.model_dump_json()
+
+
+def test_a_study_of_one_rate_chooses_none(tmp_path):
+    planned = plan_study(tmp_path, "smoke", seeds=1)
+    assert planned.selection is None
+
+
+def test_the_same_random_500_are_measured_and_all_are_trained_on(laptop):
+    measured = laptop.main.chosen(
+        lambda run: run.kind == "extraction" and run.split == "train" and run.task == "identifier"
+    )
+    chosen = {(e.config.datapool.train_samples, e.config.datapool.seed) for e in measured}
+    # Other seeds of the generations, the same inputs.
+    assert len(measured) == 20 and len({e.config.runtime.seed for e in measured}) > 1
+    ((number, seed),) = chosen
+    assert number == 500
+    indices = subsample_indices(2000, n=number, seed=seed)
+    assert indices == subsample_indices(2000, n=number, seed=seed)
+    assert len(set(indices)) == 500 and 200 < sum(index >= 1000 for index in indices) < 300
+    for experiment in laptop.main.chosen(lambda run: run.kind == "training" and run.task == "identifier"):
+        config = experiment.config
+        assert config.datapool.args["num_train"] == 2000
+        assert config.train_evaluation.max_eval_samples == 500
+        if experiment.configuration in ("identifier-sft", "identifier_bleu-rft"):
+            assert config.datapool.train_fraction in (None, 1.0)
+
+
+def test_of_test_inputs_all_are_measured(planned):
+    tests = planned.main.chosen(lambda run: run.kind == "extraction" and run.split == "test")
+    assert {e.config.datapool.train_samples for e in tests} == {None}
+    assert {e.config.datapool.split for e in tests} == {"test"}
+
+
+def test_all_rows_of_the_sweeps_are_evaluated_with_one_sampling(laptop):
+    """The temperature of rollouts is swept; that of the texts that are compared is 1 in all rows."""
+    trainings = laptop.main.chosen(lambda run: run.task == "identifier" and run.kind == "training")
+    compared = [e.config for e in trainings]
+    assert len(compared) > 30
     assert {c.alg.generation_kwargs.temperature for c in compared} == {1.0, 1.5}
     settings = [c.evaluation_settings(split) for c in compared for split in ("train", "val", "test")]
     assert settings.count(settings[0]) == len(settings) and settings[0].temperature == 1.0
 
 
-def test_full_sft_and_what_follows_are_the_same_runs_in_sweeps_and_comparison(clone):
-    study = load_study(STUDIES["smoke"])
-    pretend(study)
-    rates = dict.fromkeys(study.tasks, 1e-4)
-    whole = both(comparison(study, rates), after_sft(study, rates), sweeps(study, rates))
-    loaded = load_plan(write_plan(study, "x", whole[0], seeds=1, jobs=1))
-    keys = {job.label: job.key for job in make_jobs(loaded.plan, loaded.experiments)}
-    assert keys["question-sft_seed_0"] == keys["question-sft-1-1_seed_0"]
-    rft = ("question-sft_question-sft-rft_seed_0", "question-sft-1-1_question-sft-1-1-rft_seed_0")
-    assert keys[rft[0]] == keys[rft[1]]
-    assert len(keys) - len(set(keys.values())) == 2
-
-
-def test_first_jobs_are_those_of_the_study_whichever_rates_it_chooses(clone):
-    study = load_study(STUDIES["smoke"])
-    pretend(study)
-    first = {job.key for job in first_jobs(study, seeds=2, jobs=1)}
-    rates = dict.fromkeys(study.tasks, 1.0)  # none of those that are tried
-
-    def keys(phase, configurations, seeds):
-        loaded = load_plan(write_plan(study, phase, configurations, seeds, 1))
-        return {job.key: job.label for job in make_jobs(loaded.plan, loaded.experiments)}
-
-    tried, main = keys("x", selection(study)[0], 1), keys("y", comparison(study, rates)[0], 2)
-    assert first == tried.keys() | {key for key, label in main.items() if "-rft" not in label}
-    assert sum("sft" in main[key] for key in first - tried.keys()) == 2 * 2 * len(study.tasks)
-
-
-def test_stages_leave_out_what_is_finished(clone):
-    def rows():
-        return {stage.name: stage.runs for stage in text_study.stages("smoke", ["figure2"], seeds=2, jobs=1)}
-
-    study = load_study(STUDIES["smoke"])
-    pretend(study)
-    fresh = rows()
-    outputs = Path(study.output_path)
-    assert not outputs.exists()  # nothing is written to count
-    jobs = {job.label: job for job in first_jobs(study, seeds=2, jobs=1)}
-    for path in outputs.iterdir():
-        path.unlink()
-    done = ["question-rft-0_001_seed_0", "question-pretrained-1_seed_0", "question-sft_seed_1"]
-    statuses = dict.fromkeys(done, "finished") | {"question-sft_seed_0": "running"}
-    for label, status in statuses.items():
-        with RunDir.create(outputs, label, {}, {"identity": jobs[label].identity}) as run:
-            run.update_manifest(status=status)
-    left = {"models": 0, "learning rates": fresh["learning rates"] - 1, "comparison": fresh["comparison"] - 2}
-    assert rows() == left
-    assert not list(outputs.glob("*.yml"))
-
-
-@pytest.mark.parametrize("scale", STUDIES)
-def test_stages_count_each_run_once(scale, clone):
-    study = load_study(STUDIES[scale])
-    pretend(study)
-    rows = text_study.stages(scale, text_study.ITEMS, seeds=2, jobs=1)
-    rates = text_study.any_rates(study)
-    keys = set()
-    whole = both(comparison(study, rates), after_sft(study, rates), sweeps(study, rates))
-    for phase, configurations, seeds in (("x", selection(study)[0], 1), ("y", whole[0], 2)):
-        loaded = load_plan(write_plan(study, phase, configurations, seeds=seeds, jobs=1))
-        keys |= {job.key for job in make_jobs(loaded.plan, loaded.experiments)}
-    assert sum(stage.runs for stage in rows) == len(keys)
-
-
-def test_a_mistake_in_the_fields_of_a_study_is_found_before_anything_runs(clone):
-    study = load_study(STUDIES["smoke"]).model_copy(update={"sft": {"alg.training_args.max_stepz": 3}})
-    pretend(study)
-    with pytest.raises(ConfigError, match=r"outputs/smoke/.*_main_plan\.yml(.|\n)*did you mean 'max_steps'"):
-        finished(study, seeds=1, jobs=1, with_rewards=False, with_sweeps=False)
-
-
-def test_after_sft_every_model_is_measured_on_test_and_the_last_one_on_train(clone):
-    study = load_study(STUDIES["smoke"])
-    pretend(study)
-    rates = dict.fromkeys(study.tasks, 1e-4)
-    configurations, runs = both(comparison(study, rates), after_sft(study, rates))
-    loaded = load_plan(write_plan(study, "both", configurations, seeds=2, jobs=1))
-    of_configuration = {run.configuration: run for run in runs}
-    found = {}
-    for experiment in loaded.experiments:
-        run = of_configuration[experiment.configuration]
-        if run.kind == "extraction" and run.task == "question":
-            assert experiment.config.datapool.split == run.split
-            start = experiment.start and experiment.start.name
-            found.setdefault((run.method, run.split, run.sample), []).append(start)
-    starts = {"pretrained": [None], "rft": ["question-rft"], "sft": ["question-sft"]}
-    starts["sft_rft"] = ["question-sft_question-sft-rft"]
-    for (method, *_), of_method in found.items():
-        names = [name and name.rpartition("_seed_")[0] for name in of_method]
-        assert names == starts[method] * (1 if method == "pretrained" else 2)
-    splits = [(split, sample) for _, split, sample in found]
-    assert splits.count(("test", 1)) == 4 and splits.count(("train", 1)) == 4
-
-
-@pytest.mark.parametrize("scale", STUDIES)
-def test_models_are_missing_until_they_are_made(scale, clone):
-    study = load_study(STUDIES[scale])
-    assert len(models_missing(study)) == len(study.models)
-    pretend(study)
-    assert models_missing(study) == {}
-
-
-@pytest.mark.parametrize("scale", STUDIES)
-def test_a_learned_reward_is_of_the_text_alone_and_reaches_every_run(scale, clone):
-    study = load_study(STUDIES[scale])
-    pretend(study)
-    (task,) = [task for task in study.tasks.values() if task.reward.id == "learned_reward"]
-    only = select_tasks(study, ["continuation"])
-    args = {"model_name": f"{study.models_path}/style_classifier", "label_ix": 1,
-            "include_prompt_for_eval": False}  # fmt: skip
-    if scale == "smoke":
-        args["model_name"] = task.reward.args["model_name"]
-    configurations, _ = comparison(only, {"continuation": 1e-4})
-    for experiment in load_plan(write_plan(only, "x", configurations, 1, 1)).experiments:
+def test_a_learned_reward_is_of_the_text_alone_and_reaches_every_run(planned):
+    study = planned.study
+    args = {"label_ix": 1, "include_prompt_for_eval": False}
+    args["model_name"] = study.rewards["style"].reward.args["model_name"]
+    runs = planned.main.chosen(lambda run: run.task == "continuation" and run.reward in (None, "style"))
+    rewarded = 0
+    for experiment in runs:
         config = experiment.config
-        extraction = hasattr(config, "evaluation")
-        (metric,) = (config.evaluation if extraction else config.train_evaluation).metrics
-        found = [
-            metric.args,
-            *([config.reward_fn.args] if hasattr(config, "reward_fn") and config.reward_fn else []),
-        ]
-        for one in found:
-            assert {name: dict(one)[name] for name in args} == args
+        evaluation = config.evaluation if hasattr(config, "evaluation") else config.train_evaluation
+        used = [metric.args for metric in evaluation.metrics if metric.id == "learned_reward"]
+        if getattr(config, "reward_fn", None):
+            used.append(config.reward_fn.args)
+            rewarded += 1
+        assert used and all({name: dict(each)[name] for name in args} == args for each in used)
         assert config.tokenizer.padding_side == "left"
-    assert 0.05 <= task.kl_coeff <= 0.1
-
-
-def test_only_the_models_that_tasks_use_are_needed():
-    study = load_study(STUDIES["laptop"])
-
-    def names(*tasks):
-        return sorted(path.name for path in models_needed(select_tasks(study, tasks)))
-
-    assert names("hard_question", "summary") == ["t5"]
-    assert names("continuation") == ["gpt2", "style_classifier"]
-    assert names(*study.tasks) == ["gpt2", "style_classifier", "t5"]
-
-
-def test_items_of_one_task_need_no_other():
-    assert list(study_for("laptop", ["table2", "figure4"]).tasks) == ["question"]
-    whole = study_for("laptop", ["table2", "figure1"])
-    assert len(whole.tasks) >= 9 and whole.sweep is not None
-    assert select_tasks(whole, ["summary"]).sweep is None
+    assert rewarded >= 2
+    assert 0.05 <= study.tasks["continuation"].kl_coeff <= 0.1
 
 
 def test_a_task_names_its_own_config_files_and_model(tmp_path):
     data = yaml.safe_load(STUDIES["laptop"].read_text())
-    data["tasks"] = {name: data["tasks"][name] for name in ("question", "continuation")}
-    del data["groups"]  # of another task
-    data["tasks"]["question"]["model"] = "mine/t5"
-    data["groups"] = None  # of other tasks
+    data["tasks"] = {name: data["tasks"][name] for name in ("identifier", "continuation")}
+    data["choice"]["cases"], data["sweeps"], data["groups"] = ["identifier_bleu"], [data["sweeps"][0]], None
+    data["tasks"]["identifier"]["model"] = "mine/t5"
     path = tmp_path / "study.yml"
     path.write_text(yaml.safe_dump(data))
     study = load_study(path)
-    assert sorted(models_needed(study)) == [
-        Path("outputs/laptop_models/gpt2"),
-        Path("outputs/laptop_models/style_classifier"),
-    ]
-    for configurations, runs in phases(study).values():
-        for configuration, run in zip(configurations, runs, strict=True):
-            prefix = "gpt2_continuation" if run.task == "continuation" else "t5_hard_question"
-            assert Path(configuration["config_path"]).name.startswith(prefix)
-            fields = configuration["base_config"]
-            starts = {name: fields[name] for name in fields if name.endswith("model_name")}
-            if run.task == "continuation":
-                assert starts == {}
-                continue
-            assert starts.pop("tokenizer.model_name") == "mine/t5"
-            on_policy = run.kind == "training" and run.method != "sft"
-            field = "alg.policy.args.model_name" if on_policy else "alg.model_name"
-            assert starts == ({} if configuration.get("model_from") else {field: "mine/t5"})
-
-
-# Models
-
-
-@pytest.fixture
-def tiny(clone):
-    """A study of one task with a tiny classifier, and the config of that model."""
-    config = {
-        "name": "tiny",
-        "model_type": "classifier",
-        "data": {"packages": ["argparse", "email", "logging"], "max_length": 24,
-                 "classes": {"mail": ["email"], "other": ["argparse", "logging"]}},
-        "vocabulary": {"size": 300},
-        "model": {"d_model": 16, "d_ff": 16, "num_layers": 1, "num_heads": 1},
-        "alg": {"steps": 4, "batch_size": 4},
-    }  # fmt: skip
-    (clone / "tiny.yml").write_text(yaml.safe_dump(config))
-    study = select_tasks(load_study(STUDIES["laptop"]), ["question"])
-    task = study.tasks["question"].model_copy(update={"model": "models/tiny"})
-    return study.model_copy(
-        update={"models": ["tiny.yml"], "models_path": "models", "tasks": {"question": task}}
-    )
-
-
-def test_models_are_made_once(tiny):
-    make_models(tiny, jobs=1)
-    assert check_model_source("models/tiny") is None
-    (run,) = find_runs(Path("models"))
-    assert run.manifest["status"] == "finished" and run.manifest["threads"] == 1
-    make_models(tiny, jobs=1)
-    assert len(find_runs(Path("models"))) == 1
-
-
-def test_what_needs_a_model_begins_when_it_is_there(tiny):
-    """The other task, whose model is made elsewhere, does not wait."""
-    here = tiny.tasks["question"].model_copy(update={"model": "models/there"})
-    tasks = {**tiny.tasks, "summary": here}
-    begun = []
-
-    def then(part):
-        begun.append((list(part.tasks), Path("models/tiny").exists()))
-        return []
-
-    make_models(tiny.model_copy(update={"tasks": tasks}), jobs=1, then=then)
-    assert begun == [(["summary"], False), (["question"], True)]
-    make_models(tiny, jobs=1, then=then)
-    assert len(begun) == 2
-
-
-def test_a_cut_model_is_gone_on_with_and_a_finished_one_is_found(tiny):
-    from common.run_dir import RunDir
-    from paper.small_models.config import load_pretrain_config
-    from paper.small_models.jobs import manifest
-
-    config = load_pretrain_config("tiny.yml")
-    with RunDir.create(Path("models"), "tiny", config.model_dump(), manifest(config)) as run:
-        run.update_manifest(status="interrupted")
-    make_models(tiny, jobs=1)
-    assert [found.path.name for found in find_runs(Path("models"))] == [run.path.name]
-    os.unlink("models/tiny")  # as if it had been killed before its model was published
-    make_models(tiny, jobs=1)
-    assert check_model_source("models/tiny") is None
-    assert len(find_runs(Path("models"))) == 1
-
-
-def test_what_goes_wrong_with_a_model_is_told(tiny):
-    Path("models/tiny").mkdir(parents=True)
-    with pytest.raises(RunError, match="models/tiny is in the way"):
-        make_models(tiny, jobs=1)
-    shutil.rmtree("models")
-    text = Path("tiny.yml").read_text()
-    Path("tiny.yml").write_text(text.replace("learning_rate: 0.02", "").replace("steps: 4", "steps: 0"))
-    with pytest.raises(ConfigError, match=r"alg\.steps"):
-        make_models(tiny, jobs=1)
-    Path("tiny.yml").write_text(text.replace("steps: 4", "steps: 4\n  learning_rate: 1.0e+38"))
-    with pytest.raises(StudyError, match="not made: models/tiny"):
-        make_models(tiny, jobs=1)
+    part = comparison(study, RATES) + sweeps(study, RATES, 1)
+    for configuration, run in zip(part.configurations, part.runs, strict=True):
+        prefix = "gpt2_continuation" if run.task == "continuation" else "t5_hard_question"
+        assert Path(configuration["config_path"]).name.startswith(prefix)
+        fields = configuration["base_config"]
+        starts = {name: fields[name] for name in fields if name.endswith("model_name")}
+        if run.task == "continuation":
+            assert starts == {}
+            continue
+        assert starts.pop("tokenizer.model_name") == "mine/t5"
+        on_policy = run.kind == "training" and run.method not in ("short", "sft")
+        field = "alg.policy.args.model_name" if on_policy else "alg.model_name"
+        assert starts == ({} if configuration.get("model_from") else {field: "mine/t5"})

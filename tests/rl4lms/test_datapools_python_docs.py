@@ -58,6 +58,15 @@ def padded(text: str) -> str:
             [RECORD.sentence],
         ),
         ("identifier", RECORD.sentence, ["set_the_distance_between_two_lines_of_the_grid"]),
+        ("dashes", RECORD.sentence, ["set-the-distance-between-two-lines-of-the-grid"]),
+        ("last_word", RECORD.sentence, ["grid"]),
+        ("keywords", RECORD.sentence, ["set distance two lines grid"]),
+        (
+            "opening",
+            "Set the distance between two lines of the grid. A distance of zero removes all lines. "
+            "The grid is drawn again the next time that the window is shown.",
+            [RECORD.sentence],
+        ),
     ],
 )
 def test_forms(form: FormName, prompt: str, references: list[str]) -> None:
@@ -73,10 +82,83 @@ def test_a_form_passes_over_what_does_not_suit_it() -> None:
         "question",
         "hard_question",
         "identifier",
+        "dashes",
+        "last_word",
+        "restore",
     ]
     module = DocRecord("m", "", "module", "", "Tools for grids.", "Tools for grids.", "Tools for grids.")
     named: tuple[FormName, ...] = ("summary", "question", "hard_question")
     assert [form for form in named if list(FORMS[form].pairs(module.sentence, [module]))] == []
+
+
+def test_restore_leaves_out_a_fifth_of_the_words_the_same_each_time() -> None:
+    ((prompt, references, _),) = FORMS["restore"].pairs(RECORD.sentence, [RECORD])
+    words, kept = RECORD.sentence.split(), prompt.split()
+    assert references == [RECORD.sentence] and len(kept) == len(words) - round(0.2 * 9)
+    rest = iter(words)
+    assert all(word in rest for word in kept)  # in their order
+    assert list(FORMS["restore"].pairs(RECORD.sentence, [])) == [(prompt, references, {})]
+    # Any of the words: of another sentence other ones.
+    dropped = set()
+    for number in range(40):
+        sentence = f"zero one two three four five six seven eight {number}"
+        ((prompt, _, _),) = FORMS["restore"].pairs(sentence, [])
+        assert len(prompt.split()) == 8
+        dropped |= {*sentence.split()} - {*prompt.split()}
+    assert len(dropped & set("zero one two three four five six seven eight".split())) == 9
+
+
+@pytest.mark.parametrize("form", ["identifier", "dashes", "last_word"])
+@pytest.mark.parametrize(
+    "sentence",
+    ["Return the 3 largest values of it.", "Set x[0] to the value.", " ".join(["Word"] * 11) + "."],
+)
+def test_what_becomes_a_name_is_a_few_plain_words(form: FormName, sentence: str) -> None:
+    assert list(FORMS[form].pairs(sentence, [])) == []
+
+
+def test_names_are_in_lower_case_without_the_marks_of_words() -> None:
+    sentence = "Don't re-read the user's File!"
+    answers = {
+        form: references
+        for form in ("identifier", "dashes", "last_word")
+        for _, references, _ in FORMS[form].pairs(sentence, [])
+    }
+    assert answers == {
+        "identifier": ["dont_re_read_the_users_file"],
+        "dashes": ["dont-re-read-the-users-file"],
+        "last_word": ["file"],
+    }
+
+
+def test_keywords_are_three_to_eight_words_of_content_in_their_order() -> None:
+    def keywords(sentence: str) -> list[str]:
+        return [references[0] for _, references, _ in FORMS["keywords"].pairs(sentence, [])]
+
+    assert keywords("Write the zipped File, and close it.") == ["write zipped file close"]
+    assert keywords("Close the file.") == []
+    nine = "alpha beta gamma delta epsilon zeta eta theta iota"
+    assert keywords(nine) == [] and keywords(nine.rpartition(" ")[0]) == [nine.rpartition(" ")[0]]
+
+
+def test_an_opening_is_of_a_text_that_goes_on() -> None:
+    sentence = "Close the file that was read."
+    for more, expected in (("", 0), (" Now.", 0), (" It is not opened again by this.", 1)):
+        record = DocRecord("m", "f", "function", "()", sentence, sentence + more, sentence + more)
+        assert len(list(FORMS["opening"].pairs(sentence, [record]))) == expected
+    long = f"{sentence} {' '.join(['Words'] * 100)}."
+    record = DocRecord("m", "f", "function", "()", sentence, long, long)
+    ((prompt, references, _),) = FORMS["opening"].pairs(sentence, [record])
+    assert len(prompt.split()) == 80 and references == [sentence]
+
+
+@pytest.mark.parametrize("form", ["identifier", "dashes", "restore", "next_sentence"])
+def test_the_answer_is_not_to_be_read_off_the_prompt(form: FormName) -> None:
+    samples = load(form, "train")
+    assert len(samples) > 20
+    for sample in samples:
+        for reference in sample.references:
+            assert reference.casefold() not in sample.prompt_or_input_text.casefold()
 
 
 def test_a_question_has_all_names_as_references() -> None:
@@ -132,7 +214,7 @@ def test_no_prompt_and_no_sentence_asked_for_is_in_two_splits(form: FormName) ->
     everything = [sample for samples in splits.values() for sample in samples]
     prompts = [padded(sample.prompt_or_input_text) for sample in everything]
     assert len(set(prompts)) == len(prompts)
-    if form not in ("question", "hard_question"):
+    if form not in ("question", "hard_question", "last_word"):
         references = [padded(text) for sample in everything for text in sample.references]
         assert len(set(references)) == len(references)
     # Whatever the form, the first sentences of a split are its own.

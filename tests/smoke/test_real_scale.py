@@ -58,11 +58,13 @@ def test_from_fetched_data_to_the_page(clone, capsys):
     argv = ["--scale", "real", "--only", "figure1", "figure5", "table_rewards", "--jobs", "1", "--report"]
     assert main(argv) == 0
     folder = clone / "outputs" / "figures" / "real"
-    for stem in ("figure1", "figure5_category", "figure5_sentence_from_words"):
+    for stem in ("figure1", "figure5_category_rouge", "figure5_sentence_from_words_meteor"):
         assert (folder / f"{stem}.png").stat().st_size > 5_000
     rewards = pd.read_csv(folder / "table_rewards.csv")
     assert set(zip(rewards["task"], rewards["split"], strict=True)) == {
-        (task, split) for task in ("category", "sentence_from_words") for split in ("train", "test")
+        (task, split)
+        for task in ("category_rouge", "sentence_from_words_meteor")
+        for split in ("train", "test")
     }
     assert rewards[["pretrained", "rft", "sft", "sft_rft"]].notna().all(axis=None)
     for task in ("category", "sentence_from_words"):

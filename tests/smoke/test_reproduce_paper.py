@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from clones import link_clone
 
+from paper.study import load_study
+from paper.text_study import STUDIES
 from reproduce_paper import main
 
 
@@ -92,9 +94,15 @@ def test_dry_run_of_the_study_counts_each_run_once(capsys, tmp_path, monkeypatch
     monkeypatch.chdir(link_clone(tmp_path))
     assert main(["--dry_run", "--only", "figure2", "table2", "--seeds", "3", "--jobs", "2"]) == 0
     rows = {line[:14].strip(): line.split() for line in capsys.readouterr().out.splitlines()}
-    # Of nine tasks: two learning rates; RFT and SFT of three seeds less the RFT that is there, two samples of
-    # the pretrained model, and one after each finetuning. The sweeps' full SFT is the comparison's.
-    counts = {"learning rates": 9 * 2, "comparison": 9 * (2 * 3 - 1 + 2 + 2 * 3), "sweeps": 4 + 2 * 6 - 1}
+    # Ten tasks of 23 cases. The rates of RFT from three models on two cases, after two phases of SFT of their
+    # tasks; of three seeds SFT and RFT, one extraction after each, and two of the pretrained model; sweeps of
+    # four settings and six cells on one task, of the cells with one seed on another, and RFT after full SFT.
+    rates = sum(len(start.learning_rates) for start in load_study(STUDIES["laptop"]).starts.values())
+    counts = {
+        "learning rates": 2 * rates + 2 * 2,
+        "comparison": 10 * 2 + 3 * (10 + 23) * 2,
+        "sweeps": 3 * (4 + 2 * 6 + 1) + 2 * 6 + 1,
+    }
     for stage, count in counts.items():
         assert rows[stage][len(stage.split())] == str(count)
     assert "in all" in rows
