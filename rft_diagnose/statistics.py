@@ -160,7 +160,7 @@ def bootstrap_interval(
 
 
 def percentile_interval(resampled: Floats) -> tuple[Floats, Floats]:
-    """Compute the 95% interval between quantiles of each of K numbers over resamples [R, K]. Returns [K], [K].
+    """Compute the 95% interval between quantiles of K numbers over resamples [R, K]. Returns [K], [K].
 
     NaN where more than a tenth of the resamples leave the number undefined.
     """
