@@ -180,12 +180,12 @@ def _ahead(models: Mapping[str, pd.DataFrame]) -> float:
 
 def _trend(name: str) -> Callable[[Results], Measured]:
     def measure(results: Results) -> Measured:
-        tasks = len(results.figure2)
+        tasks = results.figure2["data"].nunique()
         if tasks < FEWEST_TASKS:
             raise NotTestedError(f"{tasks} tasks have finished runs, {FEWEST_TASKS} are needed")
         row = rank_correlations(results.figure2).set_index("with").to_dict("index")[name]
         interval = with_interval(row["correlation"], row["low"], row["high"], lambda value: f"{value:+.2f}")
-        return Measured(float(row["low"]), f"{interval} over {tasks} tasks")
+        return Measured(float(row["low"]), f"{interval} over {len(results.figure2)} rewards of {tasks} tasks")
 
     return measure
 

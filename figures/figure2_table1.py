@@ -119,11 +119,12 @@ def figure2_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
 
 
 def rank_correlations(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Rank-correlate, over tasks, the percentile with each panel's y, and with (a) given the pretrain mean.
+    """Rank-correlate, over cases, the percentile with each panel's y, and with (a) given the pretrain mean.
 
-    numbers: see `figure2_numbers`. Columns: with, correlation, low, high (95%, see `rank_interval`), tasks.
+    numbers: see `figure2_numbers`. Columns: with, correlation, low, high (95%, see `rank_interval`), tasks, by
+    which the interval counts: the cases of one task, which share inputs and model, are not independent.
     """
-    x, n = numbers["percentile"], len(numbers)
+    x, n = numbers["percentile"], numbers["data"].nunique()
     correlations = (
         {name: spearman(x, numbers[name]) for name in PANELS} if n else dict.fromkeys(PANELS, float("nan"))
     )

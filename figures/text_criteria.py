@@ -58,7 +58,8 @@ TEXT_CRITERIA: tuple[Criterion, ...] = (
         "figure2_trend",
         "figure2",
         "The more inputs with a small pretrain reward std, the worse RFT does relative to SFT.",
-        f"{LOWER} the rank correlation over tasks of the percentile with RFT minus SFT",
+        f"{LOWER} the rank correlation, over the rewards of all tasks, of the percentile with RFT minus SFT; the "
+        "interval counts tasks, since rewards of one task are not independent",
         ">",
         0,
         f"{POSITIVE}; not tested on fewer than {FEWEST_TASKS} tasks",
@@ -67,7 +68,7 @@ TEXT_CRITERIA: tuple[Criterion, ...] = (
         "figure2_rft_part",
         "figure2",
         "RFT's own gain follows the trend of Figure 2, so that it is not SFT's alone.",
-        f"{LOWER} the rank correlation over tasks of the percentile with RFT's gain",
+        f"{LOWER} the rank correlation, likewise, of the percentile with RFT's gain",
         ">",
         0,
         "a difference can follow one of its parts; this is the part that the theory is about",

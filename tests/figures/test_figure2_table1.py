@@ -80,6 +80,13 @@ def test_rank_correlations_over_tasks():
     assert rank_correlations(over_tasks(0))["correlation"].isna().all()
 
 
+def test_the_interval_counts_tasks_not_rewards():
+    numbers = over_tasks(16).assign(data=[f"task {i // 2}" for i in range(16)])
+    results = rank_correlations(numbers).set_index("with")
+    assert tuple(results.loc["difference", ["low", "high"]]) == rank_interval(1, 8)
+    assert set(results["tasks"]) == {8}
+
+
 def test_figure_shows_the_difference_its_parts_and_the_confounder():
     numbers = over_tasks(9)
     figure = figure2(numbers, {"task 0": "first task"})
