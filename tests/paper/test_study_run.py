@@ -243,9 +243,8 @@ def test_sources_are_of_every_case_that_a_run_is_of(tmp_path):
         for task in ("identifier_bleu", "identifier_rouge")
     }
     assert len(sft["identifier_bleu"]) == 4 and sft["identifier_bleu"] == sft["identifier_rouge"]
-    # A training's method says with what it began; how short its SFT was, its runs say.
-    assert {s.method for s in sources["training"]} == {"rft", "sft", "sft_rft"}
-    assert all((s.sft is not None) == (s.method == "sft_rft") for s in sources["training"])
+    assert {s.method for s in sources["training"]} == {"rft", "short", "short_rft", "sft", "sft_rft"}
+    assert all((s.sft is not None) == s.method.endswith("_rft") for s in sources["training"])
     assert {s.data for s in sources["training"]} == set(study.tasks)
     keys = {s.task: s.reward for s in sources["extraction"]}
     assert (
