@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--set is for --config_path")
     if args.split and args.config_path is not None:
         parser.error("--split is of saved predictions: --set datapool.split of the config")
-    if not args.ridge >= 0 or args.pairs < 0:
-        parser.error(f"--ridge and --pairs must not be negative, got {args.ridge:g} and {args.pairs}")
+    if not 0 <= args.ridge < float("inf") or args.pairs < 0:
+        parser.error(f"--ridge and --pairs are finite numbers from 0 on, got {args.ridge:g} and {args.pairs}")
     try:
         config = args.config_path and load_extract_config(args.config_path, args.overrides)
         sources = find_sources(args.models, args.split or "test", config and config.alg.model_type)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,13 +53,17 @@ def parse_judges(texts: Sequence[str]) -> list[Judge]:
             judges.append(parse_judge(text))
         except (JudgeError, ChoicesError, RunError) as error:
             problems += [f"--judge {line}" for line in str(error).split("\n")]
-    names = [judge.name for judge in judges]
     problems += [
-        f"--judge {name} is given twice" for name in sorted({n for n in names if names.count(n) > 1})
+        f"--judge {t} is given twice" for t in sorted({t for t in texts if list(texts).count(t) > 1})
     ]
     if problems:
         raise JudgeError("\n".join(problems))
-    return judges or [SAVED]
+    names = [judge.name for judge in judges]
+    named = [
+        judge if names.count(judge.name) == 1 else replace(judge, name=text)
+        for judge, text in zip(judges, texts, strict=True)
+    ]
+    return named or [SAVED]
 
 
 def parse_judge(text: str) -> Judge:
@@ -69,7 +73,8 @@ def parse_judge(text: str) -> Judge:
     """
     path = Path(text).expanduser()
     if text.lstrip().startswith("{"):
-        return _check(text, *_read_mapping(text))
+        id, args = _read_mapping(text)
+        return _check(id, id, args)
     if len(text) < 256 and path.is_file():
         return Judge(path.name, "choices", choices=read_choices(path))
     if len(text) < 256 and path.is_dir():

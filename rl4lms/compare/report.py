@@ -92,11 +92,12 @@ def summarise(comparison: Comparison) -> dict[str, Any]:
 
 def terminal_lines(comparison: Comparison) -> list[str]:
     """Everything on one screen."""
-    first, models = comparison.labels[0], len(comparison.labels)
-    several = max(comparison.texts) > 1
-    each = f", up to {max(comparison.texts)} texts each" if several else ""
-    lines = [f"{models} models, {comparison.prompts:,} prompts{each}; {first} is the first", ""]
-    rates = win_rate_rows(comparison)
+    first = comparison.labels[0]
+    lines = [
+        f"{label}: {comparison.prompts:,} prompts x {texts:,} text{"s" * (texts > 1)}, {length:.0f} characters on average"
+        for label, texts, length in zip(comparison.labels, comparison.texts, comparison.lengths, strict=True)
+    ]
+    lines += ["", "win rates, ties half; intervals are over prompts"]
     lines += _table(
         ("judge", "model", "against", "win rate", "95%", "ties", "prompts", "longer won", "length won/lost"),
         [
@@ -106,21 +107,16 @@ def terminal_lines(comparison: Comparison) -> list[str]:
                 f"{row['prompts']:,}", _number(row["longer_won"], ".0%"),
                 f"{_number(row['winner_length'], '.0f')}/{_number(row['loser_length'], '.0f')}",
             )
-            for row in rates
+            for row in win_rate_rows(comparison)
         ],
     )  # fmt: skip
-    lines += ["", f"strengths (Bradley-Terry) as Elo differences to {first}, and mean length in characters"]
-    lines += _table(
-        ("judge", "model", "Elo", "95%", "length"),
-        [
-            (
-                row["judge"], row["model"], _number(row["elo"], "+.0f") if row["model"] != first else "0",
-                "" if row["model"] == first else _interval(row["low"], row["high"], "+.0f"),
-                f"{row['mean_length']:.0f}",
-            )
-            for row in strength_rows(comparison)
-        ],
-    )  # fmt: skip
+    strengths = [
+        (row["judge"], row["model"], f"{row['elo']:+.0f}", _interval(row["low"], row["high"], "+.0f"))
+        for row in strength_rows(comparison)
+        if row["model"] != first and not comparison.verdicts[row["judge"]].no_strengths
+    ]
+    lines += ["", f"strengths (Bradley-Terry) as Elo differences to {first}"]
+    lines += _table(("judge", "model", "Elo", "95%"), strengths) if strengths else []
     lines += [f"{judge}: {v.no_strengths}" for judge, v in comparison.verdicts.items() if v.no_strengths]
     if comparison.agreements:
         lines += ["", "agreement of judges (a tie against a decision counts half)"]

@@ -83,7 +83,7 @@ def judge_models(
     for pair, rate in zip(pairs, rates, strict=True):
         per_prompt = wins[:, pair[0], pair[1]]
         per_prompt = per_prompt[~np.isnan(per_prompt)]
-        if len(per_prompt) and np.ptp(per_prompt) == 0:  # the same on every prompt: resamples are, too
+        if len(per_prompt) and rate[0] in (0, 1):  # on every prompt, so that every resample says so too
             count, n = np.array([per_prompt.sum()]), np.array([len(per_prompt)])
             bounds = clopper_pearson(count, n, (1 - CONFIDENCE) / 2)
             rate = (rate[0], float(bounds[0][0]), float(bounds[1][0]))
