@@ -94,7 +94,8 @@ def terminal_lines(comparison: Comparison) -> list[str]:
     """Everything on one screen."""
     first = comparison.labels[0]
     lines = [
-        f"{label}: {comparison.prompts:,} prompts x {texts:,} text{"s" * (texts > 1)}, {length:.0f} characters on average"
+        f"{label}: {comparison.prompts:,} prompts x {texts:,} text{'s' * (texts > 1)} of {length:.0f} "
+        "characters on average"
         for label, texts, length in zip(comparison.labels, comparison.texts, comparison.lengths, strict=True)
     ]
     lines += ["", "win rates, ties half; intervals are over prompts"]
