@@ -16,7 +16,7 @@ from common.config import add_config_arguments, describe_fields
 from common.console import setup_logging
 from common.errors import UserError
 from common.output import check_output_folder
-from rl4lms.compare.judges import JudgeError, missing_of_judges, parse_judges
+from rl4lms.compare.judges import check_judges, parse_judges
 from rl4lms.compare.sources import describe_plan, find_sources
 from rl4lms.config import ExtractConfig, check_components, check_locally, load_extract_config
 
@@ -80,17 +80,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 0 <= args.ridge < float("inf") or args.pairs < 0:
         parser.error(f"--ridge and --pairs are finite numbers from 0 on, got {args.ridge:g} and {args.pairs}")
     try:
-        config = args.config_path and load_extract_config(args.config_path, args.overrides)
-        sources = find_sources(args.models, args.split or "test", config and config.alg.model_type)
+        path, config = args.config_path, None
+        if path is not None:
+            config = load_extract_config(path, args.overrides)
+        sources = find_sources(args.models, args.split or "test", config)
         judges = parse_judges(args.judge)
-        report = "" if config is None else check_locally(args.config_path, config)
+        report = "" if config is None else check_locally(path, config)
         if args.check:
             print("\n".join(filter(None, [describe_plan(sources, [judge.name for judge in judges]), report])))
             return 0
         if config is not None:
-            check_components(args.config_path, config)
-        if missing := missing_of_judges(judges):
-            raise JudgeError("\n".join(missing))
+            check_components(path, config)
+        check_judges(judges)
         check_output_folder(args.output_path, "--output_path")
         with setup_logging(console=True):
             from rl4lms.compare.run import compare_models  # seconds of imports, only now that all is found

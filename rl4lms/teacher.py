@@ -87,6 +87,7 @@ def score_once(
     sampled: SampledTexts,
     file: Path,
     report: Callable[[int], None] = lambda prompts: None,
+    batch_size: int = 64,
 ) -> Floats:
     """Compute the rewards [N, G] of the texts, but of those in `file`, and keep them there.
 
@@ -104,9 +105,8 @@ def score_once(
             if missing:
                 model = model or load()
                 # All of them: in another batch a reward may differ by rounding.
-                scores = _score(
-                    model, sampled.prompts[rows.start : rows.stop], sampled.texts[rows.start : rows.stop]
-                )
+                part = slice(rows.start, rows.stop)
+                scores = _score(model, sampled.prompts[part], sampled.texts[part], batch_size)
                 for i in missing:
                     rewards[keys[i]] = scores[i - start]
                     log.append(

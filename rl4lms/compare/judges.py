@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import UserError
@@ -12,6 +11,7 @@ from common.registry import Registry
 from common.run_dir import MANIFEST, RunError, read_run
 from common.source import Located, parse_value, unknown_name
 from rl4lms.compare.choices import Choice, ChoicesError, read_choices
+from rl4lms.compare.sources import CompareError, look_up
 from rl4lms.metrics import METRICS
 from rl4lms.rewards import REWARDS
 
@@ -51,7 +51,7 @@ def parse_judges(texts: Sequence[str]) -> list[Judge]:
     for text in texts:
         try:
             judges.append(parse_judge(text))
-        except (JudgeError, ChoicesError, RunError) as error:
+        except (JudgeError, ChoicesError, CompareError, RunError) as error:
             problems += [f"--judge {line}" for line in str(error).split("\n")]
     problems += [
         f"--judge {t} is given twice" for t in sorted({t for t in texts if list(texts).count(t) > 1})
@@ -69,29 +69,31 @@ def parse_judges(texts: Sequence[str]) -> list[Judge]:
 def parse_judge(text: str) -> Judge:
     """Parse a judge: a file of choices, a reward model's folder, a reward or metric, `{id: ..., args: ...}`.
 
-    An id of both is the reward, for which more is better. Raises JudgeError, ChoicesError, RunError.
+    An id of both is the reward, for which more is better. Raises JudgeError and its kin.
     """
-    path = Path(text).expanduser()
     if text.lstrip().startswith("{"):
         id, args = _read_mapping(text)
         return _check(id, id, args)
-    if len(text) < 256 and path.is_file():
+    path = look_up(text)
+    if path.is_file():
         return Judge(path.name, "choices", choices=read_choices(path))
-    if len(text) < 256 and path.is_dir():
+    if path.is_dir():
         if (path / MANIFEST).is_file():
             path /= f"{read_run(path).manifest.get('prefix', '')}model"
-        return _check(Path(text).expanduser().absolute().name, "reward_model", {"model_name": str(path)})
+        return _check(look_up(text).absolute().name, "reward_model", {"model_name": str(path)})
     return _check(text, text, {})
 
 
-def missing_of_judges(judges: Sequence[Judge]) -> list[str]:
-    """What rewards and metrics need and this machine lacks, a line each; it may ask the hub."""
-    return [
+def check_judges(judges: Sequence[Judge]) -> None:
+    """Raises JudgeError with all that rewards and metrics need and this machine lacks; it may ask the hub."""
+    missing = [
         f"--judge {judge.name}: {problem.path}: {problem.message}"
         for judge in judges
         if judge.id
         for problem in judge.registry.missing(judge.id, judge.args)
     ]
+    if missing:
+        raise JudgeError("\n".join(missing))
 
 
 def _read_mapping(text: str) -> tuple[str, Mapping[str, Any]]:

@@ -99,5 +99,6 @@ def _score_by_model(judge: Judge, owners: list[Sample], generated: list[str], fo
             sampled,
             folder / SCORES,
             bar.move_to,
+            int(judge.args.get("batch_size", 64)),
         )
     return rewards[:, 0].tolist()

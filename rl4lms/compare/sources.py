@@ -13,6 +13,7 @@ from common.run_dir import MANIFEST, RunError, RunInfo, read_run
 from common.source import closest
 from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.extractions import find_extraction
+from rl4lms.config import ExtractConfig
 from rl4lms.model.source import Kind, check_model_source
 from rl4lms.samples import Split
 
@@ -42,13 +43,14 @@ class Source:
     given: str
 
 
-def find_sources(given: Sequence[str], split: Split, makes: Kind | None) -> list[Source]:
+def find_sources(given: Sequence[str], split: Split, config: ExtractConfig | None) -> list[Source]:
     """Find the texts, or the models, that the arguments name.
 
-    split: whose predictions to take of a run's folder. makes: the kind of models whose texts are made now,
-    None = all texts are there already. Raises CompareError with a line for each that cannot be used.
+    split: whose predictions to take of a run's folder. config: how texts are made now, None = all are there
+    already. Raises CompareError with a line for each that cannot be used.
     """
     sources, problems = [], []
+    makes = None if config is None else config.alg.model_type
     for name in given:
         try:
             kind, where = _find(name, split, makes)
@@ -63,6 +65,16 @@ def find_sources(given: Sequence[str], split: Split, makes: Kind | None) -> list
         raise CompareError("\n".join(problems))
     labels = label_sources(given)
     return [Source(label, s.kind, s.name, s.given) for label, s in zip(labels, sources, strict=True)]
+
+
+def look_up(name: str) -> Path:
+    """The path of that name. Raises CompareError: it cannot even be looked up, such as one of 300 letters."""
+    try:
+        path = Path(name).expanduser()
+        path.is_file()
+    except (OSError, RuntimeError) as error:
+        raise CompareError(f"{name!r:.80}: {getattr(error, 'strerror', None) or error}") from error
+    return path
 
 
 def label_sources(given: Sequence[str]) -> list[str]:
@@ -80,7 +92,7 @@ def label_sources(given: Sequence[str]) -> list[str]:
 def _find(
     name: str, split: Split, makes: Kind | None
 ) -> tuple[Literal["predictions", "extraction", "model"], str]:
-    path = Path(name).expanduser()
+    path = look_up(name)
     if path.is_file():
         return _find_file(path)
     if path.is_dir():

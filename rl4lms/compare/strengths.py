@@ -67,7 +67,7 @@ def _check_finite(wins: Floats, names: Sequence[str]) -> None:
         return
     joined = _reachable((wins + wins.T) > 0)
     if not joined.all():
-        groups = {tuple(np.flatnonzero(row)) for row in joined}
+        groups = {tuple(np.flatnonzero(row).tolist()) for row in joined}
         listed = " and ".join(sorted(_listed(names, group) for group in groups))
         raise StrengthError(
             f"{listed} were never compared with each other: they have no strengths on one scale; judge texts "

@@ -224,6 +224,16 @@ def test_a_reward_model_s_scores_are_kept(
     monkeypatch.setattr(RewardModel, "score", None)
     assert main(arguments) == 0
     assert rows_of(tmp_path / "out" / "win_rates.csv") == rates
+    # The folder of the run that trained it is the same judge.
+    run = tmp_path / "trained_2026-01-02_03-04-05"
+    run.mkdir()
+    model.rename(run / "mine_model")
+    (run / "manifest.json").write_text(json.dumps({"prefix": "mine_", "algorithm": "reward_model"}))
+    (run / "mine_config.json").write_text("{}")
+    arguments[arguments.index(str(model))] = str(run)
+    assert main(arguments) == 0
+    assert [row | {"judge": "my_reward"} for row in rows_of(tmp_path / "out" / "win_rates.csv")] == rates
+    assert main([str(run), *arguments]) == 2
 
 
 def test_columns_of_the_dataset_reach_a_reward(
@@ -362,6 +372,8 @@ def test_a_model_that_never_lost_is_said_in_words(tmp_path: Path, capsys: pytest
         (["a.json", "b.jsn"], "no such file or folder: 'b.jsn'; did you mean 'b.json'?"),
         (["a.json", "no/such/b.json"], "no such file or folder: 'no/such/b.json'"),
         (["a.json", "a.json"], "a.json is given twice"),
+        (["a.json", "b" * 300], "File name too long"),
+        (["a.json", "b.json", "--judge", "~no_such_user/c.json"], "--judge '~no_such_user/c.json': "),
         (["a.json", "notes.txt"], "notes.txt is neither the .pt file of an extraction nor the .json file of"),
         (["a.json", "empty"], "folder 'empty' holds neither a run nor a model nor an extraction"),
         (
