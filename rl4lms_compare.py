@@ -17,8 +17,8 @@ from common.console import setup_logging
 from common.errors import UserError
 from common.output import check_output_folder
 from rl4lms.compare.judges import check_judges, parse_judges
-from rl4lms.compare.sources import describe_plan, find_sources
-from rl4lms.config import ExtractConfig, check_components, check_locally, load_extract_config
+from rl4lms.compare.sources import check_sampling, describe_plan, find_sources, load_sampling_config
+from rl4lms.config import ExtractConfig, check_locally
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,17 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 0 <= args.ridge < float("inf") or args.pairs < 0:
         parser.error(f"--ridge and --pairs are finite numbers from 0 on, got {args.ridge:g} and {args.pairs}")
     try:
-        path, config = args.config_path, None
-        if path is not None:
-            config = load_extract_config(path, args.overrides)
-        sources = find_sources(args.models, args.split or "test", config)
+        path = args.config_path
+        sources = find_sources(args.models, args.split or "test", path is not None)
+        config = None if path is None else load_sampling_config(path, args.overrides, sources)
         judges = parse_judges(args.judge)
         report = "" if config is None else check_locally(path, config)
         if args.check:
             print("\n".join(filter(None, [describe_plan(sources, [judge.name for judge in judges]), report])))
             return 0
         if config is not None:
-            check_components(path, config)
+            check_sampling(path, config, sources)
         check_judges(judges)
         check_output_folder(args.output_path, "--output_path")
         with setup_logging(console=True):

@@ -14,7 +14,6 @@ from common.seeding import derive_seed
 from rl4lms.compare.sources import Source
 from rl4lms.config import ExtractConfig, resolved
 from rl4lms.extract import run_extraction
-from rl4lms.model.source import has_tokenizer
 from rl4lms.teacher import identify
 
 logger = logging.getLogger(__name__)
@@ -38,13 +37,11 @@ def make_texts(sources: Sequence[Source], config: ExtractConfig, folder: Path) -
 
 
 def extraction_of(config: ExtractConfig, model: str, identity: str) -> ExtractConfig:
-    """The extraction of a model's texts, with its own tokenizer if its folder has one.
+    """The extraction of a model's texts, with its own tokenizer.
 
     Each model draws by a seed of its own: with the same random numbers, texts of similar models would be the
     same far more often than chance has it. A choice of prompts without a seed is the same for all.
     """
-    folder = Path(model).expanduser()
-    has_own = has_tokenizer(lambda file: (folder / file).is_file())
     pool, seed = config.datapool, derive_seed(config.runtime.seed, "comparison", identity) % 2**32
     if pool.train_samples is not None and pool.seed is None:
         pool = pool.model_copy(update={"train_samples_rnd_seed": 0})
@@ -53,7 +50,7 @@ def extraction_of(config: ExtractConfig, model: str, identity: str) -> ExtractCo
             "alg": config.alg.model_copy(update={"model_name": model}),
             "datapool": pool,
             "runtime": config.runtime.model_copy(update={"seed": seed}),
-            "tokenizer": config.tokenizer.model_copy(update={"model_name": model} if has_own else {}),
+            "tokenizer": config.tokenizer.model_copy(update={"model_name": model}),
         }
     )
 

@@ -19,8 +19,8 @@ Pair = dict[str, str]  # prompt, a, b
 def sample_pairs(prompts: Sequence[str], texts: Texts, number: int, seed: int = 0) -> list[Pair]:
     """Draw pairs of different texts for the same prompt, at most `number`, in random order and side.
 
-    Each two models get as many, as far as they have different texts, each of another prompt until all were
-    drawn once. Pairs that look the same are drawn once.
+    Each two models get as many, as far as they have prompts with different texts, at most one of a prompt.
+    Pairs that look the same are drawn once.
     """
     rng = np.random.default_rng(seed)
     queues = []

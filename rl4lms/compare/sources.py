@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,8 +14,9 @@ from common.run_dir import MANIFEST, RunError, RunInfo, read_run
 from common.source import closest
 from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.extractions import find_extraction
-from rl4lms.config import ExtractConfig
-from rl4lms.model.source import Kind, check_model_source
+from rl4lms.config import ExtractConfig, check_components, load_extract_config
+from rl4lms.model.source import check_model_source, check_tokenizer_source
+from rl4lms.requirements import offline_problem
 from rl4lms.samples import Split
 
 EXTRACT_RUNNER, TRAIN_RUNNER = (
@@ -38,19 +40,18 @@ class Source:
     """
 
     label: str
-    kind: Literal["predictions", "extraction", "model"]
+    kind: Kind
     name: str
     given: str
 
 
-def find_sources(given: Sequence[str], split: Split, config: ExtractConfig | None) -> list[Source]:
+def find_sources(given: Sequence[str], split: Split, makes: bool) -> list[Source]:
     """Find the texts, or the models, that the arguments name.
 
-    split: whose predictions to take of a run's folder. config: how texts are made now, None = all are there
-    already. Raises CompareError with a line for each that cannot be used.
+    split: whose predictions to take of a run's folder. makes: texts of models are made now, False = all are
+    there already. Raises CompareError with a line for each that cannot be used.
     """
     sources, problems = [], []
-    makes = None if config is None else config.alg.model_type
     for name in given:
         try:
             kind, where = _find(name, split, makes)
@@ -65,6 +66,29 @@ def find_sources(given: Sequence[str], split: Split, config: ExtractConfig | Non
         raise CompareError("\n".join(problems))
     labels = label_sources(given)
     return [Source(label, s.kind, s.name, s.given) for label, s in zip(labels, sources, strict=True)]
+
+
+def load_sampling_config(path: Path, overrides: Iterable[str], sources: Sequence[Source]) -> ExtractConfig:
+    """The config of an extraction, the first model that writes texts now, and its tokenizer, for its own.
+
+    Raises ConfigError; CompareError: a model is of another kind than the config's.
+    """
+    models = [source.name for source in sources if source.kind == "model"]
+    fields = ("alg.model_name", "tokenizer.model_name")
+    replaced = [f"{field}={json.dumps(name)}" for name in models[:1] for field in fields]
+    config = load_extract_config(path, [*overrides, *replaced])
+    checked = (check_model_source(name, config.alg.model_type) for name in models)
+    if problems := [problem for problem in checked if problem]:
+        raise CompareError("\n".join(problems))
+    return config
+
+
+def check_sampling(path: Path, config: ExtractConfig, sources: Sequence[Source]) -> None:
+    """Raises ConfigError, CompareError with what making texts needs and this machine lacks."""
+    check_components(path, config)
+    models = [source.name for source in sources if source.kind == "model"]
+    if problems := [problem for problem in map(offline_problem, models) if problem]:
+        raise CompareError("\n".join(problems))
 
 
 def look_up(name: str) -> Path:
@@ -89,17 +113,15 @@ def label_sources(given: Sequence[str]) -> list[str]:
     return list(given)
 
 
-def _find(
-    name: str, split: Split, makes: Kind | None
-) -> tuple[Literal["predictions", "extraction", "model"], str]:
+def _find(name: str, split: Split, makes: bool) -> tuple[Kind, str]:
     path = look_up(name)
     if path.is_file():
         return _find_file(path)
     if path.is_dir():
         return _find_folder(path, split, makes)
-    if makes is not None and (problem := check_model_source(name, makes)) is None:
+    if makes and (problem := check_model_source(name)) is None:
         return "model", name
-    if makes is not None and "/" in name and not path.parent.is_dir():
+    if makes and "/" in name and not path.parent.is_dir():
         raise CompareError(str(problem))
     folder = path.parent if path.parent.is_dir() else None
     near = closest(path.name, [entry.name for entry in folder.iterdir()]) if folder else None
@@ -107,7 +129,7 @@ def _find(
     raise CompareError(f"no such file or folder: {name!r}{hint}")
 
 
-def _find_file(path: Path) -> tuple[Literal["predictions", "extraction"], str]:
+def _find_file(path: Path) -> tuple[Kind, str]:
     if path.suffix == ".pt":
         return "extraction", str(path)
     if path.suffix == ".json":
@@ -117,9 +139,7 @@ def _find_file(path: Path) -> tuple[Literal["predictions", "extraction"], str]:
     )
 
 
-def _find_folder(
-    path: Path, split: Split, makes: Kind | None
-) -> tuple[Literal["predictions", "extraction", "model"], str]:
+def _find_folder(path: Path, split: Split, makes: bool) -> tuple[Kind, str]:
     if (path / MANIFEST).is_file():
         return _find_in_run(read_run(path), split, makes)
     if (path / "config.json").is_file():
@@ -129,15 +149,13 @@ def _find_folder(
     raise CompareError(f"folder {str(path)!r} holds neither a run nor a model nor an extraction")
 
 
-def _find_in_run(
-    run: RunInfo, split: Split, makes: Kind | None
-) -> tuple[Literal["predictions", "extraction", "model"], str]:
+def _find_in_run(run: RunInfo, split: Split, makes: bool) -> tuple[Kind, str]:
     if run.manifest.get("job") == "extraction":
         return "extraction", str(find_extraction(run.path))
     if run.manifest.get("algorithm") == "reward_model":
         raise CompareError(f"{run.path} trained a reward model, which writes no texts: give it as --judge")
     prefix = run.manifest.get("prefix", "")
-    if makes is not None:
+    if makes:
         models = [name for name in run.manifest.get("artefacts", ()) if str(name).endswith("model")]
         if not models:
             raise CompareError(f"{run.path} has left no model: it is {run.manifest.get('status')}")
@@ -155,13 +173,13 @@ def _find_in_run(
     return "predictions", str(files[max(files)])
 
 
-def _find_model(path: Path, makes: Kind | None) -> tuple[Literal["model"], str]:
-    if makes is None:
+def _find_model(path: Path, makes: bool) -> tuple[Kind, str]:
+    if not makes:
         raise CompareError(
             f"{path} is a model without texts: make them now with --config_path (a config of "
             f"{EXTRACT_RUNNER})"
         )
-    if problem := check_model_source(str(path), makes):
+    if problem := check_model_source(str(path)) or check_tokenizer_source(str(path)):
         raise CompareError(problem)
     return "model", str(path)
 
