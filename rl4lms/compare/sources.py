@@ -19,10 +19,8 @@ from rl4lms.model.source import check_model_source, check_tokenizer_source
 from rl4lms.requirements import offline_problem
 from rl4lms.samples import Split
 
-EXTRACT_RUNNER, TRAIN_RUNNER = (
-    "rl4lms_extract_samples_from_model_runner.py",
-    "rl4lms_train_text_generation.py",
-)
+EXTRACT_RUNNER = "rl4lms_extract_samples_from_model_runner.py"
+Kind = Literal["predictions", "extraction", "model"]
 _TIME = re.compile(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")
 _PREDICTIONS = re.compile(r"epoch_([\d.]+)_(?:train|val|test)_split_predictions")
 
