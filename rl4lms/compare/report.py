@@ -54,7 +54,7 @@ def win_rate_rows(comparison: Comparison) -> list[Row]:
 
 
 def strength_rows(comparison: Comparison) -> list[Row]:
-    """A row for each judge and model; empty where a strength or an end of its interval is not finite."""
+    """A row for each judge and model; a strength or an end of its interval may be infinite or NaN."""
     rows = []
     for judge, verdict in comparison.verdicts.items():
         elos = verdict.elo or [(math.nan,) * 3] * len(comparison.labels)
@@ -82,10 +82,10 @@ def summarise(comparison: Comparison) -> dict[str, Any]:
             )
         ],
         "prompts": comparison.prompts,
-        "win_rates": [_finite(row) for row in win_rate_rows(comparison)],
-        "strengths": [_finite(row) for row in strength_rows(comparison)],
+        "win_rates": [finite(row) for row in win_rate_rows(comparison)],
+        "strengths": [finite(row) for row in strength_rows(comparison)],
         "no_strengths": {j: v.no_strengths for j, v in comparison.verdicts.items() if v.no_strengths},
-        "agreement": [_finite(row) for row in agreement_rows(comparison)],
+        "agreement": [finite(row) for row in agreement_rows(comparison)],
         "notes": comparison.notes,
     }
 
@@ -149,7 +149,8 @@ def _interval(low: float, high: float, form: str) -> str:
     return "none" if math.isnan(low) or math.isnan(high) else "any"
 
 
-def _finite(row: Mapping[str, Any]) -> Row:
+def finite(row: Mapping[str, Any]) -> Row:
+    """The row with None for what is infinite or undefined, which files leave empty."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in row.items()

@@ -22,6 +22,7 @@ from rl4lms.compare.page import render_pairs, sample_pairs
 from rl4lms.compare.report import (
     Comparison,
     agreement_rows,
+    finite,
     strength_rows,
     summarise,
     terminal_lines,
@@ -113,7 +114,7 @@ def write_results(comparison: Comparison, texts: Texts, folder: Path, pairs: int
     for name, rows in tables.items():
         path = folder / f"{name}.csv"
         if rows:
-            atomic_write_text(path, numbers_csv(columns_by_name(rows)))
+            atomic_write_text(path, numbers_csv(columns_by_name([finite(row) for row in rows])))
         else:
             path.unlink(missing_ok=True)  # an earlier comparison's
     atomic_write_json(folder / "summary.json", made | summarise(comparison))

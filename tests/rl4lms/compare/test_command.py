@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -388,3 +390,21 @@ def test_a_model_that_never_lost_is_said_in_words(tmp_path: Path, capsys: pytest
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["strengths"][1]["elo"] is None
     assert main([*arguments, *judge, "--ridge", "1"]) == 0
     assert "never lost" not in capsys.readouterr().out
+
+
+def test_an_interval_without_an_end_is_said_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = []
+    for name, first, others in (("low", "1 2 x", "x"), ("high", "x", "1 x")):  # one of ten prompts is lost
+        texts = [first, *[others] * 9]
+        rows = [{"prompt": str(n), "generated_text": text} for n, text in enumerate(texts)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+        files.append(str(tmp_path / f"{name}.json"))
+    assert main([*files, "--judge", "increasing_numbers", "--output_path", str(tmp_path / "out")]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"increasing_numbers  high   \+382  \+\d+ or more\n", output), output
+    row = rows_of(tmp_path / "out" / "strengths.csv")[1]
+    assert float(row["elo"]) == pytest.approx(400 * math.log10(9)) and row["high"] == ""
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["strengths"][1]["high"] is None
+    assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000
