@@ -2,8 +2,7 @@
 
 import csv
 import json
-import math
-import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,10 +51,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Folders of two models that write different texts, and of a third that is the second again."""
+    """Folders of two models that write different texts, and of a third: the second one with another file."""
     folder = tmp_path_factory.mktemp("models")
-    return [str(save_tiny_t5(folder / name, seed=seed, initializer_factor=2.0)) for name, seed in
-            (("sft", 1), ("ppo", 2), ("ppo_again", 2))]  # fmt: skip
+    for name, seed in (("sft", 1), ("ppo", 2)):
+        save_tiny_t5(folder / name, seed=seed, initializer_factor=2.0)
+    shutil.copytree(folder / "ppo", folder / "ppo_again")
+    (folder / "ppo_again" / "README.md").touch()
+    return [str(folder / name) for name in ("sft", "ppo", "ppo_again")]
 
 
 @pytest.fixture(scope="module")
@@ -329,10 +331,10 @@ def test_the_config_s_own_model_need_not_be_there(
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
         (bare / name).write_bytes((Path(models[1]) / name).read_bytes())
-    assert main([models[0], str(bare), "no/such", *arguments]) == 2
+    assert main([models[0], str(bare), "no/such/folder", *arguments]) == 2
     error = capsys.readouterr().err
     assert f"folder '{bare}' has no tokenizer (tokenizer.json)" in error
-    assert "no such file or folder: 'no/such'" in error or "no such folder: 'no/such'" in error
+    assert "no such folder: 'no/such/folder'" in error
 
 
 def test_different_prompts_are_refused(
@@ -362,49 +364,3 @@ def test_prompts_in_another_order_are_the_same(compared: Path, tmp_path: Path) -
         assert main([*arguments, "--output_path", str(tmp_path / name)]) == 0
     first, second = (rows_of(tmp_path / name / "win_rates.csv") for name in ("plain", "turned"))
     assert first[0] | {"model": ""} == second[0] | {"model": ""}
-
-
-def test_a_model_that_never_lost_is_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, text in (("low", "a"), ("high", "a b"), ("higher", "a b c")):
-        rows = [{"prompt": str(n), "generated_text": text, "split": "train"} for n in range(6)]
-        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
-    files = [str(tmp_path / f"{name}.json") for name in ("low", "high", "higher")]
-    judge = ["--judge", "{id: increasing_numbers, args: {min_tokens: 1}}"]
-    arguments = [*files, "--output_path", str(tmp_path / "out")]
-    assert main([*arguments, *judge]) == 0  # no numbers: ties
-    assert "+0" in capsys.readouterr().out
-    for name, text in (("low", "x"), ("high", "1 x"), ("higher", "1 2 x")):
-        rows = [{"prompt": str(n), "generated_text": text, "split": "train"} for n in range(6)]
-        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
-    assert main([*arguments, *judge]) == 0
-    output = capsys.readouterr().out
-    assert (
-        "increasing_numbers: higher never lost to low, high: by how much it is stronger has no finite"
-        in output
-    )
-    assert "note: the prompts are of split train: models may have learnt on them" in output
-    for word in ("inf", "nan"):
-        assert word not in output.replace("finite", "").lower()
-        for path in (tmp_path / "out").glob("*.csv"):
-            assert word not in path.read_text().lower()
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["strengths"][1]["elo"] is None
-    assert main([*arguments, *judge, "--ridge", "1"]) == 0
-    assert "never lost" not in capsys.readouterr().out
-
-
-def test_an_interval_without_an_end_is_said_in_words(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    files = []
-    for name, first, others in (("low", "1 2 x", "x"), ("high", "x", "1 x")):  # one of ten prompts is lost
-        texts = [first, *[others] * 9]
-        rows = [{"prompt": str(n), "generated_text": text} for n, text in enumerate(texts)]
-        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
-        files.append(str(tmp_path / f"{name}.json"))
-    assert main([*files, "--judge", "increasing_numbers", "--output_path", str(tmp_path / "out")]) == 0
-    output = capsys.readouterr().out
-    assert re.search(r"increasing_numbers  high   \+382  \+\d+ or more\n", output), output
-    row = rows_of(tmp_path / "out" / "strengths.csv")[1]
-    assert float(row["elo"]) == pytest.approx(400 * math.log10(9)) and row["high"] == ""
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["strengths"][1]["high"] is None
-    assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000

@@ -63,7 +63,7 @@ def test_intervals_are_the_quantiles_of_all_resamples():
     outcomes[0, 1][4] = 0.5
     wins = average_outcomes(outcomes, 3)
     resamples = np.array(list(itertools.product(range(5), repeat=5)))  # each as likely
-    verdict = judged(outcomes, texts, resamples=20_000)
+    verdict = judged(outcomes, texts, resamples=5_000)
     spread = 0
     for (i, j), result in verdict.pairs.items():
         every = wins[:, i, j][resamples].mean(1)
