@@ -31,12 +31,17 @@ class TeacherError(UserError):
 
 @dataclass(frozen=True)
 class SampledTexts:
-    """G texts of a policy for each of N prompts. gold: name -> [N, G], the extraction's own rewards."""
+    """G texts of a policy for each of N prompts. gold: name -> [N, G], the extraction's own rewards.
+
+    split: of the dataset, None = the file does not tell.
+    """
 
     ids: list[str]
     prompts: list[str]
     texts: list[list[str]]
     gold: dict[str, Floats]
+    references: list[list[str]]
+    split: str | None = None
 
 
 def read_texts(path: Path) -> SampledTexts:
@@ -54,7 +59,11 @@ def read_texts(path: Path) -> SampledTexts:
     gold = {name: values.double().numpy() for name, values in metrics.items()}
     if any(list(values.shape) != shape for values in gold.values()):
         raise CheckpointError(f"{path} is no extraction's file: its rewards are not those of its texts")
-    return SampledTexts([str(i) for i in ids], prompts, texts, gold)
+    references = content.get("references") or [[] for _ in prompts]
+    config = content.get("config")
+    pool = config.get("datapool") if isinstance(config, dict) else None
+    split = pool.get("split") if isinstance(pool, dict) else None
+    return SampledTexts([str(i) for i in ids], prompts, texts, gold, references, split)
 
 
 def score_texts(
@@ -78,6 +87,7 @@ def score_once(
     sampled: SampledTexts,
     file: Path,
     report: Callable[[int], None] = lambda prompts: None,
+    batch_size: int = 64,
 ) -> Floats:
     """Compute the rewards [N, G] of the texts, but of those in `file`, and keep them there.
 
@@ -95,9 +105,8 @@ def score_once(
             if missing:
                 model = model or load()
                 # All of them: in another batch a reward may differ by rounding.
-                scores = _score(
-                    model, sampled.prompts[rows.start : rows.stop], sampled.texts[rows.start : rows.stop]
-                )
+                part = slice(rows.start, rows.stop)
+                scores = _score(model, sampled.prompts[part], sampled.texts[part], batch_size)
                 for i in missing:
                     rewards[keys[i]] = scores[i - start]
                     log.append(

@@ -34,7 +34,7 @@ FLOORS = [
     {"run_setup", "reward_log", "episodes"},
     {"record"},
     {"ppo", "sft", "group", "reward_model", "extract"},
-    {"input_gradients", "prolong", "make_rankings"},
+    {"input_gradients", "prolong", "make_rankings", "compare"},
     {"train"},
     {"extraction_diagnosis", "plan"},
 ]

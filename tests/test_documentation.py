@@ -90,3 +90,11 @@ def test_table_of_where_things_are_names_files_that_exist() -> None:
     named = {wish.strip(): re.findall("`([^`]+)`", files) for wish, files in rows}
     assert len(named) == len(rows) and all(named.values())
     assert [file for files in named.values() for file in files if not (REPO / file).is_file()] == []
+
+
+def test_tests_that_the_page_of_policy_gradients_names_are_there() -> None:
+    text = (REPO / "docs" / "policy_gradient.md").read_text()
+    files = [REPO / name for name in paths_in(text) if name.startswith("tests/")]
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(files) == 9 and len(named) > 30
+    assert named - set().union(*map(top_level_names, files)) == set()

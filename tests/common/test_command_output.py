@@ -31,8 +31,8 @@ def into_closed_pipe(*arguments: str | Path) -> subprocess.CompletedProcess[str]
         os.close(write)
 
 
-def test_there_are_nine_commands():
-    assert len(COMMANDS) == 9
+def test_there_are_ten_commands():
+    assert len(COMMANDS) == 10
 
 
 @pytest.mark.parametrize("command", COMMANDS)
