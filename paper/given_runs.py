@@ -56,7 +56,7 @@ def build_study(runs: Sequence[RunInfo]) -> Study:
     trained = []
     for run in trainings:
         parent = find_parent(run)
-        phase = parent.path if parent is not None and find_method(run) == "sft_rft" else None
+        phase = parent.path if parent is not None and find_method(run).endswith("_rft") else None
         trained.append(make_source(run, sft=phase))
     sampled = [
         make_source(run, seed=parent.config["runtime"]["seed"], split=read_split(run))
@@ -112,13 +112,14 @@ def read_split(run: RunInfo) -> str:
 
 
 def find_method(run: RunInfo) -> str:
-    """Find a run's method: pretrained, rft, sft or sft_rft."""
+    """Find a run's method, of `figures.study.METHODS`; SFT on a share of the labels is short."""
     parent = find_parent(run)
     if run.manifest["job"] == "extraction":
         return "pretrained" if parent is None else find_method(parent)
     if run.config["alg"]["id"] == "supervised":
-        return "sft"
-    return "sft_rft" if parent is not None and find_method(parent) == "sft" else "rft"
+        return "sft" if run.config["datapool"]["frac_train_samples"] in (-1, 1) else "short"
+    before = "" if parent is None else find_method(parent)
+    return f"{before}_rft" if before in ("sft", "short") else "rft"
 
 
 def find_parent(run: RunInfo) -> RunInfo | None:

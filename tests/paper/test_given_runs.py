@@ -30,8 +30,10 @@ def given(tmp_path):
         rft = training(base, 0.1, 0.2, texts=20, seed=seed)
         sft = training(base, 0.1, 0.8, method="sft", updates=600, texts=20, seed=seed)
         both = training(base, 0.8, 0.9, method="sft_rft", sft=sft.path, texts=20, seed=seed)
-        trained += [rft, sft, both]
-        for start, level in ((rft, 0.2), (sft, 0.8), (both, 0.9)):
+        short = training(base, 0.1, 0.5, method="short", labels=0.01, updates=60, texts=20, seed=seed)
+        after = training(base, 0.5, 0.7, method="short_rft", sft=short.path, texts=20, seed=seed)
+        trained += [rft, sft, both, short, after]
+        for start, level in ((rft, 0.2), (sft, 0.8), (both, 0.9), (short, 0.5), (after, 0.7)):
             rewards = level * rng.random((12, 4))
             sampled.append(
                 extraction(base, rewards, model=start.path, method=start.method, seed=seed, extraction_seed=5)
