@@ -154,8 +154,8 @@ def submit(slurm: Slurm, job: Job, run: Path, place: Place) -> str:
 def do_in_slurm(job: Job, run: Path, place: Place) -> None:
     """Body of a job of SLURM: it goes on where an earlier turn of it ended, or one of another job.
 
-    SIGTERM asks to stop. So does SIGUSR2, some time before SLURM takes the machine away; the job is then queued
-    again, unless this turn of it has done nothing, as the next one would.
+    SIGTERM asks to stop. So does SIGUSR2, some time before SLURM takes the machine away; the job is then
+    queued again, unless this turn of it has done nothing, as the next one would.
     """
     common.process.prepare()
     stop, signals = StopRequest(), set[int]()

@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +18,8 @@ ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
-SlurmUser={user}
-SlurmdUser={user}
+SlurmUser=root
+SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
 CredType=cred/munge
@@ -43,6 +43,7 @@ MinJobAge=300
 NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=1000 State=UNKNOWN
 PartitionName=short Nodes={host} Default=YES MaxTime=60 State=UP
 """
+MUNGE_FILES = {"socket": "socket", "pid": "pid-file", "log": "log-file", "seed": "seed-file"}
 
 
 def lacking() -> str | None:
@@ -67,15 +68,11 @@ def running_slurm(folder: Path) -> Iterator[dict[str, str]]:
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
     config = folder / "slurm.conf"
-    config.write_text(CONFIG.format(host=host, folder=folder, ports=_free_ports(2), user="root"))
+    config.write_text(CONFIG.format(host=host, folder=folder, ports=_free_ports(2)))
     environment = {"SLURM_CONF": str(config), "PATH": _path()}
-    files = {name: f"{folder}/munge.{name}" for name in ("socket", "pid", "log", "seed")}
-    commands = [
-        ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={files['socket']}"]
-        + [f"--pid-file={files['pid']}", f"--log-file={files['log']}", f"--seed-file={files['seed']}"],
-        ["slurmctld", "-D", "-c"],
-        ["slurmd", "-D"],
-    ]
+    files = {name: f"{folder}/munge.{name}" for name in MUNGE_FILES}
+    munged = [f"--key-file={key}", *(f"--{option}={files[name]}" for name, option in MUNGE_FILES.items())]
+    commands = [["munged", "--foreground", "--force", *munged], ["slurmctld", "-D", "-c"], ["slurmd", "-D"]]
     daemons: list[subprocess.Popen[bytes]] = []
     try:
         for command in commands:
@@ -121,9 +118,9 @@ def _free_ports(count: int) -> list[int]:
             item.close()
 
 
-def _wait_for(condition: object, folder: Path, seconds: float = 60) -> None:
+def _wait_for(condition: Callable[[], bool], folder: Path, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         if time.monotonic() > deadline:
             logs = [path.read_text(errors="replace")[-1500:] for path in folder.glob("*.[lo][ou][gt]")]
             raise TimeoutError("SLURM did not start:\n" + "\n---\n".join(logs))

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from plan_runs import all_numbers, runs_of, wait_until, write_plan
-from slurm_cluster import ask, lacking, running_slurm
+from plan_runs import wait_until, write_plan
+from slurm_cluster import ask, running_slurm
 from toy_jobs import counting, values
 
 from common import slurm
@@ -158,20 +158,6 @@ def test_a_job_that_fails_says_why_and_one_that_slurm_refuses_too(tmp_path, clus
 
 
 CONTROLLED = REPO / "sft_vs_rft_controlled_experiments_plan_runner.py"
-
-
-def test_a_json_plan_has_the_numbers_of_this_machine(tmp_path, cluster):
-    plans = {}
-    for where in ("here", "slurm"):
-        (tmp_path / where).mkdir()
-        plans[where] = write_plan(tmp_path / where, {"opt_method": ["reinforce", "supervised"]})
-    more = ["--set", "executor.slurm.time=10", "--set", "num_parallel=2"]
-    for where, options in (("here", []), ("slurm", more)):
-        command = [sys.executable, str(CONTROLLED), "--plan_config_path", str(plans[where]), *options]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
-        assert result.returncode == 0, result.stderr
-    assert all_numbers(tmp_path / "slurm") == all_numbers(tmp_path / "here")
-    assert all((run.path / "slurm").is_dir() for run in runs_of(tmp_path / "slurm"))
 
 
 def test_what_slurm_would_refuse_is_said_before_anything_is_submitted(tmp_path, cluster):
