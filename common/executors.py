@@ -72,5 +72,5 @@ def describe_executor(settings: PlanSettings) -> list[str]:
     what = "each experiment is a job of SLURM, submitted when those it starts from have finished"
     number = settings.num_parallel
     at_once = "one at a time (num_parallel)" if number == 1 else f"at most {number} at a time (num_parallel)"
-    setup = [f"    after: {command}" for command in slurm.setup]
+    setup = [f"    first: {command}" for command in slurm.setup]
     return [f"{what}, {at_once}:", f"    sbatch {' '.join(command_line(slurm))}", *setup]

@@ -45,6 +45,7 @@ class Queue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._states: dict[str, str] = {}
+        self._scripts: dict[str, str] = {}
         self._asked = float("-inf")
         self._is_answered = True
 
@@ -62,27 +63,29 @@ class Queue:
         """The number of the newest job that was submitted for a run, if it has not ended."""
         names = [path.name for path in (run / FOLDER).glob("*_submitted.pkl")]
         numbers = sorted((name.partition("_")[0] for name in names), key=int)
-        is_over = not numbers or _result(run, numbers[-1]).exists() or has_ended(self.state(numbers[-1]))
-        return None if is_over else numbers[-1]
+        if not numbers or _result(run, number := numbers[-1]).exists() or has_ended(self.state(number)):
+            return None
+        script = Path(self._scripts.get(number, run / FOLDER / "unknown"))
+        # Another cluster, or this one in later years, may have another job of this number.
+        is_of_run = script.parent.is_dir() and script.parent.samefile(run / FOLDER)
+        return number if is_of_run else None
 
     def _ask(self) -> None:
         self._asked = time.monotonic()  # before the answer, which a job may just miss
+        command = ("squeue", f"--user={os.getuid()}", "--noheader", "--states=all", "--format=%A|%T|%r|%o")
         try:
-            answer = _run(
-                "squeue", f"--user={os.getuid()}", "--noheader", "--states=all", "--format=%A|%T|%r"
-            )
+            answer = _run(*command)
         except (OSError, subprocess.SubprocessError) as error:
             if self._is_answered:
                 logger.warning("squeue does not answer (%s); asking again", error)
             self._is_answered = False
-        else:
-            rows = [line.strip().split("|", 2) for line in answer.splitlines() if line.count("|") == 2]
-            waiting = ("None", "")
-            self._states = {
-                number: state if state != "PENDING" or reason in waiting else f"{state} ({reason})"
-                for number, state, reason in rows
-            }
-            self._is_answered = True
+            return
+        self._is_answered = True
+        self._states, self._scripts = {}, {}
+        for number, state, reason, script in (line.split("|", 3) for line in answer.splitlines()):
+            is_explained = state == "PENDING" and reason != "None"
+            self._states[number] = f"{state} ({reason})" if is_explained else state
+            self._scripts[number] = script
 
 
 def has_ended(state: str) -> bool:
@@ -94,38 +97,33 @@ def run_in_slurm(
     slurm: Slurm, queue: Queue, job: Job, run: Path, place: Place, stop: StopRequest, bar: Progress
 ) -> Outcome:
     """Do a job in one of SLURM's, or wait for the one that an earlier runner has left in the queue."""
-    number, since, shown = queue.job_of(run), float("-inf"), 0
+    number, since = queue.job_of(run), float("-inf")
     if number is not None:
         logger.info("%s: job %s of SLURM is under way", job.label, number)
-        shown = (run / NEWS).stat().st_size if (run / NEWS).exists() else 0
-    for tried in range(1, MOST_TRIES + 1):
+    tries = 0
+    while True:
         if number is None:
-            (run / NEWS).unlink(missing_ok=True)
-            shown = 0
+            (run / NEWS).unlink(missing_ok=True)  # of an earlier try that was killed
             try:
                 number = submit(slurm, job, run, place)
             except Exception as error:  # what submitit makes of sbatch's errors is of many kinds
                 return Outcome("interrupted" if stop.requested else "failed", run, _last_line(error))
             since = time.monotonic()
             logger.info("%s: job %s of SLURM, output in %s", job.label, number, run / FOLDER)
-        end, shown = _wait(number, since, queue, job, run, stop, bar, shown)
+        end = _wait(number, since, queue, job, run, stop, bar)
         (run / NEWS).unlink(missing_ok=True)
-        where = f"{run / FOLDER}/{number}_0_log.err"
-        outcome = read_outcome(
-            run, f"SLURM ended its job {number} ({end}), for the {tried}. time; see {where}"
-        )
-        if outcome.is_done or read_run(run).manifest["status"] == "failed":
-            return outcome
-        if stop.requested:
+        if (status := read_run(run).manifest["status"]) in ("finished", "failed"):
+            return read_outcome(run)
+        if stop.requested or stop.at_once:
             return Outcome("interrupted", run)
-        if tried < MOST_TRIES:
-            logger.warning("%s: SLURM ended its job %s (%s): submitted again", job.label, number, end)
+        tries += 1
+        what = f"SLURM ended its job {number} ({end}), the run is {status!r}"
+        if tries == MOST_TRIES:
+            return Outcome(
+                "failed", run, f"{what}, {tries} times: see {run / FOLDER / f'{number}_0_log.err'}"
+            )
+        logger.warning("%s: %s: submitted again", job.label, what)
         number = None
-    return (
-        outcome
-        if outcome.status == "failed"
-        else Outcome("failed", run, f"interrupted {tried} times: {where}")
-    )
 
 
 def submit(slurm: Slurm, job: Job, run: Path, place: Place) -> str:
@@ -158,7 +156,8 @@ def do_in_slurm(job: Job, run: Path, place: Place) -> None:
     queued again, unless this turn of it has done nothing, as the next one would.
     """
     common.process.prepare()
-    stop, signals = StopRequest(), set[int]()
+    stop = StopRequest()
+    signals: set[int] = set()
 
     def request_stop(number: int, frame: FrameType | None) -> None:
         stop.requested = True
@@ -179,27 +178,19 @@ def do_in_slurm(job: Job, run: Path, place: Place) -> None:
 
 
 def _wait(
-    number: str,
-    since: float,
-    queue: Queue,
-    job: Job,
-    run: Path,
-    stop: StopRequest,
-    bar: Progress,
-    shown: int,
-) -> tuple[str, int]:
-    """Wait for the end of a job, tell it to stop when asked; returns its last state, and see `show_news`."""
-    told, seen = float("-inf"), ""
+    number: str, since: float, queue: Queue, job: Job, run: Path, stop: StopRequest, bar: Progress
+) -> str:
+    """Wait for the end of a job, telling it to stop when asked; returns its last state."""
+    told, seen, shown = float("-inf"), "", 0
     while True:
         shown = show_news(run / NEWS, shown, job, bar)
-        if _result(run, number).exists():
-            return "it came to its end", shown
-        state = queue.state(number, since)
+        state = "COMPLETED" if _result(run, number).exists() else queue.state(number, since)
         if has_ended(state):
-            return state, show_news(run / NEWS, shown, job, bar)
+            show_news(run / NEWS, shown, job, bar)
+            return state
         if stop.at_once:
             _tell(number)
-            return state, shown
+            return state
         if stop.requested and time.monotonic() - told > ASK_EVERY:
             told = time.monotonic()
             # Signals reach the processes of a job alone; one that has none yet would begin.

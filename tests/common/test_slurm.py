@@ -87,7 +87,8 @@ def test_six_jobs_after_each_other_of_which_some_are_killed_or_moved_count_as_he
         disturbance.result()
     assert [outcome.status for outcome in outcomes] == ["finished"] * 6
     assert values(folder) == values(here)
-    assert f"b: SLURM ended its job {numbers['b']} (FAILED): submitted again" in caplog.text
+    cut = f"b: SLURM ended its job {numbers['b']} (FAILED), the run is 'running': submitted again"
+    assert cut in caplog.text
     runs = {outcome.run.name[0]: outcome.run for outcome in outcomes if outcome.run}
     submitted = {label: len(list((run / "slurm").glob("*_submitted.pkl"))) for label, run in runs.items()}
     assert submitted == {"a": 1, "b": 2, "c": 1, "d": 1, "e": 1, "f": 1}

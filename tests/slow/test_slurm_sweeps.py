@@ -1,4 +1,4 @@
-"""Plans of real trainings on a real SLURM have the numbers of this machine, bit for bit, also after a kill."""
+"""Real trainings on a real SLURM have the numbers of this machine, bit for bit, also after a kill."""
 
 import csv
 import os
