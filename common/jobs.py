@@ -120,7 +120,7 @@ def prepare(
         if not fresh and job.folder.is_dir():
             known = (index or RunIndex(job.folder)).find(job.identity)
             if known is not None and is_under_way(known.path):
-                return known.path
+                return known.path.absolute()
         run, _ = open_or_create(job.folder, job.identity, lambda: job.create(earlier, place), fresh, index)
     except Exception as error:
         return Outcome("failed", error=str(error))

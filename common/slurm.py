@@ -97,12 +97,13 @@ def run_in_slurm(
     slurm: Slurm, queue: Queue, job: Job, run: Path, place: Place, stop: StopRequest, bar: Progress
 ) -> Outcome:
     """Do a job in one of SLURM's, or wait for the one that an earlier runner has left in the queue."""
-    number, since = queue.job_of(run), float("-inf")
+    number, since, before = queue.job_of(run), float("-inf"), ""
     if number is not None:
         logger.info("%s: job %s of SLURM is under way", job.label, number)
     tries = 0
     while True:
         if number is None:
+            before = read_run(run).manifest["updated"]
             (run / NEWS).unlink(missing_ok=True)  # of an earlier try that was killed
             try:
                 number = submit(slurm, job, run, place)
@@ -112,12 +113,15 @@ def run_in_slurm(
             logger.info("%s: job %s of SLURM, output in %s", job.label, number, run / FOLDER)
         end = _wait(number, since, queue, job, run, stop, bar)
         (run / NEWS).unlink(missing_ok=True)
-        if (status := read_run(run).manifest["status"]) in ("finished", "failed"):
+        manifest = read_run(run).manifest
+        has_begun = manifest["updated"] != before  # else its status is that of an earlier try
+        if has_begun and manifest["status"] in ("finished", "failed"):
             return read_outcome(run)
         if stop.requested or stop.at_once:
             return Outcome("interrupted", run)
         tries += 1
-        what = f"SLURM ended its job {number} ({end}), the run is {status!r}"
+        state = manifest["status"] if has_begun else "not begun"
+        what = f"SLURM ended its job {number} ({end}), the run is {state}"
         if tries == MOST_TRIES:
             return Outcome(
                 "failed", run, f"{what}, {tries} times: see {run / FOLDER / f'{number}_0_log.err'}"
@@ -215,7 +219,7 @@ def _run(*command: str) -> str:
     In a session of its own: Ctrl-C at the terminal is for the runner alone.
     """
     result = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=True, start_new_session=True
+        command, capture_output=True, text=True, timeout=30, check=True, start_new_session=True
     )
     return result.stdout
 

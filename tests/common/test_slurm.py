@@ -87,7 +87,7 @@ def test_six_jobs_after_each_other_of_which_some_are_killed_or_moved_count_as_he
         disturbance.result()
     assert [outcome.status for outcome in outcomes] == ["finished"] * 6
     assert values(folder) == values(here)
-    cut = f"b: SLURM ended its job {numbers['b']} (FAILED), the run is 'running': submitted again"
+    cut = f"b: SLURM ended its job {numbers['b']} (FAILED), the run is running: submitted again"
     assert cut in caplog.text
     runs = {outcome.run.name[0]: outcome.run for outcome in outcomes if outcome.run}
     submitted = {label: len(list((run / "slurm").glob("*_submitted.pkl"))) for label, run in runs.items()}
@@ -159,6 +159,26 @@ def test_a_job_that_fails_says_why_and_one_that_slurm_refuses_too(tmp_path, clus
 
 
 CONTROLLED = REPO / "sft_vs_rft_controlled_experiments_plan_runner.py"
+
+
+def test_a_failed_run_whose_next_job_is_cancelled_before_it_begins_is_tried_again(
+    tmp_path, cluster, monkeypatch
+):
+    job = counting(tmp_path, "a", -1)
+    assert run_jobs(SETTINGS, [job], console=False)[0].status == "failed"
+    monkeypatch.setattr(slurm, "MOST_TRIES", 1)
+    held = {"slurm": {"time": 10, "sbatch": {"begin": "now+1hour"}}}
+    settings = PlanSettings.model_validate({"num_parallel": 4, "executor": held})
+    with ThreadPoolExecutor(1) as pool:
+        cancelling = pool.submit(
+            lambda: ask(cluster, "scancel", wait_until(number_of(cluster, "a", "PENDING")))
+        )
+        (outcome,) = run_jobs(settings, [job], console=False)
+        cancelling.result()
+    assert outcome.status == "failed"
+    assert re.search(
+        r"SLURM ended its job \d+ \(CANCELLED\), the run is not begun, 1 times", outcome.error or ""
+    )
 
 
 def test_what_slurm_would_refuse_is_said_before_anything_is_submitted(tmp_path, cluster):
