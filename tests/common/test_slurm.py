@@ -140,7 +140,7 @@ def test_a_runner_that_is_killed_leaves_its_jobs_to_the_next_and_one_that_is_sto
     second.terminate()
     output, _ = second.communicate(timeout=60)
     assert "['finished', 'interrupted', 'interrupted']" in output or "['skipped', 'interrupted'" in output
-    assert ask(cluster, "squeue", "-h", "-o", "%A") == "", "nothing is left behind"
+    wait_until(lambda: ask(cluster, "squeue", "-h", "-o", "%A") == "")  # nothing is left behind
     counted = rows(tmp_path, "b")
     assert 2 < counted < 40
     third = start_runner(tmp_path)
