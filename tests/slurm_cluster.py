@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 CONFIG = """
@@ -73,28 +73,28 @@ def running_slurm(folder: Path) -> Iterator[dict[str, str]]:
     files = {name: f"{folder}/munge.{name}" for name in MUNGE_FILES}
     munged = [f"--key-file={key}", *(f"--{option}={files[name]}" for name, option in MUNGE_FILES.items())]
     commands = [["munged", "--foreground", "--force", *munged], ["slurmctld", "-D", "-c"], ["slurmd", "-D"]]
-    daemons: list[subprocess.Popen[bytes]] = []
-    try:
+    with ExitStack() as stack:
         for command in commands:
-            with (folder / f"{command[0]}.out").open("wb") as output:
-                daemons.append(
-                    subprocess.Popen(
-                        command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment
-                    )
-                )
+            output = stack.enter_context((folder / f"{command[0]}.out").open("wb"))
+            daemon = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment
+            )
+            stack.callback(_stop, daemon)
             if command[0] == "munged":
                 _wait_for(lambda: Path(files["socket"]).exists(), folder)
         _wait_for(lambda: "idle" in ask(environment, "sinfo", "-h", "-o", "%T"), folder)
+        # The keeper of a job that still runs would outlive the daemons: it tries for ever to report to them.
+        stack.callback(_wait_for, lambda: not ask(environment, "squeue", "-h"), folder)
+        stack.callback(ask, environment, "scancel", "--user=root")
         yield environment
-        ask(environment, "scancel", "--user=root")
-    finally:
-        for daemon in reversed(daemons):
-            daemon.terminate()
-        for daemon in reversed(daemons):
-            try:
-                daemon.wait(3)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
+
+
+def _stop(daemon: subprocess.Popen[bytes]) -> None:
+    daemon.terminate()
+    try:
+        daemon.wait(5)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
 
 
 def ask(environment: dict[str, str], *command: str) -> str:
