@@ -16,6 +16,7 @@ from pathlib import Path
 from common.config import ConfigError, add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
+from common.executors import check_executor
 from common.output import check_output_folder
 from common.plan_jobs import exit_code
 from common.schedule import run_jobs
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if lacking := what_is_missing(loaded):
             raise ConfigError(args.plan_config_path, lacking)
+        check_executor(loaded.plan)
         check_output_folder(Path(loaded.plan.output_path), "output_path")
     except UserError as error:
         print(error, file=sys.stderr)

@@ -16,6 +16,7 @@ from pathlib import Path
 from common.config import add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
+from common.executors import check_executor
 from common.output import check_output_folder
 from common.plan_jobs import exit_code
 from common.schedule import run_jobs
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.check:
             print_check(loaded)
             return 0
+        check_executor(loaded.plan)
         for folder in sorted({experiment.config.outputs_dir for experiment in loaded.experiments}):
             check_output_folder(Path(folder), "outputs_dir")
         if log_file is not None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from common.output import writing
+from common.locks import BusyError, acquire, alone_in
 from common.run_dir import (
     CONFIG,
     LOCK,
-    MANIFEST,
     RunBusyError,
     RunDir,
     RunError,
@@ -102,7 +100,7 @@ def open_or_create(
     index: of the folder, of somebody who asks for many. Returns it and whether it is an earlier one. Of
     several processes that come at once, one creates it. Raises RunBusyError if a live process holds it.
     """
-    with _alone_in(folder):
+    with alone_in(folder):
         earlier = None if fresh else (index or RunIndex(folder)).find(identity)
         if earlier is None:
             return create(), False
@@ -116,22 +114,6 @@ def open_or_create(
             time.sleep(0.1)
 
 
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Within the block no other process is in such a block for the same folder."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # Some network file systems lock no folders.
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # A forked child may hold a copy of the descriptor.
-        os.close(descriptor)
-
-
 def remove_incomplete_runs(base: Path) -> None:
     """Delete the folders below `base` of runs that were killed before they had a manifest.
 
@@ -139,10 +121,18 @@ def remove_incomplete_runs(base: Path) -> None:
     from before it writes its number there.
     """
     for path in base.iterdir() if base.is_dir() else ():
-        if not path.is_dir() or (path / MANIFEST).exists():
-            continue
-        with suppress(FileNotFoundError, BlockingIOError), (path / LOCK).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            names = {file.name for file in path.iterdir() if not file.name.startswith(".tmp-")}
-            if lock.read() and all(name == LOCK or name.endswith(CONFIG) for name in names):
-                shutil.rmtree(path)
+        with suppress(FileNotFoundError, BusyError):
+            if not path.is_dir() or not _is_incomplete(path):
+                continue
+            lock = acquire(path / LOCK)
+            try:
+                if _is_incomplete(path):
+                    shutil.rmtree(path)
+            finally:
+                lock.release()
+
+
+def _is_incomplete(path: Path) -> bool:
+    """Whether a folder that somebody has locked once holds no more than a config."""
+    names = {file.name for file in path.iterdir() if not file.name.startswith((".tmp-", LOCK))}
+    return all(name.endswith(CONFIG) for name in names) and (path / LOCK).stat().st_size > 0

@@ -98,14 +98,29 @@ class Job:
         return self.folder, self.identity
 
 
+def is_nowhere(run: Path) -> bool:
+    """No earlier runner has left anybody who does a run still."""
+    return False
+
+
 def prepare(
-    job: Job, earlier: Sequence[Path], place: Place, fresh: bool = False, index: RunIndex | None = None
+    job: Job,
+    earlier: Sequence[Path],
+    place: Place,
+    fresh: bool = False,
+    index: RunIndex | None = None,
+    is_under_way: Callable[[Path], bool] = is_nowhere,
 ) -> Path | Outcome:
     """The job's run directory: that of an earlier try unless `fresh`, or a new one; or why it cannot be done.
 
-    earlier: runs of the jobs in `job.after`. index: of the job's folder.
+    earlier: runs of the jobs in `job.after`. index: of the job's folder. is_under_way: whether somebody does
+    the run of an earlier try still, and so holds its lock.
     """
     try:
+        if not fresh and job.folder.is_dir():
+            known = (index or RunIndex(job.folder)).find(job.identity)
+            if known is not None and is_under_way(known.path):
+                return known.path.absolute()
         run, _ = open_or_create(job.folder, job.identity, lambda: job.create(earlier, place), fresh, index)
     except Exception as error:
         return Outcome("failed", error=str(error))
@@ -202,7 +217,7 @@ def ending(
     """
     end = Ending(is_new=run is not None and run.manifest["updated"] == run.manifest["created"])
     work_begins()
-    before = _sizes(run, kept)
+    before = sizes(run.path, kept) if run is not None else set()
     _record(run, status="running", error=None)
     try:
         yield end
@@ -224,7 +239,7 @@ def ending(
         if run is not None or is_bug:  # what all processes see, one says
             message = error if isinstance(error, Exception) else end.reason  # "0" alone says nothing
             logger.error("%s%s", label, of_disk or message, exc_info=is_bug)
-        is_mendable = of_disk is not None or _sizes(run, kept) - before
+        is_mendable = of_disk is not None or (run is not None and sizes(run.path, kept) - before)
         if resume_command is not None and not is_final and is_mendable:
             logger.error("what was computed is kept; to go on: %s", resume_command)
 
@@ -253,10 +268,10 @@ def _record(run: RunDir | None, **fields: str | None) -> None:
         logger.error("%s cannot be written, and does not say %r: %s", path, fields["status"], reason)
 
 
-def _sizes(run: RunDir | None, kept: Sequence[str]) -> set[tuple[str, int]]:
-    """Names and sizes of what a resumed run goes on from."""
-    sizes = set()
-    for path in [path for glob in kept for path in run.path.glob(glob)] if run is not None else ():
+def sizes(run: Path, kept: Sequence[str]) -> set[tuple[str, int]]:
+    """Names and sizes of what a resumed run goes on from. kept: globs in the run's directory."""
+    names_and_sizes = set()
+    for path in [path for glob in kept for path in run.glob(glob)]:
         with suppress(FileNotFoundError):
-            sizes.add((path.name, path.stat().st_size))
-    return sizes
+            names_and_sizes.add((path.name, path.stat().st_size))
+    return names_and_sizes

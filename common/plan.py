@@ -35,6 +35,7 @@ from common.config import (
 )
 from common.errors import UserError
 from common.limits import at_most
+from common.slurm_options import ExecutorConfig
 
 
 class PlanSettings(Config):
@@ -45,10 +46,13 @@ class PlanSettings(Config):
     repetitions: Annotated[int, Field(ge=1)] = Field(1, description="times that each experiment is run")
     multiprocess: bool = Field(False, description="one process per experiment, num_parallel at a time")
     num_parallel: Annotated[int, Field(ge=1), at_most(limits.PROCESSES, "processes")] = Field(
-        1, description="experiments at a time, with multiprocess"
+        1, description="experiments at a time, with multiprocess or an executor"
     )
     gpu_ids_pool: list[Annotated[int, Field(ge=0)]] = Field(
         [], description="GPUs handed out to the processes; [] = each experiment's own device"
+    )
+    executor: ExecutorConfig | None = Field(
+        None, description="where experiments are run; null = on this machine"
     )
 
 
@@ -287,6 +291,11 @@ def check_plan(
     if plan is None:
         raise_problems(source, located)
         raise AssertionError("a plan that does not validate has problems")
+    if plan.executor is not None and plan.executor.slurm is not None and plan.gpu_ids_pool:
+        message = (
+            "SLURM hands out the GPUs: gpu_ids_pool must be [], and executor.slurm.gpus is what jobs get"
+        )
+        located += locate([Problem("gpu_ids_pool", message)], source)
     return plan, source, located
 
 

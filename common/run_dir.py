@@ -6,10 +6,8 @@ can be opened again. Only files of rows (`metrics.jsonl`) grow in place; see `co
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import re
 import sys
 import textwrap
@@ -33,6 +31,7 @@ from common.files import (
     remove_temporary_files,
     sync,
 )
+from common.locks import BusyError, Lock, acquire
 from common.output import OutputError, writing
 from common.process import just_made
 from common.provenance import provenance
@@ -67,11 +66,11 @@ class RunDir:
     Leaving it as a context manager closes it; the status is for the caller to set.
     """
 
-    def __init__(self, path: Path, lock: int, config: dict[str, Any], manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, lock: Lock, config: dict[str, Any], manifest: dict[str, Any]) -> None:
         self.path = path.absolute()  # whatever becomes the working directory while the run is written to
         self.prefix: str = manifest.get("prefix", "")
         self.config = config
-        self._lock: int | None = lock
+        self._lock: Lock | None = lock
         self._manifest = manifest
         self._rows: dict[str, RowLog] = {}
 
@@ -100,7 +99,7 @@ class RunDir:
             atomic_write_json(path / (prefix + CONFIG), config)
             atomic_write_json(path / MANIFEST, fields)
         except BaseException:
-            _release(lock)
+            lock.release()
             raise
         return cls(path, lock, config, fields)
 
@@ -121,7 +120,7 @@ class RunDir:
                     drop_torn_line(file)
             run = read_run(path)  # Again: it may have changed before the lock was ours.
         except BaseException:
-            _release(lock)
+            lock.release()
             raise
         return cls(path, lock, run.config, run.manifest)
 
@@ -136,7 +135,7 @@ class RunDir:
         for log in self._rows.values():
             log.close()
         if self._lock is not None:
-            _release(self._lock)
+            self._lock.release()
             self._lock = None
 
     @property
@@ -244,34 +243,15 @@ def _make_run_directory(base: Path, name: str) -> Path:
     return path
 
 
-def _acquire(path: Path) -> int:
-    """Lock a run directory until `_release` or the end of the process, however it ends."""
-    with writing(path):
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+def _acquire(path: Path) -> Lock:
+    """Lock a run directory until the lock's release or the end of the process, however it ends."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(lock)
-        if not isinstance(error, BlockingIOError):
-            raise
+        return acquire(path / LOCK)
+    except BusyError as error:
         message = (
-            f"run directory {path} is in use by a running process (pid {holder}): wait for it, or stop it"
+            f"run directory {path} is in use by a running process ({error.holder}): wait for it, or stop it"
         )
         raise RunBusyError(message) from None
-    try:
-        with writing(path):
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    except OutputError:
-        _release(lock)
-        raise
-    return lock
-
-
-def _release(lock: int) -> None:
-    fcntl.flock(lock, fcntl.LOCK_UN)  # Explicit: a forked child may hold a copy of the descriptor.
-    os.close(lock)
 
 
 def read_run(path: Path) -> RunInfo:

@@ -13,18 +13,18 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from common.console import progress, stop_request
+from common.executors import choose_executor
 from common.identity import RunIndex, finished_runs, remove_incomplete_runs
 from common.jobs import Job, JobKey, Outcome, Place, prepare
 from common.outlook import Running, Series, show_outlook
 from common.plan import PlanSettings
 from common.run_dir import read_run
-from common.workers import LOOK_EVERY, Executor, preload, run_here, run_in_process
+from common.workers import LOOK_EVERY
 
 logger = logging.getLogger(__name__)
 SHOW_EVERY = 5  # seconds
@@ -80,18 +80,17 @@ def run_jobs(
     def run_job(item: Running, place: Place) -> Outcome:
         job = item.job
         earlier = [run for need in job.after if (run := outcomes[need.key].run) is not None]
-        path = prepare(job, earlier, place, fresh, indexes[job.folder])
+        path = prepare(job, earlier, place, fresh, indexes[job.folder], executor.is_under_way)
         if isinstance(path, Outcome):
             return path
         manifest = read_run(path).manifest
         item.is_new = manifest["updated"] == manifest["created"]
         hidden = not console or job.silent
         with progress(job.steps, job.label, place.number, disable=hidden, unit=job.unit) as item.bar:
-            return execute(job, path, place, stop, item.bar)
+            return executor.run(job, path, place, stop, item.bar)
 
     def end_job(job: Job, outcome: Outcome) -> None:
-        # In this process, the job's own log line says that it failed.
-        has_said = outcome.status == "failed" and not settings.multiprocess and outcome.run is not None
+        has_said = outcome.status == "failed" and executor.is_here and outcome.run is not None
         if outcome.status in ("failed", "not run") and not has_said:
             logger.error("%s %s: %s", job.label, outcome.status, outcome.error)
         outcomes[job.key] = outcome
@@ -103,12 +102,8 @@ def run_jobs(
         show_outlook(bar, series, [item for item, _ in running.values()], waiting, places)
 
     add_jobs(jobs)
-    execute: Executor = run_in_process
-    if not settings.multiprocess:
-        execute = partial(run_here, console=console)
-    elif waiting:
-        preload(sorted({module for job in waiting for module in job.imports}))
-    free = list_places(settings)
+    executor = choose_executor(settings, waiting, console)
+    free = [*executor.places]
     places = len(free)
     with (
         stop_request(interrupt_message) as stop,
@@ -117,8 +112,7 @@ def run_jobs(
         ) as bar,
         ThreadPoolExecutor(len(free)) as pool,
     ):
-        # What runs in this process does so in its main thread, which Ctrl-C interrupts.
-        submit = pool.submit if settings.multiprocess else _call
+        submit = _call if executor.is_here else pool.submit
         show()
         shown = time.monotonic()
         try:
@@ -152,15 +146,6 @@ def run_jobs(
             stop.at_once = True  # else Python would wait for the jobs under way
             raise
     return [outcomes.get(job.key, Outcome("interrupted")) for job in asked]
-
-
-def list_places(settings: PlanSettings) -> list[Place]:
-    """Where jobs are done at the same time: one after the other in this process, or each with its own GPU."""
-    if not settings.multiprocess:
-        return [Place()]
-    gpus: list[int | None] = [*settings.gpu_ids_pool] or [None] * settings.num_parallel
-    share = settings.num_parallel
-    return [Place(number, gpu, share) for number, gpu in enumerate(gpus[:share], start=1)]
 
 
 def is_ready(job: Job, outcomes: Mapping[JobKey, Outcome]) -> bool:

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from common.errors import UserError
 from common.run_dir import RunDir
 
-# W&B's own folder, the lock, temporary files.
-_NEVER_UPLOADED = ("wandb/*", ".*", "*/.*")
+# W&B's own folder, SLURM's, the lock, temporary files.
+_NEVER_UPLOADED = ("wandb/*", "slurm/*", ".*", "*/.*")
 
 
 class TrackerError(UserError):

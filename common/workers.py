@@ -1,12 +1,4 @@
-"""Where a job is done: in this process, or in one of its own. Another machine is one more such function.
-
-    executor(job, its run directory, place, stop, bar) -> outcome, read from the run's manifest
-
-It returns when the job has ended; several are called at a time, each in a thread. A job is data, so whatever
-means there are can send it, the directory and the place to where `do_unseen` does it: all that comes back is
-in the run directory. Meanwhile the executor looks at `stop` a few times a second (`requested`: tell
-the job to stop, resumable; `at_once`: kill it), and shows the news of the run.
-"""
+"""Doing a job on this machine: in this process, or in one of its own (`common.executors` chooses)."""
 
 from __future__ import annotations
 
@@ -34,7 +26,6 @@ from common.jobs import Job, Outcome, Place, do, read_outcome
 
 logger = logging.getLogger(__name__)
 
-Executor = Callable[[Job, Path, Place, StopRequest, Progress], Outcome]
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NEWS = ".progress"
 LOOK_EVERY, REPORT_EVERY = 0.2, 0.5  # seconds

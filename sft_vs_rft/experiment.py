@@ -194,8 +194,12 @@ def choose_device(config: ExperimentConfig) -> torch.device:
 
 
 def num_threads(config: ExperimentConfig, share: int) -> int:
-    """Give an MLP one torch thread (two on busy cores: up to 28 times slower), others a share of cores."""
-    return 1 if config.model_type == "mlp" else max(1, (os.cpu_count() or 1) // share)
+    """Give an MLP one torch thread (two on busy cores: up to 28 times slower), others a share of cores.
+
+    The cores are those of the job where SLURM runs it, the machine's elsewhere.
+    """
+    cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or os.cpu_count() or 1)
+    return 1 if config.model_type == "mlp" else max(1, cores // share)
 
 
 def _draw_regularly(

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.executors import describe_executor
 from common.jobs import Outcome
 from common.plan_jobs import describe_outcomes, group_by_setting, mean_and_std
 from common.run_dir import read_metrics
@@ -25,6 +26,8 @@ def print_check(loaded: LoadedPlan) -> None:
     for notice in loaded.notices:
         print(f"note: {notice}")
     print(f"{loaded.plan.name}: {len(loaded.experiments)} experiments")
+    for line in describe_executor(loaded.plan):
+        print(line)
     for experiment in loaded.experiments:
         print(f"\n{experiment.name}: {describe_steps(experiment.config)}")
         print(json.dumps(experiment.config.model_dump(), indent=2))

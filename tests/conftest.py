@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slurm_cluster import lacking
 
 from common import process
 
@@ -36,6 +37,8 @@ def pytest_unconfigure() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this machine lacks the means for, with the reason."""
     if item.get_closest_marker("gpu") and (reason := no_gpu()):
+        pytest.skip(reason)
+    if item.get_closest_marker("slurm") and (reason := lacking()):
         pytest.skip(reason)
     marker = item.get_closest_marker("network")
     # Packages come from whatever index pip is configured for, whether or not the hub can be reached.

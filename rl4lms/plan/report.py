@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.config import Located, Problem
+from common.executors import describe_executor
 from common.files import atomic_write_text
 from common.jobs import Outcome
 from common.plan_jobs import describe_outcomes, group_by_setting
@@ -34,6 +35,8 @@ def print_check(loaded: LoadedPlan) -> None:
     )
     counts = f"{len(loaded.experiments)} experiments of {len(settings)} settings"
     print(f"{loaded.plan.name}: {counts}, in {loaded.plan.output_path}")
+    for line in describe_executor(loaded.plan):
+        print(line)
     for pairs in settings:
         first = pairs[0][0]
         print(f"\n{first.setting}: runtime.seed {', '.join(str(seed) for _, seed in pairs)}")

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -249,8 +250,8 @@ def test_a_prefix_that_begins_no_file_name_is_refused(tmp_path: Path) -> None:
 def test_a_run_has_one_writer(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     message = (
-        f"run directory {run.path} is in use by a running process (pid {os.getpid()}): "
-        "wait for it, or stop it"
+        f"run directory {run.path} is in use by a running process "
+        f"(pid {os.getpid()} on {socket.gethostname()}): wait for it, or stop it"
     )
     with pytest.raises(RunBusyError, match=f"^{re.escape(message)}$"):
         RunDir.open(run.path)
@@ -297,7 +298,7 @@ def test_kill_9_frees_the_lock_and_leaves_a_readable_run(tmp_path: Path) -> None
         )
         assert writer.stdout is not None and writer.stdout.readline() == "locked\n"
         time.sleep(moment)
-        with pytest.raises(RunBusyError, match=rf"\(pid {writer.pid}\)"):
+        with pytest.raises(RunBusyError, match=rf"\(pid {writer.pid} on "):
             RunDir.open(run.path)
         writer.kill()
         writer.communicate()

@@ -140,8 +140,8 @@ def test_an_executor_that_fails_is_no_outcome(tmp_path, monkeypatch):
     def execute(*_: Any, **__: Any) -> Outcome:
         raise ZeroDivisionError("here")
 
-    monkeypatch.setattr("common.schedule.run_here", execute)
-    monkeypatch.setattr("common.schedule.run_in_process", execute)
+    monkeypatch.setattr("common.executors.run_here", execute)
+    monkeypatch.setattr("common.executors.run_in_process", execute)
     for multiprocess in (False, True):
         with pytest.raises(ZeroDivisionError, match="here"):
             run_jobs(PlanSettings(multiprocess=multiprocess), [counting(tmp_path, "x")], console=False)

@@ -264,7 +264,7 @@ def test_set_something_unknown(tmp_path):
             "--set",
             "qqq",
             "unknown key; known: name, description, repetitions, multiprocess, num_parallel, gpu_ids_pool, "
-            "skip, largest, configurations, dataset, data_dir, tokenizer_path, ...",
+            "executor, skip, largest, configurations, dataset, data_dir, ...",
         ),
     ]
 

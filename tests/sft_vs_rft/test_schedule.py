@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -248,7 +249,8 @@ def test_a_second_runner_reports_the_run_as_busy_and_damages_nothing(tmp_path, w
     # It runs what the first has not begun.
     assert run(plan) == 1
     os.kill(first, signal.SIGCONT)
-    busy = f"run directory {reinforce.path} is in use by a running process (pid {first})"
+    holder = f"pid {first} on {socket.gethostname()}"
+    busy = f"run directory {reinforce.path} is in use by a running process ({holder})"
     assert f"reinforce_0-01 failed: {busy}: wait for it, or stop it" in caplog.text
     # The first finds the second experiment finished when its turn comes.
     assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == 0
