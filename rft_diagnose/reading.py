@@ -105,8 +105,12 @@ def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) 
 def _notes_on_choice(chosen: Chosen) -> list[str]:
     """Say which columns were taken unasked, where others might have been meant."""
     notes = []
-    if chosen.is_trl:
-        notes.append(f"recognised as completions logged by TRL, with the rewards {', '.join(chosen.rewards)}")
+    if chosen.is_unasked:
+        writer = (
+            "completions logged by TRL" if chosen.log.library == "TRL" else f"a log of {chosen.log.library}"
+        )
+        plural = "s" if chosen.log.library == "TRL" or len(chosen.rewards) > 1 else ""
+        notes.append(f"recognised as {writer}, with the reward{plural} {', '.join(chosen.rewards)}")
     if chosen.left:
         notes.append(
             f"the reward is {' + '.join(chosen.rewards)}; numbers that are not taken unless --reward names "
@@ -122,7 +126,8 @@ def _read_steps(sources: Sequence[Source]) -> tuple[Ints | None, str | None]:
     """Read the step of each row, from its column or the files' names; and a note. Raises DiagnosisError."""
     name = sources[0].chosen.step
     if name is None:
-        steps = steps_in_names([source.path for source in sources])
+        is_timed = all(source.chosen.log.is_timed for source in sources)
+        steps = steps_in_names([source.path for source in sources]) if is_timed else None
         if steps is None:
             return None, None
         sizes = [source.size for source in sources]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rft_diagnose.columns import Choose, Encoded, Part, Wanted, numbers, values_at
+from rft_diagnose.columns import Encoded, Part, Wanted, numbers, values_at
 from rft_diagnose.errors import ColumnsError, DiagnosisError, listed
 from rft_diagnose.formats import read_columns
 from rft_diagnose.groups import LARGEST, Floats, Ints
+from rft_diagnose.logs import Log
 from rft_diagnose.names import Chosen, Columns, choose_columns
 
 
@@ -71,12 +72,11 @@ def _kind_of_name(path: Path) -> str:
 def _read_source(path: Path, asked: Columns) -> Source:
     chosen: list[Chosen] = []
 
-    def choose(names: list[str], holds_numbers: Any) -> Wanted:
-        chosen.append(choose_columns(names, holds_numbers, asked, str(path)))
+    def choose(names: list[str], holds_numbers: Callable[[str], bool], log: Log | None = None) -> Wanted:
+        chosen.append(choose_columns(names, holds_numbers, asked, str(path), log))
         return chosen[-1].wanted()
 
-    checked: Choose = choose
-    part = read_columns(path, checked)
+    part = read_columns(path, choose)
     return Source(path, part, chosen[-1], len(part.texts[chosen[-1].prompt].codes))
 
 

@@ -157,7 +157,7 @@ def test_nan_is_a_missing_reward(tmp_path):
         ("t.csv", "prompt,reward\np,1\nq,good\n", {}, "'reward' must hold numbers, row 2 holds 'good'"),
         ("t.jsonl", '{"prompt": "p", "reward": 1}\n{"prompt": "p", "reward": "bad"}\n', {},
          "'reward' must hold numbers, row 2 holds 'bad'"),
-        ("t.jsonl", '{"prompt": "p", "reward": [1, 2]}\n', {}, "'reward' must hold numbers, holds list"),
+        ("t.jsonl", '{"prompt": "p", "reward": [1, "x"]}\n', {}, "'reward' must hold numbers, holds list"),
         ("t.jsonl", '{"prompt": "p", "reward": 1}\n{"prompt": \n', {}, "t.jsonl line 2 is not JSON"),
         ("t.jsonl", '{"prompt": "p", "reward": 1}\n{"reward": 1}\n', {}, "no 'prompt' in row 2"),
         ("t.csv", "prompt,reward\np,inf\n", {}, "'reward' is infinite in row 1"),
