@@ -242,6 +242,7 @@ def _check(
         teacher=teacher.summary if teacher else None,
         advice=advise(summary, others, SUPERVISED if supervised else None),
         notes=[*table.notes, *diagnosis.caveats, *supervised_notes],
+        warnings=table.warnings,
     )
     made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command()}
     sources = {"inputs": [str(path) for path in paths]}

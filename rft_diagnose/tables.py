@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 
 from rft_diagnose.diagnose import Diagnosis, diagnose
 from rft_diagnose.errors import DiagnosisError
+from rft_diagnose.errors import listed as join
 from rft_diagnose.extractions import read_extraction
-from rft_diagnose.files import list_files
+from rft_diagnose.files import list_files, without_evaluation
 from rft_diagnose.groups import Floats
+from rft_diagnose.hub import local_path
 from rft_diagnose.names import Columns
 from rft_diagnose.reading import RewardTable, read_tables
 from rft_diagnose.teacher import Teacher, judge_teacher
@@ -102,11 +104,21 @@ def weighted_sum(columns: Sequence[Floats], weights: Sequence[float]) -> Floats:
 
 def read_rewards(paths: Sequence[Path], columns: Columns) -> RewardTable:
     """Read the rewards in files, or in all tables of a folder. Raises DiagnosisError: they cannot be used."""
-    listed = [(file, file != path) for path in paths for file in list_files(path)]
+    listed: list[tuple[Path, bool]] = []
+    notes: list[str] = []
+    for path in map(local_path, paths):
+        files, left_out = list_files(path), []
+        if path.is_dir():
+            files, left_out = without_evaluation(path, files)
+        listed += [(file, file != path) for file in files]
+        if left_out:
+            names = join(file.relative_to(path) for file in left_out)
+            notes.append(f"left out, as of evaluation by their names: {names}; give them alone to see these")
     files = list(dict.fromkeys(file for file, _ in listed))
     extractions = [file for file in files if file.suffix == ".pt"]
     if not extractions:
-        return read_tables(files, columns, {file for file, in_folder in listed if in_folder})
+        table = read_tables(files, columns, {file for file, in_folder in listed if in_folder})
+        return replace(table, notes=(*notes, *table.notes))
     if len(listed) > 1:
         raise DiagnosisError(f"{extractions[0]}: one extraction at a time, and no other file beside it")
     return read_extraction(files[0], columns)

@@ -171,6 +171,7 @@ def terminal_lines(findings: Findings) -> list[str]:
     """Write the summary of one screen."""
     summary = findings.summary
     lines = [
+        *(line for warning in findings.warnings for line in textwrap.wrap(f"warning: {warning}", WIDTH)),
         headline(findings.name, summary),
         *textwrap.wrap(no_spread_line(summary), WIDTH),
         f"classes for groups of {summary['group_size']} generations (95%):",
@@ -201,6 +202,7 @@ SCHEMA_VERSION = 1  # of summary.json, see docs/diagnosis.md
 class Findings:
     """name, summary: what is optimised, and its diagnosis; others: name -> summary of each reward in it.
 
+    warnings: what stands before any verdict.
     teacher: what its rewards say of a reward model (see rft_diagnose/teacher.py), None: they are of none.
     """
 
@@ -212,6 +214,7 @@ class Findings:
     teacher: dict[str, Any] | None
     advice: Sequence[Advice]
     notes: Sequence[str]
+    warnings: Sequence[str] = ()
 
     def content(self) -> dict[str, Any]:
         """Give what summary.json holds of it."""
@@ -222,6 +225,7 @@ class Findings:
             "comparison": self.comparison,
             "gradients": self.gradients,
             "teacher": self.teacher,
+            "warnings": list(self.warnings),
             "notes": list(self.notes),
             "advice": [piece._asdict() for piece in self.advice],
         }
