@@ -53,7 +53,7 @@ def read_extraction(path: Path, columns: Columns) -> RewardTable:
 
 
 def _warnings(texts: Any, inputs: int, each: int) -> tuple[str, ...]:
-    """Say of how many inputs all texts are the same; texts: [inputs][generations], or what is none of that."""
+    """Say of how many inputs all texts are the same; texts: [inputs][generations], if they are known."""
     if not isinstance(texts, list) or [len(as_list(row)) for row in texts] != [each] * inputs:
         return ()
     hashes = np.array([hash(as_text(text)) for row in texts for text in as_list(row)], dtype=np.int64)

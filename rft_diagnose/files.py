@@ -12,9 +12,8 @@ from rft_diagnose.formats import FORMATS, ROW_FORMATS, file_format, is_pipe
 OWN_LOG = "*rollout_rewards.jsonl"  # of a training run here, which has other tables beside it
 DEEPEST = 3  # folders below the given one
 STEP_FOLDERS = 2  # above a file, in whose names its step is looked for
-EVALUATION = re.compile(
-    r"(^|[^a-z])(val|valid|validation|evals?|evaluation|dev|test)([^a-z]|$)", re.IGNORECASE
-)
+_EVALUATION = "val|valid|validation|eval|evals|evaluation|dev|test"
+EVALUATION = re.compile(rf"(^|[^a-z])({_EVALUATION})([^a-z]|$)", re.IGNORECASE)
 COUNTED = (  # the finest first
     *("step", "steps", "iteration", "iter", "update", "checkpoint", "ckpt", "completions", "epoch"),
 )

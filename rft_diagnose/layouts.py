@@ -65,16 +65,19 @@ def _is_conversation(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(item, dict) and "role" in item for item in value)
 
 
+def _are_texts(value: Any) -> bool:
+    """Tell whether a value is a list of inputs, rather than one: texts, or conversations."""
+    return isinstance(value, list) and any(isinstance(v, str) or _is_conversation(v) for v in value)
+
+
 def _has_reward(record: Record) -> bool:
     return any(REWARDS.fullmatch(name) and is_number(value) for name, value in record.items())
 
 
 def batches(head: Sequence[Record]) -> Log | None:
-    """A batch a record: lists of one length, of inputs, rewards and all else."""
+    """A batch a record: lists of inputs, rewards and all else."""
     first = head[0]
-    if "prompt" not in first or not are_lists(first, first) or _is_conversation(first["prompt"]):
-        return None
-    if len({len(values) for values in first.values()}) > 1:
+    if not are_lists(first, first) or not _are_texts(first.get("prompt")):
         return None
     return Log(rows=each(lambda record: unstack(record, record)))
 
@@ -98,7 +101,8 @@ def lists(head: Sequence[Record]) -> Log | None:
             known[name] = values
         others = as_long(known, known[names[0]])
         others = [name for name in others if name not in INPUTS and not _is_conversation(known[name])]
-        return unstack(known, [*names, *others])
+        inputs = [name for name in INPUTS & known.keys() if _are_texts(known[name])]
+        return unstack(known, [*names, *others, *inputs])
 
     usual = tuple(name for name in names if name.lower() in ("reward", "rewards", "score", "scores"))
     return _of_several(rows, usual or tuple(names))

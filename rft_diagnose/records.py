@@ -169,9 +169,10 @@ def _traces(head: Sequence[Record]) -> Log | None:
     """Traces of verifiers, one a line (prime-rl) or those of an episode."""
     if not isinstance(head[0].get("task"), dict) or not {"traces", "nodes"} & head[0].keys():
         return None
+    are_episodes = "traces" in head[0]
 
     def rows(record: Record) -> Iterator[Record]:
-        for trace in as_list(record["traces"], "traces") if "traces" in record else [record]:
+        for trace in as_list(record["traces"], "traces") if are_episodes else [record]:
             task, data = trace["task"], trace["task"]["data"]
             names = [data.get("prompt"), task.get("key"), data.get("id"), data.get("idx")]
             rewards = {name: _weighted(reward) for name, reward in (trace.get("rewards") or {}).items()}
