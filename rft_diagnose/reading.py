@@ -19,6 +19,7 @@ from rft_diagnose.generations import drop_repeated, join_hashes
 from rft_diagnose.groups import Floats, Ints
 from rft_diagnose.logs import Log
 from rft_diagnose.names import IDS, POSITIONS, Chosen, Columns, is_logged_here
+from rft_diagnose.objective import Objective, make_objective, run_objective
 from rft_diagnose.rows import ambiguous_id, are_of_visits, restart
 from rft_diagnose.sources import (
     Source,
@@ -46,7 +47,8 @@ class RewardTable:
     name -> [M], NaN = missing; steps, kl: [M] or None; notes: what was chosen without being asked;
     no_prompts, no_references: why these are not known, and what to do; gold: name -> [M], what the rewards of
     a reward model are judged by as a teacher (empty: not known), None: they are not a reward model's.
-    warnings: what stands before any verdict; log: whose log it is.
+    warnings: what stands before any verdict; log: whose log it is; objective: what it trains by, None: not
+    known.
     """
 
     codes: Ints
@@ -62,6 +64,7 @@ class RewardTable:
     gold: Mapping[str, Floats] | None = None
     warnings: tuple[str, ...] = ()
     log: Log = field(default_factory=Log)
+    objective: Objective | None = None
 
 
 def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) -> RewardTable:
@@ -108,7 +111,16 @@ def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) 
         f"{listed(others) or 'no others'})",
         warnings=() if (warning := warn_of_equal_texts(codes, texts, steps)) is None else (warning,),
         log=chosen.log,
+        objective=_objective(sources[0]),
     )
+
+
+def _objective(source: Source) -> Objective | None:
+    """Tell what a log trains by: that of a run here, or of a library that has one way."""
+    if is_logged_here(source.chosen.names):
+        return run_objective(source.path) or make_objective("ppo", source="a log of a run here")
+    log = source.chosen.log
+    return None if log.objective is None else make_objective(log.objective, source=f"a log of {log.library}")
 
 
 def _notes_on_choice(chosen: Chosen) -> list[str]:

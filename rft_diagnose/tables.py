@@ -18,6 +18,7 @@ from rft_diagnose.files import list_files, without_evaluation
 from rft_diagnose.groups import Floats
 from rft_diagnose.hub import local_path
 from rft_diagnose.names import Columns
+from rft_diagnose.objective import ASSUMED, Objective
 from rft_diagnose.reading import RewardTable, read_tables
 from rft_diagnose.teacher import Teacher, judge_teacher
 
@@ -55,10 +56,12 @@ def diagnose_table(
     weights: Sequence[float] | None = None,
     kl_coef: float | None = None,
     reward_range: tuple[float, float] | None = None,
+    objective: Objective | None = None,
     **settings: Any,
 ) -> dict[str, Diagnosis]:
     """Diagnose each of the `targets`: name -> diagnosis, in their order.
 
+    objective: of what is optimised (the log's own, or GRPO).
     weights: of the rewards (1 each); reward_range: of their sum; settings: the others of `diagnose`. A part
     that cannot be diagnosed alone is left out with a warning. Raises DiagnosisError.
     """
@@ -66,6 +69,7 @@ def diagnose_table(
         raise DiagnosisError("a KL coefficient needs the KL of each generation")
     wanted = targets(list(table.rewards), weights, kl_coef)
     results: dict[str, Diagnosis] = {}
+    known = objective or table.objective or ASSUMED
     for target in wanted:
         is_sum = target.weights == wanted[0].weights
         try:
@@ -76,6 +80,8 @@ def diagnose_table(
                 reward_range=reward_range if is_sum else None,
                 kl=None if target.kl_coef is None else table.kl,
                 kl_coef=target.kl_coef or 0.0,
+                objective=known,
+                parts=[weight * table.rewards[name] for name, weight in target.weights.items()],
                 **settings,
             )
         except DiagnosisError as error:

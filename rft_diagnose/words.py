@@ -97,8 +97,10 @@ def number_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _normalisation_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Write what dividing by a group's std makes of the rewards, and of which it makes nothing or noise."""
-    numbers, size, rows = summary["group_normalisation"], summary["group_size"], []
+    """Write what the objective makes of groups, and what dividing by their std wakes and blows up."""
+    numbers, size, rows = summary["group_normalisation"], summary["group_size"], objective_rows(summary)
+    if summary["objective"]["scaling"] != "group":
+        return rows
     if numbers["effective_std"] is not None:
         text = f"{numbers['effective_std']:.3g}"
         if numbers["amplification"] is not None:
@@ -114,6 +116,37 @@ def _normalisation_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if count := numbers["blown_up"]["count"]:
         parts.append(f"blows up {inputs_text(count)} that {_differ(numbers)}")
     return rows + ([("dividing by the group's std", "; ".join(parts))] if parts else [])
+
+
+SCALING = {
+    "group": "advantages over their group's std",
+    "batch": "advantages over the batch's std",
+    "none": "advantages over no std",
+}
+
+
+def objective_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Write by what objective the groups are judged, and which of them are noise."""
+    facts, noise = summary["objective"], summary["objective"]["noise"]
+    like = "" if facts["counts_as"] == facts["name"] else f", like {facts['counts_as']}"
+    text = f"{facts['name']}{like} ({facts['source']}): {SCALING[facts['scaling']]}"
+    if facts["aggregation"] == "normalize_then_sum":
+        text += ", of each reward before they are added"
+    if facts["groups"]:
+        what = "are replaced" if facts["drops_equal"] else "give nothing"
+        text += f"; {facts['equal']['share']:.0%} of {facts['groups']:,} groups have equal rewards and {what}"
+    rows = [("objective", text)]
+    if noise["groups"]:
+        median = "" if noise["live_std"] is None else f" ({noise['live_std']:.3g})"
+        rows.append(
+            (
+                "noise",
+                f"{noise['groups']:,} groups of {inputs_text(noise['inputs'])} have a std above 0, but below "
+                f"5% of the median of live groups{median}; their share of the squared advantages: "
+                f"{noise['step_share']:.2g} (column `noise_groups` of inputs.csv)",
+            )
+        )
+    return rows
 
 
 def _differ(numbers: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Layouts of tables: lists of rewards, wide columns, rewards in objects, other forms of JSON, packed files."""
+"""Layouts of tables: lists of rewards, wide columns, rewards in objects, forms of JSON, packed files."""
 
 import gzip
 import json
