@@ -1,10 +1,14 @@
 """Logs of libraries, each rebuilt in its form: recognised without a flag; malformed ones are refused."""
 
 import json
+import sys
+import types
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
+from clones import REPO
 from diagnosis_logs import PLANTED, PROMPTS, REWARDS, generations, verdict, write
 
 from rft_diagnose import DiagnosisError, cli
@@ -396,3 +400,30 @@ def test_a_table_that_an_extraction_leaves_says_where_the_rewards_are(tmp_path):
     write(tmp_path / "run.csv", [{"id": 1, "prompt": "q", "mean": 0.5, "std": 0.1}])
     with pytest.raises(DiagnosisError, match=r"run\.csv: it has an extraction's means: give the \.pt file"):
         verdict(tmp_path / "run.csv")
+
+
+# OpenRLHF
+
+
+def test_the_documented_reward_function_for_openrlhf_writes_a_table(tmp_path, monkeypatch):
+    """Called as OpenRLHF 0.11.2 does: one query a call, by several threads."""
+    documented = (REPO / "docs" / "diagnosis.md").read_text()
+    code = documented.partition("```python\n# logged_reward.py\n")[2].partition("```")[0]
+    assert code.count("\n") <= 14
+    answers = {
+        f"{prompt}{text}": reward for prompt, text, reward in zip(PROMPTS, texts(1), REWARDS, strict=True)
+    }
+    user = types.ModuleType("my_reward")
+    user.reward_func = lambda queries, prompts, labels: {"rewards": [answers[query] for query in queries]}
+    monkeypatch.setitem(sys.modules, "my_reward", user)
+    monkeypatch.chdir(tmp_path)
+    space: dict = {}
+    exec(code, space)
+    with ThreadPoolExecutor(8) as pool:
+        calls = [(f"{prompt}{text}", prompt) for prompt, text in zip(PROMPTS, texts(1), strict=True)]
+        results = list(pool.map(lambda call: space["reward_func"]([call[0]], [call[1]], ["4"]), calls))
+    assert [result["rewards"][0] for result in results] == REWARDS
+    found, _ = verdict(tmp_path, step="minute")
+    assert found == PLANTED
+    rows = read_rewards([tmp_path], Columns())
+    assert len(rows.codes) == SIZE and rows.warnings == () and rows.labels[0] in PROMPTS

@@ -6,6 +6,7 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 import pytest
+from clones import REPO
 from diagnosis_logs import PROMPTS, REWARDS, make_log, write
 
 from rft_diagnose import DiagnosisError, cli, diagnose
@@ -45,6 +46,17 @@ def test_noise_groups_are_counted_and_their_share_of_a_step_is_that_of_the_formu
     squares = [float((advantages(group, name) ** 2).sum()) for group in GROUPS]
     assert noise["step_share"] == pytest.approx(sum(squares[20:25]) / sum(squares))
     assert (noise["step_share"] > 0.15) == (name in ("grpo", "gspo", "dapo"))
+
+
+def test_the_documented_shares_of_a_step_are_these():
+    shares = [
+        diagnose(GROUPS, objective=name).summary["objective"]["noise"]["step_share"]
+        for name in ("grpo", "ppo")
+    ]
+    documented = (REPO / "docs" / "diagnosis.md").read_text()
+    assert f"squared advantages is {shares[0]:.2g} under GRPO and {shares[1]:.2g} under PPO" in " ".join(
+        documented.split()
+    )
 
 
 @pytest.mark.parametrize("share", [0.049, 0.051])
