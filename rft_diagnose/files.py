@@ -87,8 +87,12 @@ def _extraction(folder: Path, files: Sequence[Path]) -> list[Path]:
 
 
 def without_evaluation(folder: Path, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Take apart a folder's tables of training and those of evaluation, by their names, if there are both."""
-    evaluation = [path for path in files if any(map(EVALUATION.search, path.relative_to(folder).parts))]
+    """Take apart a folder's tables of training and those of evaluation, by their names, if there are both.
+
+    A path that is no folder has its one file.
+    """
+    inside = {path: path.relative_to(folder).parts for path in files if path.is_relative_to(folder)}
+    evaluation = [path for path, parts in inside.items() if any(map(EVALUATION.search, parts))]
     training = [path for path in files if path not in set(evaluation)]
     return (training, evaluation) if training else (list(files), [])
 

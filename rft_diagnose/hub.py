@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from rft_diagnose.errors import DiagnosisError, needed_for
 from rft_diagnose.formats import FORMATS, file_format
@@ -30,7 +31,11 @@ def local_path(path: Path) -> Path:
         raise DiagnosisError(f"{where}: expected hf://datasets/USER/NAME, and perhaps a path in it")
     with needed_for(where, "hub"):
         import huggingface_hub
-    repository = {"repo_id": f"{owner}/{name}", "repo_type": kind or "model", "revision": revision or None}
+    repository: dict[str, Any] = {
+        "repo_id": f"{owner}/{name}",
+        "repo_type": kind or "model",
+        "revision": revision or None,
+    }
     target = "/".join(inside)
     try:
         if inside and file_format(Path(target)) in FORMATS:

@@ -240,8 +240,7 @@ def _inspect(head: Sequence[Record]) -> Log | None:
 
     scorers = tuple(dict.fromkeys(name for record in head for name, _ in _verdicts(record)))
     log = Log("inspect-ai", "prompt", "completion", rows=each(rows), is_timed=False)
-    several = {"candidates": scorers} if len(scorers) > 1 else {"rewards": scorers}
-    return replace(log, **several)
+    return replace(log, candidates=scorers) if len(scorers) > 1 else replace(log, rewards=scorers)
 
 
 def _attachment(value: Any, attached: dict[str, str]) -> Any:

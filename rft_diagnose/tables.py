@@ -113,9 +113,7 @@ def read_rewards(paths: Sequence[Path], columns: Columns) -> RewardTable:
     listed: list[tuple[Path, bool]] = []
     notes: list[str] = []
     for path in map(local_path, paths):
-        files, left_out = list_files(path), []
-        if path.is_dir():
-            files, left_out = without_evaluation(path, files)
+        files, left_out = without_evaluation(path, list_files(path))
         listed += [(file, file != path) for file in files]
         if left_out:
             names = join(file.relative_to(path) for file in left_out)

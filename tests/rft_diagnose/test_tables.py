@@ -228,6 +228,26 @@ def extraction(tmp_path):
     return path
 
 
+def test_the_folder_of_an_extractions_run_stands_for_its_file(extraction):
+    """Beside it, where the runner writes it; or in it, without any table."""
+    run = extraction.with_name("run")
+    (run / "test").mkdir(parents=True)
+    (run / "manifest.json").write_text("{}")
+    assert read_rewards([run], Columns()).labels == ["7", "b"]
+    extraction.rename(run / "other.pt")
+    assert read_rewards([run], Columns()).labels == ["7", "b"]
+
+
+def test_an_extraction_whose_texts_are_all_the_same_says_so(extraction):
+    content = torch.load(extraction, weights_only=True)
+    torch.save(content | {"all_generated_texts": [["a", "a"], ["b", "b"]]}, extraction)
+    assert read_rewards([extraction], Columns()).warnings == (
+        "all 2 texts of 2 inputs are the same: is sampling on?",
+    )
+    torch.save(content | {"all_generated_texts": [["a", "a"], ["b", "c"], ["d"]]}, extraction)
+    assert read_rewards([extraction], Columns()).warnings == ()
+
+
 def test_extractions_give_their_first_metric_or_those_asked_for(extraction):
     table = read_rewards([extraction], Columns())
     assert list(table.rewards) == ["rouge"] and table.rewards["rouge"].tolist() == [0, 0, 0.5, 1]
