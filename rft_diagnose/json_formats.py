@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 from rft_diagnose.columns import Choose, Part, Wanted, are_numbers, collect, reject_repeated, shorten
 from rft_diagnose.errors import ColumnsError, DiagnosisError
 from rft_diagnose.layouts import REWARDS
+from rft_diagnose.logs import NotThisLayout
 from rft_diagnose.records import LOOKED_AT, SAMPLE, Places, find_log, read_records
 from rft_diagnose.text_formats import opened
 
@@ -63,9 +65,11 @@ def read_json_lines(path: Path, where: str, choose: Choose) -> Part:
     head = list(itertools.islice(_json_lines(path, where, []), LOOKED_AT))
     log = find_log(head)
     if log is not None:
-        part = read_records(_places(path, where, notes), log, choose)
-        part.notes.extend(notes)
-        return part
+        with contextlib.suppress(NotThisLayout):
+            part = read_records(_places(path, where, notes), log, choose)
+            part.notes.extend(notes)
+            return part
+        notes.clear()
     first = list(itertools.islice(_json_lines(path, where, notes), SAMPLE))
     if not first:
         raise DiagnosisError(f"{where}: no rows{''.join(f' ({note})' for note in notes)}")
@@ -154,7 +158,8 @@ def read_json(path: Path, where: str, choose: Choose) -> Part:
     log = find_log(rows[:LOOKED_AT])
     if log is not None:
         places = ((f"{where}: record {number:,}", row) for number, row in enumerate(rows, start=1))
-        return read_records(places, log, choose)
+        with contextlib.suppress(NotThisLayout):
+            return read_records(places, log, choose)
     names = list(dict.fromkeys(name for row in rows for name in row))
     wanted = choose(names, lambda name: are_numbers(row.get(name) for row in rows[:SAMPLE]))
     return collect(rows, wanted, lambda name: lambda row: _get(row, name, where))
@@ -180,8 +185,8 @@ def _as_rows(content: Any, where: str) -> list[dict[str, Any]]:
         columns = list(content.values())
         if any(column.keys() != columns[0].keys() for column in columns):
             raise ColumnsError(f"{where}: its objects have different fields")
-        if not any(map(REWARDS.fullmatch, content)):  # the rows by name
-            return columns
+        if not any(map(REWARDS.fullmatch, content)) and not all(map(str.isdecimal, columns[0])):
+            return columns  # rows by name
         return [{name: column[place] for name, column in content.items()} for place in columns[0]]
     raise ColumnsError(f"{where}: expected a list of objects, one a row, or an object of lists")
 

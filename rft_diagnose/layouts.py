@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rft_diagnose.columns import shorten
-from rft_diagnose.logs import Log, Record, Rows
+from rft_diagnose.logs import COMPLETIONS, Log, Record, Rows
 
 REWARDS = re.compile(r"rewards?|scores?|.*_(rewards?|scores?)", re.IGNORECASE)
+LISTED = re.compile(r"rewards?|scores?|.*_rewards?", re.IGNORECASE)
 TOTAL = re.compile(r".*\.(total|total_reward|reward|score|sum|overall)", re.IGNORECASE)
 NUMBERED = re.compile(r"(.*?)[_ .\-\[(]*(\d+)[\])]?")
 WIDE = re.compile(r"r|rew|rewards?|scores?|.*_(reward|score)", re.IGNORECASE)
@@ -87,9 +88,9 @@ def lists(head: Sequence[Record]) -> Log | None:
     names = [
         name
         for name in head[0]
-        if REWARDS.fullmatch(name) and any(_number_list(record.get(name)) is not None for record in head)
+        if LISTED.fullmatch(name) and any(_number_list(record.get(name)) is not None for record in head)
     ]
-    if not names or _has_reward(head[0]):
+    if not names or _has_reward(head[0]) or _has_completion(head[0]):
         return None
 
     def rows(record: Record) -> Iterator[Record]:
@@ -99,37 +100,50 @@ def lists(head: Sequence[Record]) -> Log | None:
             if values is None:
                 raise RecordError(f"{name!r} is no list of numbers, but {shorten(record.get(name))}")
             known[name] = values
+        known |= {name: texts for name in COMPLETIONS if (texts := _read_list(known.get(name))) is not None}
         others = as_long(known, known[names[0]])
         others = [name for name in others if name not in INPUTS and not _is_conversation(known[name])]
         inputs = [name for name in INPUTS & known.keys() if _are_texts(known[name])]
         return unstack(known, [*names, *others, *inputs])
 
     usual = tuple(name for name in names if name.lower() in ("reward", "rewards", "score", "scores"))
-    return _of_several(rows, usual or tuple(names))
+    return _of_several(rows, usual or tuple(names), f"each row has the generations of an input: {names[0]}")
 
 
-def _of_several(rows: Callable[[Record], Iterable[Record]], names: tuple[str, ...]) -> Log:
+def _of_several(
+    rows: Callable[[Record], Iterable[Record]], names: tuple[str, ...], note: str | None = None
+) -> Log:
     if len(names) == 1:
-        return Log(rows=each(rows), rewards=names)
-    return Log(rows=each(rows), candidates=names)
+        return Log(rows=each(rows), rewards=names, note=note)
+    return Log(rows=each(rows), candidates=names, note=note)
 
 
-def _number_list(value: Any) -> list[Any] | None:
-    """Read a list of numbers, also one written as text; None: it is none."""
+def _has_completion(record: Record) -> bool:
+    """Tell whether a record has one text: then a list of rewards is of the parts of one generation."""
+    known = [record.get(name) for name in COMPLETIONS]
+    return any(isinstance(value, str) and _read_list(value) is None for value in known)
+
+
+def _read_list(value: Any) -> list[Any] | None:
+    """Read a list, also one written as text; None: it is none."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return None
-    if not isinstance(value, list) or not all(v is None or is_number(v) for v in value):
-        return None
-    return value
+    return value if isinstance(value, list) else None
+
+
+def _number_list(value: Any) -> list[Any] | None:
+    """Read a list of numbers, also one written as text; None: it is none."""
+    numbers = _read_list(value)
+    return numbers if numbers is not None and all(v is None or is_number(v) for v in numbers) else None
 
 
 def wide(head: Sequence[Record]) -> Log | None:
     """A record an input, with a column for the reward of each generation: r0 to r7."""
     columns = wide_columns(list(head[0]))
-    if columns is None:
+    if columns is None or _has_completion(head[0]) or _inputs_come_again(head):
         return None
     reward, names, texts = columns
     dropped = {*names, *texts}
@@ -140,7 +154,15 @@ def wide(head: Sequence[Record]) -> Log | None:
             row = {**rest, reward: record[name]}
             yield {**row, "completion": record[texts[i]]} if texts else row
 
-    return Log(rows=each(rows), rewards=(reward,))
+    note = f"each row has {len(names):,} generations: {names[0]} to {names[-1]}"
+    return Log(rows=each(rows), rewards=(reward,), note=note)
+
+
+def _inputs_come_again(head: Sequence[Record]) -> bool:
+    """Tell whether rows that follow each other are of one input: then each is a generation."""
+    names = [name for name in (*INPUTS, "prompt_id") if name in head[0]]
+    keys = [[record.get(name) for name in names] for record in head]
+    return bool(names) and any(first == second for first, second in itertools.pairwise(keys))
 
 
 def wide_columns(names: Sequence[str]) -> tuple[str, list[str], list[str]] | None:

@@ -17,7 +17,8 @@ class Log:
     library: its name, None: any; prompt, completion, step: columns, None: by their usual names; rewards: what
     adds up to the reward; candidates: of which one is it, which only the user knows; rows: makes rows of a
     generation each of the file's records, None: they are such; is_sparse: rows lack the rewards of others;
-    is_timed: the names of files may tell steps; objective: what it trains by, None: not known.
+    is_timed: the names of files may tell steps; objective: what it trains by, None: not known; model: whose
+    generations these are, None: not known; note: what is to be said of the layout.
     """
 
     library: str | None = None
@@ -30,8 +31,18 @@ class Log:
     is_sparse: bool = False
     is_timed: bool = True
     objective: str | None = None
+    model: str | None = None
+    note: str | None = None
 
 
+class NotThisLayout(Exception):
+    """The reward that was asked for is none of those that a layout puts in rows: rows are what they are."""
+
+
+COMPLETIONS = (
+    *("completion", "response", "output", "generation", "generated_text", "model_output", "completions"),
+    *("responses", "outputs", "generations", "prediction"),
+)
 TRL_COLUMNS = {"step", "prompt", "completion", "advantage"}  # of TRL's completions, beside the rewards
 _VERIFIERS = Log("verifiers", "prompt", "completion", rewards=("reward",))  # and of prime-rl, before traces
 # Columns that tell a library's log of a row per generation; what it was seen on: docs/diagnosis.md.

@@ -8,17 +8,13 @@ from dataclasses import dataclass
 
 from rft_diagnose.columns import Wanted
 from rft_diagnose.errors import ColumnsError, DiagnosisError, all_of, hint
-from rft_diagnose.logs import TRL_COLUMNS, Log, recognise
+from rft_diagnose.logs import COMPLETIONS, TRL_COLUMNS, Log, NotThisLayout, recognise
 
 PROMPTS = ("prompt_id", "prompt")
 TEXTS = ("prompt", "question", "query", "problem", "instruction", "input")  # of an input, beside its id
 STEPS = (
     *("step", "global_step", "steps", "global_steps", "train_step", "training_step", "trainer_step"),
     *("iteration", "iter", "epoch"),
-)
-COMPLETIONS = (
-    *("completion", "response", "output", "generation", "generated_text", "model_output", "completions"),
-    *("responses", "outputs", "generations", "prediction"),
 )
 LOGGED_HERE = {"step", "prompt_id", "reward", "kl_penalty"}  # by every training run here; ids of its data
 METRICS = {"loss", "learning_rate", "grad_norm", "reward_std", "kl", "epoch", "clip_ratio"}  # of training
@@ -118,6 +114,9 @@ def choose_columns(
     Raises DiagnosisError that names what is missing, or may be meant, and what there is.
     """
     log = log or recognise(names)
+    unstacked = {*log.rewards, *log.candidates}
+    if log.library is None and unstacked and asked.rewards and not unstacked & set(asked.rewards):
+        raise NotThisLayout
     lacking = ColumnsError if _stands_beside(names, asked, log) else DiagnosisError
     for what, name in [
         ("prompt", asked.prompt),

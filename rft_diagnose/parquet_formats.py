@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +24,7 @@ from rft_diagnose.columns import (
 )
 from rft_diagnose.errors import DiagnosisError, needed_for
 from rft_diagnose.layouts import REWARDS, wide_columns
+from rft_diagnose.logs import NotThisLayout
 from rft_diagnose.records import LOOKED_AT, Places, find_log, read_records
 
 BATCH = 65_536  # rows
@@ -46,7 +48,8 @@ def read_parquet(path: Path, where: str, choose: Choose) -> Part:
             head = list(itertools.islice(places, LOOKED_AT))
             log = find_log([row for _, row in head])
             if log is not None:
-                return read_records(itertools.chain(head, places), log, choose)
+                with contextlib.suppress(NotThisLayout):
+                    return read_records(itertools.chain(head, places), log, choose)
         wanted = choose(list(dict.fromkeys(schema.names)), holds_numbers)
         reject_repeated(schema.names, wanted, where)
         # A text is stored once and referred to, so that long prompts are not copied for each generation.

@@ -132,6 +132,8 @@ def _notes_on_choice(chosen: Chosen) -> list[str]:
         )
         plural = "s" if chosen.log.library == "TRL" or len(chosen.rewards) > 1 else ""
         notes.append(f"recognised as {writer}, with the reward{plural} {', '.join(chosen.rewards)}")
+    if chosen.log.note is not None:
+        notes.append(chosen.log.note)
     if chosen.left:
         notes.append(
             f"the reward is {' + '.join(chosen.rewards)}; numbers that are not taken unless --reward names "

@@ -238,8 +238,9 @@ def _inspect(head: Sequence[Record]) -> Log | None:
         row = {"prompt": _attachment(record["input"], attached), "prompt_id": str(record["id"])}
         yield {**row, "completion": _attachment(text, attached), **dict(_verdicts(record))}
 
+    model = head[0]["output"].get("model") if isinstance(head[0]["output"], dict) else None
     scorers = tuple(dict.fromkeys(name for record in head for name, _ in _verdicts(record)))
-    log = Log("inspect-ai", "prompt", "completion", rows=each(rows), is_timed=False)
+    log = Log("inspect-ai", "prompt", "completion", rows=each(rows), is_timed=False, model=model)
     return replace(log, candidates=scorers) if len(scorers) > 1 else replace(log, rewards=scorers)
 
 

@@ -84,6 +84,11 @@ def _check_fit(sources: Sequence[Source]) -> None:
     """Raise DiagnosisError if files were read in different ways."""
     first = sources[0]
     for source in sources[1:]:
+        if _model(source) != _model(first):
+            raise DiagnosisError(
+                f"{first.where} is of the model {_model(first)}, {source.where} of {_model(source)}: give "
+                "the files of one model"
+            )
         for what in ("prompt", "rewards", "step"):
             ours, theirs = (_as_text(getattr(s.chosen, what)) for s in (first, source))
             if ours != theirs:
@@ -91,6 +96,16 @@ def _check_fit(sources: Sequence[Source]) -> None:
                     f"the files' columns do not fit together: the {what} of {first.where} is {ours}, of "
                     f"{source.where} it is {theirs}; give them apart, or name the columns"
                 )
+
+
+def _model(source: Source) -> str | None:
+    """Tell whose generations a log of evaluation has: by itself, or by the name of its folder."""
+    log, folder = source.chosen.log, source.path.parent
+    if log.library == "lm-eval":
+        return folder.name
+    if log.library == "verifiers" and "--" in folder.parent.name:
+        return folder.parent.name.partition("--")[2]
+    return log.model
 
 
 def _as_text(value: str | tuple[str, ...] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import gzip
 import io
@@ -11,7 +12,6 @@ import operator
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ from rft_diagnose.columns import (
     shorten,
 )
 from rft_diagnose.errors import ColumnsError, DiagnosisError, needed_for
+from rft_diagnose.logs import NotThisLayout
 from rft_diagnose.records import LOOKED_AT, SAMPLE, find_log, read_records
 
 SEPARATORS = (",", "\t", ";", "|")
@@ -36,7 +37,7 @@ OWN_COLUMNS = ({"input", "std_ddof0", "looks", "more"}, {"input", "fresh_std", "
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(path: Path, where: str) -> Iterator[IO[str]]:
     """Open a text file, packed or not, in UTF-8 or (with a byte order mark) UTF-16.
 
@@ -129,9 +130,10 @@ def read_separated(path: Path, where: str, separator: str, choose: Choose) -> Pa
                 records = (
                     (f"{where}: row {number:,}", dict(zip(names, row, strict=True))) for number, row in every
                 )
-                part = read_records(records, log, choose, _hold_numbers)
-                part.notes.extend(notes)
-                return part
+                with contextlib.suppress(NotThisLayout):
+                    part = read_records(records, log, choose, _hold_numbers)
+                    part.notes.extend(notes)
+                    return part
             places = {name: place for place, name in reversed(list(enumerate(names)))}
             distinct = list(dict.fromkeys(names))
             wanted = choose(distinct, lambda name: read_as_numbers(row[places[name]] for row in first))

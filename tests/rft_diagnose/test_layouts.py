@@ -347,3 +347,49 @@ def test_the_hub_needs_its_package(monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "hf://datasets/me/log needs huggingface_hub: pip install 'rft-diagnose[hub]'\n"
     )
+
+
+# What is no such layout
+
+
+def test_rewards_of_the_tokens_of_one_text_are_no_generations(tmp_path):
+    rows = [{"prompt": "q", "completion": f"text {i}", "reward": [0.0, 0.0, 1.0]} for i in range(8)]
+    for suffix in (".jsonl", ".csv", ".parquet"):
+        with pytest.raises(DiagnosisError, match="'reward' must hold numbers"):
+            verdict(table(tmp_path / f"t{suffix}", rows))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("more", [{"completion": "text"}, {}])
+def test_scores_of_two_judges_are_no_generations(tmp_path, suffix, more):
+    rows = [{"prompt": p, "score_1": r, "score_2": 1.0} | more for p, r in zip(PROMPTS, REWARDS, strict=True)]
+    with pytest.raises(DiagnosisError, match="which column is the reward"):
+        verdict(table(tmp_path / f"t{suffix}", rows))
+    assert verdict(tmp_path / f"t{suffix}", rewards=("score_1",))[0] == PLANTED
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_a_reward_that_is_asked_for_is_not_taken_apart_by_lists_beside_it(tmp_path, suffix):
+    rows = [
+        {"prompt": p, "right": r, "token_rewards": [0.1, 0.2]} for p, r in zip(PROMPTS, REWARDS, strict=True)
+    ]
+    path = table(tmp_path / f"t{suffix}", rows)
+    assert verdict(path, rewards=("right",))[0] == PLANTED
+    assert generations(path, rewards=("right",)) == 96
+
+
+def test_what_a_row_is_taken_for_is_said(tmp_path):
+    rows = [{"prompt": name, "rewards": values} for name, values in zip(NAMES, GROUPS, strict=True)]
+    assert (
+        "each row has the generations of an input: rewards" in verdict(table(tmp_path / "t.jsonl", rows))[1]
+    )
+    rows = [{"prompt": n, "r0": v[0], "r1": v[1]} for n, v in zip(NAMES, GROUPS, strict=True)]
+    assert "each row has 2 generations: r0 to r1" in verdict(table(tmp_path / "t.csv", rows))[1]
+
+
+def test_lists_of_texts_in_csv_are_told_apart(tmp_path):
+    rows = [
+        {"prompt": name, "reward": values, "completions": texts}
+        for name, values, texts in zip(NAMES, GROUPS, TEXTS, strict=True)
+    ]
+    assert read_rewards([table(tmp_path / "t.csv", rows)], Columns()).warnings == ()

@@ -427,3 +427,19 @@ def test_the_documented_reward_function_for_openrlhf_writes_a_table(tmp_path, mo
     assert found == PLANTED
     rows = read_rewards([tmp_path], Columns())
     assert len(rows.codes) == SIZE and rows.warnings == () and rows.labels[0] in PROMPTS
+
+
+def test_evaluations_of_several_models_are_not_pooled(tmp_path):
+    for model in ("a", "b"):
+        fields = list(zip(PROMPTS, texts(1), REWARDS, strict=True))
+        lines(tmp_path / "lm" / model / "samples_t.jsonl", [lm_eval_sample(*values) for values in fields])
+        samples = inspect_samples()
+        for sample in samples:
+            sample["output"]["model"] = model
+        lines(tmp_path / "inspect" / f"{model}.jsonl", samples)
+        verifiers(tmp_path / model)
+        (tmp_path / model / "evals" / "gsm8k--model").rename(tmp_path / f"gsm8k--{model}")
+    verified = [tmp_path / f"gsm8k--{model}" for model in ("a", "b")]
+    for paths in ([tmp_path / "lm"], [tmp_path / "inspect"], verified):
+        with pytest.raises(DiagnosisError, match=r"is of the model a, .* of b: give the files of one model"):
+            verdict(*paths)
