@@ -72,7 +72,7 @@ def read_json_lines(path: Path, where: str, choose: Choose) -> Part:
         notes.clear()
     first = list(itertools.islice(_json_lines(path, where, notes), SAMPLE))
     if not first:
-        raise DiagnosisError(f"{where}: no rows{''.join(f' ({note})' for note in notes)}")
+        raise ColumnsError(f"{where}: no rows{''.join(f' ({note})' for note in notes)}")
     names = dict.fromkeys(name for row in first for name in row)
 
     def ask() -> Wanted:

@@ -22,6 +22,7 @@ LM_EVAL = {"doc_id", "doc", "target", "arguments", "resps"}
 LM_EVAL_ALL = LM_EVAL | {"filtered_resps", "filter", "metrics", "doc_hash", "prompt_hash", "target_hash"}
 VERDICTS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 
+BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError)  # what a malformed record leads to
 Places = Iterator[tuple[str, Record]]  # records, each with its place in the file
 
 
@@ -31,9 +32,22 @@ def find_log(head: Sequence[Record]) -> Log | None:
         *(_verl, _skyrl, _swift, _open_instruct, _nemo, _traces, _lm_eval, _inspect),
         *(layouts.batches, layouts.lists, layouts.wide, layouts.objects),
     )
-    if not head:
-        return None
-    return next((log for finder in finders if (log := finder(head)) is not None), None)
+    return next((log for finder in finders if (log := _apply(finder, head)) is not None), None)
+
+
+def _apply(finder: Callable[[Sequence[Record]], Log | None], head: Sequence[Record]) -> Log | None:
+    """Let a finder look at the records that it can make sense of; the others are named when they are read."""
+
+    def look(records: Sequence[Record]) -> Log | None:
+        try:
+            return finder(records) if records else None
+        except BROKEN:
+            return None
+
+    try:
+        return finder(head) if head else None
+    except BROKEN:
+        return look([record for record in head if look([record]) is not None])
 
 
 def read_records(
@@ -66,7 +80,7 @@ def _expand(places: Places, log: Log) -> Iterator[Record]:
     assert log.rows is not None
     try:
         yield from log.rows(pulled())
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except BROKEN as error:
         usual = f"{log.library} writes it" if log.library else "the first ones are"
         problem = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise DiagnosisError(f"{where} is not as {usual}: {problem}") from error
@@ -173,6 +187,8 @@ def _traces(head: Sequence[Record]) -> Log | None:
 
     def rows(record: Record) -> Iterator[Record]:
         for trace in as_list(record["traces"], "traces") if are_episodes else [record]:
+            if (trace.get("agent") or {}).get("trainable") is False:  # a judge, say
+                continue
             task, data = trace["task"], trace["task"]["data"]
             names = [data.get("prompt"), task.get("key"), data.get("id"), data.get("idx")]
             rewards = {name: _weighted(reward) for name, reward in (trace.get("rewards") or {}).items()}

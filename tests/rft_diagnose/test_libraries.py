@@ -300,6 +300,16 @@ def test_rewards_of_a_trace_have_weights_and_may_be_asked_for(tmp_path):
     assert set(table.rewards["rewards.right"]) == {0.0, 2.0}
 
 
+def test_traces_of_agents_that_are_not_trained_are_no_generations(tmp_path):
+    verifiers_episodes(tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "traces.jsonl").read_text().splitlines()]
+    for record in records:
+        judge = trace("judge this", "good", 1.0) | {"agent": {"name": "judge", "trainable": False}}
+        record["traces"].append(judge)
+    lines(tmp_path / "traces.jsonl", records)
+    assert verdict(tmp_path)[0] == PLANTED and generations(tmp_path) == SIZE
+
+
 def test_filters_of_lm_eval_are_told_apart(tmp_path):
     """That of the second filter comes after all documents of the first."""
     fields = list(zip(PROMPTS, texts(1), REWARDS, strict=True))
@@ -361,6 +371,7 @@ MALFORMED = [
      "NeMo-RL writes it: 'content' is no list of texts, but [[]]"),
     (nemo, "train_data_step1.jsonl", lambda r: r.update(content=[["q"]]), "it has 1 messages and 1 rewards"),
     (verl_agents, "1.jsonl", lambda r: r.update(uid="7"), "verl writes it: 'uid' is '7'"),
+    (nemo, "train_data_step2.jsonl", lambda r: r.update(rewards=[]), "it has 2 messages and 0 rewards"),
     (verifiers_episodes, "traces.jsonl", lambda r: r.pop("traces"), "verifiers writes it: it lacks 'traces'"),
     (verifiers_episodes, "traces.jsonl", lambda r: r["traces"][0]["rewards"].update(right="high"),
      "verifiers writes it: could not convert string to float: 'high'"),
@@ -443,3 +454,25 @@ def test_evaluations_of_several_models_are_not_pooled(tmp_path):
     for paths in ([tmp_path / "lm"], [tmp_path / "inspect"], verified):
         with pytest.raises(DiagnosisError, match=r"is of the model a, .* of b: give the files of one model"):
             verdict(*paths)
+
+
+@pytest.mark.parametrize(
+    "log", [nemo, inspect_json, swift, verifiers_episodes, lm_eval], ids=lambda log: log.__name__
+)
+def test_a_malformed_first_record_does_not_hide_whose_log_it_is(tmp_path, log):
+    library, _, _ = log(tmp_path)
+    path = next(p for p in sorted(tmp_path.rglob("*")) if p.suffix in (".json", ".jsonl"))
+    if path.suffix == ".json":
+        records = json.loads(path.read_text())["samples"]
+        path = tmp_path / "samples.jsonl"
+    else:
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+    broken = {"content": [7], "scores": 3, "completion": 3, "traces": "none", "arguments": [], "resps": []}
+    for name in broken.keys() & records[0].keys():
+        records[0][name] = broken[name]
+    lines(path, records)
+    with pytest.raises(DiagnosisError) as error:
+        verdict(path)
+    message = str(error.value)
+    if len(records) > 2:
+        assert message.startswith(f"{path} line 1 is not as {library} writes it: ")
