@@ -32,6 +32,7 @@ from rft_diagnose.results import (
     write_text,
 )
 from rft_diagnose.tables import Columns, RewardTable, diagnose_table, judge_table, read_rewards
+from rft_diagnose.text_formats import PACKED
 from rft_diagnose.words import Findings, terminal_lines
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="*",
         type=Path,
         metavar="FILE",
-        help="rewards: CSV, TSV, JSON, JSON lines, npz or parquet (a row per generation), or a folder",
+        help="rewards: CSV, TSV, JSON, JSON lines, npz, npy or parquet, a library's log, an hf:// path, or a "
+        "folder",
     )
     columns = parser.add_argument_group("columns of the tables")
     columns.add_argument("--prompt", metavar="NAME", help="the input (prompt_id or prompt, if there is one)")
@@ -183,7 +185,7 @@ def exit_status(conditions: Sequence[Condition], summary: dict[str, Any]) -> int
 
 def default_folder(source: Path, reward_model: str | None = None) -> Path:
     """Name the folder of the results after what is diagnosed, and by which reward model."""
-    name = Path(source.stem).stem if source.suffix == ".gz" else source.stem
+    name = Path(source.stem).stem if source.suffix in PACKED else source.stem
     return Path("outputs/diagnosis") / (f"{name}_by_{Path(reward_model).name}" if reward_model else name)
 
 

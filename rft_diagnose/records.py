@@ -22,7 +22,14 @@ LM_EVAL = {"doc_id", "doc", "target", "arguments", "resps"}
 LM_EVAL_ALL = LM_EVAL | {"filtered_resps", "filter", "metrics", "doc_hash", "prompt_hash", "target_hash"}
 VERDICTS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 
-BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError)  # what a malformed record leads to
+BROKEN = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+)  # what a malformed record leads to
 Places = Iterator[tuple[str, Record]]  # records, each with its place in the file
 
 
@@ -88,7 +95,8 @@ def _expand(places: Places, log: Log) -> Iterator[Record]:
 
 def _verl(head: Sequence[Record]) -> Log | None:
     """A row for each output of a rollout (uid: prompt_rollout_output), of which the last has the score."""
-    if not {"input", "output", "score", "step", "uid"} <= head[0].keys() or _session(head[0]) is None:
+    known = [record for record in head if {"input", "output", "score", "step", "uid"} <= record.keys()]
+    if not any(_session(record) is not None for record in known):
         return None
 
     def rows(records: Iterator[Record]) -> Iterator[Record]:

@@ -278,6 +278,15 @@ def test_a_log_is_recognised_by_its_content(tmp_path, log):
     assert table.warnings == ()
 
 
+def test_a_malformed_uid_of_verl_does_not_make_generations_of_its_outputs(tmp_path):
+    path, _ = break_record(verl_agents, "1.jsonl", lambda record: record)(tmp_path)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[0]["uid"] = None
+    lines(path, records)
+    with pytest.raises(DiagnosisError, match="line 1 is not as verl writes it: 'uid' is None"):
+        verdict(path)
+
+
 def test_evaluation_beside_training_is_left_out_and_said(tmp_path):
     verl(tmp_path)
     note = (
