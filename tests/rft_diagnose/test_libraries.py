@@ -1,9 +1,11 @@
 """Logs of libraries, each rebuilt in its form: recognised without a flag; malformed ones are refused."""
 
 import json
+import struct
 import sys
 import types
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
@@ -257,3 +259,48 @@ def test_a_malformed_first_record_does_not_hide_whose_log_it_is(tmp_path, log):
     message = str(error.value)
     if len(records) > 2:
         assert message.startswith(f"{path} line 1 is not as {library} writes it: ")
+
+
+# What inspect-ai packs with Zstandard, which Python's zipfile cannot write before 3.14
+
+
+def archive_of(samples, compress):
+    """A zip of samples, each packed by `compress`, as method 93."""
+    content, directory = b"", b""
+    for number, sample in enumerate(samples):
+        name, plain = f"samples/{number}.json".encode(), json.dumps(sample).encode()
+        packed = compress(plain)
+        common = struct.pack(
+            "<5H3I2H", 63, 0, 93, 0, 0, zlib.crc32(plain), len(packed), len(plain), len(name), 0
+        )
+        directory += b"PK\1\2" + struct.pack("<H", 63) + common
+        directory += struct.pack("<3H2I", 0, 0, 0, 0, len(content)) + name
+        content += b"PK\3\4" + common + name + packed
+    sizes = struct.pack("<4H2IH", 0, 0, len(samples), len(samples), len(directory), len(content), 0)
+    return content + directory + b"PK\5\6" + sizes
+
+
+def test_archives_that_are_packed_with_zstandard(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    path = tmp_path / "t.eval"
+    path.write_bytes(archive_of(inspect_samples(), zstandard.ZstdCompressor().compress))
+    assert verdict(path)[0] == PLANTED
+    path.write_bytes(
+        archive_of(inspect_samples(), lambda plain: zstandard.ZstdCompressor().compress(plain[:-9]))
+    )
+    with pytest.raises(DiagnosisError, match=r"t\.eval: samples/0\.json is torn or broken"):
+        verdict(path)
+    path.write_bytes(archive_of(inspect_samples(), lambda plain: plain))
+    with pytest.raises(DiagnosisError, match=r"t\.eval: samples/0\.json cannot be read: "):
+        verdict(path)
+
+
+def test_archives_that_are_packed_with_zstandard_name_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    path = tmp_path / "t.eval"
+    path.write_bytes(archive_of(inspect_samples(), lambda plain: plain))
+    with pytest.raises(DiagnosisError) as error:
+        verdict(path)
+    assert str(error.value) == (
+        f"{path}: packed with Zstandard, it needs zstandard: pip install 'rft-diagnose[zstd]'"
+    )
