@@ -131,7 +131,8 @@ def diagnose(
     group_size = group_size or GROUP_SIZE
 
     kept, codes = np.unique(codes, return_inverse=True)
-    visits = np.unique(visits, return_inverse=True)[1]
+    # PPO has no groups: what it learns from is all generations of an input.
+    visits = codes if optimised.counts_as == "ppo" else np.unique(visits, return_inverse=True)[1]
     groups = group(codes, values)
     if groups.sizes.max() < 2:
         raise DiagnosisError(

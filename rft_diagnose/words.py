@@ -128,21 +128,24 @@ SCALING = {
 def objective_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """Write by what objective the groups are judged, and which of them are noise."""
     facts, noise = summary["objective"], summary["objective"]["noise"]
+    unit = "inputs" if facts["counts_as"] == "ppo" else "groups"
     like = "" if facts["counts_as"] == facts["name"] else f", like {facts['counts_as']}"
     text = f"{facts['name']}{like} ({facts['source']}): {SCALING[facts['scaling']]}"
     if facts["aggregation"] == "normalize_then_sum":
         text += ", of each reward before they are added"
     if facts["groups"]:
         what = "are replaced" if facts["drops_equal"] else "give nothing"
-        text += f"; {facts['equal']['share']:.0%} of {facts['groups']:,} groups have equal rewards and {what}"
+        text += f"; {facts['equal']['share']:.0%} of {facts['groups']:,} {unit} have equal rewards and {what}"
     rows = [("objective", text)]
     if noise["groups"]:
+        inputs = inputs_text(noise["inputs"])
+        counted = inputs if unit == "inputs" else f"{noise['groups']:,} groups of {inputs}"
         median = "" if noise["live_std"] is None else f" ({noise['live_std']:.3g})"
         rows.append(
             (
                 "noise",
-                f"{noise['groups']:,} groups of {inputs_text(noise['inputs'])} have a std above 0, but below "
-                f"5% of the median of live groups{median}; their share of the squared advantages: "
+                f"{counted} have a std above 0, but below "
+                f"5% of the median of live {unit}{median}; their share of the squared advantages: "
                 f"{noise['step_share']:.2g} (column `noise_groups` of inputs.csv)",
             )
         )

@@ -72,6 +72,15 @@ def test_without_a_live_group_nothing_is_called_noise():
     assert noise["groups"] == 0 and noise["live_std"] is None
 
 
+def test_ppo_has_no_groups_but_all_generations_of_an_input():
+    steps, rewards = np.repeat([1, 2], 6), np.array([0.0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0])
+    inputs = np.tile([0, 0, 0, 1, 1, 1], 2)
+    facts = diagnose(rewards, inputs, steps=steps, last_steps=2, objective="a2c").summary["objective"]
+    assert facts["groups"] == 2 and facts["equal"]["count"] == 1
+    facts = diagnose(rewards, inputs, steps=steps, last_steps=2, objective="rloo").summary["objective"]
+    assert facts["groups"] == facts["equal"]["count"] == 4
+
+
 def test_groups_are_those_of_a_step():
     steps = np.repeat([1, 2], 48)
     rewards = np.concatenate([np.tile([0.0, 1.0], 24), np.tile([0.0, 1.0], 20), 0.5 + 1e-3 * np.arange(8)])
@@ -142,7 +151,7 @@ def test_the_objective_is_that_of_the_logs_kind_and_said(tmp_path, check):
     screen, facts, _ = check(plain)
     assert "objective: grpo (assumed: --objective names another): advantages over" in screen
     screen, facts, _ = check(plain, "--objective", "nlpo")
-    assert "objective: nlpo, like ppo (given): advantages over no std; 67% of 12 groups have equal" in screen
+    assert "objective: nlpo, like ppo (given): advantages over no std; 67% of 12 inputs have equal" in screen
     assert "effective std under GRPO" not in screen
     screen, facts, _ = check(plain, "--objective", "dapo", "--scale_rewards", "batch")
     assert (
