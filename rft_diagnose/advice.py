@@ -147,7 +147,7 @@ def _nor_grpo(summary: dict[str, Any]) -> str:
 def _blown_up(summary: dict[str, Any]) -> Advice | None:
     numbers = summary["group_normalisation"]
     count, times = numbers["blown_up"]["count"], numbers["blown_up_amplification"]
-    if not count:
+    if not count or summary["objective"]["scaling"] != "group":
         return None
     amplified = "" if times is None else f", {times:,.3g} times (median)"
     penalty = "" if summary["kl_coef"] is None else " The KL penalty inside the reward is such a difference."

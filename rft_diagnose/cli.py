@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from rft_diagnose.advice import NAMES, Condition, ConditionError, advise, holds, parse_condition, read_value
 from rft_diagnose.compare import Comparison, compare, relabelled
 from rft_diagnose.diagnose import TOLERANCE, Diagnosis
-from rft_diagnose.errors import DiagnosisError, MissingPackageError, needed_for
+from rft_diagnose.errors import DiagnosisError, MissingPackageError, listed, needed_for
+from rft_diagnose.objective import ASSUMED, OBJECTIVES, Objective, make_objective
 from rft_diagnose.results import (
     Table,
     atomic_path,
@@ -31,6 +32,7 @@ from rft_diagnose.results import (
     write_text,
 )
 from rft_diagnose.tables import Columns, RewardTable, diagnose_table, judge_table, read_rewards
+from rft_diagnose.text_formats import PACKED
 from rft_diagnose.words import Findings, terminal_lines
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="*",
         type=Path,
         metavar="FILE",
-        help="rewards: CSV, TSV, JSON, JSON lines, npz or parquet (a row per generation), or a folder",
+        help="rewards: CSV, TSV, JSON, JSON lines, npz, npy or parquet, a library's log, an hf:// path, or a "
+        "folder",
     )
     columns = parser.add_argument_group("columns of the tables")
     columns.add_argument("--prompt", metavar="NAME", help="the input (prompt_id or prompt, if there is one)")
@@ -93,6 +96,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     judged.add_argument(
         "--group_size", type=int, metavar="G", help="generations of an input in training (8, or as logged)"
+    )
+    judged.add_argument(
+        "--objective",
+        metavar="NAME",
+        help=f"what is optimised (as the log's kind tells, else grpo): {', '.join(OBJECTIVES)}",
+    )
+    judged.add_argument(
+        "--scale_rewards",
+        metavar="STD",
+        help="of grpo and its kin, as in TRL: group (default), batch or none",
+    )
+    judged.add_argument(
+        "--multi_objective_aggregation",
+        metavar="HOW",
+        help="of several rewards, as in TRL: sum_then_normalize (default) or normalize_then_sum",
     )
     judged.add_argument(
         "--last_steps", type=int, metavar="N", help="of a log pool the last N steps (each input's last visit)"
@@ -167,7 +185,7 @@ def exit_status(conditions: Sequence[Condition], summary: dict[str, Any]) -> int
 
 def default_folder(source: Path, reward_model: str | None = None) -> Path:
     """Name the folder of the results after what is diagnosed, and by which reward model."""
-    name = Path(source.stem).stem if source.suffix == ".gz" else source.stem
+    name = Path(source.stem).stem if source.suffix in PACKED else source.stem
     return Path("outputs/diagnosis") / (f"{name}_by_{Path(reward_model).name}" if reward_model else name)
 
 
@@ -186,10 +204,20 @@ def read_and_diagnose(
         args.weights,
         args.kl_coef,
         tuple(args.range) if args.range else None,
+        choose_objective(args, table.objective),
         tolerance=TOLERANCE if args.tolerance is None else args.tolerance,
         group_size=args.group_size,
         last_steps=args.last_steps,
     )
+
+
+def choose_objective(args: argparse.Namespace, of_log: Objective | None) -> Objective:
+    """Choose what is optimised: as asked for, else as the log's kind tells. Raises DiagnosisError."""
+    changes = (args.scale_rewards, args.multi_objective_aggregation)
+    if args.objective is not None:
+        return make_objective(args.objective, *changes)
+    known = of_log or ASSUMED
+    return known if changes == (None, None) else make_objective(known.name, *changes, known.source)
 
 
 def check(
@@ -241,7 +269,8 @@ def _check(
         gradients=gradient_summary,
         teacher=teacher.summary if teacher else None,
         advice=advise(summary, others, SUPERVISED if supervised else None),
-        notes=[*table.notes, *diagnosis.caveats, *supervised_notes],
+        notes=[*table.notes, *diagnosis.caveats, *noise_notes(table, diagnosis), *supervised_notes],
+        warnings=table.warnings,
     )
     made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command()}
     sources = {"inputs": [str(path) for path in paths]}
@@ -259,6 +288,13 @@ def _check(
         last = f"results in {folder}: inputs.csv, summary.json{extra}"
     say("\n".join([*terminal_lines(findings), last]), sys.stdout)
     return summary
+
+
+def noise_notes(table: RewardTable, diagnosis: Diagnosis) -> list[str]:
+    """Name the inputs with noise groups."""
+    labels = diagnosis.labels[diagnosis.noise_groups > 0].tolist()
+    names = [f"{table.labels[label]:.60}" for label in labels]
+    return [f"inputs with groups of noise (std below 5% of the median): {listed(names)}"] if names else []
 
 
 def say(text: str, stream: TextIO) -> None:

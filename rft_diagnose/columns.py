@@ -7,12 +7,13 @@ import json
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.groups import Floats, Ints
+from rft_diagnose.logs import Log
 
 # How spreadsheets and data frames write a number that is missing.
 MISSING = frozenset(
@@ -53,7 +54,15 @@ class Wanted:
         return list(dict.fromkeys((*self.texts, *self.values, *self.hashes, *self.kinds)))
 
 
-Choose = Callable[[list[str], Callable[[str], bool]], Wanted]
+class Choose(Protocol):
+    """Chooses, from all names, and from what tells whether a column seems to hold numbers, those wanted.
+
+    log: whose log it is, if that is seen from more than the names.
+    """
+
+    def __call__(
+        self, names: list[str], holds_numbers: Callable[[str], bool], log: Log | None = None
+    ) -> Wanted: ...
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from rft_diagnose.groups import (
     reject_far_ends,
     spread_probability,
 )
+from rft_diagnose.objective import ASSUMED, Objective, judge_groups, make_objective
 from rft_diagnose.over_inputs import (
     GROUP_SIZES,
     at_least,
@@ -33,6 +35,7 @@ from rft_diagnose.over_inputs import (
     std_percentile,
     variances,
 )
+from rft_diagnose.rows import mix
 from rft_diagnose.statistics import CONFIDENCE
 
 TOLERANCE = 0.03  # of the range; ten normal rewards span it at a std of 0.01, which the paper calls small
@@ -45,7 +48,7 @@ class Diagnosis:
 
     labels: of the N inputs; inputs: one value for each (see Inputs); summary: everything over inputs, as
     JSON values (docs/diagnosis.md); caveats: what a reader must know of the numbers; groups: the rewards
-    that the classes are from.
+    that the classes are from; noise_groups: of the N inputs, how many (see `objective`).
     """
 
     labels: NDArray[np.generic]
@@ -54,6 +57,7 @@ class Diagnosis:
     groups: Groups
     summary: dict[str, Any]
     caveats: list[str]
+    noise_groups: Ints
 
 
 def diagnose(
@@ -67,6 +71,8 @@ def diagnose(
     tolerance: float = TOLERANCE,
     group_size: int | None = None,
     last_steps: int | None = None,
+    objective: Objective | str | None = None,
+    parts: Sequence[ArrayLike] | None = None,
 ) -> Diagnosis:
     """Find out which inputs carry no gradient.
 
@@ -77,9 +83,13 @@ def diagnose(
     their own range, without a few that lie far from all others. tolerance: rewards that differ by at most
     this share of the range are the same.
     group_size: generations of an input in training (8, or what most groups of a log with steps have).
+    objective: what is optimised, by its name (`objective.OBJECTIVES`; GRPO is assumed); parts: like rewards,
+    the weighted rewards that these add up from, for one that normalises each of them.
     Raises DiagnosisError.
     """
     values, codes, labels = _by_input(rewards, inputs)
+    optimised = make_objective(objective) if isinstance(objective, str) else objective or ASSUMED
+    each = [_floats(part, "a part").ravel() for part in parts or ()]
     if not 0 < tolerance < 0.5:
         raise DiagnosisError(
             f"the tolerance is a share of the range, above 0 and below 0.5, got {tolerance:g}"
@@ -101,9 +111,11 @@ def diagnose(
     if kl is not None and kl_coef:
         scale = replace(scale, values=None)
     values = (values - kl_coef * penalty)[known]
+    each = [part[known] for part in each]
     codes = codes[known]
     width = tolerance * scale.width
 
+    visits = codes
     timeline: list[dict[str, Any]] = []
     how: list[str] = []
     if moments is not None:
@@ -112,18 +124,27 @@ def diagnose(
             group_size = _usual_size(codes, moments)
         timeline = over_time(codes, moments, values, scale, width)
         latest = _latest(codes, moments, last_steps)
-        codes, values = codes[latest], values[latest]
+        visits = mix(codes, moments)[latest].view(np.int64)
+        codes, values, each = codes[latest], values[latest], [part[latest] for part in each]
         way = "its last visit" if last_steps is None else f"its visits of the last {last_steps:,} steps"
         how = [f"the log has {len(np.unique(moments)):,} steps: an input is judged by {way}"]
     group_size = group_size or GROUP_SIZE
 
     kept, codes = np.unique(codes, return_inverse=True)
+    # PPO has no groups: what it learns from is all generations of an input.
+    visits = codes if optimised.counts_as == "ppo" else np.unique(visits, return_inverse=True)[1]
     groups = group(codes, values)
     if groups.sizes.max() < 2:
         raise DiagnosisError(
             f"each of the {len(kept):,} inputs has one reward, and a spread needs two: "
             "is the column that names the input the right one?"
         )
+    if optimised.aggregation == "sum_then_normalize" or not each:
+        each, widths = [values], [(scale.width, width)]
+    else:
+        reaches = [float(np.nanmax(part) - np.nanmin(part)) for part in each]
+        widths = [(reach, tolerance * reach) for reach in reaches]
+    facts, noise_groups = judge_groups(each, widths, codes, visits, optimised)
     signal = spread_probability(groups, width, group_size)
     table = describe_inputs(groups, scale, width, group_size, signal)
     needs = dead_needs(group_size, scale.values is not None)
@@ -154,11 +175,12 @@ def diagnose(
         "variance": variances(table, groups, scale),
         "signal": signal_shares(groups, width, sorted({*GROUP_SIZES, group_size, 2 * group_size})),
         "group_normalisation": normalisation(table, group_size),
+        "objective": facts,
         "settling": _settling(table),
         "over_time": timeline,
     }
     caveats = how + _caveats(table, scale, values, missing, needs)
-    return Diagnosis(labels[kept], table, scale, groups, summary, caveats)
+    return Diagnosis(labels[kept], table, scale, groups, summary, caveats, noise_groups)
 
 
 def _by_input(rewards: ArrayLike, inputs: ArrayLike | None) -> tuple[Floats, Ints, NDArray[np.generic]]:

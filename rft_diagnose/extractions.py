@@ -15,6 +15,7 @@ from rft_diagnose.groups import Floats
 from rft_diagnose.names import Columns, unknown
 from rft_diagnose.reading import RewardTable
 from rft_diagnose.sources import broken_text, first_broken
+from rft_diagnose.texts import warn_of_equal_texts
 
 KEYS = ("all_metric_values", "ids", "prompts", "references")
 
@@ -47,7 +48,17 @@ def read_extraction(path: Path, columns: Columns) -> RewardTable:
         rewards={name: values[name].ravel() for name in names},
         prompts=prompts,
         references=references,
+        warnings=_warnings(content.get("all_generated_texts"), inputs, each),
     )
+
+
+def _warnings(texts: Any, inputs: int, each: int) -> tuple[str, ...]:
+    """Say of how many inputs all texts are the same; texts: [inputs][generations], if they are known."""
+    if not isinstance(texts, list) or [len(as_list(row)) for row in texts] != [each] * inputs:
+        return ()
+    hashes = np.array([hash(as_text(text)) for row in texts for text in as_list(row)], dtype=np.int64)
+    warning = warn_of_equal_texts(np.repeat(np.arange(inputs), each), hashes, None)
+    return () if warning is None else (warning,)
 
 
 def check_is_extraction(path: Path, otherwise: str) -> None:

@@ -10,7 +10,10 @@ from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.formats import FORMATS, ROW_FORMATS, file_format, is_pipe
 
 OWN_LOG = "*rollout_rewards.jsonl"  # of a training run here, which has other tables beside it
-DEEPEST = 2  # folders below the given one
+DEEPEST = 3  # folders below the given one
+STEP_FOLDERS = 2  # above a file, in whose names its step is looked for
+_EVALUATION = "val|valid|validation|eval|evals|evaluation|dev|test"
+EVALUATION = re.compile(rf"(^|[^a-z])({_EVALUATION})([^a-z]|$)", re.IGNORECASE)
 COUNTED = (  # the finest first
     *("step", "steps", "iteration", "iter", "update", "checkpoint", "ckpt", "completions", "epoch"),
 )
@@ -51,24 +54,47 @@ def _list_files(path: Path) -> list[Path]:
 
 
 def _tables_in(folder: Path) -> list[Path]:
-    """List its tables, and those in folders named after a step; without any, those in all folders below."""
+    """List its tables, and those in folders named after a step; without any, those in all folders below.
+
+    JSON, arrays and extractions often stand beside tables for other reasons: they count where there are none.
+    """
     logs = sorted(folder.glob(OWN_LOG))
     if logs:
         return logs
-    # JSON of one object and arrays stand beside tables for other reasons: they are read by name alone.
-    tables = [
+    every = [
         path
         for depth in range(DEEPEST + 1)
         for path in sorted(folder.glob("*/" * depth + "*"))
-        if file_format(path) in ROW_FORMATS
-        and path.is_file()
-        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+        if path.is_file() and not any(p.startswith((".", "_")) for p in path.relative_to(folder).parts)
     ]
+    tables = [path for path in every if file_format(path) in ROW_FORMATS]
+    if not tables:
+        others = [path for path in every if path.parent == folder]
+        return _extraction(folder, others) or [path for path in others if file_format(path) in FORMATS]
     direct = [path for path in tables if path.parent == folder]
     below = [path for path in tables if path.parent != folder]
     if not direct:
         return below
     return direct + [path for path in below if any(map(STEP.search, path.relative_to(folder).parent.parts))]
+
+
+def _extraction(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """Give the extraction whose run's folder this is, beside it or in it."""
+    beside = folder.with_name(f"{folder.name}.pt")
+    if beside.is_file():
+        return [beside]
+    return [path for path in files if path.suffix == ".pt"]
+
+
+def without_evaluation(folder: Path, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Take apart a folder's tables of training and those of evaluation, by their names, if there are both.
+
+    A path that is no folder has its one file.
+    """
+    inside = {path: path.relative_to(folder).parts for path in files if path.is_relative_to(folder)}
+    evaluation = [path for path, parts in inside.items() if any(map(EVALUATION.search, parts))]
+    training = [path for path in files if path not in set(evaluation)]
+    return (training, evaluation) if training else (list(files), [])
 
 
 def steps_in_names(files: Sequence[Path]) -> list[int] | None:
@@ -100,7 +126,7 @@ def _step_in(path: Path) -> int | None:
 
 def _number_in(path: Path, words: Sequence[str]) -> int | None:
     """Read the number behind the first of the words that stands in the file's name, or in its folders'."""
-    for name in (path.name.partition(".")[0], *(parent.name for parent in list(path.parents)[:DEEPEST])):
+    for name in (path.name.partition(".")[0], *(parent.name for parent in list(path.parents)[:STEP_FOLDERS])):
         numbers = {match.group(1).lower(): int(match.group(2)) for match in STEP.finditer(name)}
         for word in words:
             if word in numbers:

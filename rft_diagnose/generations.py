@@ -32,7 +32,7 @@ def drop_repeated(
     the step before is its batch logged again. codes, rewards, steps: [M]. Raises DiagnosisError: there are
     several rows for each generation, one a reward function, say.
     """
-    texts = _join_hashes(sources)
+    texts = join_hashes(sources)
     notes: list[str] = []
     kept: Bools | None = None
     if texts is not None:
@@ -91,7 +91,7 @@ def _drop_contained(
     return kept, [f"files whose rows are all in another are counted once: without {names}"]
 
 
-def _join_hashes(sources: Sequence[Source]) -> Ints | None:
+def join_hashes(sources: Sequence[Source]) -> Ints | None:
     """Join what stands for the texts that were rewarded; None: some are not known."""
     parts = [source.part.hashes.get(source.chosen.completion or "") for source in sources]
     if any(part is None for part in parts):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rft_diagnose.columns import Wanted
 from rft_diagnose.errors import ColumnsError, DiagnosisError, all_of, hint
+from rft_diagnose.logs import COMPLETIONS, TRL_COLUMNS, Log, NotThisLayout, recognise
 
 PROMPTS = ("prompt_id", "prompt")
 TEXTS = ("prompt", "question", "query", "problem", "instruction", "input")  # of an input, beside its id
@@ -15,12 +16,9 @@ STEPS = (
     *("step", "global_step", "steps", "global_steps", "train_step", "training_step", "trainer_step"),
     *("iteration", "iter", "epoch"),
 )
-COMPLETIONS = (
-    *("completion", "response", "output", "generation", "generated_text", "model_output", "completions"),
-    *("responses", "outputs", "generations", "prediction"),
-)
-TRL_COLUMNS = {"step", "prompt", "completion", "advantage"}  # of TRL's logged completions, beside the rewards
 LOGGED_HERE = {"step", "prompt_id", "reward", "kl_penalty"}  # by every training run here; ids of its data
+METRICS = {"loss", "learning_rate", "grad_norm", "reward_std", "kl", "epoch", "clip_ratio"}  # of training
+EXTRACTION = {"id", "prompt", "mean", "std"}  # the .csv that an extraction leaves
 TOTALS = ("reward", "total_reward")  # what is optimised, where its parts stand beside it
 REWARD = re.compile(r"reward|score|.*_reward", re.IGNORECASE)
 # Not taken unasked, but a reward perhaps: then the others may be a part of what is optimised alone.
@@ -70,7 +68,8 @@ class Chosen:
     """The columns of a table that are read.
 
     prompt: names the input; text: its text where `prompt` is an id; completion: what was rewarded; kinds:
-    what tells apart rows that may be of one generation; left: numbers that are not taken; names: of all.
+    what tells apart rows that may be of one generation; left: numbers that are not taken; names: of all; log:
+    whose it is; is_unasked: the rewards are those that the log's library is known for.
     """
 
     prompt: str
@@ -83,7 +82,8 @@ class Chosen:
     kinds: tuple[str, ...]
     left: tuple[str, ...]
     names: tuple[str, ...]
-    is_trl: bool
+    log: Log
+    is_unasked: bool
 
     def wanted(self) -> Wanted:
         """Say what is needed of each of them."""
@@ -103,15 +103,21 @@ def is_logged_here(names: Iterable[str]) -> bool:
 
 
 def choose_columns(
-    names: Sequence[str], holds_numbers: Callable[[str], bool], asked: Columns, where: str
+    names: Sequence[str],
+    holds_numbers: Callable[[str], bool],
+    asked: Columns,
+    where: str,
+    log: Log | None = None,
 ) -> Chosen:
-    """Choose columns: those asked for, else by their usual names.
+    """Choose columns: those asked for, else those of a known log, else by their usual names.
 
     Raises DiagnosisError that names what is missing, or may be meant, and what there is.
     """
-    # A table with neither kind of reward stands beside the data.
-    has_reward = set(asked.rewards) & set(names) if asked.rewards else any(map(REWARD.fullmatch, names))
-    lacking = DiagnosisError if has_reward else ColumnsError
+    log = log or recognise(names)
+    unstacked = {*log.rewards, *log.candidates}
+    if log.library is None and unstacked and asked.rewards and not unstacked & set(asked.rewards):
+        raise NotThisLayout
+    lacking = ColumnsError if _stands_beside(names, asked, log) else DiagnosisError
     for what, name in [
         ("prompt", asked.prompt),
         *(("reward", name) for name in asked.rewards),
@@ -121,26 +127,47 @@ def choose_columns(
     ]:
         if name is not None and name not in names:
             raise lacking(f"{where}: {unknown(what, name, names)}")
-    prompt = asked.prompt or find_name(names, PROMPTS)
+    prompt = asked.prompt or log.prompt or find_name(names, PROMPTS)
     if prompt is None:
         raise lacking(
             f"{where}: which column names the input? give it with --prompt; there are: {all_of(names)}"
         )
-    step = asked.step or find_name(names, STEPS)
+    step = asked.step or log.step or find_name(names, STEPS)
     taken = {prompt, step, asked.kl, asked.references}
-    is_trl = set(names) >= TRL_COLUMNS
     free = [name for name in names if name not in taken]
-    rewards = asked.rewards or choose_rewards(free, names, holds_numbers, is_trl, where)
+    if log.candidates and not asked.rewards and len(log.candidates) > 1:
+        raise _several(where, log.candidates)
+    rewards = asked.rewards or log.rewards
+    rewards = rewards or choose_rewards(free, names, holds_numbers, log.library == "TRL", where)
     free = [name for name in free if name not in rewards]
     text = find_name(free, TEXTS) if IDS.fullmatch(prompt) else None
-    completion = find_name([name for name in free if name != text], COMPLETIONS)
-    rest = [name for name in free if name not in (text, completion)]
+    free = [name for name in free if name != text]
+    completion = log.completion if log.completion in free else find_name(free, COMPLETIONS)
+    rest = [name for name in free if name != completion]
     kinds = [name for name in rest if KINDS.fullmatch(name) and not is_logged_here(names)]
     left = [name for name in rest if name not in TRL_COLUMNS and holds_numbers(name)]
+    is_unasked = log.library is not None and not asked.rewards
     return Chosen(
         prompt, rewards, step, asked.kl, asked.references, text, completion,
-        tuple(kinds), tuple(left) if not asked.rewards else (), tuple(names), is_trl and not asked.rewards,
+        tuple(kinds), tuple(left) if not asked.rewards else (), tuple(names), log, is_unasked,
     )  # fmt: skip
+
+
+def _stands_beside(names: Sequence[str], asked: Columns, log: Log) -> bool:
+    """Tell whether a table has no reward of a generation: it stands beside the data, as a log of metrics."""
+    if asked.rewards:
+        return not set(asked.rewards) & set(names)
+    if log.rewards or log.candidates:
+        return False
+    is_of_training = len(set(names) & METRICS) > 1 and find_name(names, PROMPTS) is None
+    return is_of_training or not any(REWARD.fullmatch(name) and "/" not in name for name in names)
+
+
+def _several(where: str, names: Iterable[str]) -> DiagnosisError:
+    return DiagnosisError(
+        f"{where}: several columns may be the reward: {', '.join(names)}; name what is "
+        "optimised with --reward (of several their sum, by --weights)"
+    )
 
 
 def choose_rewards(
@@ -170,15 +197,23 @@ def choose_rewards(
     if rewards and not perhaps and (len(rewards) == 1 or (is_trl and parts == rewards)):
         return tuple(rewards)
     if rewards:
-        raise DiagnosisError(
-            f"{where}: several columns may be the reward: {', '.join([*rewards, *perhaps])}; name what is "
-            "optimised with --reward (of several their sum, by --weights)"
-        )
+        raise _several(where, [*rewards, *perhaps])
+    if set(names) >= EXTRACTION:
+        raise ColumnsError(f"{where}: it has an extraction's means: give the .pt file beside it")
+    if is_trl and (between := _between(names, "completion", "advantage")):
+        numbers = [name for name in between if holds_numbers(name)]
+        if len(numbers) == 1:
+            return tuple(numbers)
     numeric = [name for name in free if name not in TRL_COLUMNS and holds_numbers(name)]
     advice = f"; with numbers: {all_of(numeric)}" if numeric else ""
     raise ColumnsError(
         f"{where}: which column is the reward? give it with --reward; there are: {all_of(names)}{advice}"
     )
+
+
+def _between(names: Sequence[str], first: str, last: str) -> Sequence[str]:
+    """Give the names between two, as TRL has its rewards."""
+    return names[names.index(first) + 1 : names.index(last)]
 
 
 def find_name(names: Iterable[str], usual: Sequence[str]) -> str | None:

@@ -6,7 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import numpy as np
 from rft_diagnose.columns import EXACT, Encoded, as_text, encode, read_number, values_at
 from rft_diagnose.errors import DiagnosisError, listed
 from rft_diagnose.files import steps_in_names
-from rft_diagnose.generations import drop_repeated
+from rft_diagnose.generations import drop_repeated, join_hashes
 from rft_diagnose.groups import Floats, Ints
+from rft_diagnose.logs import Log
 from rft_diagnose.names import IDS, POSITIONS, Chosen, Columns, is_logged_here
+from rft_diagnose.objective import Objective, make_objective, run_objective
 from rft_diagnose.rows import ambiguous_id, are_of_visits, restart
 from rft_diagnose.sources import (
     Source,
@@ -29,6 +31,7 @@ from rft_diagnose.sources import (
     place,
     read_sources,
 )
+from rft_diagnose.texts import warn_of_equal_texts
 
 NUMBERED = re.compile(r"[A-Za-z][A-Za-z_ .:-]*(\d+)")  # a step: "step_10", "checkpoint-500"
 ROUNDED = re.compile(r"[+-]?\d+(\.\d+)?[eE]\+?\d+")  # how a large whole number is written once it is rounded
@@ -44,6 +47,8 @@ class RewardTable:
     name -> [M], NaN = missing; steps, kl: [M] or None; notes: what was chosen without being asked;
     no_prompts, no_references: why these are not known, and what to do; gold: name -> [M], what the rewards of
     a reward model are judged by as a teacher (empty: not known), None: they are not a reward model's.
+    warnings: what stands before any verdict; log: whose log it is; objective: what it trains by, None: not
+    known.
     """
 
     codes: Ints
@@ -57,6 +62,9 @@ class RewardTable:
     no_prompts: str | None = None
     no_references: str | None = None
     gold: Mapping[str, Floats] | None = None
+    warnings: tuple[str, ...] = ()
+    log: Log = field(default_factory=Log)
+    objective: Objective | None = None
 
 
 def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) -> RewardTable:
@@ -80,8 +88,10 @@ def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) 
         references = _read_references(sources, chosen.references, inputs)
         notes += _note_on_references(sources, chosen.references, inputs)
     codes = inputs.codes
+    texts = join_hashes(sources)
     kept, repeat_notes = drop_repeated(sources, codes, list(rewards.values()), steps)
     if kept is not None:
+        texts = None if texts is None else texts[kept]
         codes, rewards = codes[kept], {name: values[kept] for name, values in rewards.items()}
         steps = None if steps is None else steps[kept]
         kl = None if kl is None else kl[kept]
@@ -99,14 +109,31 @@ def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) 
         "column `prompt`, or name it with --prompt",
         no_references="name the column that has them with --references (there are: "
         f"{listed(others) or 'no others'})",
+        warnings=() if (warning := warn_of_equal_texts(codes, texts, steps)) is None else (warning,),
+        log=chosen.log,
+        objective=_objective(sources[0]),
     )
+
+
+def _objective(source: Source) -> Objective | None:
+    """Tell what a log trains by: that of a run here, or of a library that has one way."""
+    if is_logged_here(source.chosen.names):
+        return run_objective(source.path) or make_objective("ppo", source="a log of a run here")
+    log = source.chosen.log
+    return None if log.objective is None else make_objective(log.objective, source=f"a log of {log.library}")
 
 
 def _notes_on_choice(chosen: Chosen) -> list[str]:
     """Say which columns were taken unasked, where others might have been meant."""
     notes = []
-    if chosen.is_trl:
-        notes.append(f"recognised as completions logged by TRL, with the rewards {', '.join(chosen.rewards)}")
+    if chosen.is_unasked:
+        writer = (
+            "completions logged by TRL" if chosen.log.library == "TRL" else f"a log of {chosen.log.library}"
+        )
+        plural = "s" if chosen.log.library == "TRL" or len(chosen.rewards) > 1 else ""
+        notes.append(f"recognised as {writer}, with the reward{plural} {', '.join(chosen.rewards)}")
+    if chosen.log.note is not None:
+        notes.append(chosen.log.note)
     if chosen.left:
         notes.append(
             f"the reward is {' + '.join(chosen.rewards)}; numbers that are not taken unless --reward names "
@@ -122,7 +149,8 @@ def _read_steps(sources: Sequence[Source]) -> tuple[Ints | None, str | None]:
     """Read the step of each row, from its column or the files' names; and a note. Raises DiagnosisError."""
     name = sources[0].chosen.step
     if name is None:
-        steps = steps_in_names([source.path for source in sources])
+        is_timed = all(source.chosen.log.is_timed for source in sources)
+        steps = steps_in_names([source.path for source in sources]) if is_timed else None
         if steps is None:
             return None, None
         sizes = [source.size for source in sources]

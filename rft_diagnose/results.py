@@ -137,6 +137,7 @@ def input_columns(
     if table.prompts is not None and table.prompts is not table.labels:
         columns["prompt"] = _texts([table.prompts[i] for i in labels])
     columns |= diagnosis.inputs.columns()
+    columns["noise_groups"] = diagnosis.noise_groups
     for name, other in others.items():
         _, here, there = np.intersect1d(labels, other.labels, assume_unique=True, return_indices=True)
         for key in ("mean", "std", "label"):

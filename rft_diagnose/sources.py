@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rft_diagnose.columns import Choose, Encoded, Part, Wanted, numbers, values_at
+from rft_diagnose.columns import Encoded, Part, Wanted, numbers, values_at
 from rft_diagnose.errors import ColumnsError, DiagnosisError, listed
 from rft_diagnose.formats import read_columns
 from rft_diagnose.groups import LARGEST, Floats, Ints
+from rft_diagnose.logs import Log
 from rft_diagnose.names import Chosen, Columns, choose_columns
 
 
@@ -71,12 +72,11 @@ def _kind_of_name(path: Path) -> str:
 def _read_source(path: Path, asked: Columns) -> Source:
     chosen: list[Chosen] = []
 
-    def choose(names: list[str], holds_numbers: Any) -> Wanted:
-        chosen.append(choose_columns(names, holds_numbers, asked, str(path)))
+    def choose(names: list[str], holds_numbers: Callable[[str], bool], log: Log | None = None) -> Wanted:
+        chosen.append(choose_columns(names, holds_numbers, asked, str(path), log))
         return chosen[-1].wanted()
 
-    checked: Choose = choose
-    part = read_columns(path, checked)
+    part = read_columns(path, choose)
     return Source(path, part, chosen[-1], len(part.texts[chosen[-1].prompt].codes))
 
 
@@ -84,6 +84,11 @@ def _check_fit(sources: Sequence[Source]) -> None:
     """Raise DiagnosisError if files were read in different ways."""
     first = sources[0]
     for source in sources[1:]:
+        if _model(source) != _model(first):
+            raise DiagnosisError(
+                f"{first.where} is of the model {_model(first)}, {source.where} of {_model(source)}: give "
+                "the files of one model"
+            )
         for what in ("prompt", "rewards", "step"):
             ours, theirs = (_as_text(getattr(s.chosen, what)) for s in (first, source))
             if ours != theirs:
@@ -91,6 +96,16 @@ def _check_fit(sources: Sequence[Source]) -> None:
                     f"the files' columns do not fit together: the {what} of {first.where} is {ours}, of "
                     f"{source.where} it is {theirs}; give them apart, or name the columns"
                 )
+
+
+def _model(source: Source) -> str | None:
+    """Tell whose generations a log of evaluation has: by itself, or by the name of its folder."""
+    log, folder = source.chosen.log, source.path.parent
+    if log.library == "lm-eval":
+        return folder.name
+    if log.library == "verifiers" and "--" in folder.parent.name:
+        return folder.parent.name.partition("--")[2]
+    return log.model
 
 
 def _as_text(value: str | tuple[str, ...] | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ import numpy as np
 
 from rft_diagnose.diagnose import Diagnosis, diagnose
 from rft_diagnose.errors import DiagnosisError
+from rft_diagnose.errors import listed as join
 from rft_diagnose.extractions import read_extraction
-from rft_diagnose.files import list_files
+from rft_diagnose.files import list_files, without_evaluation
 from rft_diagnose.groups import Floats
+from rft_diagnose.hub import local_path
 from rft_diagnose.names import Columns
+from rft_diagnose.objective import ASSUMED, Objective
 from rft_diagnose.reading import RewardTable, read_tables
 from rft_diagnose.teacher import Teacher, judge_teacher
 
@@ -53,10 +56,12 @@ def diagnose_table(
     weights: Sequence[float] | None = None,
     kl_coef: float | None = None,
     reward_range: tuple[float, float] | None = None,
+    objective: Objective | None = None,
     **settings: Any,
 ) -> dict[str, Diagnosis]:
     """Diagnose each of the `targets`: name -> diagnosis, in their order.
 
+    objective: of what is optimised (the log's own, or GRPO).
     weights: of the rewards (1 each); reward_range: of their sum; settings: the others of `diagnose`. A part
     that cannot be diagnosed alone is left out with a warning. Raises DiagnosisError.
     """
@@ -64,6 +69,7 @@ def diagnose_table(
         raise DiagnosisError("a KL coefficient needs the KL of each generation")
     wanted = targets(list(table.rewards), weights, kl_coef)
     results: dict[str, Diagnosis] = {}
+    known = objective or table.objective or ASSUMED
     for target in wanted:
         is_sum = target.weights == wanted[0].weights
         try:
@@ -74,6 +80,8 @@ def diagnose_table(
                 reward_range=reward_range if is_sum else None,
                 kl=None if target.kl_coef is None else table.kl,
                 kl_coef=target.kl_coef or 0.0,
+                objective=known,
+                parts=[weight * table.rewards[name] for name, weight in target.weights.items()],
                 **settings,
             )
         except DiagnosisError as error:
@@ -102,11 +110,19 @@ def weighted_sum(columns: Sequence[Floats], weights: Sequence[float]) -> Floats:
 
 def read_rewards(paths: Sequence[Path], columns: Columns) -> RewardTable:
     """Read the rewards in files, or in all tables of a folder. Raises DiagnosisError: they cannot be used."""
-    listed = [(file, file != path) for path in paths for file in list_files(path)]
+    listed: list[tuple[Path, bool]] = []
+    notes: list[str] = []
+    for path in map(local_path, paths):
+        files, left_out = without_evaluation(path, list_files(path))
+        listed += [(file, file != path) for file in files]
+        if left_out:
+            names = join(file.relative_to(path) for file in left_out)
+            notes.append(f"left out, as of evaluation by their names: {names}; give them alone to see these")
     files = list(dict.fromkeys(file for file, _ in listed))
     extractions = [file for file in files if file.suffix == ".pt"]
     if not extractions:
-        return read_tables(files, columns, {file for file, in_folder in listed if in_folder})
+        table = read_tables(files, columns, {file for file, in_folder in listed if in_folder})
+        return replace(table, notes=(*notes, *table.notes))
     if len(listed) > 1:
         raise DiagnosisError(f"{extractions[0]}: one extraction at a time, and no other file beside it")
     return read_extraction(files[0], columns)

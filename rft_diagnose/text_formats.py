@@ -1,53 +1,52 @@
-"""Text files of rows: CSV and its kin, JSON lines, JSON; each also gzipped."""
+"""Text files of rows, packed or not; CSV and its kin."""
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import gzip
 import io
 import itertools
-import json
 import operator
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from rft_diagnose.columns import (
     Choose,
     Part,
-    Wanted,
-    are_numbers,
     collect,
     read_as_numbers,
     reject_repeated,
     shorten,
 )
-from rft_diagnose.errors import ColumnsError, DiagnosisError
+from rft_diagnose.errors import ColumnsError, DiagnosisError, needed_for
+from rft_diagnose.logs import NotThisLayout
+from rft_diagnose.records import LOOKED_AT, SAMPLE, find_log, read_records
 
-SAMPLE = 1_000  # rows that are looked at before the columns are chosen
 SEPARATORS = (",", "\t", ";", "|")
-GZIP = b"\x1f\x8b"
+GZIP, ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+PACKED = (".gz", ".zst")
+CHUNK = 1 << 17  # bytes
 BYTE_ORDERS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 # Columns of the tables that a diagnosis leaves, and what texts look like that a spreadsheet would compute.
 OWN_COLUMNS = ({"input", "std_ddof0", "looks", "more"}, {"input", "fresh_std", "squared", "norm"})
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(path: Path, where: str) -> Iterator[IO[str]]:
-    """Open a text file, gzipped or not, in UTF-8 or (with a byte order mark) UTF-16.
+    """Open a text file, packed or not, in UTF-8 or (with a byte order mark) UTF-16.
 
     What is not UTF-8 becomes lone surrogates, so that it does not matter in a column that is not read.
     Raises DiagnosisError, also for errors inside the block: it cannot be read.
     """
     try:
         with path.open("rb") as raw:
-            packed = path.suffix.lower() == ".gz" or raw.peek(2)[:2] == GZIP
-            with gzip.GzipFile(fileobj=raw) if packed else raw as binary:
+            with _unpacked(raw, path.suffix.lower(), where) as binary:
                 mark, begin = binary.peek(4)[:2], binary.peek(4)[:4]
                 if begin.count(0) > (1 if mark in BYTE_ORDERS else 0):
                     raise UnicodeError(
@@ -60,6 +59,51 @@ def opened(path: Path, where: str) -> Iterator[IO[str]]:
                     yield file
     except (OSError, EOFError, UnicodeError, csv.Error, zlib.error) as error:
         raise DiagnosisError(f"{where} cannot be read: {error}") from error
+
+
+def _unpacked(raw: io.BufferedReader, suffix: str, where: str) -> io.BufferedReader | gzip.GzipFile:
+    """Unpack what is gzipped or packed with Zstandard, by its first bytes or its name."""
+    begin = raw.peek(4)[:4]
+    if begin[:2] == GZIP or suffix == ".gz":
+        return gzip.GzipFile(fileobj=raw)
+    if begin != ZSTANDARD and suffix != ".zst":
+        return raw
+    with needed_for(f"{where}: packed with Zstandard, it", "zstd"):
+        import zstandard
+    return io.BufferedReader(_Zstandard(raw, zstandard), CHUNK)
+
+
+class _Zstandard(io.RawIOBase):
+    """What a stream packed with Zstandard holds. Raises EOFError, OSError: it is torn, or no such stream."""
+
+    def __init__(self, raw: io.BufferedReader, package: Any) -> None:
+        self.raw, self.package = raw, package
+        self.frame = package.ZstdDecompressor().decompressobj()
+        self.packed, self.content, self.is_inside = b"", b"", True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.content:
+            if self.frame.eof:
+                self.packed, self.frame = (
+                    self.frame.unused_data,
+                    self.package.ZstdDecompressor().decompressobj(),
+                )
+            self.packed = self.packed or self.raw.read(CHUNK)
+            if not self.packed:
+                if self.is_inside:
+                    raise EOFError("it ends before its packed content does")
+                return 0
+            try:
+                self.content = self.frame.decompress(self.packed)
+            except self.package.ZstdError as error:
+                raise OSError(f"it is not packed with Zstandard: {error}") from error
+            self.packed, self.is_inside = b"", not self.frame.eof
+        size = min(len(buffer), len(self.content))
+        buffer[:size], self.content = self.content[:size], self.content[size:]
+        return size
 
 
 # CSV
@@ -80,6 +124,16 @@ def read_separated(path: Path, where: str, separator: str, choose: Choose) -> Pa
             lines = itertools.chain(head, file)
             names, rows = _separated_rows(lines, where, separator, spaced, notes)
             first = list(itertools.islice(rows, SAMPLE))
+            log = find_log([dict(zip(names, row, strict=True)) for row in first[:LOOKED_AT]])
+            if log is not None:
+                every = enumerate(itertools.chain(first, rows), start=1)
+                records = (
+                    (f"{where}: row {number:,}", dict(zip(names, row, strict=True))) for number, row in every
+                )
+                with contextlib.suppress(NotThisLayout):
+                    part = read_records(records, log, choose, _hold_numbers)
+                    part.notes.extend(notes)
+                    return part
             places = {name: place for place, name in reversed(list(enumerate(names)))}
             distinct = list(dict.fromkeys(names))
             wanted = choose(distinct, lambda name: read_as_numbers(row[places[name]] for row in first))
@@ -95,6 +149,12 @@ def read_separated(path: Path, where: str, separator: str, choose: Choose) -> Pa
         csv.field_size_limit(limit)
     part.notes.extend(notes)
     return part
+
+
+def _hold_numbers(values: Iterable[Any]) -> bool:
+    """Tell whether values hold numbers, some of which are texts of numbers."""
+    known = [value for value in values if value is not None]
+    return read_as_numbers(value if type(value) is str else repr(value) for value in known)
 
 
 def _find_separator(head: list[str], usual: str) -> tuple[str, bool]:
@@ -196,138 +256,3 @@ def defuse(text: str) -> str:
 def _restore(text: str) -> str:
     """Undo `defuse`."""
     return text[1:] if text.startswith("'") and FORMULA.match(text) else text
-
-
-# JSON
-
-
-class _Repeated(dict[str, Any]):
-    """An object in which some names stand twice; names: with their repetitions."""
-
-    names: tuple[str, ...] = ()
-
-
-def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) == len(pairs):
-        return row
-    repeated = _Repeated(row)
-    repeated.names = tuple(name for name, _ in pairs)
-    return repeated
-
-
-def _read_integer(digits: str) -> int | str:
-    """Read a whole number; one of more digits than Python reads stays a text."""
-    return int(digits) if len(digits) < 4_000 else digits
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_make_object)
-# Only where the first fails: it takes longer.
-PATIENT = json.JSONDecoder(object_pairs_hook=_make_object, parse_int=_read_integer)
-
-
-def parse(text: str) -> Any:
-    """Parse JSON. Raises ValueError, also if it is nested too deeply."""
-    try:
-        try:
-            return DECODER.decode(text)
-        except json.JSONDecodeError:
-            raise
-        except ValueError:
-            return PATIENT.decode(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-
-
-def read_json_lines(path: Path, where: str, choose: Choose) -> Part:
-    """Read JSON lines, an object each, row by row: only what is wanted is kept.
-
-    A last line that was not written to its end is left out, with a note. Raises DiagnosisError; whatever
-    `choose` raises.
-    """
-    notes: list[str] = []
-    first = list(itertools.islice(_json_lines(path, where, notes), SAMPLE))
-    if not first:
-        raise DiagnosisError(f"{where}: no rows{''.join(f' ({note})' for note in notes)}")
-    names = dict.fromkeys(name for row in first for name in row)
-
-    def ask() -> Wanted:
-        return choose(list(names), lambda name: are_numbers(row.get(name) for row in first))
-
-    if len(first) == SAMPLE:
-        try:
-            ask()
-        except DiagnosisError:  # a column may begin later
-            names.update(dict.fromkeys(n for row in _json_lines(path, where, []) for n in row))
-    wanted = ask()
-    while True:
-        notes.clear()
-        later: dict[str, None] = {}
-
-        def rows() -> Iterator[dict[str, Any]]:
-            for row in _json_lines(path, where, notes):
-                if not row.keys() <= names.keys():
-                    later.update(dict.fromkeys(row))  # noqa: B023
-                yield row
-
-        part = collect(rows(), wanted, lambda name: lambda row: _get(row, name, where))
-        names.update(later)
-        before, wanted = wanted, ask() if later else wanted
-        if wanted == before:
-            part.notes.extend(notes)
-            return part
-
-
-def _get(row: dict[str, Any], name: str, where: str) -> Any:
-    if type(row) is _Repeated:
-        reject_repeated(row.names, Wanted(values=(name,)), where)
-    return row.get(name)
-
-
-def _json_lines(path: Path, where: str, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """Read the objects in JSON lines. Raises DiagnosisError that names the line."""
-    with opened(path, where) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = parse(line)
-            except ValueError as error:
-                if line[-1] not in "\r\n":
-                    notes.append(f"{where}: the last line ({number:,}) is torn and left out")
-                    continue
-                raise DiagnosisError(f"{where} line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise DiagnosisError(
-                    f"{where} line {number}: expected a JSON object with a field for each column, "
-                    f"got {shorten(row)}"
-                )
-            yield row
-
-
-def read_json(path: Path, where: str, choose: Choose) -> Part:
-    """Read a JSON file: a list of objects, an object of equally long lists, or JSON lines after all."""
-    with opened(path, where) as file:
-        text = file.read()
-    try:
-        content = parse(text)
-    except ValueError as error:
-        if "Extra data" in str(error):
-            return read_json_lines(path, where, choose)
-        raise DiagnosisError(f"{where} is not JSON: {error}") from error
-    if isinstance(content, list) and all(isinstance(row, dict) for row in content):
-        rows = content
-    elif isinstance(content, dict) and all(isinstance(values, list) for values in content.values()):
-        if len({len(values) for values in content.values()}) > 1:
-            raise DiagnosisError(f"{where}: its lists differ in length")
-        if type(content) is _Repeated:
-            repeated = next(name for name in content.names if content.names.count(name) > 1)
-            reject_repeated(content.names, Wanted(values=(repeated,)), where)
-        rows = [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
-    else:
-        raise DiagnosisError(f"{where}: expected a list of objects, one a row, or an object of lists")
-    if not rows:
-        raise DiagnosisError(f"{where}: no rows")
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    wanted = choose(names, lambda name: are_numbers(row.get(name) for row in rows[:SAMPLE]))
-    return collect(rows, wanted, lambda name: lambda row: _get(row, name, where))

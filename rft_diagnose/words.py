@@ -97,8 +97,10 @@ def number_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _normalisation_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Write what dividing by a group's std makes of the rewards, and of which it makes nothing or noise."""
-    numbers, size, rows = summary["group_normalisation"], summary["group_size"], []
+    """Write what the objective makes of groups, and what dividing by their std wakes and blows up."""
+    numbers, size, rows = summary["group_normalisation"], summary["group_size"], objective_rows(summary)
+    if summary["objective"]["scaling"] != "group":
+        return rows
     if numbers["effective_std"] is not None:
         text = f"{numbers['effective_std']:.3g}"
         if numbers["amplification"] is not None:
@@ -114,6 +116,40 @@ def _normalisation_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if count := numbers["blown_up"]["count"]:
         parts.append(f"blows up {inputs_text(count)} that {_differ(numbers)}")
     return rows + ([("dividing by the group's std", "; ".join(parts))] if parts else [])
+
+
+SCALING = {
+    "group": "advantages over their group's std",
+    "batch": "advantages over the batch's std",
+    "none": "advantages over no std",
+}
+
+
+def objective_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Write by what objective the groups are judged, and which of them are noise."""
+    facts, noise = summary["objective"], summary["objective"]["noise"]
+    unit = "inputs" if facts["counts_as"] == "ppo" else "groups"
+    like = "" if facts["counts_as"] == facts["name"] else f", like {facts['counts_as']}"
+    text = f"{facts['name']}{like} ({facts['source']}): {SCALING[facts['scaling']]}"
+    if facts["aggregation"] == "normalize_then_sum":
+        text += ", of each reward before they are added"
+    if facts["groups"]:
+        what = "are replaced" if facts["drops_equal"] else "give nothing"
+        text += f"; {facts['equal']['share']:.0%} of {facts['groups']:,} {unit} have equal rewards and {what}"
+    rows = [("objective", text)]
+    if noise["groups"]:
+        inputs = inputs_text(noise["inputs"])
+        counted = inputs if unit == "inputs" else f"{noise['groups']:,} groups of {inputs}"
+        median = "" if noise["live_std"] is None else f" ({noise['live_std']:.3g})"
+        rows.append(
+            (
+                "noise",
+                f"{counted} have a std above 0, but below "
+                f"5% of the median of live {unit}{median}; their share of the squared advantages: "
+                f"{noise['step_share']:.2g} (column `noise_groups` of inputs.csv)",
+            )
+        )
+    return rows
 
 
 def _differ(numbers: dict[str, Any]) -> str:
@@ -171,6 +207,7 @@ def terminal_lines(findings: Findings) -> list[str]:
     """Write the summary of one screen."""
     summary = findings.summary
     lines = [
+        *(line for warning in findings.warnings for line in textwrap.wrap(f"warning: {warning}", WIDTH)),
         headline(findings.name, summary),
         *textwrap.wrap(no_spread_line(summary), WIDTH),
         f"classes for groups of {summary['group_size']} generations (95%):",
@@ -201,6 +238,7 @@ SCHEMA_VERSION = 1  # of summary.json, see docs/diagnosis.md
 class Findings:
     """name, summary: what is optimised, and its diagnosis; others: name -> summary of each reward in it.
 
+    warnings: what stands before any verdict.
     teacher: what its rewards say of a reward model (see rft_diagnose/teacher.py), None: they are of none.
     """
 
@@ -212,6 +250,7 @@ class Findings:
     teacher: dict[str, Any] | None
     advice: Sequence[Advice]
     notes: Sequence[str]
+    warnings: Sequence[str] = ()
 
     def content(self) -> dict[str, Any]:
         """Give what summary.json holds of it."""
@@ -222,6 +261,7 @@ class Findings:
             "comparison": self.comparison,
             "gradients": self.gradients,
             "teacher": self.teacher,
+            "warnings": list(self.warnings),
             "notes": list(self.notes),
             "advice": [piece._asdict() for piece in self.advice],
         }

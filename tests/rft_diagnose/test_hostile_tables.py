@@ -8,19 +8,11 @@ from collections import Counter
 
 import pytest
 from diagnosis_logs import make_log
+from hostile_values import NAMES, VALUES
 
 from rft_diagnose import cli
 
 TABLES = 1_000
-NAMES = [
-    *("prompt", "reward", "step", "prompt_id", "completion", "score", "advantage", "format_reward", "filter"),
-    *("answer", "", "\0", "é", "reward ", "Prompt", "__index_level_0__", "accuracy_reward"),
-]
-VALUES = [
-    *(None, "", 0, 1, -1, 0.5, 1e300, -1e308, 5e-324, 1e30, 10**30, 10**400, float("nan"), float("inf")),
-    *(True, "x", "1", "1e5", "nan", "é", "\ud83d", "=1", [], [1], {}, {"a": 1}, "[", "\0", "a\nb", '"', "'"),
-    *([{"role": "user", "content": "x"}], "9" * 5_000, 2**53, 2**63, 1.5, "step_3"),
-]  # fmt: skip
 
 
 def mutate(rows, rng):

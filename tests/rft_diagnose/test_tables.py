@@ -157,7 +157,7 @@ def test_nan_is_a_missing_reward(tmp_path):
         ("t.csv", "prompt,reward\np,1\nq,good\n", {}, "'reward' must hold numbers, row 2 holds 'good'"),
         ("t.jsonl", '{"prompt": "p", "reward": 1}\n{"prompt": "p", "reward": "bad"}\n', {},
          "'reward' must hold numbers, row 2 holds 'bad'"),
-        ("t.jsonl", '{"prompt": "p", "reward": [1, 2]}\n', {}, "'reward' must hold numbers, holds list"),
+        ("t.jsonl", '{"prompt": "p", "reward": [1, "x"]}\n', {}, "'reward' must hold numbers, holds list"),
         ("t.jsonl", '{"prompt": "p", "reward": 1}\n{"prompt": \n', {}, "t.jsonl line 2 is not JSON"),
         ("t.jsonl", '{"prompt": "p", "reward": 1}\n{"reward": 1}\n', {}, "no 'prompt' in row 2"),
         ("t.csv", "prompt,reward\np,inf\n", {}, "'reward' is infinite in row 1"),
@@ -226,6 +226,26 @@ def extraction(tmp_path):
     texts = {"ids": [7, "b"], "prompts": ["p", "q"], "references": [["x"], ["y", "z"]]}
     torch.save({"all_metric_values": values, **texts}, path)
     return path
+
+
+def test_the_folder_of_an_extractions_run_stands_for_its_file(extraction):
+    """Beside it, where the runner writes it; or in it, without any table."""
+    run = extraction.with_name("run")
+    (run / "test").mkdir(parents=True)
+    (run / "manifest.json").write_text("{}")
+    assert read_rewards([run], Columns()).labels == ["7", "b"]
+    extraction.rename(run / "other.pt")
+    assert read_rewards([run], Columns()).labels == ["7", "b"]
+
+
+def test_an_extraction_whose_texts_are_all_the_same_says_so(extraction):
+    content = torch.load(extraction, weights_only=True)
+    torch.save(content | {"all_generated_texts": [["a", "a"], ["b", "b"]]}, extraction)
+    assert read_rewards([extraction], Columns()).warnings == (
+        "all 2 texts of 2 inputs are the same: is sampling on?",
+    )
+    torch.save(content | {"all_generated_texts": [["a", "a"], ["b", "c"], ["d"]]}, extraction)
+    assert read_rewards([extraction], Columns()).warnings == ()
 
 
 def test_extractions_give_their_first_metric_or_those_asked_for(extraction):

@@ -161,7 +161,8 @@ def test_the_example_of_the_docs_is_what_was_planted(tmp_path, capsys):
     accuracy = json.loads((tmp_path / "summary.json").read_text())["rewards"]["accuracy_reward"]
     counts = {name: row["count"] for name, row in accuracy["classes"].items()}
     assert counts == {"dead_low": 8, "dead_high": 4, "live": 12, "uncertain": 0}
-    quoted = documented.split("```\n")[3].splitlines()
+    example = documented.partition("## Example: a log of another library")[2]
+    quoted = example.split("```\n")[2].splitlines()
     assert len(quoted) > 8 and [line for line in quoted if line != "..." and line not in printed] == []
 
 
