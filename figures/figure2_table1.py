@@ -121,8 +121,8 @@ def figure2_numbers(inputs: pd.DataFrame) -> pd.DataFrame:
 def rank_correlations(numbers: pd.DataFrame) -> pd.DataFrame:
     """Rank-correlate, over cases, the percentile with each panel's y, and with (a) given the pretrain mean.
 
-    numbers: see `figure2_numbers`. Columns: with, correlation, low, high (95%, see `rank_interval`), tasks, by
-    which the interval counts: the cases of one task, which share inputs and model, are not independent.
+    numbers: see `figure2_numbers`. Columns: with, correlation, low, high (95%, see `rank_interval`), tasks,
+    by which the interval counts: the cases of one task, which share inputs and model, are not independent.
     """
     x, n = numbers["percentile"], numbers["data"].nunique()
     correlations = (

@@ -58,8 +58,8 @@ TEXT_CRITERIA: tuple[Criterion, ...] = (
         "figure2_trend",
         "figure2",
         "The more inputs with a small pretrain reward std, the worse RFT does relative to SFT.",
-        f"{LOWER} the rank correlation, over the rewards of all tasks, of the percentile with RFT minus SFT; the "
-        "interval counts tasks, since rewards of one task are not independent",
+        f"{LOWER} the rank correlation, over the rewards of all tasks, of the percentile with RFT minus SFT; "
+        "the interval counts tasks, since rewards of one task are not independent",
         ">",
         0,
         f"{POSITIVE}; not tested on fewer than {FEWEST_TASKS} tasks",
