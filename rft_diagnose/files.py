@@ -10,6 +10,7 @@ from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.formats import FORMATS, ROW_FORMATS, file_format, is_pipe
 
 OWN_LOG = "*rollout_rewards.jsonl"  # of a training run here, which has other tables beside it
+TRL_LOG = "completions/completions_*.parquet"  # in a trainer's output_dir, among checkpoints and other logs
 DEEPEST = 2  # folders below the given one
 COUNTED = (  # the finest first
     *("step", "steps", "iteration", "iter", "update", "checkpoint", "ckpt", "completions", "epoch"),
@@ -52,9 +53,9 @@ def _list_files(path: Path) -> list[Path]:
 
 def _tables_in(folder: Path) -> list[Path]:
     """List its tables, and those in folders named after a step; without any, those in all folders below."""
-    logs = sorted(folder.glob(OWN_LOG))
-    if logs:
-        return logs
+    for log in (OWN_LOG, TRL_LOG):
+        if logs := sorted(folder.glob(log)):
+            return logs
     # JSON of one object and arrays stand beside tables for other reasons: they are read by name alone.
     tables = [
         path

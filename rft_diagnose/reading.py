@@ -17,7 +17,7 @@ from rft_diagnose.errors import DiagnosisError, listed
 from rft_diagnose.files import steps_in_names
 from rft_diagnose.generations import drop_repeated
 from rft_diagnose.groups import Floats, Ints
-from rft_diagnose.names import IDS, POSITIONS, Chosen, Columns, is_logged_here
+from rft_diagnose.names import IDS, POSITIONS, TRL_COLUMNS, Chosen, Columns, is_logged_here
 from rft_diagnose.rows import ambiguous_id, are_of_visits, restart
 from rft_diagnose.sources import (
     Source,
@@ -29,6 +29,7 @@ from rft_diagnose.sources import (
     place,
     read_sources,
 )
+from rft_diagnose.trl_logs import trl_notes
 
 NUMBERED = re.compile(r"[A-Za-z][A-Za-z_ .:-]*(\d+)")  # a step: "step_10", "checkpoint-500"
 ROUNDED = re.compile(r"[+-]?\d+(\.\d+)?[eE]\+?\d+")  # how a large whole number is written once it is rounded
@@ -79,12 +80,14 @@ def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) 
     if chosen.references is not None:
         references = _read_references(sources, chosen.references, inputs)
         notes += _note_on_references(sources, chosen.references, inputs)
-    codes = inputs.codes
+    codes, logged = inputs.codes, steps
     kept, repeat_notes = drop_repeated(sources, codes, list(rewards.values()), steps)
     if kept is not None:
         codes, rewards = codes[kept], {name: values[kept] for name, values in rewards.items()}
         steps = None if steps is None else steps[kept]
         kl = None if kl is None else kl[kept]
+    if steps is not None and logged is not None and set(chosen.names) >= TRL_COLUMNS:
+        notes += trl_notes(logged, codes, steps)
     others = [name for name in chosen.names if name not in (chosen.prompt, *chosen.rewards)]
     return RewardTable(
         codes=codes,
