@@ -237,54 +237,71 @@ def check_endpoint(
 
     Raises EndpointError: it refuses a plain request, or gives the same text every time.
     """
-    probe, base = endpoint.shortened(CHECKED_TOKENS), endpoint.sampling.seed
+    try:
+        return _check_endpoint(endpoint, prompts[:CHECKED], count, allow_equal)
+    except (RefusedError, TemporaryError) as error:
+        raise EndpointError(f"{', '.join(endpoint.urls)}: {error}") from error
 
-    def ask(abilities: Abilities, number: int = 0, sample: int = 0, texts: int = 1) -> list[Completion]:
-        seed = seed_of(base, number, sample)
-        if texts > 1:  # once: fewer than asked for is an answer
-            for left in reversed(range(FIRST_TRIES)):
-                try:
-                    return probe.ask(prompts[number], texts, seed, abilities)
-                except TemporaryError:
-                    if not left:
-                        raise
-        return ask_patiently(probe, prompts[number], 1, seed, abilities, FIRST_TRIES)
 
-    def accepts(abilities: Abilities, texts: int = 1) -> list[Completion]:
-        """The texts; empty: such a request is refused."""
+def _check_endpoint(
+    endpoint: Endpoint, prompts: Sequence[Prompt], count: int, allow_equal: bool
+) -> tuple[Abilities, list[str]]:
+    short, seed = endpoint.shortened(CHECKED_TOKENS), endpoint.sampling.seed
+
+    def ask(abilities: Abilities, number: int, sample: int = 0) -> list[Completion]:
+        return ask_patiently(short, prompts[number], 1, seed_of(seed, number, sample), abilities, FIRST_TRIES)
+
+    def accepts(abilities: Abilities, number: int) -> list[Completion]:
+        """The text; empty: such a request is refused, or ends in an error, as of some servers."""
         try:
-            return ask(abilities, texts=texts)
-        except (RefusedError, TemporaryError):  # some servers answer with 500 to what they do not know
+            return ask(abilities, number)
+        except (RefusedError, TemporaryError):
             return []
 
-    try:
-        ask(Abilities())
-    except (RefusedError, TemporaryError) as error:
-        raise EndpointError(f"{', '.join(endpoint.urls)}: {error}") from error
-    notes = []
-    seeds = bool(accepts(Abilities(seeds=True)))
-    if not seeds:
+    def two(abilities: Abilities, number: int) -> list[Completion]:
+        """Two texts of one request; fewer, or none: the endpoint does not give them."""
+        try:
+            return short.ask(prompts[number], 2, seed_of(seed, number), replace(abilities, several=True))
+        except (RefusedError, TemporaryError):
+            return []
+
+    usable = _usable(ask, len(prompts))
+    first, notes = usable[0], []
+    abilities = Abilities(seeds=bool(accepts(Abilities(seeds=True), first)))
+    if not abilities.seeds:
         notes.append("the endpoint takes no seed: another run gives other texts")
-    logprobs = any(text.logprob is not None for text in accepts(Abilities(logprobs=True)))
-    several = count > 1 and len(accepts(Abilities(several=True, seeds=seeds), texts=2)) == 2
-    abilities = Abilities(seeds=seeds)
-    try:
-        numbers = range(min(CHECKED, len(prompts)))
-        apart = [(ask(abilities, i, 0), ask(abilities, i, 1)) for i in numbers[:1]]
-        while all(_are_equal(*a, *b) for a, b in apart) and len(apart) < len(numbers):
-            apart.append((ask(abilities, len(apart), 0), ask(abilities, len(apart), 1)))
-        if count > 1 and all(_are_equal(*a, *b) for a, b in apart):
+    logprobs = any(text.logprob is not None for text in accepts(Abilities(logprobs=True), first))
+    several = False
+    if count > 1:
+        equal = [_are_equal(*ask(abilities, i, 0), *ask(abilities, i, 1)) for i in usable[:1]]
+        for i in usable[1:]:
+            if all(equal):
+                equal.append(_are_equal(*ask(abilities, i, 0), *ask(abilities, i, 1)))
+        pairs = [two(abilities, i) for i in usable]
+        several = all(len(pair) == 2 for pair in pairs)
+        if all(equal):
             if not allow_equal:
-                raise EndpointError(_same_texts(endpoint, len(apart), apart[0][0][0].text))
-            notes.append(f"two samples of the first {len(apart)} prompts were the same text each")
+                raise EndpointError(_same_texts(endpoint, len(equal), ask(abilities, first)[0].text))
+            notes.append(f"two samples of the first {len(equal)} prompts were the same text each")
         elif several:
-            together = [ask(replace(abilities, several=True), i, texts=2) for i in numbers]
-            several = not all(_are_equal(*pair) for pair in together)
-    except (RefusedError, TemporaryError) as error:
-        raise EndpointError(f"{', '.join(endpoint.urls)}: {error}") from error
-    if count > 1 and not several:
-        notes.append("the endpoint gives one text a request (n is ignored): it is asked for each")
-    return Abilities(several, seeds, logprobs), notes
+            several = not all(_are_equal(*pair) for pair in pairs)
+        if not several:
+            notes.append("the endpoint gives one text a request (n is ignored): it is asked for each")
+    return replace(abilities, several=several, logprobs=logprobs), notes
+
+
+def _usable(ask: Callable[[Abilities, int], list[Completion]], prompts: int) -> list[int]:
+    """List the prompts whose plain request is answered: a long one may be refused. Raises RefusedError."""
+    usable, refusals = [], []
+    for number in range(prompts):
+        try:
+            ask(Abilities(), number)
+            usable.append(number)
+        except RefusedError as error:
+            refusals.append(error)
+    if not usable:
+        raise refusals[0]
+    return usable
 
 
 def _are_equal(*texts: Completion) -> bool:

@@ -93,7 +93,7 @@ def sample(
     if done < total:
         if done:
             logger.info("going on: %s of %s texts are there", f"{done:,}", f"{total:,}")
-        firsts = [row.prompt for row in prompts[:8]]
+        firsts = [row.prompt for row in prompts]
         abilities, notes = check_endpoint(endpoint, firsts, generations, allow_equal)
         tasks = [
             task

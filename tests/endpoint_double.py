@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -32,6 +33,7 @@ class Behaviour:
     status: int = 200
     failures: list[str] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
+    unseeded: Iterator[int] = field(default_factory=count)
     url: str = ""
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -44,9 +46,10 @@ class Behaviour:
             return 422, {"detail": f"unexpected fields: {refused}"}
         if prompt == self.poison:
             return 400, {"error": {"message": "this prompt is too long"}}
-        seed, count = body.get("seed", len(self.requests)), body.get("n", 1) if self.takes_n else 1
+        seed = body["seed"] if "seed" in body else next(self.unseeded)
+        texts = body.get("n", 1) if self.takes_n else 1
         choices = []
-        for place in range(count):
+        for place in range(texts):
             text = (self.texts or draw)(prompt, seed, 0 if self.copies else place)
             content = {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
             if self.logprobs and body.get("logprobs"):
