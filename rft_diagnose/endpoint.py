@@ -108,6 +108,7 @@ class Endpoint:
         if abilities.seeds:
             body["seed"] = seed % SEEDS
         client = self._clients[next(self._turn) % len(self._clients)]
+        create: Callable[..., Any]
         if sampling.api == "chat":
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
             body |= {"messages": messages} | ({"logprobs": True} if abilities.logprobs else {})
@@ -197,15 +198,17 @@ def ask_patiently(
     count: int,
     seed: int,
     abilities: Abilities,
-    tries: int = TRIES,
+    tries: int | None = None,
     stop: Event | None = None,
     on_wait: Callable[[str], None] = lambda reason: None,
 ) -> list[Completion]:
     """Ask until there are `count` texts, again and ever later where that may help.
 
-    on_wait is told why. Raises RefusedError, and TemporaryError after the last try, or when told to stop.
+    tries: of each request, TRIES unless given; on_wait is told why. Raises RefusedError, and TemporaryError
+    after the last try, or when told to stop.
     """
-    stop, completions, failures = stop or Event(), [], 0
+    stop, failures = stop or Event(), 0
+    completions: list[Completion] = []
     while len(completions) < count:
         missing = count - len(completions)
         try:
@@ -215,7 +218,7 @@ def ask_patiently(
             failures = 0
         except TemporaryError as error:
             failures += 1
-            if failures >= tries:
+            if failures >= (tries or TRIES):
                 raise
             on_wait(str(error))
             usual = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.75, 1.25)

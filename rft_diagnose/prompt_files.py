@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from rft_diagnose.endpoint import Prompt
 from rft_diagnose.errors import DiagnosisError, all_of, hint, needed_for
@@ -95,7 +95,7 @@ def _json_lines(text: str) -> list[Any]:
     return rows
 
 
-def _is_prompt(value: Any) -> bool:
+def _is_prompt(value: Any) -> TypeGuard[Prompt]:
     if isinstance(value, str):
         return bool(value)
     return (

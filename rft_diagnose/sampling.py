@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from rft_diagnose.ask_all import Progress, ask_all, plan_tasks
-from rft_diagnose.endpoint import Completion, Endpoint, EndpointError, Sampling, check_endpoint
+from rft_diagnose.ask_all import Progress, Task, ask_all, plan_tasks
+from rft_diagnose.endpoint import Abilities, Completion, Endpoint, EndpointError, Sampling, check_endpoint
 from rft_diagnose.errors import DiagnosisError, listed
 from rft_diagnose.prompt_files import PromptRow
 from rft_diagnose.reading import RewardTable
@@ -112,8 +112,8 @@ def sample(
 
 def _ask(
     endpoint: Endpoint,
-    abilities: Any,
-    tasks: Sequence[Any],
+    abilities: Abilities,
+    tasks: Sequence[Task],
     concurrency: int,
     texts: Texts,
     scores: _Scores,
@@ -199,7 +199,9 @@ def _write_table(
             chosen = [i for i in range(generations) if i in samples]
             if not chosen:
                 continue
-            values = scores.values.get(number) or scores.score(number, [samples[i].text for i in chosen])
+            values = scores.values.get(number)
+            if values is None or len(chosen) < generations:
+                values = scores.score(number, [samples[i].text for i in chosen])
             for place, i in enumerate(chosen):
                 rewards = {name: column[place] for name, column in values.items()}
                 generation = {"prompt_id": row.id, "prompt": row.prompt, **asdict(samples[i]), **rewards}
