@@ -308,7 +308,8 @@ def _usable(ask: Callable[[Abilities, int], list[Completion]], prompts: int) -> 
 
 
 def _are_equal(*texts: Completion) -> bool:
-    return len({text.text for text in texts}) == 1
+    """Tell whether the texts are one; empty ones, of a model that thinks first, tell nothing."""
+    return len({text.text for text in texts}) == 1 and texts[0].text != ""
 
 
 def _same_texts(endpoint: Endpoint, prompts: int, text: str) -> str:

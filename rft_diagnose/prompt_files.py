@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,12 +76,20 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     text = path.read_text(encoding="utf-8-sig")
     if kind in (".csv", ".tsv"):
         csv.field_size_limit(2**31 - 1)
-        return list(csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if kind == ".tsv" else ","))
+        return _csv_rows(text, "\t" if kind == ".tsv" else ",")
     if kind == ".txt":
         return [{"prompt": line} for line in text.split("\n") if line.strip()]
     rows = json.loads(text) if kind == ".json" else _json_lines(text)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("expected objects with a prompt each")
+    return rows
+
+
+def _csv_rows(text: str, delimiter: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise ValueError(f"row {number:,} has more or fewer values than the first line has names")
     return rows
 
 

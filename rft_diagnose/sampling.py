@@ -205,7 +205,7 @@ def _write_table(
             for place, i in enumerate(chosen):
                 rewards = {name: column[place] for name, column in values.items()}
                 generation = {"prompt_id": row.id, "prompt": row.prompt, **asdict(samples[i]), **rewards}
-                file.write(json.dumps(generation, ensure_ascii=False) + "\n")
+                file.write(json.dumps(generation) + "\n")
 
 
 def _notes_on_texts(texts: Texts, generations: int) -> list[str]:

@@ -328,6 +328,12 @@ def test_reward_functions_that_cannot_be_loaded_are_refused(work, capsys, reward
     ("file", "content", "message"),
     [
         ("a.csv", "question,answer\nwhat?,4\n", None),
+        ("a.csv", 'prompt,answer\n"what?",4\n"who\u2028\nelse?",5\n', None),
+        (
+            "a.csv",
+            "prompt,answer\nwhat?,4,5\n",
+            "row 1 has more or fewer values than the first line has names",
+        ),
         ("a.txt", "what?\n\nwho?\n", None),
         ("a.json", '[{"query": "what?"}]', None),
         (
@@ -364,6 +370,17 @@ def test_several_addresses_are_asked_in_turn(work):
         arguments.insert(4, second.url)
         assert main(arguments) == 0
     assert abs(len(first.requests) - len(second.requests)) <= 1
+
+
+def test_a_model_that_thinks_first_and_half_characters_are_no_obstacle(work):
+    """Short texts of such a model are empty; a server may cut a text within a character."""
+
+    def text(prompt, seed, place):
+        return "" if server.requests[-1]["max_tokens"] == 64 else f"right {seed + place} \ud83d"
+
+    with served(Behaviour(texts=text)) as server:
+        assert main(command(server, "--concurrency", "1", "--range", "0", "1")) == 0
+    assert len({row["text"] for row in table("out")}) == 48
 
 
 def test_texts_of_a_double_depend_on_the_seed_alone():
