@@ -110,9 +110,9 @@ def extract(
     else:
         served = sample_served(config, tokenizer, prompts, texts, stop_if_asked, logger.info)
         batches = ((number, (number,), [new]) for number, new in served)
-    for batch, indices, batch_texts in batches:
-        log.append({"batch": batch, "inputs": list(indices), "texts": batch_texts})
-        texts.update(zip(indices, batch_texts, strict=True))
+    for batch, numbers, batch_texts in batches:
+        log.append({"batch": batch, "inputs": list(numbers), "texts": batch_texts})
+        texts.update(zip(numbers, batch_texts, strict=True))
         progress(len(texts) * each, len(prompts) * each)
     log.sync()
 

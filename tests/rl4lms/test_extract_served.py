@@ -55,6 +55,7 @@ def test_texts_come_from_the_endpoint_and_are_scored_here(tmp_path):
         and results["all_metric_values"]["lexical/rouge_l_max"].min() > 0
     )
     assert results["config"]["generator"]["urls"] == [server.url]
+    assert sorted(results["used_train_indices"]) == list(range(INPUTS))
     bodies = server.requests
     assert {(b["model"], b["temperature"], b["max_tokens"]) for b in bodies} == {("served-name", 0.5, 4)}
     assert len({body["seed"] for body in asked(server)}) == INPUTS
