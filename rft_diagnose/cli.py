@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 CONDITION_EXIT_CODE = 3
+INTERRUPTED_EXIT_CODE = 130
 SUPERVISED = "dead_low.jsonl"
 REPORT = "report.html"
 MAX_EXAMPLES = 20
@@ -136,9 +137,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, read, diagnose, write, say; return the exit status."""
+    """Parse, read or sample, diagnose, write, say; return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["sample"]:
+        return sample_main(arguments[1:])
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments)
     if not args.inputs:
         parser.error("give files with rewards")
     if (args.kl is None) != (args.kl_coef is None):
@@ -147,6 +151,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         conditions = [parse_condition(text) for text in args.fail_if]
         with _log_on_console():
             summary = check(args, args.inputs)
+    except (DiagnosisError, ConditionError) as error:
+        say(str(error), sys.stderr)
+        return 2
+    return exit_status(conditions, summary)
+
+
+def sample_main(arguments: Sequence[str]) -> int:
+    """Sample from an endpoint, then check as `main` does; return the exit status."""
+    from rft_diagnose.sample_cli import add_arguments, check_arguments, sample_as_asked
+
+    parser = build_parser()
+    add_arguments(parser)
+    args = parser.parse_args(arguments)
+    check_arguments(parser, args)
+    source = args.inputs[0]
+    args.output_path = args.output_path or default_folder(source).with_name(f"{source.stem}_sampled")
+    try:
+        conditions = [parse_condition(text) for text in args.fail_if]
+        with _log_on_console():
+            sampled = sample_as_asked(args)
+            summary = check(args, [sampled.table], judged=[source], complete=sampled.add_notes)
+    except KeyboardInterrupt:
+        say(f"interrupted: what was sampled is in {args.output_path}; the same command goes on", sys.stderr)
+        return INTERRUPTED_EXIT_CODE
     except (DiagnosisError, ConditionError) as error:
         say(str(error), sys.stderr)
         return 2

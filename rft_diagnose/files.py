@@ -10,6 +10,7 @@ from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.formats import FORMATS, ROW_FORMATS, file_format, is_pipe
 
 OWN_LOG = "*rollout_rewards.jsonl"  # of a training run here, which has other tables beside it
+TRL_LOG = "completions/completions_*.parquet"  # in a trainer's output_dir, among checkpoints and other logs
 DEEPEST = 3  # folders below the given one
 STEP_FOLDERS = 2  # above a file, in whose names its step is looked for
 _EVALUATION = "val|valid|validation|eval|evals|evaluation|dev|test"
@@ -58,9 +59,9 @@ def _tables_in(folder: Path) -> list[Path]:
 
     JSON, arrays and extractions often stand beside tables for other reasons: they count where there are none.
     """
-    logs = sorted(folder.glob(OWN_LOG))
-    if logs:
-        return logs
+    for log in (OWN_LOG, TRL_LOG):
+        if logs := sorted(folder.glob(log)):
+            return logs
     every = [
         path
         for depth in range(DEEPEST + 1)

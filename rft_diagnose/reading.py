@@ -32,6 +32,7 @@ from rft_diagnose.sources import (
     read_sources,
 )
 from rft_diagnose.texts import warn_of_equal_texts
+from rft_diagnose.trl_logs import trl_notes
 
 NUMBERED = re.compile(r"[A-Za-z][A-Za-z_ .:-]*(\d+)")  # a step: "step_10", "checkpoint-500"
 ROUNDED = re.compile(r"[+-]?\d+(\.\d+)?[eE]\+?\d+")  # how a large whole number is written once it is rounded
@@ -87,7 +88,7 @@ def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) 
     if chosen.references is not None:
         references = _read_references(sources, chosen.references, inputs)
         notes += _note_on_references(sources, chosen.references, inputs)
-    codes = inputs.codes
+    codes, logged = inputs.codes, steps
     texts = join_hashes(sources)
     kept, repeat_notes = drop_repeated(sources, codes, list(rewards.values()), steps)
     if kept is not None:
@@ -95,6 +96,8 @@ def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) 
         codes, rewards = codes[kept], {name: values[kept] for name, values in rewards.items()}
         steps = None if steps is None else steps[kept]
         kl = None if kl is None else kl[kept]
+    if steps is not None and logged is not None and chosen.log.library == "TRL":
+        notes += trl_notes(logged, codes, steps)
     others = [name for name in chosen.names if name not in (chosen.prompt, *chosen.rewards)]
     return RewardTable(
         codes=codes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 from numbers import Real
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from common import console
 from common.errors import Interrupted, UserError
@@ -29,6 +30,7 @@ from rl4lms.model.load import autocast, check_vocabulary, choose_device, load_mo
 from rl4lms.requirements import RequirementError
 from rl4lms.reward_checks import LARGEST
 from rl4lms.samples import Sample, content_hash, subsample_indices
+from rl4lms.served import sample_served
 from rl4lms.text import Score, TextBatch, make_text_batch
 
 logger = logging.getLogger(__name__)
@@ -64,7 +66,8 @@ def extract(
     """Run or continue the extraction of `run`; progress(texts done, texts in all).
 
     The same seed and config give the same file, however often it was cut. Raises ExtractionInterrupted,
-    ExtractionError, RequirementError, DataError, ModelSourceError, GenerationError, BlindMetricError.
+    ExtractionError, RequirementError, DataError, ModelSourceError, GenerationError, BlindMetricError,
+    ServedModelError.
     """
     remove_half_written(run.path)
 
@@ -79,8 +82,6 @@ def extract(
     logger.info("%d %s inputs of %s", len(samples), config.datapool.split, config.datapool.id)
 
     # 2. Texts, a batch at a time, on disk before the next one.
-    device = choose_device(config.runtime.device)
-    run.update_manifest(device=str(device))
     tokenizer = load_tokenizer(
         config.tokenizer.model_name,
         padding_side=config.tokenizer.padding_side,
@@ -88,9 +89,57 @@ def extract(
         pad_token_as_eos_token=config.tokenizer.pad_token_as_eos_token,
         clean_up_tokenization_spaces=config.tokenizer.clean_up_tokenization_spaces,
     )
+    prompts = [sample.prompt_or_input_text for sample in samples]
+    log = run.rows(TEXTS, "batch")
+    texts: dict[int, list[str]] = {}
+    done = set()
+    for row in log.read():
+        done.add(row["batch"])
+        texts.update(zip(row["inputs"], row["texts"], strict=True))
+    each = config.evaluation.num_samples_per_input
+    progress(len(texts) * each, len(prompts) * each)
+
+    def stop_if_asked() -> None:
+        if should_stop():
+            raise ExtractionInterrupted
+
+    model = None
+    if config.generator is None:
+        model = load_here(config, tokenizer, run)
+        batches = generate_here(config, model, tokenizer, prompts, done, stop_if_asked)
+    else:
+        served = sample_served(config, tokenizer, prompts, texts, stop_if_asked, logger.info)
+        batches = ((number, (number,), [new]) for number, new in served)
+    for batch, numbers, batch_texts in batches:
+        log.append({"batch": batch, "inputs": list(numbers), "texts": batch_texts})
+        texts.update(zip(numbers, batch_texts, strict=True))
+        progress(len(texts) * each, len(prompts) * each)
+    log.sync()
+
+    # 3. Scores, some inputs at a time; 4. the files that the paper's figures are made of.
+    all_texts = [texts[i] for i in range(len(samples))]
+    values = score(built, samples, all_texts, model, config.datapool.split, run, should_stop)
+    return save(config, run, samples, indices, all_texts, values)
+
+
+def load_here(config: ExtractConfig, tokenizer: PreTrainedTokenizerBase, run: RunDir) -> PreTrainedModel:
+    """Load the model that is to write the texts. Raises ModelSourceError, RequirementError."""
+    device = choose_device(config.runtime.device)
+    run.update_manifest(device=str(device))
     model = load_model(config.alg.model_name, config.alg.model_type, torch.float32, device)
     check_vocabulary(model, tokenizer)
-    prompts = [sample.prompt_or_input_text for sample in samples]
+    return model
+
+
+def generate_here(
+    config: ExtractConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    done: Container[int],
+    stop_if_asked: Callable[[], None],
+) -> Iterator[tuple[int, tuple[int, ...], list[list[str]]]]:
+    """Yield batches that are not done: number, positions of their prompts, texts. Raises GenerationError."""
     decoding = Decoding(
         settings=config.alg.generation_kwargs,
         max_prompt_length=config.tokenizer.max_length,
@@ -99,30 +148,13 @@ def extract(
         num_samples=config.evaluation.num_samples_per_input,
         seed=config.runtime.seed,
     )
-    log = run.rows(TEXTS, "batch")
-    texts: dict[int, list[str]] = {}
-    done = set()
-    for row in log.read():
-        done.add(row["batch"])
-        texts.update(zip(row["inputs"], row["texts"], strict=True))
-    each = decoding.num_samples
-    progress(len(texts) * each, len(prompts) * each)
     for batch in plan_batches(model, tokenizer, prompts, decoding):
         if batch.id in done:
             continue
-        if should_stop():
-            raise ExtractionInterrupted
-        with autocast(device, config.runtime.dtype):
-            batch_texts = generate_batch(model, tokenizer, prompts, decoding, batch)
-        log.append({"batch": batch.id, "inputs": list(batch.indices), "texts": batch_texts})
-        texts.update(zip(batch.indices, batch_texts, strict=True))
-        progress(len(texts) * each, len(prompts) * each)
-    log.sync()
-
-    # 3. Scores, some inputs at a time; 4. the files that the paper's figures are made of.
-    all_texts = [texts[i] for i in range(len(samples))]
-    values = score(built, samples, all_texts, model, config.datapool.split, run, should_stop)
-    return save(config, run, samples, indices, all_texts, values)
+        stop_if_asked()
+        with autocast(model.device, config.runtime.dtype):
+            texts = generate_batch(model, tokenizer, prompts, decoding, batch)
+        yield batch.id, batch.indices, texts
 
 
 def run_extraction(config: ExtractConfig, run: RunDir, resume_command: str) -> Extraction | int:

@@ -30,7 +30,7 @@ FLOORS = [
     {"datapools", "metrics", "reward_checks"},
     {"rewards"},
     {"config", "plots", "blind_metrics"},
-    {"evaluation", "task_reward"},
+    {"evaluation", "task_reward", "served"},
     {"run_setup", "reward_log", "episodes"},
     {"record"},
     {"ppo", "sft", "group", "reward_model", "extract"},

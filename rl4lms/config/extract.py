@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -91,6 +91,41 @@ class EvaluationConfig(Config):
         return problems
 
 
+class EndpointConfig(Config):
+    """The model is served by an OpenAI-compatible endpoint (vLLM, SGLang, `transformers serve`)."""
+
+    id: Literal["endpoint"] = Field(description="the only generator besides the model that is loaded here")
+    urls: Annotated[list[str], Field(min_length=1)] = Field(
+        description="its addresses, such as http://localhost:8000/v1; several are asked in turn"
+    )
+    model: str | None = Field(None, description="its name there; null = alg.model_name")
+    api: Literal["chat", "completions"] = Field(
+        "completions", description="completions: a prompt is gone on with; chat: it is a user's message"
+    )
+    concurrency: Annotated[int, Field(ge=1)] = Field(16, description="requests at a time")
+    timeout: Annotated[float, Field(gt=0)] = Field(600.0, description="seconds until one is sent again")
+    allow_equal: bool = Field(
+        False, description="go on though two samples of the first inputs are the same text"
+    )
+
+    def check(self) -> list[Problem]:
+        return [
+            Problem(f"urls[{number}]", f"expected http://... or https://..., got {url!r}")
+            for number, url in enumerate(self.urls)
+            if not url.startswith(("http://", "https://"))
+        ]
+
+
+# What the endpoints' interface has no word for, and the value that asks for nothing.
+_NOT_SERVED = {
+    "num_beams": 1,
+    "top_k": 0,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0,
+}
+
+
 class ExtractConfig(Config):
     """One extraction: sample texts for inputs, score them, leave mean and std of every input."""
 
@@ -98,6 +133,9 @@ class ExtractConfig(Config):
     datapool: ExtractDatapoolConfig = Field(description="the dataset, and which of its inputs")
     alg: ExtractAlgConfig = Field(description="the model and how it is sampled")
     evaluation: EvaluationConfig = Field(description="how many texts, and what to compute of them")
+    generator: EndpointConfig | None = Field(
+        None, description="who writes the texts: an endpoint that serves the model; null = it is loaded here"
+    )
     runtime: RuntimeConfig = Field(RuntimeConfig(), description="how to run")
 
     def check(self) -> list[Problem]:
@@ -112,6 +150,20 @@ class ExtractConfig(Config):
             texts = getattr(self.evaluation, name)
             if message := batch_problem(texts, self.alg.generation_kwargs.max_new_tokens):
                 problems.append(Problem(f"evaluation.{name}", message))
+        return problems + self._endpoint_problems()
+
+    def _endpoint_problems(self) -> list[Problem]:
+        """Report settings that an endpoint cannot be asked for."""
+        if self.generator is None:
+            return []
+        settings, field = self.alg.generation_kwargs, "alg.generation_kwargs"
+        problems = [
+            Problem(f"{field}.{name}", f"an endpoint cannot be asked for it: set {value:g}")
+            for name, value in _NOT_SERVED.items()
+            if getattr(settings, name) != value
+        ]
+        if not settings.do_sample:
+            problems.append(Problem(f"{field}.do_sample", "an endpoint is asked for samples: set true"))
         return problems
 
     @property
@@ -139,6 +191,8 @@ class ExtractConfig(Config):
             notices.append(
                 "alg.generation_kwargs.do_sample: false makes all texts of an input equal, and their std 0"
             )
+        if self.generator is not None:
+            notices.append("generator: metrics get no model, and runtime.device and dtype have no effect")
         if self.runtime.gradient_checkpointing:
             notices.append("runtime.gradient_checkpointing: no effect, extraction computes no gradients")
         return notices

@@ -56,7 +56,8 @@ def models_missing(config: ExtractConfig | TrainConfig) -> list[Problem]:
     """The model and the tokenizer that cannot be had offline; the hub is not asked."""
     model = config.model_field if isinstance(config, TrainConfig) else "alg.model_name"
     names = {"tokenizer.model_name": config.tokenizer.model_name, model: config.alg.model_name}
-    if config.alg.model_name == BAG_OF_TOKENS:
+    is_served = isinstance(config, ExtractConfig) and config.generator is not None
+    if config.alg.model_name == BAG_OF_TOKENS or is_served:
         del names[model]
     problems = {field: offline_problem(name) for field, name in names.items()}
     return [Problem(field, message) for field, message in problems.items() if message]
@@ -94,6 +95,8 @@ def check_locally(path: Path, config: ExtractConfig | TrainConfig) -> str:
 def resolved(config: ExtractConfig | TrainConfig) -> dict[str, Any]:
     """The config with all defaults, those of dataset, reward and metrics too; it loads as the same run."""
     data = config.model_dump()
+    if isinstance(config, ExtractConfig) and config.generator is None:
+        del data["generator"]  # so that runs of before are found again
     for place, registry, name, args in _components(config):
         block: Any = data
         for key in place:
