@@ -25,12 +25,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # The floors of rl4lms, from the ground up: a room imports from its own file or folder and from floors below.
 FLOORS = [
-    {"model", "samples", "errors", "diagnosis", "wordnet"},
+    {"model", "samples", "errors", "diagnosis", "wordnet", "text_tasks"},
     {"requirements", "text", "rankings", "teacher"},
     {"datapools", "metrics", "reward_checks"},
     {"rewards"},
     {"config", "plots", "blind_metrics"},
-    {"evaluation", "task_reward"},
+    {"evaluation", "task_reward", "pretraining"},
     {"run_setup", "reward_log", "episodes"},
     {"record"},
     {"ppo", "sft", "group", "reward_model", "extract"},

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from random import Random
+from typing import Literal
 
-from paper.small_models.config import SENTINELS, TextTask
-
+TextTask = Literal["span_corruption", "prefix_continuation", "denoising"]
+SENTINELS = 10  # tokens that stand for spans left out
 NOISE, MEAN_SPAN = 0.15, 3  # Raffel et al. 2020, Section 3.1.4
 DROPPED = 0.2  # of the words, in `denoising`
 MIN_WORDS = 4
