@@ -41,7 +41,7 @@ def train(setup: TrainingSetup) -> None:
             kl_coeff = learner.kl_controller.coeff
             set_learning_rates(learner.optimizer, args, iteration)
             with torch.no_grad(), autocast(actors.device, runtime.dtype):
-                # 1. Sample responses to prompts drawn with replacement, until there are enough tokens, or texts.
+                # 1. Sample responses to prompts drawn with replacement, until there are enough.
                 episodes = sample(actors, iteration, learner.mean_length, world)
                 # 2. Reward every text; of every token compute log pi, log pi_ref, the value V and
                 #    the KL reward -kl_coeff (log pi - log pi_ref).
