@@ -34,7 +34,7 @@ def best_checkpoint(setup: TrainingSetup, folder: Path, metric: str) -> Evaluate
     if best is None:
         logger.warning("no checkpoint has a value of %s on val: the model is that of the last update", metric)
     else:
-        shown = f"{metric} {best.value:.4g} on val, the best of {len(evaluated)}"
+        shown = f"{metric} {best.value:.4g} on val, the best"
         logger.info("the model is that of update %d (epoch %.4g): %s", best.step, best.epoch, shown)
     return best
 
