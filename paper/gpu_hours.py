@@ -68,8 +68,9 @@ def on_policy_cost(config: TrainConfig, size: ModelSize) -> Cost:
     masks = 2 if isinstance(alg, NlpoConfig) else 0
     scored = (3 + masks) * pass_cost(size, prompt, text, text)  # one of them token by token, while sampling
     rollouts = episodes * (scored + pass_cost(size, prompt, text, 0))
-    per_minibatch = min(sizes.batch_size, sizes.tokens)
-    if sizes.minibatch_unit == "sequence":
+    tokens_a_unit = text if sizes.minibatch_unit == "episode" else 1
+    per_minibatch = min(sizes.batch_size * tokens_a_unit, sizes.tokens)
+    if sizes.minibatch_unit != "token":
         sequences = per_minibatch / text
     else:
         sequences = episodes * (1 - (1 - 1 / episodes) ** per_minibatch) if episodes > 1 else 1.0

@@ -6,7 +6,7 @@ What they are is a function of model, prompts, settings and seeds, whatever they
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -102,12 +102,19 @@ def reward_episodes(
 ) -> list[TextReward]:
     """Compute the task reward of every text, in one call. Raises RewardError.
 
-    With `reward_unfinished: false` a text that is cut before `max_episode_length` gets 0.
+    With `reward_unfinished: false` a text that is cut before `max_episode_length` gets 0; with
+    `missing_eos_penalty` that is the reward of each text without an end token.
     """
     if not episodes:
         return []
     samples = [train[episode.sample] for episode in episodes]
     rewards = reward(make_text_batch(samples, texts, model, "train"))
+    penalty = env.args.missing_eos_penalty
+    if penalty is not None:
+        return [
+            value if ended else replace(value, total=penalty)
+            for value, ended in zip(rewards, have_ended(model, episodes), strict=True)
+        ]
     if env.args.reward_unfinished:
         return rewards
     longest = env.args.max_episode_length

@@ -64,11 +64,17 @@ class Evaluator:
     _batches: dict[Split, list[Batch]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(
-        self, model: PreTrainedModel, split: Split, epoch: Epoch, step: int | None = None
+        self,
+        model: PreTrainedModel,
+        split: Split,
+        epoch: Epoch,
+        step: int | None = None,
+        more: Callable[[], dict[str, float]] = dict,
     ) -> dict[str, float]:
         """The corpus value of each metric; what is recorded for that epoch already is not done again.
 
         epoch: the row's label, completed iterations or epochs; step: the trackers' (default: the epoch).
+        more: measures what else is recorded, on all processes.
         Raises EvaluationError, RequirementError, GenerationError; TrainingInterrupted: asked to stop between
         two batches, in which case nothing is recorded (so checkpoint before).
         """
@@ -90,6 +96,7 @@ class Evaluator:
         outcome = self.world.same(outcome)
         if isinstance(outcome, Exception):
             raise outcome
+        outcome = more() | outcome
         if self.run is not None:
             self._log(split).append({"epoch": epoch, "metrics": outcome})
         if self.tracker is not None:

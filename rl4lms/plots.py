@@ -27,6 +27,8 @@ _PANELS: dict[str, list[tuple[str, str, str | None, bool]]] = {
         ("KL to the reference, per token", "rollout_info/kl_div_mean", None, False),
         ("KL coefficient", "rollout_info/kl_coeff", None, False),
         ("KL reward of a text", "rollout_info/ep_kl_rew", None, False),
+        ("KL to the reference, per text", "rollout_info/ep_kl", None, False),
+        ("its root", "rollout_info/ep_kl_root", None, False),
     ],
     "episode_length": [
         ("tokens of a text: mean, band: std", "rollout_info/ep_lens", "rollout_info/ep_lens_std", False),
@@ -36,18 +38,23 @@ _PANELS: dict[str, list[tuple[str, str, str | None, bool]]] = {
         ("value loss", "ppo/value_loss", None, False),
         ("entropy loss", "ppo/entropy_loss", None, False),
         ("loss", "loss", None, False),
+        ("loss of pretraining text", "ppo/ptx_loss", None, False),
     ],
     "update": [
         ("approximate KL of the update", "ppo/approx_kl", None, False),
         ("share of clipped ratios", "ppo/clip_fraction", None, False),
         ("explained variance of the value", "ppo/explained_variance", None, False),
         ("learning rate", "learning_rate", None, False),
+        ("cosine of PPO's and pretraining's gradient", "ppo/ptx_cosine", None, False),
     ],
     "gradient_norm": [
         ("gradient norm, before clipping", "ppo/grad_norm", None, True),
         ("gradient norm, before clipping", "grad_norm", None, True),
+        ("of PPO, of the policy's weights", "ppo/policy_grad_norm", None, True),
+        ("of pretraining text, times its weight", "ppo/ptx_grad_norm", None, True),
     ],
 }
+_KL_ROOT, _REWARD_MODEL_SCORE = "kl/episode_root", "semantic/reward_model"
 _PART = re.compile(r"rollout_info/reward/[^/]+/mean")
 NOTHING_IF_ZERO = ("kl",)  # pictures whose panels are left out where they are 0 all along
 # Panels of several curves: title, label -> key and look. Of inputs with two texts or more in the last
@@ -126,6 +133,10 @@ def draw_training(path: Path, prefix: str = "") -> list[Path]:
             x_label = "epoch" if supervised else "iteration"
             save_panels(folder / f"{name}.png", panels, x_label, CURVE_COLORS)
             drawn.append(folder / f"{name}.png")
+        if panels := arrange_against_kl(path, prefix):
+            x_label = "root of the KL to the reference per text, on val"
+            save_panels(folder / "against_kl.png", panels, x_label, CURVE_COLORS)
+            drawn.append(folder / "against_kl.png")
         if panel := arrange_calibration(path, prefix):
             save_panels(folder / "calibration.png", [panel], "predicted probability", CURVE_COLORS)
             drawn.append(folder / "calibration.png")
@@ -180,6 +191,22 @@ def _arrange_reward_model(rows: Mapping[str, Sequence[Row]]) -> list[Panel]:
         curves = [_make_curve(rows[split], key, label, look) for label, (split, key, look) in keys.items()]
         if recorded := [curve for curve in curves if curve.points]:
             panels.append(Panel(title, recorded))
+    return panels
+
+
+def arrange_against_kl(path: Path, prefix: str = "") -> list[Panel]:
+    """Makes a panel for each metric on val over the root of the KL there, the reward model's score first.
+
+    So a reward model's score stands beside gold (Gao et al. 2022): where the one rises and the other falls,
+    the policy has learnt the reward model's mistakes. Of runs that measure the KL.
+    """
+    rows = [row["metrics"] for row in _read(path, f"{prefix}val_split_metrics.jsonl")]
+    rows = [row for row in rows if _KL_ROOT in row]
+    names = {name for row in rows for name in row if not name.startswith(("kl/", "diversity_metrics/"))}
+    panels = []
+    for name in sorted(names, key=lambda name: (name != _REWARD_MODEL_SCORE, name)):
+        points = [(float(row[_KL_ROOT]), float(row[name])) for row in rows if name in row]
+        panels.append(Panel(name.rpartition("/")[2], [Curve("", points)]))
     return panels
 
 

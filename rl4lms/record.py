@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from common.console import progress
 from common.files import RowLog
@@ -34,11 +36,17 @@ _REMEDY = (
 
 
 class Learner(Protocol):
-    """What changes from iteration to iteration. iteration: how many are completed; tokens: their texts'."""
+    """What changes from iteration to iteration. iteration: how many are completed; tokens: their texts'.
+
+    result: the model that is evaluated and saved.
+    """
 
     policy: PolicyModel
     iteration: int
     tokens: int
+
+    @property
+    def result(self) -> PreTrainedModel: ...
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
@@ -124,9 +132,16 @@ class Record:
     Only the main process writes; all of them evaluate and stop together.
     """
 
-    def __init__(self, setup: TrainingSetup, learner: Learner, losses: Mapping[str, str]) -> None:
-        """losses: what minibatches log, as in UpdateLog."""
+    def __init__(
+        self,
+        setup: TrainingSetup,
+        learner: Learner,
+        losses: Mapping[str, str],
+        measure: Callable[[Split], dict[str, float]] = lambda split: {},
+    ) -> None:
+        """losses: what minibatches log, as in UpdateLog; measure: what evaluations record besides metrics."""
         self._setup, self._learner, self._losses = setup, learner, losses
+        self._measure = measure
         iterations = setup.config.train_evaluation.n_iters
         assert iterations is not None  # TrainConfig.check
         self._iterations, self._max_tokens = iterations, setup.config.train_evaluation.max_tokens
@@ -226,7 +241,7 @@ class Record:
         """Draw the curves and save the finetuned model."""
         if self._setup.world.is_main:
             draw_training(self._setup.path, self._setup.prefix)
-            logger.info("model: %s", save_model(self._setup, self._learner.policy.model))
+            logger.info("model: %s", save_model(self._setup, self._learner.result))
 
     def _check_rollouts(self, rollouts: LoggedRollouts, kl: float) -> None:
         """Warn of what no update helps against. Raises DivergenceError if the config says stop."""
@@ -257,7 +272,8 @@ class Record:
         setup, done = self._setup, self._learner.iteration
         try:
             for split in self._due_splits(done):
-                setup.evaluator(self._learner.policy.model, split, done)
+                more = partial(self._measure, split)
+                setup.evaluator(self._learner.result, split, done, more=more)
         except TrainingInterrupted:
             self._save_checkpoint()
             raise

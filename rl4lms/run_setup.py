@@ -25,6 +25,7 @@ from rl4lms.blind_metrics import check_reward, warn_of_blind_metrics
 from rl4lms.config import (
     GroupConfig,
     NlpoConfig,
+    OnPolicyConfig,
     RewardModelConfig,
     RolloutConfig,
     SupervisedConfig,
@@ -40,6 +41,7 @@ from rl4lms.model.generation import Decoding
 from rl4lms.model.load import load_tokenizer, save_model_folder
 from rl4lms.model.parallel import World
 from rl4lms.model.source import Kind
+from rl4lms.pretraining import PretrainingText, load_pretraining
 from rl4lms.samples import Sample, content_hash, subsample_indices
 
 __all__ = [
@@ -67,7 +69,8 @@ class TrainingSetup:
     """What a training needs besides models.
 
     path, prefix: the run's directory and what the names in it begin with; run, tracker: of the main process,
-    None elsewhere. train: the samples to train on, after frac_train_samples.
+    None elsewhere. train: the samples to train on, after frac_train_samples; pretraining: the text that is
+    mixed in.
     """
 
     config: TrainConfig
@@ -78,6 +81,7 @@ class TrainingSetup:
     world: World
     tokenizer: PreTrainedTokenizerBase
     train: list[Sample]
+    pretraining: PretrainingText | None
     evaluator: Evaluator
     eval_on_train: bool
     should_stop: Callable[[], bool]
@@ -128,6 +132,11 @@ def prepare(
         digests = {split: content_hash(split_samples) for split, split_samples in samples.items()}
         sizes = {split: len(split_samples) for split, split_samples in samples.items()}
         check_data(run, digests, sizes, config.datapool.id)
+    pretraining = None
+    if config.pretraining is not None:
+        alg = config.alg
+        pretraining = load_pretraining(config.pretraining, alg.model_name, alg.model_type, tokenizer)
+        check_pretraining(run, pretraining)
     most = config.train_evaluation.max_eval_samples
     evaluator = Evaluator(
         tokenizer=tokenizer,
@@ -153,6 +162,7 @@ def prepare(
         world=world,
         tokenizer=tokenizer,
         train=samples["train"],
+        pretraining=pretraining,
         evaluator=evaluator,
         eval_on_train=eval_on_train,
         should_stop=should_stop,
@@ -194,6 +204,18 @@ def check_data(run: RunDir, digests: dict[Split, str], sizes: dict[Split, int], 
             f"datapool {datapool!r} no longer gives the samples of {', '.join(changed)} that {run.path} "
             "began with; start the run anew"
         )
+
+
+def check_pretraining(run: RunDir | None, pretraining: PretrainingText) -> None:
+    """Record what the pretraining text is, or compare it likewise. Raises TrainingDataError."""
+    digest = pretraining.digest()
+    if run is not None and run.manifest.get("pretraining", digest) != digest:
+        raise TrainingDataError(
+            f"alg.pretraining no longer gives the text that {run.path} began with (is another version of a "
+            "package installed?); start the run anew"
+        )
+    if run is not None:
+        run.update_manifest(pretraining=digest)
 
 
 def decodings(config: TrainConfig) -> dict[Split, Decoding]:
@@ -238,7 +260,10 @@ def log_sizes(setup: TrainingSetup) -> None:
     logger.info("samples: %s to train on; evaluated: %s", f"{len(setup.train):,}", evaluated)
     if setup.world.size > 1 and isinstance(config.alg, SupervisedConfig):
         logger.info("%d processes: an update has that many times the texts", setup.world.size)
-    for line in memory_lines(config, count_parameters(config.alg.model_name, config.alg.model_type)):
+    weights, of_value_model = count_parameters(config.alg.model_name, config.alg.model_type), None
+    if isinstance(config.alg, OnPolicyConfig) and (name := config.alg.policy.args.value_model_name):
+        of_value_model = count_parameters(name, config.alg.model_type)
+    for line in memory_lines(config, weights, of_value_model):
         logger.info("%s", line)
 
 
@@ -256,10 +281,11 @@ def count_parameters(model_name: str, kind: Kind) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def memory_lines(config: TrainConfig, parameters: int) -> list[str]:
+def memory_lines(config: TrainConfig, parameters: int, of_value_model: int | None = None) -> list[str]:
     """What a process holds besides activations, and the size of a checkpoint.
 
-    A trained model: weights, gradients, two numbers of AdamW each; a frozen one: weights.
+    parameters: weights of a model; of_value_model: those of the value model, if it is another one. A trained
+    model: weights, gradients, two numbers of AdamW each; a frozen one: weights.
     """
     if isinstance(config.alg, SupervisedConfig | RewardModelConfig):
         trained, frozen = ["model"], []
@@ -268,13 +294,19 @@ def memory_lines(config: TrainConfig, parameters: int) -> list[str]:
         trained = ["policy"] if group else ["policy", "value model"]
         frozen = ["reference"] if group is None or group.needs_reference else []
         frozen += ["mask model"] if isinstance(config.alg, NlpoConfig) else []
+        if isinstance(config.alg, OnPolicyConfig) and config.alg.args.ema_decay is not None:
+            frozen.append("average")
     weight = parameters * _FLOAT
-    held = len(trained) * (2 + _ADAM) * weight + len(frozen) * weight
-    saved = len(trained) * (1 + _ADAM) * weight + ("mask model" in frozen) * weight
+    more = 0 if of_value_model is None else (of_value_model - parameters) * _FLOAT
+    held = (len(trained) * weight + more) * (2 + _ADAM) + len(frozen) * weight
+    saved = (len(trained) * weight + more) * (1 + _ADAM)
+    saved += len({"mask model", "average"} & set(frozen)) * weight
     parts = [f"{name} (weights, gradients, AdamW)" for name in trained] + frozen
+    each = f"{parameters:,} weights each"
+    if of_value_model is not None:
+        each += f" (the value model {of_value_model:,})"
     return [
-        f"memory: {gigabytes(held)} a process without activations, of {parameters:,} weights each: "
-        + ", ".join(parts),
+        f"memory: {gigabytes(held)} a process without activations, of {each}: " + ", ".join(parts),
         f"a checkpoint: {gigabytes(saved)}; while one is written, the one before it is there too",
     ]
 

@@ -278,3 +278,18 @@ def actors_of(
         alg=algorithm(kind, **({"alg": "nlpo"} if mask_rule else {}) | alg),
         seed=seed,
     )
+
+
+def likelier_end(actors: Any) -> Any:
+    """The same, with an end token that is likely at each step."""
+    model = actors.policy.model
+    head = model.get_output_embeddings()
+    bias = torch.zeros(head.weight.shape[0])
+    bias[actors.tokenizer.eos_token_id] = 10.0 if model.config.is_encoder_decoder else 4.0
+    for language_model in (
+        model,
+        actors.reference.model,
+        *([actors.mask_model.model] if actors.mask_model else []),
+    ):
+        language_model.get_output_embeddings().bias = torch.nn.Parameter(bias.clone())
+    return actors

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,15 +15,14 @@ from common.config import Config, Problem, load_config, unknown_name
 from common.limits import TextsAtATime, at_most, excess
 from common.python_docs import DEFAULT_PACKAGES
 from rl4lms.config.parts import Positive, RuntimeConfig
-from rl4lms.datapools.python_docs import FormName, PythonDocsArgs
+from rl4lms.config.pretraining import TASKS
+from rl4lms.datapools.python_docs import PythonDocsArgs
+from rl4lms.text_tasks import SENTINELS
 
 ModelType = Literal["seq2seq", "causal", "classifier"]
-TextTask = Literal["span_corruption", "prefix_continuation", "denoising"]
-TASKS: tuple[str, ...] = (*get_args(TextTask), *get_args(FormName))
 NEXT_TOKEN = "next_token"  # a causal model's, on plain text
 # T5's: <pad>, </s>, <unk> and sentinels; GPT-2's: all bytes and <|endoftext|>; a classifier's: T5's with <s>
 # in place of the sentinels.
-SENTINELS = 10
 _LEAST_VOCABULARY: dict[ModelType, int] = {
     "seq2seq": 3 + SENTINELS + 200,
     "causal": 257,

@@ -18,8 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from common.hub import DataError
 from common.seeding import derive_seed
-from paper.small_models.config import NEXT_TOKEN, PretrainConfig, TextTask
-from paper.small_models.tasks import MIN_WORDS, TEXT_TASKS, Example, passage
+from paper.small_models.config import NEXT_TOKEN, PretrainConfig
 from rl4lms.datapools import load_datapool
 from rl4lms.datapools.python_docs import (
     FormName,
@@ -30,6 +29,7 @@ from rl4lms.datapools.python_docs import (
 )
 from rl4lms.model.packing import IGNORED, pad_rows
 from rl4lms.samples import Sample
+from rl4lms.text_tasks import MIN_WORDS, TEXT_TASKS, Example, TextTask, passage
 
 # CHUNK x CHUNK batches are drawn together and sorted by length: a third of what is computed is padding, in
 # batches of any lengths three quarters.

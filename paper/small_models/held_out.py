@@ -18,13 +18,13 @@ from common.seeding import derive_seed
 from paper.small_models.config import PretrainConfig
 from paper.small_models.corpus import Corpus, collate, draw, encode
 from paper.small_models.models import target_logits
-from paper.small_models.tasks import Example
 from rft_diagnose.style import CURVE_COLORS, house_style
 from rl4lms.metrics.learned import learned_reward
 from rl4lms.model.generation import Decoding, generate
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.load import autocast, load_model, load_tokenizer
 from rl4lms.text import TextBatch
+from rl4lms.text_tasks import Example
 
 EXAMPLES = {"seq2seq": 512, "causal": 512, "classifier": 4096}
 SAMPLES, SAMPLE_TOKENS = 2, 40  # of each task

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from paper.small_models.config import SENTINELS, ModelType
-from paper.small_models.tasks import sentinel
+from paper.small_models.config import ModelType
+from rl4lms.text_tasks import SENTINELS, sentinel
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"  # T5's, ids 0, 1, 2
 START = "<s>"  # a classifier's, id 3

@@ -12,7 +12,6 @@ from rl4lms.config.algorithms import (
     PpoConfig,
     RewardModelConfig,
     RolloutConfig,
-    SupervisedConfig,
 )
 from rl4lms.config.extract import ExtractConfig
 from rl4lms.config.group import GroupConfig
@@ -29,6 +28,7 @@ from rl4lms.config.report import (
     resolved,
     training_sizes,
 )
+from rl4lms.config.supervised import SupervisedConfig
 from rl4lms.config.train import TrainConfig
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The `alg` block of training: PPO, NLPO, A2C, supervised finetuning, reward models.
+"""The `alg` block of training: PPO, NLPO, A2C, reward models.
 
 Defaults that no file of the paper needs are those of the paper's library.
 """
@@ -6,17 +6,17 @@ Defaults that no file of the paper needs are those of the paper's library.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from common import limits
 from common.config import Config, Problem
-from common.limits import at_most
-from rl4lms.config.parts import Args, Positive, Side
-from rl4lms.config.training_args import training_args_problems, translate_training_args
+from common.limits import TextsAtATime, at_most
+from rl4lms.config.parts import Positive, Side
+from rl4lms.config.pretraining import PtxConfig
 from rl4lms.model.generation_config import GenerationSettings
-from rl4lms.model.source import Kind
+from rl4lms.model.source import Kind, value_model_problem
 from rl4lms.samples import Split
 
 TokensAtATime = Annotated[Positive, at_most(limits.TOKENS, "tokens at a time")]
@@ -26,19 +26,41 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class OnPolicyArgs(Config):
     """Hyperparameters of the update."""
 
-    n_steps: TokensAtATime = Field(description="tokens collected per environment and iteration")
-    batch_size: TokensAtATime = Field(64, description="tokens of a minibatch (all 28 files: 64)")
-    minibatch_unit: Literal["token", "sequence"] = Field(
+    n_steps: TokensAtATime | None = Field(
+        None, description="tokens collected per environment and iteration; this or episodes"
+    )
+    episodes: TextsAtATime | None = Field(
+        None, description="texts collected an iteration in place of n_steps; none is cut (InstructGPT: 512)"
+    )
+    batch_size: TokensAtATime = Field(
+        64, description="tokens of a minibatch (all 28 files: 64); of minibatch_unit episode: texts"
+    )
+    minibatch_unit: Literal["token", "sequence", "episode"] = Field(
         "token",
-        description="what minibatches are drawn from: tokens, as in the paper, or whole sequences (fastest)",
+        description="what minibatches are drawn from: tokens, as in the paper; whole sequences of about "
+        "batch_size tokens (fastest); or exactly batch_size whole texts (InstructGPT: 64)",
     )
     n_epochs: Positive = Field(5, description="passes over an iteration's tokens (all 28 files: 5)")
-    learning_rate: float = Field(gt=0, description="of AdamW, constant")
+    learning_rate: float = Field(gt=0, description="of AdamW, constant after warm-up")
+    value_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="of the value model (InstructGPT: 9e-6); null = learning_rate"
+    )
+    warmup_iterations: Annotated[int, Field(ge=0)] = Field(
+        0, description="iterations over which learning rates rise from a tenth (InstructGPT: 10)"
+    )
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="evaluate and save the policy's moving average of this decay per update (InstructGPT: "
+        "0.992); rollouts are drawn from the weights themselves; null = no average",
+    )
     ent_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")
     enforce_token_entropy_reg_estimate: bool = Field(
         False, description="estimate the entropy by -log-prob of the taken tokens, not over the vocabulary"
     )
     vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
+    value_clip_range: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="the value is clipped to +- this around that of the rollout; null = not at all"
+    )
     target_kl: float | None = Field(
         None,
         gt=0,
@@ -50,6 +72,25 @@ class OnPolicyArgs(Config):
         0.5, gt=0, description="the gradient of policy and value together is clipped to this norm"
     )
     verbose: int = Field(0, description="no effect (kept for old files)")
+
+    def check(self) -> list[Problem]:
+        if self.episodes is None:
+            problems = []
+            if self.n_steps is None:
+                message = "missing; expected a whole number >= 1 (tokens of an iteration), or episodes"
+                problems.append(Problem("n_steps", message))
+            if self.minibatch_unit == "episode":
+                message = "episode needs whole texts: write episodes in place of n_steps"
+                problems.append(Problem("minibatch_unit", message))
+            return problems
+        problems = []
+        if self.n_steps is not None:
+            message = "is given beside n_steps: an iteration collects texts or tokens; remove one of them"
+            problems.append(Problem("episodes", message))
+        if self.minibatch_unit == "episode" and self.batch_size > self.episodes:
+            message = f"{self.batch_size:,} is more than the {self.episodes:,} texts of an iteration"
+            problems.append(Problem("batch_size", message))
+        return problems
 
 
 class PpoArgs(OnPolicyArgs):
@@ -75,6 +116,11 @@ class KlConfig(Config):
 class PolicyArgs(Config):
     model_name: str = Field(
         min_length=1, description="language model to start from: hub name or folder; also reference and value"
+    )
+    value_model_name: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="reward model that the value model starts from, hub name or folder (InstructGPT); null = "
+        "a copy of the policy with a new head",
     )
     generation_kwargs: GenerationSettings = Field(description="how rollouts are sampled")
     prompt_truncation_side: Side = Field(
@@ -144,6 +190,21 @@ class OnPolicyConfig(RolloutConfig):
 
     args: OnPolicyArgs = Field(description="hyperparameters of the update")
     kl_div: KlConfig = Field(KlConfig(), description="the KL penalty")
+    pretraining: PtxConfig | None = Field(
+        None, description="PPO-ptx: the gradient of pretraining text is added to PPO's; null = not"
+    )
+
+    def check(self) -> list[Problem]:
+        problems = []
+        name = self.policy.args.value_model_name
+        if name is not None and (message := value_model_problem(name, self.model_type)):
+            problems.append(Problem("policy.args.value_model_name", message))
+        if self.pretraining is not None:
+            problems += self.pretraining.problems_with(self.model_type)
+            if self.args.minibatch_unit != "episode":
+                message = "must be episode with alg.pretraining, whose examples are counted by text"
+                problems.append(Problem("args.minibatch_unit", message))
+        return problems
 
     @property
     def clip_range(self) -> float | None:
@@ -173,34 +234,6 @@ class A2cConfig(OnPolicyConfig):
     id: Literal["a2c"] = Field(description="the algorithm")
     args: A2cArgs = Field(description="hyperparameters of the update")
     policy: PolicyConfig = Field(description="the language model to train")
-
-
-class SupervisedConfig(Config):
-    """Supervised finetuning by transformers.Trainer."""
-
-    id: Literal["supervised"] = Field(description="the algorithm")
-    training_args: Args = Field(
-        {},
-        description="fields of transformers.TrainingArguments, whose defaults hold; old names are translated",
-    )
-    model_type: Kind = Field(description="kind of the language model")
-    model_name: str = Field(min_length=1, description="language model to start from: hub name or folder")
-    generation_kwargs: GenerationSettings = Field(
-        description="how texts are generated in evaluation if train_evaluation does not say (temperature: 1)"
-    )
-    add_eos: bool = Field(
-        False, description="causal: end each training text with the end-of-text token (the paper's do not)"
-    )
-
-    def check(self) -> list[Problem]:
-        return [
-            Problem(f"training_args.{problem.path}", problem.message)
-            for problem in training_args_problems(self.training_args)
-        ]
-
-    def trainer_arguments(self) -> dict[str, Any]:
-        """The keyword arguments for today's TrainingArguments."""
-        return translate_training_args(self.training_args)[0]
 
 
 class RewardModelArgs(Config):

@@ -52,6 +52,9 @@ REFUSED = {
     "n_steps": "is of PPO; write prompts_per_iteration, each with group_size texts",
     "minibatch_unit": "is of PPO; minibatches are of whole texts here; remove it",
     "clip_range": "is of PPO; write clip_low and clip_high",
+    "episodes": "is of PPO; write prompts_per_iteration, each with group_size texts",
+    "value_learning_rate": _NO_VALUES,
+    "value_clip_range": _NO_VALUES,
     "vf_coef": _NO_VALUES,
     "gamma": _NO_VALUES,
     "gae_lambda": _NO_VALUES,
@@ -172,6 +175,8 @@ class GroupConfig(RolloutConfig):
 
     def check(self) -> list[Problem]:
         args, problems = self.args, []
+        if self.policy.args.value_model_name is not None:
+            problems.append(Problem("policy.args.value_model_name", _NO_VALUES))
         if args.group_size == 1 and args.baseline != "none":
             message = "must be at least 2: a group of one text has no baseline and no std of its own"
             problems.append(Problem("args.group_size", message))

@@ -72,24 +72,36 @@ def placeholder_problem(model_name: str, datapool: str) -> str | None:
 class OnPolicySizes:
     """How many tokens PPO or NLPO collects, and how many updates it makes of them.
 
-    tokens: an iteration's. batch_size: tokens of a minibatch; made of whole sequences it has about as many.
+    tokens: an iteration's; of one with so many `texts`, what these can have at most. batch_size: tokens of a
+    minibatch (made of whole sequences it has about as many), of unit "episode" texts.
     """
 
     tokens: int
     batch_size: int
-    minibatch_unit: Literal["token", "sequence"]
+    minibatch_unit: Literal["token", "sequence", "episode"]
     epochs: int
     iterations: int
+    texts: int | None = None
+
+    @property
+    def units(self) -> int:
+        """Counts what minibatches are made of: an iteration's texts, or tokens."""
+        return self.texts if self.texts is not None and self.minibatch_unit == "episode" else self.tokens
+
+    @property
+    def are_known(self) -> bool:
+        """Whether the numbers of minibatches are known, and not only how many there are at most."""
+        return self.texts is None or self.minibatch_unit == "episode"
 
     @property
     def minibatches(self) -> int:
         """Counts the minibatches of an epoch; a short last one counts."""
-        return -(-self.tokens // self.batch_size)
+        return -(-self.units // self.batch_size)
 
     @property
     def last_minibatch(self) -> int:
-        """Counts the tokens of the last minibatch of an epoch."""
-        return self.tokens - (self.minibatches - 1) * self.batch_size
+        """Counts the tokens, or texts, of the last minibatch of an epoch."""
+        return self.units - (self.minibatches - 1) * self.batch_size
 
     @property
     def updates(self) -> int:
@@ -98,6 +110,8 @@ class OnPolicySizes:
 
     def lines(self) -> list[str]:
         """Tell the user what will happen."""
+        if self.texts is not None:
+            return self._lines_of_texts(self.texts)
         about = "about " if self.minibatch_unit == "sequence" else ""
         short = f" (the last: {self.last_minibatch:,})" if self.last_minibatch < self.batch_size else ""
         minibatches = f"{self.minibatches:,} minibatches of {about}{self.batch_size:,}{short}"
@@ -106,6 +120,21 @@ class OnPolicySizes:
             f"an iteration: {self.tokens:,} tokens, {minibatches} x {self.epochs} epochs = "
             f"{self.updates:,} updates",
             f"the run: {self.iterations:,} iterations, {tokens:,} tokens, {updates:,} updates",
+        ]
+
+    def _lines_of_texts(self, texts: int) -> list[str]:
+        """The same of an iteration of whole texts."""
+        what = f"an iteration: {texts:,} texts of at most {self.tokens // texts:,} tokens"
+        run = f"the run: {self.iterations:,} iterations, {self.iterations * texts:,} texts"
+        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs:,} epochs"
+        if not self.are_known:
+            about = "about " if self.minibatch_unit == "sequence" else ""
+            return [f"{what}, minibatches of {about}{self.batch_size:,} tokens x {epochs}", run]
+        short = f" (the last: {self.last_minibatch:,})" if self.last_minibatch < self.batch_size else ""
+        return [
+            f"{what}, {self.minibatches:,} minibatches of {self.batch_size:,} texts{short} x {epochs} = "
+            f"{self.updates:,} updates",
+            f"{run}, {self.iterations * self.updates:,} updates",
         ]
 
 

@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any, get_args
 
 from common.config import ConfigError, Keys, Located, Problem, load_config, parse_path, path_text
+from common.hub import DataError
 from common.registry import Registry
 from rl4lms.config.algorithms import (
     RANKED_SPLITS,
+    OnPolicyConfig,
     RewardModelConfig,
     RolloutConfig,
-    SupervisedConfig,
 )
 from rl4lms.config.extract import ExtractConfig
 from rl4lms.config.group import GroupConfig
 from rl4lms.config.parts import Args, MetricConfig, resolved_args, unique_metrics
+from rl4lms.config.pretraining import PYTHON_DOCS, PretrainingConfig, PtxConfig
+from rl4lms.config.supervised import SupervisedConfig
 from rl4lms.config.train import ON_POLICY_ONLY, TrainConfig
 from rl4lms.config.training_blocks import TrainDatapoolConfig
 from rl4lms.datapools import DATAPOOLS
 from rl4lms.datapools import local_problems as datapool_problems
+from rl4lms.datapools.jsonl import FIRST_ROWS, read_texts
 from rl4lms.metrics import METRICS
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.source import BAG_OF_TOKENS
@@ -59,6 +63,8 @@ def models_missing(config: ExtractConfig | TrainConfig) -> list[Problem]:
     is_served = isinstance(config, ExtractConfig) and config.generator is not None
     if config.alg.model_name == BAG_OF_TOKENS or is_served:
         del names[model]
+    if isinstance(config.alg, OnPolicyConfig) and (name := config.alg.policy.args.value_model_name):
+        names["alg.policy.args.value_model_name"] = name
     problems = {field: offline_problem(name) for field, name in names.items()}
     return [Problem(field, message) for field, message in problems.items() if message]
 
@@ -80,7 +86,26 @@ def local_problems(config: ExtractConfig | TrainConfig) -> list[Problem]:
         splits = RANKED_SPLITS
     is_supervised = isinstance(config, TrainConfig) and isinstance(config.alg, SupervisedConfig)
     problems = datapool_problems(pool.id, pool.args, splits, needs_references=is_supervised)
-    return [Problem(f"datapool.{problem.path}", problem.message) for problem in problems]
+    problems = [Problem(f"datapool.{problem.path}", problem.message) for problem in problems]
+    pretraining = config.pretraining if isinstance(config, TrainConfig) else None
+    return problems + (_text_problems(pretraining) if pretraining else [])
+
+
+def _text_problems(pretraining: PretrainingConfig) -> list[Problem]:
+    """What a run would refuse in the pretraining text."""
+    if pretraining.datapool is not None:
+        pool = pretraining.datapool
+        return [
+            Problem(f"alg.pretraining.datapool.{problem.path}", problem.message)
+            for problem in datapool_problems(pool.id, pool.args, ["train"])
+        ]
+    if pretraining.texts in (None, PYTHON_DOCS):
+        return []
+    try:
+        read_texts(Path(str(pretraining.texts)).expanduser(), FIRST_ROWS)
+    except DataError as error:
+        return [Problem("alg.pretraining.texts", str(error))]
+    return []
 
 
 def check_locally(path: Path, config: ExtractConfig | TrainConfig) -> str:
@@ -119,6 +144,10 @@ def resolved(config: ExtractConfig | TrainConfig) -> dict[str, Any]:
 def _components(config: ExtractConfig | TrainConfig) -> Iterator[tuple[Keys, Registry, str, Args]]:
     """Yield dataset, reward and metrics that a run uses, with their place in its config."""
     yield ("datapool",), DATAPOOLS, config.datapool.id, config.datapool.args
+    pretraining = config.pretraining if isinstance(config, TrainConfig) else None
+    if pretraining is not None and pretraining.datapool is not None:
+        pool = pretraining.datapool
+        yield ("alg", "pretraining", "datapool"), DATAPOOLS, pool.id, pool.args
     if isinstance(config, ExtractConfig):
         block, metrics = "evaluation", config.evaluation.metrics
     else:
@@ -165,12 +194,24 @@ def training_sizes(config: TrainConfig) -> list[str]:
     inputs = "all" if evaluation.max_eval_samples is None else f"at most {evaluation.max_eval_samples:,}"
     if isinstance(config.alg, SupervisedConfig):
         lines = [f"training: {share}, {_supervised_length(config.alg)}"]
-        often = f"on val every {config.alg.trainer_arguments().get('logging_steps', 500):,} updates"
+        arguments = config.alg.trainer_arguments()
+        often = f"on val every {arguments.get('logging_steps', 500):,} updates"
+        if arguments.get("logging_strategy") == "epoch":
+            often = "on val after each epoch"
+        if config.alg.pretraining is not None:
+            lines.append(f"pretraining text: {config.alg.pretraining.share:.4g} of the training texts")
+        if config.alg.select_by is not None:
+            lines.append(
+                f"the model: that of the checkpoint with the best {config.alg.select_by.metric} on val"
+            )
     else:
         rewards = config.rewards.values()
         terms = " + ".join(r.id if r.weight == 1 else f"{r.weight:g} x {r.id}" for r in rewards)
         lines = [f"training: {share}, rewarded by {terms.replace('+ -', '- ')}", *_rollout_sizes(config)]
         often = f"on val every {evaluation.eval_every:,} iterations"
+        if isinstance(pretraining := config.pretraining, PtxConfig):
+            each = f"{pretraining.examples_per_episode:,} pretraining examples for each text of a minibatch"
+            lines.append(f"PPO-ptx: {each}, the gradient of their loss times {pretraining.coeff:g}")
         if (most := evaluation.max_tokens) is not None:
             lines.append(f"ends before that with the iteration that brings the tokens generated to {most:,}")
     return [

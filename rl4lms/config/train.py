@@ -17,7 +17,6 @@ from rl4lms.config.algorithms import (
     PpoConfig,
     RewardModelConfig,
     RolloutConfig,
-    SupervisedConfig,
 )
 from rl4lms.config.group import GroupConfig
 from rl4lms.config.parts import (
@@ -34,6 +33,8 @@ from rl4lms.config.parts import (
     text_problem,
     tokenizer_notices,
 )
+from rl4lms.config.pretraining import PretrainingConfig
+from rl4lms.config.supervised import SupervisedConfig
 from rl4lms.config.training_args import translate_training_args
 from rl4lms.config.training_blocks import (
     EnvArgs,
@@ -45,6 +46,7 @@ from rl4lms.config.training_blocks import (
     WeightedRewardConfig,
 )
 from rl4lms.datapools import DATAPOOLS, rankings_problem
+from rl4lms.metrics.names import metric_problem
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.source import BAG_OF_TOKENS, check_model_source
 from rl4lms.rewards import REWARDS
@@ -97,13 +99,25 @@ class TrainConfig(Config):
         ):
             return None
         args = self.alg.args
+        if args.episodes is not None:
+            tokens = args.episodes * self.env.args.longest_text(self.alg.generation_kwargs)
+        elif args.n_steps is not None:
+            tokens = args.n_steps * self.env.n_envs
+        else:  # OnPolicyArgs.check says so
+            return None
         return OnPolicySizes(
-            tokens=args.n_steps * self.env.n_envs,
+            tokens=tokens,
             batch_size=args.batch_size,
             minibatch_unit=args.minibatch_unit,
             epochs=args.n_epochs,
             iterations=self.train_evaluation.n_iters,
+            texts=args.episodes,
         )
+
+    @property
+    def pretraining(self) -> PretrainingConfig | None:
+        """The pretraining text that is mixed in."""
+        return self.alg.pretraining if isinstance(self.alg, OnPolicyConfig | SupervisedConfig) else None
 
     def evaluation_settings(self, split: Split) -> GenerationSettings:
         """How the texts of a split are generated in evaluation, which a reward model has none of."""
@@ -145,6 +159,9 @@ class TrainConfig(Config):
         message = prompt_problem(self.tokenizer, name, self.alg.model_type, self._longest_text())
         if message:
             problems.append(Problem("alg.generation_kwargs.max_new_tokens", message))
+        select = self.alg.select_by
+        if select and (message := metric_problem(select.metric, self.train_evaluation.metrics)):
+            problems.append(Problem("alg.select_by.metric", message))
         return problems
 
     def _rollout_problems(self, alg: RolloutConfig) -> list[Problem]:
@@ -167,26 +184,29 @@ class TrainConfig(Config):
             problems.append(Problem("alg.policy.args.generation_kwargs.max_new_tokens", too_long))
         if self.env is not None:
             limit, new = self.env.args.max_prompt_length, self._longest_text()
-            positions = max_positions(alg.model_name)
-            room = None if positions is None else positions - (new if alg.model_type == "causal" else 0)
-            if room is not None and limit > room:
-                remedy = f"at most {room:,}" if room > 0 else "generate fewer"
-                message = (
-                    f"{limit:,} tokens and {new:,} new ones are more than {alg.model_name!r} takes; {remedy}"
-                )
-                problems.append(Problem("env.args.max_prompt_length", message))
+            for name in dict.fromkeys((alg.model_name, alg.policy.args.value_model_name or alg.model_name)):
+                positions = max_positions(name)
+                room = None if positions is None else positions - (new if alg.model_type == "causal" else 0)
+                if room is not None and limit > room:
+                    remedy = f"at most {room:,}" if room > 0 else "generate fewer"
+                    message = f"{limit:,} tokens and {new:,} new ones are more than {name!r} takes; {remedy}"
+                    problems.append(Problem("env.args.max_prompt_length", message))
         if isinstance(alg, OnPolicyConfig) and self.env is not None:
             problems += self._buffer_problems(alg, self.env)
         return problems
 
     def _buffer_problems(self, alg: OnPolicyConfig, env: EnvConfig) -> list[Problem]:
-        problems = []
-        if (tokens := alg.args.n_steps * env.n_envs) > limits.TOKENS:
+        problems, sizes = [], self.sizes
+        if alg.args.n_steps is not None and (tokens := alg.args.n_steps * env.n_envs) > limits.TOKENS:
             what = f"tokens an iteration, with {env.n_envs:,} environments"
             problems.append(Problem("alg.args.n_steps", excess(tokens, what, limits.TOKENS)))
-        if self.sizes is not None and alg.args.minibatch_unit == "token" and self.sizes.last_minibatch == 1:
+        if sizes is not None and sizes.texts is not None and sizes.tokens > limits.TOKENS:
+            what = f"tokens an iteration, of {sizes.texts:,} texts"
+            problems.append(Problem("alg.args.episodes", excess(sizes.tokens, what, limits.TOKENS)))
+        is_by_token = sizes is not None and sizes.are_known and sizes.minibatch_unit == "token"
+        if sizes is not None and is_by_token and sizes.last_minibatch == 1:
             message = (
-                f"leaves a minibatch of one token of the {self.sizes.tokens:,} of an iteration: "
+                f"leaves a minibatch of one token of the {sizes.tokens:,} of an iteration: "
                 "a single advantage cannot be normalised"
             )
             problems.append(Problem("alg.args.batch_size", message))
@@ -219,6 +239,10 @@ class TrainConfig(Config):
             notices.append(
                 "alg.add_eos: no effect, the labels of seq2seq models end with the end-of-text token"
             )
+        if alg.dropout is not None and alg.model_type == "seq2seq":
+            notices.append(
+                "alg.dropout.residual: encoder-decoders have one rate for all places, which is set to it"
+            )
         return notices + prompt_notices(self.tokenizer, alg.model_name, alg.model_type, self._longest_text())
 
     def _reward_model_notices(self, alg: RewardModelConfig) -> list[str]:
@@ -246,9 +270,13 @@ class TrainConfig(Config):
             notices += _rollout_notices(self.env.args, alg, self.tokenizer)
         notices += tokenizer_notices(self.tokenizer)
         sizes = self.sizes
-        if sizes is not None and sizes.last_minibatch < sizes.batch_size:
+        is_idle = self.env is not None and self.env.n_envs != EnvConfig.model_fields["n_envs"].default
+        if sizes is not None and sizes.texts is not None and is_idle:
+            notices.append("env.n_envs: no effect, alg.args.episodes says how many texts an iteration has")
+        if sizes is not None and sizes.are_known and sizes.last_minibatch < sizes.batch_size:
+            unit = "tokens" if sizes.texts is None else "texts"
             notices.append(
-                f"alg.args.batch_size: of {sizes.tokens:,} tokens an iteration the last minibatch has "
+                f"alg.args.batch_size: of {sizes.units:,} {unit} an iteration the last minibatch has "
                 f"{sizes.last_minibatch:,} instead of {sizes.batch_size:,}"
             )
         return notices

@@ -58,7 +58,7 @@ ELSEWHERE = {
     "report_to": "see --log_to_wandb",
     "resume_from_checkpoint": "see --resume",
     "push_to_hub": "upload the saved model folder",
-    "load_best_model_at_end": "the model after the last update is the result",
+    "load_best_model_at_end": "the model after the last update is the result; set alg.select_by for another",
 }
 
 _BOUNDS: dict[str, tuple[Any, ...]] = {

@@ -81,15 +81,27 @@ class EnvArgs(Config):
         True,
         description="also score texts that end before end-of-text and max_episode_length (released: not)",
     )
+    missing_eos_penalty: float | None = Field(
+        None,
+        description="the score of texts without end-of-text, in place of the reward's (Stiennon et al. 2020, "
+        "as rebuilt: -1); null = the reward's",
+    )
 
     def longest_text(self, settings: GenerationSettings) -> int:
         """Counts the tokens of the longest text of a rollout."""
         return min(settings.max_new_tokens, self.max_episode_length)
 
     def check(self) -> list[Problem]:
-        if self.terminate_on_eos:
-            return []
-        return [Problem("terminate_on_eos", "must be true: there are no tokens after the end of a text")]
+        problems = []
+        if not self.terminate_on_eos:
+            message = "must be true: there are no tokens after the end of a text"
+            problems.append(Problem("terminate_on_eos", message))
+        if self.missing_eos_penalty is not None and not self.reward_unfinished:
+            message = (
+                "needs reward_unfinished: true, since false gives unfinished texts 0; remove one of them"
+            )
+            problems.append(Problem("missing_eos_penalty", message))
+        return problems
 
 
 class EnvConfig(Config):

@@ -106,6 +106,19 @@ def read_samples(split: Split, args: JsonlArgs, most: int | None = None) -> list
     return samples
 
 
+def read_texts(path: Path, most: int | None = None) -> list[str]:
+    """Read the field `text` of each line of a file, or of its so many first. Raises DataError."""
+    try:
+        with path.open("rb") as lines:
+            rows = list(islice(json_lines(lines, str(path)), most))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    for where, row in rows:
+        if not isinstance(row.get("text"), str):
+            raise DataError(f"{where}: no string in the field 'text'; there are: {', '.join(row) or 'none'}")
+    return [row["text"] for _, row in rows]
+
+
 def _read_rows(
     split: Split, path: Path, split_field: str, most: int | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from common.run_dir import check_optimizer
 from rl4lms.config import GroupConfig
@@ -29,6 +30,11 @@ class Learner:
     position: int = 0
     iteration: int = 0
     tokens: int = 0
+
+    @property
+    def result(self) -> PreTrainedModel:
+        """The model that is evaluated and saved."""
+        return self.policy.model
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""

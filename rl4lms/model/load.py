@@ -61,15 +61,18 @@ def load_tokenizer(
     return tokenizer
 
 
-def load_model(name: str, kind: Kind, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
+def load_model(
+    name: str, kind: Kind, dtype: torch.dtype, device: torch.device | str, **config: Any
+) -> PreTrainedModel:
     """The language model of a hub name or folder in evaluation mode, its weights of `dtype` on `device`.
 
+    config: fields that are set in the model's config.
     Raises ModelSourceError: not there, damaged, weights missing, not of this kind, or no such special tokens.
     """
     if problem := check_model_source(name, kind):
         raise ModelSourceError(problem)
     auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
-    model = load_weights(auto, name, kind, dtype)
+    model = load_weights(auto, name, kind, dtype, **config)
     _check_special_tokens(model, name)
     model = model.to(device).eval()
     if kind == "causal" and _sees_padding(model):

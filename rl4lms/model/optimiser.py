@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,17 +15,36 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def build_optimizer(
-    model: nn.Module, learning_rate: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    value_learning_rate: float | None = None,
 ) -> torch.optim.Optimizer:
-    """Build AdamW; biases are not decayed."""
+    """Build AdamW; biases are not decayed. value_learning_rate: of a PolicyModel's value model and head."""
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    groups = [
-        {"params": [w for name, w in named if "bias" not in name], "weight_decay": weight_decay},
-        {"params": [w for name, w in named if "bias" in name], "weight_decay": 0.0},
-    ]
+    if value_learning_rate is None:
+        groups = _decay_groups(named, weight_decay)
+    else:
+        values = [(name, weight) for name, weight in named if name.startswith("value_")]
+        others = [(name, weight) for name, weight in named if not name.startswith("value_")]
+        of_values = _decay_groups(values, weight_decay)
+        groups = [
+            *_decay_groups(others, weight_decay),
+            *(group | {"lr": value_learning_rate} for group in of_values),
+        ]
     fused = named[0][1].device.type in ("cpu", "cuda")
-    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
+
+
+def _decay_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
+    """Arrange weights, with their names, in parameter groups with and without decay."""
+    listed = list(named)
+    groups: list[dict[str, Any]] = [
+        {"params": [w for name, w in listed if "bias" not in name], "weight_decay": weight_decay},
+        {"params": [w for name, w in listed if "bias" in name], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def optimiser_step(optimizer: torch.optim.Optimizer, model: nn.Module, max_grad_norm: float) -> Tensor:

@@ -111,6 +111,50 @@ def check_reward_model_source(name: str) -> str | None:
     return reward_model_problem(name, json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
+def value_model_problem(name: str, kind: Kind) -> str | None:
+    """Why a value model of this kind cannot start from the reward model that `name` points to, likewise."""
+    if problem := check_reward_model_source(name):
+        return problem
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("model_type") == BAG_OF_TOKENS:
+        return f"reward model {name!r} is a bag of tokens, which has no states to put a value head on"
+    if bool(config.get("is_encoder_decoder")) != (kind == "seq2seq"):
+        words = {"causal": "a decoder-only", "seq2seq": "an encoder-decoder"}
+        actual: Kind = "causal" if kind == "seq2seq" else "seq2seq"
+        return f"reward model {name!r} is {words[actual]} model, the policy {words[kind]} one"
+    return None
+
+
+# Model type -> the field of its config that is the dropout of what each layer adds. A T5's, and a BART's,
+# holds for other places too.
+RESIDUAL_DROPOUT = {
+    "gpt2": "resid_pdrop",
+    "gptj": "resid_pdrop",
+    "gpt_neo": "resid_dropout",
+    "t5": "dropout_rate",
+    "mt5": "dropout_rate",
+    "bart": "dropout",
+}
+
+
+def dropout_problem(name: str) -> str | None:
+    """Why the residual dropout of the model that `name` points to cannot be set; None for hub names."""
+    folder = Path(name).expanduser()
+    config = _read_object(folder / "config.json") if (folder / "config.json").is_file() else None
+    if not isinstance(config, dict) or config.get("model_type") in RESIDUAL_DROPOUT:
+        return None
+    return describe_dropout(name, str(config.get("model_type")))
+
+
+def describe_dropout(name: str, model_type: str) -> str:
+    """Say that a model has no residual dropout that is known here."""
+    known = ", ".join(RESIDUAL_DROPOUT)
+    return f"model {name!r} ({model_type}) has no residual dropout that is known; known of: {known}"
+
+
 def reward_model_problem(name: str, config: Mapping[str, Any]) -> str | None:
     """Why the model with this config.json is no reward model; None if it is one."""
     if not _is_scorer(config):

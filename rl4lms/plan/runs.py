@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.config import parse_path, set_value, validate
+from common.config import Keys, parse_path, set_value, validate
 from common.console import bars_reported
 from common.files import RunError
 from common.identity import IDENTITY, content_digest, hash_of
@@ -86,7 +86,32 @@ def _name_kind(experiment: Experiment) -> str:
 
 
 # Last parts of fields and arguments, such as model_name, data_path, used_indices_from, tokenizer_id; no `id`.
-_NAMES_A_FILE = re.compile(r"(_name|_from|_id|_template|path|file|folder|dir)$")
+_NAMES_A_FILE = re.compile(r"(_name|_from|_id|_template|path|file|folder|dir|texts)$")
+
+
+# Fields that configs did not always have -> the value that says nothing: runs from before are found.
+LATER_FIELDS: dict[Keys, Any] = {
+    ("train_evaluation", "max_tokens"): None,
+    ("env", "args", "missing_eos_penalty"): None,
+    ("alg", "pretraining"): None,
+    ("alg", "dropout"): None,
+    ("alg", "select_by"): None,
+    ("alg", "policy", "args", "value_model_name"): None,
+    ("alg", "args", "episodes"): None,
+    ("alg", "args", "value_learning_rate"): None,
+    ("alg", "args", "value_clip_range"): None,
+    ("alg", "args", "warmup_iterations"): 0,
+    ("alg", "args", "ema_decay"): None,
+}
+
+
+def _drop_if(data: dict[str, Any], path: Keys, absent: Any) -> None:
+    """Remove a field from a config's data if it is there and has this value."""
+    block: Any = data
+    for key in path[:-1]:
+        block = block.get(key) if isinstance(block, dict) else None
+    if isinstance(block, dict) and block.get(path[-1], absent) == absent:
+        block.pop(path[-1], None)
 
 
 def identify(experiment: Experiment, start: str | None) -> str:
@@ -99,10 +124,8 @@ def identify(experiment: Experiment, start: str | None) -> str:
     del data["runtime"]["device"]
     if isinstance(experiment.config, TrainConfig):
         data["train_evaluation"].pop("save_every", None)
-        if (
-            data["train_evaluation"].get("max_tokens") is None
-        ):  # runs from before there was the field are found
-            data["train_evaluation"].pop("max_tokens", None)
+        for path, absent in LATER_FIELDS.items():
+            _drop_if(data, path, absent)
     if start is not None:
         set_value(data, parse_path(model_field(experiment.config)), f"model of {start}")
     return hash_of([type(experiment.config).__name__, _by_content(data)])

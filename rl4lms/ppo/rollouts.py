@@ -122,12 +122,15 @@ class Rollouts:
             "ep_rew": self.task_rewards,
             "ep_lens": real.sum(1).float(),
             "ep_kl_rew": scores.kl_rewards.sum(1),
+            "ep_kl": (scores.raw_logprobs - scores.ref_logprobs).sum(1),
         }
         series |= {name: values[real] for name, values in per_token.items()}
         statistics = {}
         for name, values in series.items():
             statistics[f"rollout_info/{name}"] = values.mean().item()
             statistics[f"rollout_info/{name}_std"] = values.std(correction=0).item()
+        # The scale on which rewards grow evenly (Gao et al. 2022); sampled, the mean may be below 0.
+        statistics["rollout_info/ep_kl_root"] = max(0.0, statistics["rollout_info/ep_kl"]) ** 0.5
         stds = self.repeated_input_stds()
         statistics["rollout_info/repeated_inputs"] = float(len(stds))
         if stds:

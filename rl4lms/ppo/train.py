@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from common.seeding import derive_seed
@@ -9,7 +11,8 @@ from rl4lms.config import NlpoConfig
 from rl4lms.model.load import autocast
 from rl4lms.model.optimiser import optimiser_step
 from rl4lms.ppo.collect import assemble, sample, score
-from rl4lms.ppo.learner import build
+from rl4lms.ppo.learner import build, measure_result, set_learning_rates, update_average
+from rl4lms.ppo.ptx import LOGGED_PTX, add_pretraining_gradient, draw_examples
 from rl4lms.ppo.update import (
     LOGGED_LOSSES,
     estimate_advantages,
@@ -30,18 +33,20 @@ def train(setup: TrainingSetup) -> None:
     # Policy with value model, frozen reference, NLPO's mask model; their optimiser, the KL coefficient.
     actors, learner = build(setup)
     policy, alg, runtime, world = actors.policy, actors.alg, setup.config.runtime, setup.world
-    args = alg.args
+    args, ptx = alg.args, alg.pretraining
     # The record evaluates, logs, checkpoints and stops between the iterations.
-    with Record(setup, learner, LOGGED_LOSSES) as record:
+    logged = LOGGED_LOSSES | (LOGGED_PTX if ptx else {})
+    with Record(setup, learner, logged, partial(measure_result, actors, learner, setup)) as record:
         for iteration in record.iterations():
             kl_coeff = learner.kl_controller.coeff
+            set_learning_rates(learner.optimizer, args, iteration)
             with torch.no_grad(), autocast(actors.device, runtime.dtype):
-                # 1. Sample responses to prompts drawn with replacement, until there are enough tokens.
+                # 1. Sample responses to prompts drawn with replacement, until there are enough.
                 episodes = sample(actors, iteration, learner.mean_length, world)
                 # 2. Reward every text; of every token compute log pi, log pi_ref, the value V and
                 #    the KL reward -kl_coeff (log pi - log pi_ref).
                 scored = score(actors, episodes, kl_coeff, world)
-            # 3. Fill the buffer, n_steps * n_envs tokens: the text's reward is added at its last token.
+            # 3. Fill the buffer, n_steps * n_envs tokens or all: a text's reward is added at its last one.
             rollouts = assemble(actors, episodes, scored)
             statistics = rollouts.statistics()
             learner.mean_length = statistics["rollout_info/ep_lens"]
@@ -55,14 +60,22 @@ def train(setup: TrainingSetup) -> None:
             if runtime.gradient_checkpointing:
                 policy.recompute_activations()
             seed = derive_seed(actors.seed, "minibatches", iteration)
-            for batch in minibatches(rollouts, args.batch_size, args.minibatch_unit, args.n_epochs, seed):
+            batches = minibatches(rollouts, args.batch_size, args.minibatch_unit, args.n_epochs, seed)
+            for number, batch in enumerate(batches):
                 losses = minibatch_losses(
                     policy, rollouts, batch, advantages, returns, alg, world=world, dtype=runtime.dtype
                 )
                 if args.target_kl is not None and losses["approx_kl"] > TARGET_KL_SLACK * args.target_kl:
                     break
+                #    PPO-ptx: the gradient of coeff times the loss of pretraining text is added.
+                if ptx is not None and actors.pretraining is not None:
+                    examples = draw_examples(actors.pretraining, ptx, rollouts, batch, seed, number)
+                    losses |= add_pretraining_gradient(
+                        policy.model, examples, ptx.coeff, world=world, dtype=runtime.dtype
+                    )
                 grad_norm = optimiser_step(learner.optimizer, policy, args.max_grad_norm)
                 record.add_minibatch(losses, grad_norm, len(batch))
+                update_average(learner, args.ema_decay)
             record.add_update({"ppo/explained_variance": explained_variance(rollouts.values, returns)})
             # 6. NLPO: now and then the mask model becomes a copy of the policy.
             if isinstance(alg, NlpoConfig) and iteration % alg.policy.args.target_update_iterations == 0:

@@ -87,13 +87,16 @@ def ppo_loss(
     ent_coef: float = 0.0,
     vf_coef: float = 0.5,
     estimate_entropy: bool = False,
+    old_values: Tensor | None = None,
+    value_clip_range: float | None = None,
 ) -> dict[str, Tensor]:
     """Compute the loss of N tokens and its parts, means over the tokens; all arguments [N].
 
     advantages: as they are used, so normalised before. clip_range: None = the plain policy gradient.
-    estimate_entropy: the mean of -log-prob stands for the entropy. Keys: policy_loss, value_loss (before its
-    weight), entropy_loss (minus the entropy), total_loss, clip_fraction, approx_kl (of old to new policy,
-    (e^x - 1) - x for x = the log of the ratio).
+    estimate_entropy: the mean of -log-prob stands for the entropy. value_clip_range: None = the squared error
+    of the value; else the larger one of it and of that of the value clipped to +- this around `old_values`.
+    Keys: policy_loss, value_loss (before its weight), entropy_loss (minus the entropy), total_loss,
+    clip_fraction, approx_kl (of old to new policy, (e^x - 1) - x for x = the log of the ratio).
     """
     log_ratio = logprobs - old_logprobs
     ratio = log_ratio.exp()
@@ -102,7 +105,12 @@ def ppo_loss(
     else:
         clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
         policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
-    value_loss = (returns - values).square().mean()
+    value_errors = (returns - values).square()
+    if value_clip_range is not None:
+        assert old_values is not None
+        near = values.clamp(old_values - value_clip_range, old_values + value_clip_range)
+        value_errors = torch.max(value_errors, (returns - near).square())
+    value_loss = value_errors.mean()
     entropy_loss = logprobs.mean() if estimate_entropy else -entropy.mean()
     with torch.no_grad():
         clip_fraction = ((ratio - 1).abs() > (clip_range or math.inf)).float().mean()
@@ -170,6 +178,8 @@ def minibatch_losses(
             ent_coef=args.ent_coef,
             vf_coef=args.vf_coef,
             estimate_entropy=args.enforce_token_entropy_reg_estimate,
+            old_values=rollouts.values[tokens],
+            value_clip_range=args.value_clip_range,
         )
         (losses["total_loss"] * share).backward()
         sums = torch.stack([losses[name].detach() for name in LOGGED_LOSSES]) * share
@@ -203,12 +213,16 @@ def predict(
 
 
 def minibatches(
-    rollouts: Rollouts, batch_size: int, unit: Literal["token", "sequence"], epochs: int, seed: int
+    rollouts: Rollouts,
+    batch_size: int,
+    unit: Literal["token", "sequence", "episode"],
+    epochs: int,
+    seed: int,
 ) -> Iterator[Tensor]:
     """Yield positions in the buffer, in random order, `batch_size` at a time, each once an epoch.
 
-    unit: "token", as in the paper; "sequence": those of whole episodes, about as many at a time. The last
-    ones of an epoch may be fewer.
+    unit: "token", as in the paper; "sequence": those of whole episodes, about as many at a time; "episode":
+    those of `batch_size` whole episodes. The last ones of an epoch may be fewer.
     """
     generator = torch.Generator().manual_seed(seed)
     device = rollouts.rows.device
@@ -220,8 +234,10 @@ def minibatches(
             place = torch.randperm(len(rollouts.mask), generator=generator).to(device)[rollouts.rows]
             order = place.argsort(stable=True)
             _, lengths = place[order].unique_consecutive(return_counts=True)
-            # An episode belongs to the minibatch that its first token falls into.
-            group = (lengths.cumsum(0) - lengths) // batch_size
+            # Of unit "sequence" an episode belongs to the minibatch that its first token falls into.
+            first = lengths.cumsum(0) - lengths
+            number = torch.arange(len(lengths), device=device)
+            group = (number if unit == "episode" else first) // batch_size
             _, sizes = group.repeat_interleave(lengths).unique_consecutive(return_counts=True)
             yield from order.split(sizes.tolist())
 

@@ -18,6 +18,7 @@ from rl4lms.errors import DivergenceError
 from rl4lms.plots import draw_training
 from rl4lms.run_setup import TrainingSetup
 from rl4lms.sft.checkpoints import delete_older, move_into_place
+from rl4lms.sft.select import choose_best, evaluated_checkpoints
 
 logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_PLOTS = 120
@@ -34,7 +35,8 @@ class RunCallback(TrainerCallback):
         self.setup, self.folder = setup, folder
         self.begun = self.interrupted = False
         assert isinstance(setup.config.alg, SupervisedConfig)
-        self._given = setup.config.alg.trainer_arguments()
+        self._alg = setup.config.alg
+        self._given = self._alg.trainer_arguments()
         self._saves = arguments.save_strategy != "no"
         self._bar: Progress | None = None
         self._drawn = time.monotonic()
@@ -86,7 +88,8 @@ class RunCallback(TrainerCallback):
         if self._any_stop(args):
             self.interrupted = state.global_step < state.max_steps
             control.should_save = control.should_training_stop = True
-        if self._saves and self._is_due(state):
+        is_last = self._alg.select_by is not None and state.global_step >= state.max_steps
+        if self._saves and (self._is_due(state) or is_last):
             control.should_save = True
 
     def on_log(
@@ -128,10 +131,18 @@ class RunCallback(TrainerCallback):
         if self.setup.run is not None:
             self.setup.run.sync_rows()
             move_into_place(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.folder)
-            delete_older(self.folder, self._given.get("save_total_limit"))
+            delete_older(self.folder, self._given.get("save_total_limit"), self._best())
         self.setup.world.barrier()
         if not self.interrupted:
             self._evaluate_if_due(state, model)
+
+    def _best(self) -> Path | None:
+        """Find the checkpoint that would be the model if training ended now (alg.select_by)."""
+        if self._alg.select_by is None:
+            return None
+        metric = self._alg.select_by.metric
+        best = choose_best(evaluated_checkpoints(self.setup, self.folder, metric), metric)
+        return None if best is None else best.path
 
     def _evaluate_if_due(self, state: TrainerState, model: PreTrainedModel) -> None:
         if self._is_due(state):

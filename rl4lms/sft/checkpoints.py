@@ -130,9 +130,10 @@ def move_into_place(written: Path, folder: Path) -> Path:
     return final
 
 
-def delete_older(folder: Path, keep: int | None) -> None:
-    """Delete all but the newest `keep` checkpoints, the oldest first; None keeps all."""
+def delete_older(folder: Path, keep: int | None, best: Path | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints and the `best`, the oldest first; None keeps all."""
     if keep is not None:
         checkpoints = checkpoints_in(folder)
         for path in checkpoints[: max(0, len(checkpoints) - max(1, keep))]:
-            shutil.rmtree(path)
+            if path != best:
+                shutil.rmtree(path)

@@ -17,7 +17,8 @@ from rl4lms.plots import draw_training
 from rl4lms.run_setup import TrainingSetup, save_model
 from rl4lms.sft.callback import RunCallback, completed_epochs
 from rl4lms.sft.checkpoints import check_fit, newest_checkpoint, read_state
-from rl4lms.sft.trainer import build_trainer, trainer_arguments, training_rows
+from rl4lms.sft.select import best_checkpoint, check_metric
+from rl4lms.sft.trainer import build_trainer, load_trained, trainer_arguments, training_rows
 
 logger = logging.getLogger(__name__)
 TRAINED = "trained"  # of the manifest: how long the model that is saved was trained
@@ -53,13 +54,14 @@ def train(setup: TrainingSetup) -> None:
 
         # 2. Model, and rows: the loss is on the reference (seq2seq), or on prompt and reference (causal), not
         #    on padding. The evaluation before training.
-        model = load_model(alg.model_name, alg.model_type, torch.float32, arguments.device)
+        model = load_trained(alg, arguments.device)
         check_vocabulary(model, setup.tokenizer)
         if start:
             check_fit(start, model)
         rows = training_rows(setup, model)
-        for split in setup.splits:
-            setup.evaluator(model, split, 0.0, 0)
+        values = {split: setup.evaluator(model, split, 0.0, 0) for split in setup.splits}
+        if alg.select_by is not None:
+            check_metric(alg.select_by.metric, values["val"])
 
         # 3. Training; a run that was cut between its last step and step 4 has nothing left to do.
         use_cache = getattr(model.config, "use_cache", True)
@@ -79,7 +81,14 @@ def train(setup: TrainingSetup) -> None:
                 raise TrainingInterrupted
             state = {"epoch": trainer.state.epoch, "global_step": trainer.state.global_step}
 
-        # 4. The model, before anything else can fail.
+        # 4. The model, or that of the best evaluation on val, before anything else can fail.
+        if alg.select_by is not None:
+            epoch, step = completed_epochs(state["epoch"]), int(state["global_step"])
+            setup.evaluator(model, "val", epoch, step)
+            best = setup.world.same(best_checkpoint(setup, folder, alg.select_by.metric) if run else None)
+            if best is not None and best.step != step:
+                state = {"epoch": best.epoch, "global_step": best.step}
+                model = load_model(str(best.path), alg.model_type, torch.float32, arguments.device)
         model.config.use_cache = use_cache  # which the Trainer switches off
         trained = {"epochs": completed_epochs(state["epoch"]), "updates": state["global_step"]}
         if run is not None:

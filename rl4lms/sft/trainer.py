@@ -7,18 +7,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from common.seeding import derive_seed
 from rl4lms.config import SupervisedConfig
 from rl4lms.config.training_blocks import TrainRuntimeConfig
-from rl4lms.model.load import Side, choose_device, is_seq2seq, max_positions
+from rl4lms.model.load import Side, choose_device, is_seq2seq, load_config, load_model, max_positions
 from rl4lms.model.packing import IGNORED, pad_rows
 from rl4lms.model.sampling import end_tokens, forced_start
-from rl4lms.model.source import Kind
+from rl4lms.model.source import RESIDUAL_DROPOUT, Kind, ModelSourceError, describe_dropout
+from rl4lms.pretraining import Example
 from rl4lms.run_setup import TrainingDataError, TrainingSetup
 from rl4lms.samples import Sample
 
@@ -109,6 +112,23 @@ def collate(
     return batch
 
 
+class PretrainingRows(Dataset[Row]):
+    """Pretraining examples as rows: of causal models all of the text is input and labels."""
+
+    def __init__(self, examples: Sequence[Example], kind: Kind) -> None:
+        self._examples, self._kind = examples, kind
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Row:
+        example = self._examples[index]
+        if self._kind == "seq2seq":
+            return {"input_ids": example.source, "labels": example.target}
+        ids = [*example.source, *example.target]
+        return {"input_ids": ids, "labels": ids}
+
+
 def trainer_arguments(
     alg: SupervisedConfig, runtime: TrainRuntimeConfig, output_dir: Path
 ) -> TrainingArguments:
@@ -137,8 +157,23 @@ def trainer_arguments(
     return arguments
 
 
+def load_trained(alg: SupervisedConfig, device: torch.device) -> PreTrainedModel:
+    """Load the model that is finetuned, with the dropout that the config asks for.
+
+    The rate stays in the config of the model that is saved. Raises ModelSourceError.
+    """
+    if alg.dropout is None:
+        return load_model(alg.model_name, alg.model_type, torch.float32, device)
+    model_type = str(load_config(alg.model_name).get("model_type"))
+    field = RESIDUAL_DROPOUT.get(model_type)
+    if field is None:
+        raise ModelSourceError(describe_dropout(alg.model_name, model_type))
+    rate = {field: alg.dropout.residual}
+    return load_model(alg.model_name, alg.model_type, torch.float32, device, **rate)
+
+
 def build_trainer(
-    model: PreTrainedModel, arguments: TrainingArguments, rows: Rows, pad_token_id: int
+    model: PreTrainedModel, arguments: TrainingArguments, rows: Dataset[Row], pad_token_id: int
 ) -> Trainer:
     """Build a Trainer whose loss is the mean over all tokens of an update, however it is cut into batches.
 
@@ -178,8 +213,8 @@ def _token_mean(arguments: TrainingArguments) -> Callable[..., Tensor]:
     return loss
 
 
-def training_rows(setup: TrainingSetup, model: PreTrainedModel) -> Rows:
-    """Build the rows, cut to the tokenizer's own limit.
+def training_rows(setup: TrainingSetup, model: PreTrainedModel) -> Dataset[Row]:
+    """Build the rows, cut to the tokenizer's own limit, with the share of pretraining examples among them.
 
     Raises TrainingDataError: there is no reference, or nothing that a text could begin or end with.
     """
@@ -205,7 +240,17 @@ def training_rows(setup: TrainingSetup, model: PreTrainedModel) -> Rows:
         )
     rows[0]  # shows references that do not begin as generated texts do
     logger.info("%s training texts from %s samples", f"{len(rows):,}", f"{len(setup.train):,}")
-    return rows
+    if alg.pretraining is None or setup.pretraining is None:
+        return rows
+    number = count_pretraining(len(rows), alg.pretraining.share)
+    seed = derive_seed(setup.config.runtime.seed, "pretraining share")
+    logger.info("%s pretraining examples besides, the same in each epoch", f"{number:,}")
+    return ConcatDataset([rows, PretrainingRows(setup.pretraining.draw(number, seed), alg.model_type)])
+
+
+def count_pretraining(rows: int, share: float) -> int:
+    """Count the pretraining examples that are this share of all, with so many rows besides them."""
+    return round(rows * share / (1 - share))
 
 
 def _seq2seq_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from pretraining_setting import PACKAGES, config_of
 
 from paper.small_models import corpus as corpus_module
-from paper.small_models.config import SENTINELS, PretrainConfig, load_pretrain_config
+from paper.small_models.config import PretrainConfig, load_pretrain_config
 from paper.small_models.corpus import (
     IGNORED,
     batches,
@@ -19,8 +19,8 @@ from paper.small_models.corpus import (
     training_corpus,
 )
 from paper.small_models.models import build_model, mean_loss
-from paper.small_models.tasks import DENOISING_PREFIX, PASSAGE_WORDS, TEXT_TASKS, passage, sentinel
 from paper.small_models.vocabulary import build_tokenizer, unigram_scores
+from rl4lms.text_tasks import DENOISING_PREFIX, PASSAGE_WORDS, SENTINELS, TEXT_TASKS, passage, sentinel
 
 pytestmark = pytest.mark.usefixtures("docstring_cache")
 

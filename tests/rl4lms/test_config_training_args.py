@@ -112,7 +112,12 @@ def test_old_names_are_translated(tmp_path: Any) -> None:
         ("weigth_decay", 0.1, "unknown key; did you mean 'weight_decay'?"),
         ("no_cuda", True, "cannot be set here: set runtime.device=cpu"),
         ("bf16", True, "cannot be set here: set runtime.dtype=bfloat16"),
-        ("load_best_model_at_end", True, "cannot be set here: the model after the last update is the result"),
+        (
+            "load_best_model_at_end",
+            True,
+            "cannot be set here: the model after the last update is the result; set alg.select_by "
+            "for another",
+        ),
         (
             "save_strategy",
             "best",

@@ -10,8 +10,8 @@ import yaml
 from common.config import ConfigError
 from rl4lms.config import ExtractConfig, SupervisedConfig
 from rl4lms.metrics import METRICS, TextBatch, build_metric
+from rl4lms.metrics.names import RESULTS
 from rl4lms.plan import Experiment, LoadedPlan, load_plan
-from rl4lms.plan.metric_names import RESULTS
 
 REPO = Path(__file__).parents[2]
 NARRATIVE_QA = "rl4lms_scripts/training/narrative_qa/t5_"

@@ -87,6 +87,40 @@ def test_without_a_kl_penalty_no_panel_is_flat_at_0(ppo):
     assert "kl" not in arrange_rows(ppo, "mine_")
 
 
+def test_score_and_gold_are_drawn_over_the_root_of_the_kl(ppo):
+    """The score first; of runs that measure the KL alone."""
+    assert rl4lms.plots.arrange_against_kl(ppo, "mine_") == []
+    values = [
+        {"kl/episode": e**2, "kl/episode_root": e, "lexical/meteor": 0.5 - e, "semantic/reward_model": e / 2}
+        for e in (0.0, 1.0, 2.0)
+    ]
+    for row in values:
+        row["diversity_metrics/distinct-1"] = 0.5
+    write(ppo, "val_split_metrics", [{"epoch": i, "metrics": row} for i, row in enumerate(values)])
+    score, gold = rl4lms.plots.arrange_against_kl(ppo, "mine_")
+    assert (score.title, gold.title) == ("reward_model", "meteor")
+    assert score.curves == [Curve("", [(0.0, 0.0), (1.0, 0.5), (2.0, 1.0)])]
+    assert gold.curves == [Curve("", [(0.0, 0.5), (1.0, -0.5), (2.0, -1.5)])]
+    assert "against_kl.png" in {path.name for path in draw_training(ppo, "mine_")}
+    assert [panel.title for panel in arrange_rows(ppo, "mine_")["evaluation_kl"]] == [
+        "episode",
+        "episode_root",
+    ]
+
+
+def test_pretraining_has_panels_beside_ppos(ppo):
+    names = ("ptx_loss", "ptx_cosine", "ptx_grad_norm", "policy_grad_norm", "grad_norm", "value_loss")
+    write(ppo, "training_info", [{"epoch": e, **{f"ppo/{name}": 1.0 * e for name in names}} for e in (1, 2)])
+    titles = {name: [panel.title for panel in panels] for name, panels in arrange_rows(ppo, "mine_").items()}
+    assert titles["losses"] == ["value loss", "loss of pretraining text"]
+    assert titles["update"] == ["cosine of PPO's and pretraining's gradient"]
+    assert titles["gradient_norm"] == [
+        "gradient norm, before clipping",
+        "of PPO, of the policy's weights",
+        "of pretraining text, times its weight",
+    ]
+
+
 def test_pictures_are_written_while_a_run_goes_on(ppo):
     with (ppo / "mine_rollout_info.jsonl").open("a") as file:
         file.write('{"epoch": 4, "rollout_')  # the row that is being written

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from instructgpt_runs import everything
 from on_policy_jobs import PREFIX, checkpoint, job, resume, rows, start, train
 from on_policy_runs import (
     SAMPLES,
@@ -245,6 +246,12 @@ SPLIT = {
     "alg__args__n_epochs": 2,
     "alg__args__batch_size": 6,
 }
+# All that InstructGPT adds, with the average evaluated.
+INSTRUCTGPT = {
+    "alg__args__learning_rate": 1e-4,
+    "alg__args__value_learning_rate": 1e-4,
+    "train_evaluation__metrics": [{"id": "on_policy_jobs:length"}],
+}
 PENALISED = {"alg__kl_div__coeff": 0.5, "alg__args__learning_rate": 1e-3}
 
 
@@ -255,13 +262,17 @@ PENALISED = {"alg__kl_div__coeff": 0.5, "alg__args__learning_rate": 1e-3}
         pytest.param("nlpo", "tiny_gpt2", STEERED, marks=pytest.mark.slow),
         ("grpo", "tiny_gpt2", SPLIT),
         ("rloo", "tiny_t5", PENALISED),
+        ("ppo", "tiny_t5", INSTRUCTGPT),
     ],
-    ids=["ppo", "nlpo", "grpo", "rloo"],
+    ids=["ppo", "nlpo", "grpo", "rloo", "instructgpt"],
 )
 def test_two_processes_train_as_one(alg, model, changes, tmp_path, request):
     """At a rate at which rounding, to which Adam gives the size of a step, does not change the texts."""
+    folder = request.getfixturevalue(model)
     changes = {"train_evaluation__n_iters": 2, "alg__args__learning_rate": 1e-5} | changes
-    config = job(tmp_path, request.getfixturevalue(model), alg, **changes)
+    if changes.keys() >= INSTRUCTGPT.keys():
+        changes = everything(tmp_path, folder) | changes
+    config = job(tmp_path, folder, alg, **changes)
     alone = start(tmp_path / "alone", config)
     second = rows(alone, "rollout_info")[1]
     assert second.get("group/rounds", 0) > 1 or second["rollout_info/kl_div_mean"] > 1e-3

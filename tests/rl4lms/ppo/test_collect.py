@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from on_policy_runs import SAMPLES, actors_of, collect, filled, rows_of, stepwise_logits, stepwise_values
+from on_policy_runs import (
+    SAMPLES,
+    actors_of,
+    collect,
+    filled,
+    likelier_end,
+    rows_of,
+    stepwise_logits,
+    stepwise_values,
+)
 from torch.testing import assert_close
 
 from rl4lms.episodes import rollout_settings
@@ -33,21 +42,6 @@ def letters(batch: TextBatch) -> list[float]:
     return [
         len(text) / 10 + number["number"] for text, number in zip(batch.generated, batch.meta, strict=True)
     ]
-
-
-def likelier_end(actors: Any) -> Any:
-    """The same, with an end token that is likely at each step."""
-    model = actors.policy.model
-    head = model.get_output_embeddings()
-    bias = torch.zeros(head.weight.shape[0])
-    bias[actors.tokenizer.eos_token_id] = 10.0 if model.config.is_encoder_decoder else 4.0
-    for language_model in (
-        model,
-        actors.reference.model,
-        *([actors.mask_model.model] if actors.mask_model else []),
-    ):
-        language_model.get_output_embeddings().bias = torch.nn.Parameter(bias.clone())
-    return actors
 
 
 def texts_of(rollouts: Rollouts) -> list[tuple[list[int], list[int]]]:

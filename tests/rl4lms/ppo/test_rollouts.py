@@ -110,8 +110,10 @@ def test_statistics_count_all_generated_tokens():
         "log_prob": [-p for p in places],
         "ref_log_prob": [-3 * p for p in places],
         "values": places,
+        "ep_kl": [sum(10.0 * e + t for t in range(n)) for e, n in enumerate(LENGTHS)],
     }
     expected = {f"rollout_info/{name}": statistics.fmean(values) for name, values in series.items()}
+    expected["rollout_info/ep_kl_root"] = expected["rollout_info/ep_kl"] ** 0.5
     expected |= {f"rollout_info/{name}_std": statistics.pstdev(values) for name, values in series.items()}
     assert whole == pytest.approx(expected | {"rollout_info/repeated_inputs": 0.0}, rel=1e-5)
 

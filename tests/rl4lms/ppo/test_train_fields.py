@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from instructgpt_runs import everything
 from on_policy_jobs import checkpoint, job, rows, start
 from torch import Tensor
 from torch.testing import assert_close
@@ -49,6 +50,9 @@ CHANGING: dict[str, Any] = {
     "alg__args__clip_range": 0.02,
     "alg__args__target_kl": 1e-6,
     "alg__args__gamma": 0.5,
+    "alg__args__value_learning_rate": 1e-4,
+    "alg__args__value_clip_range": 0.01,
+    "alg__args__warmup_iterations": 2,
     "alg__args__gae_lambda": 0.5,
     "alg__args__max_grad_norm": 0.01,
     "alg__kl_div__coeff": 0.5,
@@ -71,6 +75,7 @@ KEEPING: dict[str, Any] = {
     "alg__policy__args__prompt_truncation_side": "right",
     "env__args__context_start_token": 0,
     "env__args__reward_unfinished": False,  # they all reach max_episode_length, or end
+    "alg__args__ema_decay": 0.9,  # of what is evaluated and saved alone
     "train_evaluation__save_every": 2,
     "train_evaluation__eval_every": 1,
     "train_evaluation__metrics": [{"id": "on_policy_jobs:length"}],
@@ -124,10 +129,29 @@ def test_the_entropy_estimate(tmp_path, tiny_gpt2):
     assert torch.equal(found[0], found[1]) and not torch.equal(found[2], found[3])
 
 
+@pytest.mark.parametrize("field", ["episodes", "value_model_name", "missing_eos_penalty", "pretraining"])
+def test_fields_of_instructgpt(field, plain, tmp_path, tiny_gpt2):
+    """Those that need others beside them, or a model."""
+    changes = everything(tmp_path, tiny_gpt2)
+    whole = {name: changes[name] for name in INSTEAD_OF_TOKENS}
+    if field == "episodes":
+        assert not torch.equal(weights(trained(tmp_path, tiny_gpt2, **whole)), plain["ppo"])
+        return
+    (name,) = [name for name in changes if name.endswith(f"__{field}")]
+    without, with_it = (
+        weights(trained(tmp_path, tiny_gpt2, **more)) for more in (whole, whole | {name: changes[name]})
+    )
+    assert len(with_it) != len(without) or not torch.equal(with_it, without)
+
+
+INSTEAD_OF_TOKENS = ("alg__args__n_steps", "alg__args__episodes", "alg__args__batch_size",
+                     "alg__args__minibatch_unit")  # fmt: skip
+
+
 def test_every_field_of_the_algorithms_is_tried():
     """A new one needs a line above."""
     tried = {name.rpartition("__")[2] for name in [*CHANGING, *KEEPING]} | NLPO.keys()
-    tried |= {"enforce_token_entropy_reg_estimate"}
+    tried |= {"enforce_token_entropy_reg_estimate", "episodes", "value_model_name"}
     config = TrainConfig.model_fields["alg"].annotation
     blocks = [alg.model_fields for alg in config.__args__[:2]]
     for block in blocks:

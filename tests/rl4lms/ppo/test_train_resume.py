@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from instructgpt_runs import everything
 from on_policy_jobs import PREFIX, all_rows, checkpoint, job, resume, rows, start, train
 from on_policy_runs import changed, tiny_policy
 from processes import in_child
@@ -27,7 +28,7 @@ from rl4lms.ppo.mask import MaskModel, MaskRule
 from rl4lms.ppo.update import KLController
 from rl4lms.record import Record
 
-CASES = [("ppo", "tiny_t5"), ("nlpo", "tiny_gpt2")]
+CASES = [("ppo", "tiny_t5"), ("nlpo", "tiny_gpt2"), ("instructgpt", "tiny_gpt2")]
 METRICS = [{"id": "on_policy_jobs:length"}]
 
 
@@ -44,9 +45,12 @@ class Whole:
     """A config and its uninterrupted run."""
 
     def __init__(self, folder: Path, alg: str, model: Path) -> None:
+        changes: dict[str, Any] = {"alg__kl_div__target_kl": 0.01}
+        if alg == "instructgpt":
+            alg, changes = "ppo", everything(folder, model)
         self.config = job(
             folder, model, alg, train_evaluation__metrics=METRICS, train_evaluation__eval_every=3,
-            alg__kl_div__target_kl=0.01, train_evaluation__max_eval_samples=5,
+            train_evaluation__max_eval_samples=5, **changes,
         )  # fmt: skip
         self.run = start(folder, self.config)
 
@@ -180,7 +184,10 @@ def test_all_that_changes_is_in_a_checkpoint(rule):
         optimizer = build_optimizer(policy, 1e-2 * (seed + 1), 0.1)
         sum(weight.sum() * seed for weight in policy.parameters()).backward()
         optimizer.step()
-        return Learner(policy, optimizer, KLController(0.5 + seed), masks, 3.25 + seed, seed, 100 * seed)
+        average = changed(policy.model, seed=seed)
+        return Learner(
+            policy, optimizer, KLController(0.5 + seed), masks, 3.25 + seed, seed, 100 * seed, average
+        )
 
     one, other = learner(1), learner(2)
     expected = copy.deepcopy(one.state_dict())
@@ -194,6 +201,7 @@ def test_all_that_changes_is_in_a_checkpoint(rule):
         "mean_length",
         "iteration",
         "tokens",
+        "average",
     } == vars(one).keys()
 
 
@@ -273,6 +281,7 @@ def test_a_finished_run_that_is_resumed_trains_no_more(whole, monkeypatch):
 def test_a_checkpoint_holds_tensors_and_plain_values_alone(whole):
     state = torch.load(whole.run.checkpoints()[-1], weights_only=True)
     kept = {"model", "optimizer", "mask_model", "kl_coeff", "mean_length", "iteration", "tokens"}
+    kept |= {"average"} if whole.config.alg.args.ema_decay else set()
     assert state.keys() == kept
     assert (state["mask_model"] is None) == (whole.config.alg.id == "ppo")
     assert len(state["optimizer"]["state"]) > 50

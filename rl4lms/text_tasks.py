@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from random import Random
+from typing import Literal
 
-from paper.small_models.config import SENTINELS, TextTask
 from rl4lms.datapools.python_docs import DROPPED, FORMS
 
+TextTask = Literal["span_corruption", "prefix_continuation", "denoising"]
+SENTINELS = 10  # tokens that stand for spans left out
 NOISE, MEAN_SPAN = 0.15, 3  # Raffel et al. 2020, Section 3.1.4
 MIN_WORDS = 4
 PASSAGE_WORDS = (3, 18)  # about 4 to 26 tokens: as long as the texts that a classifier judges
