@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import yaml
+from clones import link_clone
 from plan_runs import write_plan
+from pretend_models import pretend
 
 import rl4lms_plan_runner
 import sft_vs_rft_controlled_experiments_plan_runner as controlled
 from common.plan import PlanSettings
 from common.slurm_options import Slurm, command_line, minutes
+from paper.study import load_study
+from paper.text_study import STUDIES
 
 REPO = Path(__file__).parents[2]
 SWEEP = REPO / "rl4lms_scripts" / "sweeps" / "laptop.yml"
@@ -107,7 +111,8 @@ def test_slurm_hands_out_the_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_check_says_what_would_be_submitted(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(REPO)
+    monkeypatch.chdir(link_clone(tmp_path / "clone"))
+    pretend(load_study(STUDIES["laptop"]))
     monkeypatch.setenv("PATH", "")  # a machine without SLURM will do
     main, plan = (
         (rl4lms_plan_runner.main, SWEEP) if kind == "yaml" else (controlled.main, write_plan(tmp_path))

@@ -122,9 +122,11 @@ def test_completions_of_trl_are_recognised(tmp_path):
     write(tmp_path / "completions_00005.parquet", trl_rows(["p", "p", "q", "q"]))
     table = read_rewards([tmp_path], Columns())
     assert list(table.rewards) == ["format_reward", "accuracy_reward"] and table.steps.tolist() == [5] * 4
-    assert table.notes == (
-        "recognised as completions logged by TRL, with the rewards format_reward, accuracy_reward",
+    recognised, gaps = table.notes
+    assert recognised == (
+        "recognised as completions logged by TRL, with the rewards format_reward, accuracy_reward"
     )
+    assert gaps.startswith("TRL logs the batches of logging steps alone: 1 of 5 steps are here. ")
     asked = Columns(rewards=("accuracy_reward",))
     assert list(read_rewards([tmp_path], asked).rewards) == ["accuracy_reward"]
 

@@ -34,7 +34,7 @@ def run(plan: Path, *flags: str) -> int:
 
 def holder(run: Path) -> int:
     """The process that writes to a run."""
-    return int((run / ".lock").read_text())
+    return int((run / ".lock").read_text().split()[0])
 
 
 @pytest.fixture
