@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from common.files import atomic_write_bytes, atomic_write_json, atomic_write_text
-from rft_diagnose.style import BLACK, BLUE, CURVE_COLORS, GREEN, ORANGE, PURPLE, SKY, render_figure
+from rft_diagnose.style import BLACK, BLUE, CURVE_COLORS, GREEN, ORANGE, PURPLE, SKY, render_figure, render_png
 
 LETTERS_PER_INCH = 11  # of a figure's title, at most
 METHOD_COLORS = {
@@ -80,4 +80,4 @@ def save_figure(
 
 def save_picture(figure: Figure, path: Path) -> None:
     """Write a figure as PNG alone, atomically: another form of one that `save_figure` has left."""
-    atomic_write_bytes(path, render_figure(figure)[0])
+    atomic_write_bytes(path, render_png(figure))

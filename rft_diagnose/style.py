@@ -50,11 +50,16 @@ def house_style() -> Iterator[None]:
 
 def render_figure(figure: Figure) -> tuple[bytes, bytes]:
     """Draw a figure as PNG (150 dpi) and as PDF; the same figure gives the same bytes."""
+    png = render_png(figure)
     with house_style():
-        # Without their dates, and for the PNG the version, that matplotlib would put into the files.
-        png = _rendered(figure, "png", {"Software": None})
         figure.set_layout_engine("none")  # that of the PNG stays: finding it takes as long as drawing
         return png, _rendered(figure, "pdf", {"CreationDate": None})
+
+
+def render_png(figure: Figure) -> bytes:
+    """Draw a figure as PNG alone."""
+    with house_style():  # without the dates, and for the PNG the version, that matplotlib puts into files
+        return _rendered(figure, "png", {"Software": None})
 
 
 def _rendered(figure: Figure, file_format: str, metadata: dict[str, None]) -> bytes:
