@@ -11,7 +11,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from common.files import atomic_write_bytes, atomic_write_json, atomic_write_text
-from rft_diagnose.style import BLACK, BLUE, CURVE_COLORS, GREEN, ORANGE, PURPLE, SKY, render_figure, render_png
+from rft_diagnose.style import (
+    BLACK,
+    BLUE,
+    CURVE_COLORS,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    render_figure,
+    render_png,
+)
 
 LETTERS_PER_INCH = 11  # of a figure's title, at most
 METHOD_COLORS = {
