@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scale",
         choices=["laptop", "smoke", "paper", "real"],
         default="laptop",
-        help="laptop (default): data that needs no download; smoke: the same path in two to three minutes, too small "
-        "to show more than directions; paper: the plans of the paper; real: MNIST, Fashion-MNIST, WordNet "
-        "and a pretrained model, which fetch_real_data.py gets",
+        help="laptop (default): data that needs no download; smoke: the same path in two to three minutes, "
+        "too small to show more than directions; paper: the plans of the paper; real: MNIST, Fashion-MNIST, "
+        "WordNet and a pretrained model, which fetch_real_data.py gets",
     )
     parser.add_argument(
         "--environments",
