@@ -60,6 +60,8 @@ def script(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # As in a terminal, though the tests may run in the background, where Ctrl-C is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start
