@@ -11,20 +11,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from rft_diagnose.advice import NAMES, Condition, ConditionError, advise, holds, parse_condition, read_value
 from rft_diagnose.compare import Comparison, compare, relabelled
 from rft_diagnose.diagnose import TOLERANCE, Diagnosis
-from rft_diagnose.errors import DiagnosisError, MissingPackageError, listed, needed_for
+from rft_diagnose.errors import DiagnosisError, listed
 from rft_diagnose.objective import ASSUMED, OBJECTIVES, Objective, make_objective
 from rft_diagnose.results import (
-    Table,
-    atomic_path,
     input_columns,
-    numbers_csv,
     results_together,
     supervised_rows,
     write_inputs,
@@ -34,16 +30,12 @@ from rft_diagnose.results import (
 from rft_diagnose.tables import Columns, RewardTable, diagnose_table, judge_table, read_rewards
 from rft_diagnose.text_formats import PACKED
 from rft_diagnose.words import Findings, terminal_lines
-
-if TYPE_CHECKING:
-    from rft_diagnose.report import Picture
+from rft_diagnose.write_report import REPORT, write_report
 
 logger = logging.getLogger(__name__)
 CONDITION_EXIT_CODE = 3
 INTERRUPTED_EXIT_CODE = 130
 SUPERVISED = "dead_low.jsonl"
-REPORT = "report.html"
-MAX_EXAMPLES = 20
 
 Complete = Callable[[Path, RewardTable], RewardTable]  # adds to the rewards of a file what it does not have
 # Gradients of some inputs: from the diagnoses by name a row an input and reward, and their summary.
@@ -335,65 +327,6 @@ def _command() -> str:
     program, *arguments = sys.argv
     called = ["python", program] if program.endswith(".py") else [Path(program).name]
     return shlex.join([*called, *arguments])
-
-
-def write_report(
-    folder: Path,
-    title: str,
-    findings: Findings,
-    columns: Table,
-    gradients: Sequence[dict[str, Any]],
-    paths: Sequence[Path],
-) -> bool:
-    """Write pictures and page; return whether the packages that they need are there, and say if not."""
-    try:
-        with needed_for("the report with its pictures", "report"):
-            import jinja2  # noqa: F401
-            import matplotlib  # noqa: F401
-    except MissingPackageError as error:
-        logger.warning("%s", error)
-        return False
-    from rft_diagnose.report import render
-
-    page = render(
-        title, findings, draw(folder, findings, columns, gradients, paths), choose_examples(columns)
-    )
-    write_text(folder / REPORT, page)
-    return True
-
-
-def draw(
-    folder: Path,
-    findings: Findings,
-    columns: Table,
-    gradients: Sequence[dict[str, Any]],
-    paths: Sequence[Path],
-) -> list[Picture]:
-    """Write the pictures, with their numbers and origin, and return them for the page."""
-    from rft_diagnose.pictures import pictures
-    from rft_diagnose.report import Picture, embed
-    from rft_diagnose.style import render_figure
-    from rft_diagnose.teacher_pictures import teacher_pictures
-
-    runs = [{"path": str(path)} for path in paths]
-    drawn = []
-    every = chain(pictures(columns, findings.summary, gradients), teacher_pictures(columns, findings.teacher))
-    for stem, title, caption, figure, numbers in every:
-        png, pdf = render_figure(figure)
-        for suffix, data in (("png", png), ("pdf", pdf)):
-            with atomic_path(folder / f"{stem}.{suffix}") as temporary:
-                temporary.write_bytes(data)
-        write_text(folder / f"{stem}.csv", numbers_csv(numbers))
-        write_json(folder / f"{stem}.json", {"figure": stem, "runs": runs})
-        drawn.append(Picture(title, embed(png), caption))
-    return drawn
-
-
-def choose_examples(columns: Table) -> list[dict[str, Any]]:
-    """Choose some inputs without spread at a low reward, dead ones first: rows of inputs.csv."""
-    flat = [i for i, looks in enumerate(columns["looks"]) if looks == "flat_low"]
-    chosen = sorted(flat, key=lambda i: str(columns["label"][i]))[:MAX_EXAMPLES]
-    return [{name: column[i] for name, column in columns.items()} for i in chosen]
 
 
 def run() -> NoReturn:

@@ -23,8 +23,9 @@ from common.hub import DataError
 from rl4lms.config.parts import max_positions
 from rl4lms.config.pretraining import PYTHON_DOCS, TEXT_TASKS, PretrainingConfig
 from rl4lms.datapools import load_datapool
+from rl4lms.datapools.docstring_forms import FormName
 from rl4lms.datapools.jsonl import read_texts
-from rl4lms.datapools.python_docs import FormName, pretraining_samples, pretraining_text
+from rl4lms.datapools.python_docs import pretraining_samples, pretraining_text
 from rl4lms.model.forward import Sequences, compute_logits, shortest_pass
 from rl4lms.model.packing import pad_rows
 from rl4lms.model.source import Kind

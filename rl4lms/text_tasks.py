@@ -7,7 +7,7 @@ from itertools import pairwise
 from random import Random
 from typing import Literal
 
-from rl4lms.datapools.python_docs import DROPPED, FORMS
+from rl4lms.datapools.docstring_forms import DROPPED, FORMS
 
 TextTask = Literal["span_corruption", "prefix_continuation", "denoising"]
 SENTINELS = 10  # tokens that stand for spans left out

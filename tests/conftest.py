@@ -112,6 +112,13 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_gpt2(tmp_path_factory.mktemp("models") / "tiny_gpt2")
 
 
+@pytest.fixture
+def no_plots_and_no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings that neither draw nor wait for the disk."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    monkeypatch.setattr("rl4lms.record.draw_training", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def docstring_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """An empty cache of harvested docstrings, for the tests of one module."""

@@ -20,8 +20,8 @@ from common.hub import DataError
 from common.seeding import derive_seed
 from paper.small_models.config import NEXT_TOKEN, PretrainConfig
 from rl4lms.datapools import load_datapool
+from rl4lms.datapools.docstring_forms import FormName
 from rl4lms.datapools.python_docs import (
-    FormName,
     Part,
     pretraining_samples,
     pretraining_text,

@@ -12,7 +12,7 @@ from common.config import Config, Problem, unknown_name
 from common.limits import TextsAtATime, at_most
 from rl4lms.config.parts import Args
 from rl4lms.datapools import DATAPOOLS
-from rl4lms.datapools.python_docs import FormName
+from rl4lms.datapools.docstring_forms import FormName
 from rl4lms.model.source import Kind
 from rl4lms.text_tasks import TextTask
 

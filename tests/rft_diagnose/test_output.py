@@ -13,7 +13,7 @@ import pytest
 from clones import REPO
 from diagnosis_logs import make_log, write
 
-from rft_diagnose import cli, results
+from rft_diagnose import cli, results, write_report
 from rft_diagnose.names import Columns
 from rft_diagnose.results import numbers_csv, results_together, write_inputs
 from rft_diagnose.tables import read_rewards
@@ -81,7 +81,7 @@ def test_an_error_in_any_write_leaves_what_was_there(tmp_path, table, monkeypatc
     output = tmp_path / "out"
     assert run(table, "--output_path", output) == 0
     before, replace, count, failing = contents(output), os.replace, 0, 0
-    monkeypatch.setattr(cli, "draw", lambda *arguments: [])
+    monkeypatch.setattr(write_report, "draw", lambda *arguments: [])
 
     def full(source, target):
         nonlocal count

@@ -11,7 +11,7 @@ import pytest
 from common.config import ConfigError
 from common.hub import DataError
 from rl4lms.datapools import DATAPOOLS, load_datapool
-from rl4lms.datapools.python_docs import FORMS, FormName
+from rl4lms.datapools.docstring_forms import FORMS, FormName
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,8 @@ import pytest
 import rl4lms.datapools.python_docs as python_docs
 from common.python_docs import DEFAULT_PACKAGES, DocRecord
 from rl4lms.datapools import Split, load_datapool
-from rl4lms.datapools.python_docs import FORMS, FormName, is_plain, pretraining_samples, pretraining_text
+from rl4lms.datapools.docstring_forms import FORMS, FormName, is_plain
+from rl4lms.datapools.python_docs import pretraining_samples, pretraining_text
 from rl4lms.samples import Sample, content_hash
 
 pytestmark = pytest.mark.usefixtures("docstring_cache")

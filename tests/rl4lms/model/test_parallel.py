@@ -34,11 +34,7 @@ from rl4lms.ppo.update import minibatches
 from rl4lms.record import NonFiniteError
 from rl4lms.rewards import RewardError, TextBatch
 
-
-@pytest.fixture(autouse=True)
-def no_plots_and_no_fsync(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr("rl4lms.record.draw_training", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_plots_and_no_fsync")
 
 
 # Laws

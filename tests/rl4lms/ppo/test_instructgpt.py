@@ -35,14 +35,9 @@ from rl4lms.ppo import collect as collect_module
 from rl4lms.ppo.learner import Learner, set_learning_rates, update_average, warmup_share
 from rl4lms.ppo.update import KLController, minibatches, ppo_loss
 
+pytestmark = pytest.mark.usefixtures("no_plots_and_no_fsync")
 kinds = pytest.mark.parametrize("kind", KINDS)
 models = pytest.mark.parametrize("model", ["tiny_gpt2", "tiny_t5"])
-
-
-@pytest.fixture(autouse=True)
-def no_plots_and_no_fsync(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr("rl4lms.record.draw_training", lambda *_: None)
 
 
 # The value model

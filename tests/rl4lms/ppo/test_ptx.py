@@ -31,14 +31,9 @@ from rl4lms.ppo.ptx import LOGGED_PTX, add_pretraining_gradient
 from rl4lms.ppo.update import estimate_advantages, minibatch_losses
 from rl4lms.pretraining import Example
 
+pytestmark = pytest.mark.usefixtures("no_plots_and_no_fsync")
 kinds = pytest.mark.parametrize("kind", KINDS)
 models = pytest.mark.parametrize("model", ["tiny_gpt2", "tiny_t5"])
-
-
-@pytest.fixture(autouse=True)
-def no_plots_and_no_fsync(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr("rl4lms.record.draw_training", lambda *_: None)
 
 
 # PPO-ptx
