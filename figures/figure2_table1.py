@@ -13,14 +13,14 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from figures.resampling import draw_weights, weigh_all, weighted_correlations
 from figures.style import add_title
 from figures.tables import percent, short, signed, with_interval
 from rft_diagnose.statistics import (
     Floats,
-    bootstrap_interval,
     dead,
     partial_spearman,
-    pearson,
+    percentile_interval,
     rank_interval,
     spearman,
     std_percentile,
@@ -306,13 +306,15 @@ def table1_shown(numbers: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFra
 def _correlations(seeds: Sequence[Floats]) -> dict[str, float]:
     """The correlations of Table 1 with their intervals. seeds: std, RFT's and SFT's gain [3, N] of each."""
 
-    def correlate(values: Floats) -> Floats:
-        rft, sft = pearson(values[0], values[1]), pearson(values[0], values[2])
-        return np.array([rft, sft, rft - sft])
+    def correlate(values: Floats, weights: Floats) -> Floats:
+        """RFT's, SFT's, and their difference in each resample [R, 3]."""
+        rft, sft = weighted_correlations(values, weights)[:, 0, 1:].T
+        return np.stack([rft, sft, rft - sft], axis=1)
 
     size = min(values.shape[1] for values in seeds)
-    low, high = bootstrap_interval(lambda chosen: np.mean([correlate(v[:, chosen]) for v in seeds], 0), size)
-    each = np.stack([correlate(values) for values in seeds])
+    weights = draw_weights(size, np.random.default_rng(0))
+    low, high = percentile_interval(np.mean([correlate(v[:, :size], weights) for v in seeds], axis=0))
+    each = np.concatenate([correlate(values, weigh_all(values.shape[1])) for values in seeds])
     columns = {}
     for i, name in enumerate(("rft", "sft", "difference")):
         columns[name] = float(each[:, i].mean())

@@ -10,11 +10,11 @@ import pandas as pd
 
 from figures.figure2_table1 import models_by_task
 from figures.measured import Measured, NotTestedError
+from figures.resampling import draw_weights, weigh_all, weighted_correlations
 from figures.tables import signed, with_interval
-from rft_diagnose.statistics import RESAMPLES, Floats, partial_correlation, percentile_interval
+from rft_diagnose.statistics import Floats, partial_correlation, percentile_interval
 
 NAMES = ("rft", "difference")  # RFT's partial correlation, and that minus SFT's
-SMALLEST_SPREAD = 1e-12  # of values that differ by more than rounding
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def given_mean(inputs: pd.DataFrame) -> GivenMean:
     rng = np.random.default_rng(0)
     drawn: dict[str, dict[int, Floats]] = {}
     for name, size in sorted(sizes):
-        drawn.setdefault(name, {})[size] = rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) / size
-    whole = {size: np.full((1, size), 1 / size) for _, size in sizes}
+        drawn.setdefault(name, {})[size] = draw_weights(size, rng)
+    whole = {size: weigh_all(size) for _, size in sizes}
     values = np.concatenate([_partials(of_task, whole) for of_task in seeds.values()])
     resampled = [_partials(of_task, drawn[data[task]]) for task, of_task in seeds.items()]
     low, high = percentile_interval(_mean_of_defined(np.stack(resampled)))
@@ -94,17 +94,7 @@ def _partials(seeds: Sequence[Floats], weights: Mapping[int, Floats]) -> Floats:
 
 
 def _partials_of_seed(values: Floats, weights: Floats) -> Floats:
-    """As `_partials`, from weighted moments: resamples one by one would take a hundred times as long."""
-    is_constant = np.ptp(values, axis=1) <= SMALLEST_SPREAD
-    centered = np.where(is_constant[:, None], 0.0, values - values.mean(1, keepdims=True))
-    means = weights @ centered.T
-    moments = (weights @ (centered[:, None] * centered[None]).reshape(16, -1).T).reshape(-1, 4, 4)
-    covariances = moments - means[:, :, None] * means[:, None, :]
-    variances = np.diagonal(covariances, axis1=1, axis2=2)
-    # In a resample of equal values rounding leaves some.
-    is_defined = variances > SMALLEST_SPREAD * np.diagonal(moments, axis1=1, axis2=2)
-    stds = np.sqrt(np.where(is_defined, variances, np.nan))
-    correlations = covariances / stds[:, :, None] / stds[:, None, :]
+    correlations = weighted_correlations(values, weights)
     std, mean, gains = 0, 1, slice(2, 4)
     given = np.repeat(correlations[:, std, mean, None], 2, axis=1)
     partial = partial_correlation(correlations[:, std, gains], given, correlations[:, mean, gains])
