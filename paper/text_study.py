@@ -7,7 +7,10 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,7 @@ from common.outlook import Series
 from common.plan import PlanSettings
 from common.run_dir import RunError
 from common.schedule import run_jobs
+from common.workers import start_method
 from paper.gpu_hours import Stage, hours_lines
 from paper.small_models.config import PretrainConfig, model_folder
 from paper.small_models.jobs import make_job
@@ -248,11 +252,21 @@ def run_and_draw(args: argparse.Namespace, folder: Path, runs_left: int) -> tupl
     make_models(study, args.jobs, then, series)
     done = run_study(study, scope, seeds=args.seeds, jobs=args.jobs, series=series)
     # Seconds of imports, only now.
-    from figures.items import collect_results, draw
+    from figures.items import collect_results
 
     drawn = figures_study(study, done)
     results = collect_results(drawn)
-    return [draw(item, drawn, results, folder) for item in items], results
+    return draw_all(items, drawn, results, folder, args.jobs), results
+
+
+def draw_all(items: Sequence[str], study: Study, results: Results, folder: Path, jobs: int) -> list[Item]:
+    """Draw the items in so many processes: pictures take half a minute of a core."""
+    from figures.items import draw
+
+    if jobs == 1 or len(items) == 1:
+        return [draw(item, study, results, folder) for item in items]
+    with ProcessPoolExecutor(min(jobs, len(items)), mp_context=get_context(start_method())) as pool:
+        return list(pool.map(draw, items, repeat(study), repeat(results), repeat(folder)))
 
 
 def collect_sources(study: StudyConfig, done: Sequence[Done]) -> dict[str, list[Source]]:
