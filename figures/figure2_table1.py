@@ -45,6 +45,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")  # 11 and 6: p
 UNDEFINED = "undefined"  # in Table 1: all rewards of a task are equal, or all gains
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY)
 MARKER_SIZE, COVERED = 6.5, 4.5  # and how much larger one is for each that lies on it
+MOST_COVERED = 3  # more would hide the axes
 FillStyle = Literal["none", "left", "full"]
 FILLS: dict[FillStyle, str] = {"none": "smallest std of its rewards", "left": "between", "full": "largest"}
 LEGEND_LETTERS = 36  # of a line
@@ -216,7 +217,8 @@ def _enlarge_covered(axes: Axes, points: np.ndarray) -> None:
     places = axes.transData.transform(points) * 72 / axes.figure.dpi  # points of a printer
     for i, marker in enumerate(markers):
         distances = np.linalg.norm(places[i + 1 :] - places[i], axis=1)
-        marker.set_markersize(MARKER_SIZE + COVERED * int((distances < MARKER_SIZE).sum()))
+        covered = min(int((distances < MARKER_SIZE).sum()), MOST_COVERED)
+        marker.set_markersize(MARKER_SIZE + COVERED * covered)
 
 
 def _draw_tasks(axes: Axes, numbers: pd.DataFrame, name: str) -> None:
