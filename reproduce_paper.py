@@ -20,6 +20,7 @@ from paper.reproduce import (
     add_arguments,
     check_arguments,
     choose_items,
+    named_at_paper_scale,
     print_stages,
     run_and_draw,
 )
@@ -57,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs_left = print_stages(args, asked)
         if args.check or args.dry_run:
             return 0
-        if args.scale == "paper" and asked.study_items:
+        if args.scale == "paper" and (large := named_at_paper_scale(asked)):
             parser.error(
-                f"{', '.join(asked.study_items)} at the paper's scale take days of a GPU: run the commands "
+                f"{', '.join(large)} at the paper's scale take days of a GPU: run the commands "
                 "above, then draw with --runs, or leave them out with --only"
             )
         with setup_logging(console=True):

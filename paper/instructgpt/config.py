@@ -83,7 +83,8 @@ class PipelineConfig(Config):
     fields: dict[Stage, Fields] = Field({}, description="stage -> dotted field -> value of its runs")
     main: PipelineTask = Field(description="the task of all stages")
     other: PipelineTask | None = Field(
-        None, description="a task of rankings, reward model, and PPO with and without pretraining text, one seed"
+        None,
+        description="a task of rankings, reward model, and PPO with and without pretraining text, one seed",
     )
     kl_coeffs: Annotated[list[float], Field(min_length=1)] = Field(description="of PPO")
     ptx: PtxSettings
@@ -144,7 +145,9 @@ def _check_cases(path: str | Path, config: PipelineConfig, study: StudyConfig) -
     named = [("main.case", config.main.case)]
     if config.other is not None:
         named.append(("other.case", config.other.case))
-    problems = [Problem(field, unknown_name("case", name, known)) for field, name in named if name not in known]
+    problems = [
+        Problem(field, unknown_name("case", name, known)) for field, name in named if name not in known
+    ]
     if study.groups is None:
         problems.append(Problem("study", f"{config.study} has no groups, whose learning rates are taken"))
     source = read_source(path)

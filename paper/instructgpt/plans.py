@@ -95,7 +95,9 @@ def reward_model_runs(pipeline: Pipeline, seeds: int, done: Done) -> list[Planne
             for share in [share for share in config.teachers.on_policy if share < 1]:
                 mix = done.folder(f"{name}-mixes-s{seed}", f"{MIXES}/{mix_name(share)}")
                 runs.append(reward_model_run(pipeline, task, kind, f"rm-{mix_name(share)}", seed, mix, done))
-            for arm, fields in arms(pipeline, Path(data) if f"{name}-rankings-s{seed}" in done.runs else None):
+            for arm, fields in arms(
+                pipeline, Path(data) if f"{name}-rankings-s{seed}" in done.runs else None
+            ):
                 runs.append(reward_model_run(pipeline, task, arm, f"rm-{arm}", seed, data, done, fields))
     return runs
 
@@ -137,7 +139,11 @@ def sft_runs(pipeline: Pipeline, seeds: int, done: Done) -> list[Planned]:
                 {"id": LOSS_METRIC, "args": {"tokenizer_name": base_model(pipeline, task)}},
             ],
         }
-        runs.append(training_run(pipeline, task, "supervised", "supervised", "sft", seed, task.files.supervised, fields))
+        runs.append(
+            training_run(
+                pipeline, task, "supervised", "supervised", "sft", seed, task.files.supervised, fields
+            )
+        )
         start = done.model(f"{name}-start-s{seed}")
         runs.append(sampling_run(pipeline, task, "start", seed, "test", config.compared_texts, start))
         for share in config.teachers.on_policy:
@@ -162,7 +168,9 @@ def sft_runs(pipeline: Pipeline, seeds: int, done: Done) -> list[Planned]:
                     table = done.folder(f"{name}-mixes-s{seed}", f"{TABLES}/perfect.json")
                     coeff = config.teachers.kl_coeff
                     reward, count = squashed_reward(pipeline, task, table), config.teachers.iterations
-                    runs.append(group_run(pipeline, task, algorithm, method, seed, coeff, rate, reward, count, done))
+                    runs.append(
+                        group_run(pipeline, task, algorithm, method, seed, coeff, rate, reward, count, done)
+                    )
     return runs
 
 
@@ -244,5 +252,15 @@ def _teacher_runs(pipeline: Pipeline, seed: int, coeff: float, done: Done) -> It
     for teacher, reward in rewards.items():
         method = f"taught-{teacher}-{digits(coeff)}"
         yield group_run(
-            pipeline, task, RLOO, method, seed, coeff, done.rate(RLOO), reward, config.iterations, done, teacher
+            pipeline,
+            task,
+            RLOO,
+            method,
+            seed,
+            coeff,
+            done.rate(RLOO),
+            reward,
+            config.iterations,
+            done,
+            teacher,
         )

@@ -46,8 +46,6 @@ def to_log_odds(probabilities: Sequence[float]) -> list[float]:
     """Log-odds of probabilities, clipped as in making rankings."""
     from rl4lms.make_rankings import log_odds
 
-    import numpy as np
-
     return [float(value) for value in log_odds(np.asarray(probabilities, dtype=np.float64))]
 
 
@@ -63,7 +61,7 @@ def _read_table(path: str) -> dict[str, Any]:
 
 
 def reference_loss(batch: TextBatch, *, tokenizer_name: str) -> dict[str, Score]:
-    """The mean of -log p over the tokens of the first references and their ends, in nats; of causal models."""
+    """The mean of -log p over tokens of the first references and their ends, in nats; of causal models."""
     from rl4lms.model.load import load_tokenizer
     from rl4lms.pretraining import Example, mean_token_loss
 

@@ -1,4 +1,4 @@
-"""InstructGPT's pipeline by one command: its stages one after the other, what is left of them, and the item."""
+"""InstructGPT's pipeline by one command: its stages one after the other, and what is left of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import yaml
@@ -23,6 +23,7 @@ from common.plan import PlanSettings
 from paper.gpu_hours import Stage
 from paper.group_study import GRPO, PPO, RLOO
 from paper.instructgpt.config import Pipeline, load_pipeline
+from paper.instructgpt.jobs import IMPORTS as OWN_IMPORTS
 from paper.instructgpt.jobs import make_job
 from paper.instructgpt.plans import (
     REWARD_MODEL,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ITEM = "instructgpt"
+IMPORTS = (*OWN_IMPORTS, "rl4lms.group.train", "rl4lms.reward_model.train")  # of its jobs
 FILES = {
     "laptop": "rl4lms_scripts/instructgpt/laptop/pipeline.yml",
     "smoke": "rl4lms_scripts/instructgpt/laptop/pipeline_smoke.yml",
@@ -61,7 +63,7 @@ STAGES: dict[str, Callable[[Pipeline, int, Done], list[Planned]]] = {
     "PPO, teachers": rl_runs,
     "held-out losses": loss_runs,
 }
-# Minutes of a run on one of two cores, for the table of stages alone: docs/decisions.md says what they are of.
+# Minutes of a run on one of two cores, for the table of stages alone (docs/decisions.md).
 MINUTES: dict[str, dict[str, float]] = {
     "laptop": {
         "rl_start": 0.7,
@@ -112,7 +114,9 @@ def study_of_pipeline(pipeline: Pipeline) -> StudyConfig:
 def stages(scale: str, seeds: int, jobs: int) -> list[Stage]:
     """What is left of each stage; of one whose inputs are not there yet, all. Raises ConfigError."""
     pipeline, minutes = pipeline_at(scale), MINUTES[scale]
-    models = [MODEL_MINUTES[scale][c.model_type] for c in models_missing(study_of_pipeline(pipeline)).values()]
+    models = [
+        MODEL_MINUTES[scale][c.model_type] for c in models_missing(study_of_pipeline(pipeline)).values()
+    ]
     rows = [Stage("models", len(models), sum(models) / jobs)]
     done, is_known = Done(), not models
     for name, plan in STAGES.items():

@@ -1,4 +1,4 @@
-"""How the configuration of each run of InstructGPT's pipeline is made: an edit of a config file that ships."""
+"""How the configuration of each run of InstructGPT's pipeline is made: by edits of config files."""
 
 from __future__ import annotations
 
@@ -222,9 +222,7 @@ def group_run(
     }
     path = task_files(study, study_task).group.format(algorithm=algorithm)
     kind = "half" if method.startswith(HALF) else "taught"
-    return training_run(
-        pipeline, task, "group", kind, method, seed, path, fields, kl=coeff, teacher=teacher
-    )
+    return training_run(pipeline, task, "group", kind, method, seed, path, fields, kl=coeff, teacher=teacher)
 
 
 def sampling_run(

@@ -47,7 +47,9 @@ def work_on_mixes(run: RunDir, report: Report, stop: Stop) -> None:
     (rankings,) = _inputs(run, "rankings")
     config, rng = run.config, np.random.default_rng(derive_seed(run.config["seed"], "mixes"))
     scale = read_run(rankings).manifest["noise_scale"]
-    rows = {split: list(read_lines(rankings / FOLDER / f"{split}.jsonl")) for split in ("train", "val", "test")}
+    rows = {
+        split: list(read_lines(rankings / FOLDER / f"{split}.jsonl")) for split in ("train", "val", "test")
+    }
     others = {split: rank_references(rows[split], scale, config["gold"], rng) for split in ("train", "test")}
     order = rng.permutation(len(rows["train"]))
     for share in config["on_policy"]:
@@ -156,7 +158,7 @@ def best_of(rewards: Floats, gold: Floats) -> list[dict[str, float]]:
 
 
 def squashed_scores(gold: Floats, factor: float) -> dict[str, float]:
-    """Variance and accuracy, as of a reward model, of gold [N, G] with differences within prompts squashed."""
+    """Variance and accuracy, as of a reward model, of gold [N, G] squashed within prompts."""
     centres = gold.mean(1, keepdims=True)
     summary = judge_teacher(centres + factor * (gold - centres), gold, "gold").summary
     return {"variance": summary["variance"]["value"], "accuracy": summary["accuracy"]["share"]}
@@ -195,7 +197,9 @@ def work_on_losses(run: RunDir, report: Report, stop: Stop) -> None:
     losses = {}
     for number, (name, folder) in enumerate(models.items()):
         report(number, len(models))
-        model = load_model(folder, "causal" if config.model_type == "causal" else "seq2seq", torch.float32, "cpu")
+        model = load_model(
+            folder, "causal" if config.model_type == "causal" else "seq2seq", torch.float32, "cpu"
+        )
         sums = measure_examples(config, model, load_tokenizer(base), examples)
         losses[name] = {"loss": sums[:, 0].tolist(), "tokens": sums[:, 2].tolist()}
     atomic_write_json(run.path / LOSSES, losses)

@@ -31,8 +31,8 @@ def test_a_model_that_never_lost_is_said_in_words(tmp_path: Path, capsys: pytest
     assert main([*arguments, *judge]) == 2
     output, error = capsys.readouterr()
     assert error == (
-        "increasing_numbers: higher never lost to low, high: by how much it is stronger has no finite answer; "
-        "compare them on more prompts, or keep strengths finite with --ridge 1\n"
+        "increasing_numbers: higher never lost to low, high: by how much it is stronger has no finite "
+        "answer; compare them on more prompts, or keep strengths finite with --ridge 1\n"
         f"the win rates are in {tmp_path / 'out' / 'win_rates.csv'}\n"
     )
     assert {row["win_rate"] for row in rows_of(tmp_path / "out" / "win_rates.csv")} == {"1"}
@@ -56,9 +56,7 @@ def test_groups_that_were_never_compared_are_named(
         rows = [{"prompt": str(n), "generated_text": f"{name} {n}"} for n in range(4)]
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
         files.append(str(tmp_path / f"{name}.json"))
-    choices = [
-        {"prompt": str(n), "a": f"sft {n}", "b": f"ppo {n}", "choice": "ab"[n % 2]} for n in range(4)
-    ]
+    choices = [{"prompt": str(n), "a": f"sft {n}", "b": f"ppo {n}", "choice": "ab"[n % 2]} for n in range(4)]
     (tmp_path / "choices.json").write_text(json.dumps(choices))
     arguments = [*files, "--judge", str(tmp_path / "choices.json"), "--output_path", str(tmp_path / "out")]
     assert main(arguments) == 2
