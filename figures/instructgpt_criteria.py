@@ -109,7 +109,7 @@ INSTRUCTGPT_CRITERIA: tuple[Criterion, ...] = (
         ITEM,
         "A reward model's variance under the policy, not its accuracy, says how fast it teaches.",
         "over six reward models (means over seeds): rank correlation of the gold gain of 10 iterations of "
-        "RLOO with the normalised variance within prompts, minus that with the accuracy on the policy's texts",
+        "RLOO with the normalised variance within prompts, minus that with accuracy on the policy's texts",
         ">",
         0,
         "Razin et al. 2025: .83 and -.76; the perfect order with a tenth of the std, the sixth, pulls both "

@@ -58,7 +58,7 @@ TABLES: dict[str, dict[str, str]] = {
         "kl_root": "root of the KL to the start",
         "proxy": "gain of the reward model's reward, in std of the texts before training",
         "gold": "the same of gold",
-        "policy_share": "of the summed gradient's length what PPO's adds, mean of iterations; NaN without ptx",
+        "policy_share": "of the summed gradient's length what PPO's adds, mean of updates; NaN without ptx",
     },
     "wins": {
         **_MODEL,

@@ -361,6 +361,6 @@ def test_prompts_in_another_order_are_the_same(compared: Path, tmp_path: Path) -
     for name, order in (("plain", rows), ("turned", rows[::-1])):
         (tmp_path / f"{name}.json").write_text(json.dumps(order))
         arguments = [extractions(compared)[0], str(tmp_path / f"{name}.json")]
-        assert main([*arguments, "--output_path", str(tmp_path / name)]) == 0
+        assert main([*arguments, "--ridge", "1", "--output_path", str(tmp_path / name)]) == 0
     first, second = (rows_of(tmp_path / name / "win_rates.csv") for name in ("plain", "turned"))
     assert first[0] | {"model": ""} == second[0] | {"model": ""}

@@ -35,7 +35,7 @@ def test_a_model_that_never_lost_is_said_in_words(tmp_path: Path, capsys: pytest
         "answer; compare them on more prompts, or keep strengths finite with --ridge 1\n"
         f"the win rates are in {tmp_path / 'out' / 'win_rates.csv'}\n"
     )
-    assert {row["win_rate"] for row in rows_of(tmp_path / "out" / "win_rates.csv")} == {"1"}
+    assert {float(row["win_rate"]) for row in rows_of(tmp_path / "out" / "win_rates.csv")} == {1}
     assert "win rates, ties half" in output and "strengths (" not in output
     assert "note: the prompts are of split train: models may have learnt on them" in output
     for word in ("inf", "nan"):
@@ -61,7 +61,7 @@ def test_groups_that_were_never_compared_are_named(
     arguments = [*files, "--judge", str(tmp_path / "choices.json"), "--output_path", str(tmp_path / "out")]
     assert main(arguments) == 2
     assert "ptx and sft, ppo were never compared with each other" in capsys.readouterr().err
-    assert rows_of(tmp_path / "out" / "win_rates.csv")[0]["win_rate"] == "0.5"
+    assert float(rows_of(tmp_path / "out" / "win_rates.csv")[0]["win_rate"]) == 0.5
     assert main([*arguments, "--ridge", "1"]) == 0
 
 
