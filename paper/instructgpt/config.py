@@ -45,6 +45,9 @@ class PtxSettings(Config):
     kl_coeff: float = Field(ge=0, description="weight of the KL penalty of the runs with pretraining text")
     coeff: float = Field(ge=0, description="weight of the pretraining loss")
     examples_per_episode: Positive = Field(description="pretraining examples for each text")
+    source: Fields = Field(
+        {}, description="field -> value of alg.pretraining, such as texts, over the config files'"
+    )
 
 
 class ArmsConfig(Config):

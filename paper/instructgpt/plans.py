@@ -95,9 +95,8 @@ def reward_model_runs(pipeline: Pipeline, seeds: int, done: Done) -> list[Planne
             for share in [share for share in config.teachers.on_policy if share < 1]:
                 mix = done.folder(f"{name}-mixes-s{seed}", f"{MIXES}/{mix_name(share)}")
                 runs.append(reward_model_run(pipeline, task, kind, f"rm-{mix_name(share)}", seed, mix, done))
-            for arm, fields in arms(
-                pipeline, Path(data) if f"{name}-rankings-s{seed}" in done.runs else None
-            ):
+            is_made = f"{name}-rankings-s{seed}" in done.runs
+            for arm, fields in arms(pipeline, Path(data) if is_made else None):
                 runs.append(reward_model_run(pipeline, task, arm, f"rm-{arm}", seed, data, done, fields))
     return runs
 
@@ -244,7 +243,7 @@ def _teacher_runs(pipeline: Pipeline, seed: int, coeff: float, done: Done) -> It
     for share in config.on_policy:
         scores = f"{name}-scores-{mix_name(share)}-s{seed}"
         manifest = read_run(done.runs[scores]).manifest if scores in done.runs else {"mean": 0.0, "std": 1.0}
-        args = {name: manifest[name] for name in ("mean", "std")}
+        args = {key: manifest[key] for key in ("mean", "std")}
         args["model_name"] = done.model(_teacher_model(name, share, seed))
         rewards[mix_name(share)] = {"id": "paper.instructgpt.rewards:normalised", "args": args}
     table = done.folder(f"{name}-mixes-s{seed}", f"{TABLES}/{SQUASHED}.json")

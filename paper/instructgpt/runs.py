@@ -190,7 +190,8 @@ def ppo_run(
         "train_evaluation.metrics": [score_metric(model), gold_metric(pipeline, task)],
     }
     if is_ptx:
-        fields |= {f"alg.pretraining.{key}": getattr(ptx, key) for key in ("coeff", "examples_per_episode")}
+        settings = ptx.source | {"coeff": ptx.coeff, "examples_per_episode": ptx.examples_per_episode}
+        fields |= {f"alg.pretraining.{key}": value for key, value in settings.items()}
     else:
         fields["alg.pretraining"] = None
     kind = ("ptx" if is_ptx else "ppo") if task is pipeline.config.main else "other_ppo"
