@@ -16,6 +16,7 @@ from common.config import add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
 from paper.draw_given import draw_given_runs
+from paper.instructgpt.config import PipelineConfig
 from paper.reproduce import (
     add_arguments,
     check_arguments,
@@ -28,6 +29,8 @@ from paper.study import StudyConfig
 from paper.study_run import StudyError, StudyInterrupted
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import Plan
+
+SHOWN_FIELDS = (Plan, ExperimentConfig, StudyConfig, PipelineConfig)  # by --list_fields
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     check_arguments(parser, args)
     if args.list_fields:
-        print("\n\n".join(describe_fields(model) for model in (Plan, ExperimentConfig, StudyConfig)))
+        print("\n\n".join(describe_fields(model) for model in SHOWN_FIELDS))
         return 0
     try:
         if args.runs:

@@ -159,7 +159,7 @@ def teachers_figure(tables: Tables) -> Figure:
             ("accuracy", "accuracy on the policy's texts"),
         )
         for axes, (name, label) in zip(panels, shown, strict=True):
-            for place, row in means.iterrows():
+            for place, row in enumerate(means.to_dict("records")):
                 look = {"color": CURVE_COLORS[place % len(CURVE_COLORS)], "marker": MARKERS[place]}
                 axes.plot(
                     [row[name]], [row["gain"]], linestyle="", label=teacher_name(row["teacher"]), **look
@@ -184,7 +184,8 @@ def pipeline_numbers(tables: Tables) -> pd.DataFrame:
     """A row for each task and model: proxy, gold and KL at the end, win rates, what was lost; over seeds."""
     rows = []
     ppo = tables["ppo"]
-    for (task, method), part in ppo.groupby(["task", "method"], sort=False):
+    for task, method in dict.fromkeys(zip(ppo["task"], ppo["method"], strict=True)):
+        part = ppo[(ppo["task"] == task) & (ppo["method"] == method)]
         ends = part.sort_values("iteration").groupby("seed").last()
         row: dict[str, Any] = {"task": task, "method": method, "seeds": len(ends)}
         for name in ("kl_root", "proxy", "gold", "policy_share"):

@@ -228,7 +228,8 @@ ITEM_WORDS = {
 def _trained(tables: Tables, arm: str) -> list[tuple[int, pd.DataFrame]]:
     """The evaluations after some training of an arm, of each seed."""
     rows = _rows(tables, "reward_models", arm=arm)
-    return [(int(seed), part) for seed, part in rows[rows["step"] > 0].groupby("seed")]
+    rows = rows[rows["step"] > 0]
+    return [(seed, rows[rows["seed"] == seed]) for seed in sorted(rows["seed"].unique().tolist())]
 
 
 def _worst(

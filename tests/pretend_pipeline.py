@@ -30,13 +30,15 @@ def pretend_run(pipeline: Pipeline, planned: Planned, base: Path, scores: float 
             row = {"epoch": 3, "metrics": {REWARD_MODEL: scores, key: scores}}
             run.rows(f"{prefix}train_split_metrics.jsonl", "epoch").append(row)
         if planned.method == "rankings":
-            _write_rankings(run.path / "rankings")
+            _write_rankings(run.path / "rankings", planned.name)
         if planned.method == "mixes":
             for share in pipeline.config.teachers.on_policy:
-                _write_rankings(run.path / MIXES / mix_name(share))
+                _write_rankings(run.path / MIXES / mix_name(share), f"{planned.name} {share}")
             (run.path / TABLES).mkdir()
             for name in ("perfect", "squashed", "half"):
-                (run.path / TABLES / f"{name}.json").write_text(json.dumps({"name": name}))
+                (run.path / TABLES / f"{name}.json").write_text(
+                    json.dumps({"name": name, "of": planned.name})
+                )
         return run.path
 
 
@@ -51,8 +53,8 @@ def _pretend_model(pipeline: Pipeline, planned: Planned, folder: Path) -> None:
         (folder / file).write_text(planned.name)  # by which folders differ
 
 
-def _write_rankings(folder: Path) -> None:
+def _write_rankings(folder: Path, prompt: str) -> None:
     folder.mkdir(parents=True)
     for number, split in enumerate(("train", "val", "test")):
-        rows = [json.dumps(RANKING | {"prompt": f"{number} {i}"}) for i in range(4)]
+        rows = [json.dumps(RANKING | {"prompt": f"{prompt} {number} {i}"}) for i in range(4)]
         (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")

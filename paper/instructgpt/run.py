@@ -155,15 +155,15 @@ def stage_jobs(
     Raises ConfigError.
     """
     config = pipeline.config
-    parallel = {"multiprocess": jobs > 1, "num_parallel": jobs}
-    settings = PlanSettings(name=config.name, **parallel)
+    settings = PlanSettings(name=config.name, multiprocess=jobs > 1, num_parallel=jobs)
     made: dict[str, Job] = {}
     configurations = [run.configuration for run in planned if run.configuration is not None]
     if configurations:
         content = {
             "name": config.name,
             "output_path": config.output_path,
-            **parallel,
+            "multiprocess": settings.multiprocess,
+            "num_parallel": settings.num_parallel,
             "log_entire_predictions": True,  # criteria are about texts
             "configurations": configurations,
         }

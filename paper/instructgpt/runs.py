@@ -116,8 +116,9 @@ def training_run(
     """A training of a stage. path: of its config file; last: fields over those of the pipeline's file too."""
     name = pipeline.case(task).task
     merged = fields | pipeline.fields(task, stage) | (last or {}) | {SEED: seed}
-    configuration = {"name": f"{name}-{method}-s{seed}", "config_path": path, "base_config": merged} | ONCE
-    return Planned(configuration["name"], kind, name, method, seed, configuration, **labels)
+    run = f"{name}-{method}-s{seed}"
+    configuration = {"name": run, "config_path": path, "base_config": merged} | ONCE
+    return Planned(run, kind, name, method, seed, configuration, **labels)
 
 
 def sft_fields(pipeline: Pipeline, task: PipelineTask) -> Fields:
@@ -249,11 +250,8 @@ def sampling_run(
         **pipeline.fields(task, "sampling"),
         SEED: seed,
     }
-    configuration = {
-        "name": f"{name}-{method}-{split}-s{seed}",
-        "config_path": task_files(pipeline.study, study_task).extraction,
-        "base_config": fields,
-    }
-    configuration |= ONCE | options
+    run = f"{name}-{method}-{split}-s{seed}"
+    path = task_files(pipeline.study, study_task).extraction
+    configuration = {"name": run, "config_path": path, "base_config": fields} | ONCE | options
     kind = "best_of" if method == "best-of" else "texts"
-    return Planned(configuration["name"], kind, name, method, seed, configuration)
+    return Planned(run, kind, name, method, seed, configuration)

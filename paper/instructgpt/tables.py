@@ -175,7 +175,7 @@ def _ppo(pipeline: Pipeline, finished: Sequence[Finished]) -> Rows:
                 "gold": _gold(pipeline, run.task, texts),
             }
             if row["epoch"] == 0:
-                scale = {name: (of.mean(), of.std() or 1.0) for name, of in values.items()}
+                scale = {name: (part.mean(), part.std() or 1.0) for name, part in values.items()}
             standard = {
                 name: float((values[name].mean() - scale[name][0]) / scale[name][1]) for name in values
             }
