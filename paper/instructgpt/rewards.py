@@ -61,16 +61,19 @@ def _read_table(path: str) -> dict[str, Any]:
 
 
 def reference_loss(batch: TextBatch, *, tokenizer_name: str) -> dict[str, Score]:
-    """The mean of -log p over tokens of the first references and their ends, in nats; of causal models."""
-    from rl4lms.model.load import load_tokenizer
+    """The mean of -log p over tokens of the first references and their ends, in nats; of causal models.
+
+    What is too long for the model's positions loses the beginning of its prompt.
+    """
+    from rl4lms.model.load import load_tokenizer, max_positions
     from rl4lms.pretraining import Example, mean_token_loss
 
-    tokenizer = load_tokenizer(tokenizer_name)
+    tokenizer, most = load_tokenizer(tokenizer_name), max_positions(batch.model)
     references = [sets[0] for sets in batch.reference_sets()]
     texts = [prompt + reference for prompt, reference in zip(batch.prompts, references, strict=True)]
     prompts, whole = (tokenizer(rows, verbose=False)["input_ids"] for rows in (batch.prompts, texts))
-    examples = [
-        Example(source, [*ids[len(source) :], tokenizer.eos_token_id])
-        for source, ids in zip(prompts, whole, strict=True)
-    ]
+    examples = []
+    for source, ids in zip(prompts, whole, strict=True):
+        target = [*ids[len(source) :], tokenizer.eos_token_id][: None if most is None else most - 1]
+        examples.append(Example(source if most is None else source[len(target) - most :], target))
     return {"sft/reference_loss": Score(None, mean_token_loss(batch.model, examples))}

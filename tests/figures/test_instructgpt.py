@@ -296,7 +296,8 @@ def test_best_epochs_leave_out_the_start(tables):
 
 
 def test_a_gap_that_closes_is_no_overoptimisation(tables):
-    assert measure(tables, "overoptimised").value == pytest.approx(1)
+    # Of eight evaluations the first two are in the other order: the planted gold rises faster there.
+    assert measure(tables, "overoptimised").value == pytest.approx(1 - 6 * 2 / (8 * 63))
     rows = tables["ppo"]
     closes = (rows["method"] == "ppo-0") & (rows["seed"] == 2)
     rows.loc[closes, "proxy"] = rows["gold"] - rows["kl_root"]
