@@ -23,7 +23,7 @@ from figures.instructgpt_measures import (
 )
 from figures.measured import NotTestedError
 from figures.report import Item
-from figures.study import Source, describe_runs, finished, gaps
+from figures.study import Source, describe_runs
 from figures.style import save_figure
 from figures.table_rewards import seeds_difference
 from figures.tables import number, save_table, short, with_interval
@@ -56,7 +56,7 @@ def kl_figure(tables: Tables) -> Figure:
     """Proxy (dashed) and gold over the root of the KL: RL by coefficient, and best of n, with Gao's fits."""
     ppo, best = tables["ppo"][tables["ppo"]["task"] == MAIN_TASK], tables["best_of"]
     with house_style():
-        figure = Figure(figsize=(2 * WIDTH + 0.6, 3.8), layout="constrained")
+        figure = Figure(figsize=(2 * WIDTH + 0.6, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         methods = list(dict.fromkeys(ppo["method"]))
         for place, method in enumerate(methods):
@@ -73,7 +73,7 @@ def kl_figure(tables: Tables) -> Figure:
         _fit(right, best["kl_root"], best["gold"], "best_of", "fit of gold, d (a - b d)")
         right.set(xlabel="root of the KL", title=f"best of n, to {int(best['n'].max())}")
         for axes in (left, right):
-            axes.legend(loc="upper left")
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)  # curves may go anywhere
         left.text(0.98, 0.02, "dashed: proxy", ha="right", va="bottom", transform=left.transAxes, fontsize=8)
     return figure
 
@@ -241,9 +241,9 @@ def control_note(tables: Tables) -> str:
 def draw_instructgpt(
     tables: Tables, sources: Sequence[Source], labels: Mapping[str, str], folder: Path, command: str
 ) -> Item:
-    """Save the table and the four figures of the finished runs into `folder`; returns the item."""
-    runs = describe_runs(finished(sources))
-    meta = {"command": command, "missing": gaps(sources)}
+    """Save the table and the four figures into `folder`; returns the item. sources: finished runs, all."""
+    runs = describe_runs(sources)
+    meta: dict[str, Any] = {"command": command, "missing": []}
     pictures = {
         "instructgpt_kl": (kl_figure(tables), pd.concat([tables["ppo"], tables["best_of"]])),
         "instructgpt_wins": (wins_figure(tables["wins"], labels), tables["wins"]),
@@ -259,7 +259,7 @@ def draw_instructgpt(
     caption = CAPTION + control_note(tables)
     save_table(shown, numbers, folder / ITEM, caption, runs, **meta)
     stems = [*(folder / stem for stem in pictures), folder / ITEM]
-    return Item(ITEM, TITLE, caption, stems, shown, runs, gaps(sources))
+    return Item(ITEM, TITLE, caption, stems, shown, runs)
 
 
 def _token_losses(losses: pd.DataFrame) -> pd.DataFrame:

@@ -52,7 +52,7 @@ def make_job(pipeline: Pipeline, planned: Planned, done: Done, earlier: Mapping[
         partial(_work, kind),
         after=tuple(earlier[name] for name in after),
         imports=IMPORTS,
-        unit="text",
+        unit="model" if kind == "losses" else "text",
         kind=planned.kind,
     )
 
