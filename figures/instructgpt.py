@@ -66,7 +66,7 @@ def kl_figure(tables: Tables) -> Figure:
             left.plot(means["kl_root"], means["gold"], label=method_name(method), **look)
             left.plot(means["kl_root"], means["proxy"], linestyle="--", alpha=0.7, **look)
         _fit(left, ppo["kl_root"], ppo["gold"], "rl", "fit of gold, d (a - b log d)")
-        left.set(xlabel="root of the KL", ylabel="gain, std of the start", title="RL")
+        left.set(xlabel="root of the KL", ylabel="gain, std of the start", title="RL (dashed: proxy)")
         means = best.groupby("n")[["kl_root", "proxy", "gold"]].mean()
         right.plot(means["kl_root"], means["gold"], color=BLUE, marker="o", label="gold")
         right.plot(means["kl_root"], means["proxy"], color=ORANGE, marker="s", linestyle="--", label="proxy")
@@ -74,7 +74,6 @@ def kl_figure(tables: Tables) -> Figure:
         right.set(xlabel="root of the KL", title=f"best of n, to {int(best['n'].max())}")
         for axes in (left, right):
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)  # curves may go anywhere
-        left.text(0.98, 0.02, "dashed: proxy", ha="right", va="bottom", transform=left.transAxes, fontsize=8)
     return figure
 
 
