@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -35,7 +35,7 @@ from paper.instructgpt.plans import (
     sft_runs,
     start_runs,
 )
-from paper.instructgpt.runs import RATE, Done, Planned
+from paper.instructgpt.runs import RATE, Done, Finished, Planned
 from paper.study import StudyConfig, select_tasks, train_reward
 from paper.study_run import PLAN_RUNNER, run_to_end
 from paper.text_study import MINUTES as MODEL_MINUTES
@@ -89,15 +89,6 @@ MINUTES: dict[str, dict[str, float]] = {
     "smoke": {},
 }
 SMOKE_MINUTES = 0.03
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A planned run that is there."""
-
-    planned: Planned
-    path: Path
-    command: str
 
 
 def pipeline_at(scale: str) -> Pipeline:

@@ -38,6 +38,15 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Finished:
+    """A planned run that is there. command: makes it, or goes on with it; "" of a job."""
+
+    planned: Planned
+    path: Path
+    command: str
+
+
+@dataclass(frozen=True)
 class Done:
     """What is known when a stage begins. runs: name -> folder; rates: algorithm -> learning rate."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,14 +17,11 @@ from figures.study import Source
 from paper.instructgpt.config import Pipeline
 from paper.instructgpt.data import LOSSES, SCORES
 from paper.instructgpt.plans import REWARD_MODEL, SQUASHED
-from paper.instructgpt.runs import HALF, has_log_odds
+from paper.instructgpt.runs import HALF, Finished, has_log_odds
 from paper.instructgpt.work import Floats, to_log_odds
 from rl4lms.compare.outcomes import by_scores, equal_texts
 from rl4lms.compare.statistics import judge_models
 from rl4lms.teacher import read_texts
-
-if TYPE_CHECKING:
-    from paper.instructgpt.run import Finished
 
 Rows = list[dict[str, Any]]
 ARMS = {"rm": "main", "rm-grouped": "grouped", "rm-epochs": "epochs", "rm-shuffled": "shuffled"}
