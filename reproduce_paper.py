@@ -16,10 +16,12 @@ from common.config import add_config_arguments, describe_fields
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
 from paper.draw_given import draw_given_runs
+from paper.instructgpt.config import PipelineConfig
 from paper.reproduce import (
     add_arguments,
     check_arguments,
     choose_items,
+    named_at_paper_scale,
     print_stages,
     run_and_draw,
 )
@@ -27,6 +29,8 @@ from paper.study import StudyConfig
 from paper.study_run import StudyError, StudyInterrupted
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import Plan
+
+SHOWN_FIELDS = (Plan, ExperimentConfig, StudyConfig, PipelineConfig)  # by --list_fields
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     check_arguments(parser, args)
     if args.list_fields:
-        print("\n\n".join(describe_fields(model) for model in (Plan, ExperimentConfig, StudyConfig)))
+        print("\n\n".join(describe_fields(model) for model in SHOWN_FIELDS))
         return 0
     try:
         if args.runs:
@@ -57,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs_left = print_stages(args, asked)
         if args.check or args.dry_run:
             return 0
-        if args.scale == "paper" and asked.study_items:
+        if args.scale == "paper" and (large := named_at_paper_scale(asked)):
             parser.error(
-                f"{', '.join(asked.study_items)} at the paper's scale take days of a GPU: run the commands "
+                f"{', '.join(large)} at the paper's scale take days of a GPU: run the commands "
                 "above, then draw with --runs, or leave them out with --only"
             )
         with setup_logging(console=True):

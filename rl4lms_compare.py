@@ -24,8 +24,8 @@ from rl4lms.config import ExtractConfig, check_locally
 def build_parser() -> argparse.ArgumentParser:
     """Flags of the comparison."""
     parser = argparse.ArgumentParser(
-        description="Says which of several models writes the better texts for the same prompts. Exit "
-        "status: 0 done, 1 making texts failed, 2 input that cannot be used, 130 interrupted."
+        description="Says which of several models writes the better texts for the same prompts. Exit status: "
+        "0 done, 1 making texts failed, 2 input that cannot be used, or no finite strengths, 130 interrupted."
     )
     parser.add_argument(
         "models",

@@ -41,6 +41,7 @@ from figures.figure2_table1 import (
 from figures.figure4_table2 import figure4_numbers
 from figures.given_mean import GivenMean, given_mean, measure_given_mean
 from figures.group_measures import group_cure, group_dead, group_live, group_not_better, group_scale
+from figures.instructgpt_measures import INSTRUCTGPT_MEASURES
 from figures.measured import Measured, NotTestedError
 from figures.pairs import order_over_seeds, order_over_tasks, pair_numbers, share_of_sft
 from figures.study import INPUTS, RUNS
@@ -70,7 +71,7 @@ class Results:
     inputs, runs: see `figures.study`; swept: the task of Table 2 and Figure 4; base: RFT's settings of it;
     controlled: item -> `controlled_table`; theory: what `figures.theory` saved as meta, and its numbers;
     group_theory_numbers: those of `figures.group_theory`; groups: as inputs, of the comparison of group
-    algorithms.
+    algorithms; instructgpt: name -> table, see `figures.instructgpt_tables`.
     """
 
     inputs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(INPUTS)))
@@ -82,6 +83,7 @@ class Results:
     theory_numbers: pd.DataFrame | None = None
     group_theory_numbers: pd.DataFrame | None = None
     groups: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(INPUTS)))
+    instructgpt: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @cached_property
     def figure2(self) -> pd.DataFrame:
@@ -303,6 +305,12 @@ def _sft_exponent(results: Results) -> float:
     return float((first[0] - first[1]) / (second[0] - second[1]))
 
 
+def _instructgpt(
+    measure: Callable[[Mapping[str, pd.DataFrame]], Measured],
+) -> Callable[[Results], Measured]:
+    return lambda results: measure(results.instructgpt)
+
+
 MEASURES: dict[str, Callable[[Results], Measured]] = {
     "figure1_dead": lambda results: _worst_seed(results, HARD_TASK, np.min, _dead_share),
     "figure1_rft": lambda results: _worst_seed(results, HARD_TASK, np.max, _revived("rft")),
@@ -351,6 +359,7 @@ MEASURES: dict[str, Callable[[Results], Measured]] = {
     "group_cure": lambda results: group_cure(results.groups),
     "group_scale_grpo": lambda results: group_scale("grpo", min)(results.groups),
     "group_scale_rloo": lambda results: group_scale("rloo", max)(results.groups),
+    **{name: _instructgpt(measure) for name, measure in INSTRUCTGPT_MEASURES.items()},
     "theory_bounds": _theory(lambda results: round(max(results.theory["largest_ratios"].values()), 6)),
     "theory_rft": _theory(lambda results: abs(results.theory["slopes"]["RFT"] + 2)),
     "theory_sft": _theory(_sft_exponent),

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from figures.criterion import Criterion
+from figures.instructgpt_criteria import INSTRUCTGPT_CRITERIA
 from figures.other_criteria import OTHER_CRITERIA
 from figures.text_criteria import TEXT_CRITERIA
 
-CRITERIA: tuple[Criterion, ...] = TEXT_CRITERIA + OTHER_CRITERIA
+CRITERIA: tuple[Criterion, ...] = TEXT_CRITERIA + OTHER_CRITERIA + INSTRUCTGPT_CRITERIA
 
 
 def criteria_markdown(criteria: Sequence[Criterion] = CRITERIA) -> str:

@@ -34,6 +34,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Theory", ("theory",)),
     ("What helps: a short SFT phase", ("table2", "figure4", "table_rewards")),
     ("Beyond the paper: group algorithms", ("theory_group", "figure3_group", "table_groups")),
+    ("Beyond the paper: InstructGPT", ("instructgpt",)),
 )
 NARROW = "_narrow.png"  # ends the name of a picture that takes another's place on a phone
 SUFFIXES = ("pdf", "png", "csv", "tex", "md", "json")

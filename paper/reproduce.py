@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from common.workers import preload
 from paper import controlled, group_run, real, text_study
 from paper.gpu_hours import Stage, format_table
+from paper.instructgpt import paper_scale
+from paper.instructgpt import run as instructgpt
 
 if TYPE_CHECKING:
     from figures.report import Item
@@ -27,7 +29,8 @@ INTRO = {
     "paper": "Data, models and settings of the paper.",
     "real": real.INTRO,
 }
-ITEMS = [*text_study.ITEMS, *controlled.FIGURE3_ITEMS, "theory", group_run.ITEM]
+ITEMS = [*text_study.ITEMS, *controlled.FIGURE3_ITEMS, "theory", group_run.ITEM, instructgpt.ITEM]
+BY_NAME = (group_run.ITEM, instructgpt.ITEM)  # drawn only where --only names them
 LAPTOP_ALONE = (*controlled.LAPTOP_ALONE, group_run.ITEM)  # without plans of the paper's scale
 
 
@@ -84,8 +87,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
             f"argument --environments: {unknown[0]} is not of --scale {args.scale}: choose from "
             f"{', '.join(known)}, all"
         )
-    if args.runs and group_run.ITEM in (args.only or ()):
-        parser.error(f"argument --only: {group_run.ITEM} finds its own runs; leave --runs out")
+    for item in BY_NAME:
+        if args.runs and item in (args.only or ()):
+            parser.error(f"argument --only: {item} finds its own runs; leave --runs out")
     for item in LAPTOP_ALONE:
         if args.scale == "paper" and item in (args.only or ()) and not args.runs:
             parser.error(
@@ -101,13 +105,15 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 class Asked:
     """What is to be drawn: items of the text study, controlled items, and the plans that these need.
 
-    groups: whether the comparison of group algorithms is, which is asked for by its name.
+    groups, instructgpt: whether the comparison of group algorithms and InstructGPT's pipeline are, which are
+    asked for by their names.
     """
 
     study_items: list[str]
     controlled_items: list[str]
     plans: list[controlled.PlanOfItem]
     groups: bool
+    instructgpt: bool
 
 
 def choose_items(args: argparse.Namespace) -> Asked:
@@ -120,45 +126,71 @@ def choose_items(args: argparse.Namespace) -> Asked:
         controlled_items=controlled_items,
         plans=controlled.choose_plans(args),
         groups=group_run.ITEM in (args.only or ()),
+        instructgpt=instructgpt.ITEM in (args.only or ()),
     )
 
 
-def print_stages(args: argparse.Namespace, asked: Asked) -> tuple[int, int]:
-    """What would run, with sizes and times; a mistake in any of it is found here, before the first stage.
+def named_at_paper_scale(asked: Asked) -> list[str]:
+    """The items that are only listed at the paper's scale, since they take days of a GPU."""
+    return [*asked.study_items, *([instructgpt.ITEM] if asked.instructgpt else [])]
 
-    Returns how many runs of the text study are left, and of the comparison of group algorithms.
-    """
+
+@dataclass(frozen=True)
+class RunsLeft:
+    """How many runs are left: of the text study, of group algorithms, of InstructGPT's pipeline."""
+
+    study: int
+    groups: int
+    instructgpt: int
+
+
+def print_stages(args: argparse.Namespace, asked: Asked) -> RunsLeft:
+    """What would run, with sizes and times; a mistake in any of it is found here, before the first stage."""
     study_stages: list[Stage] = []
     if args.scale == "real":
         real.check_fetched(controlled.chosen_environments(args), asked.controlled_items, asked.study_items)
     stages = controlled.stages(asked.controlled_items, asked.plans)
     if args.scale == "paper":
-        for line in text_study.paper_commands(asked.study_items):
+        lines = text_study.paper_commands(asked.study_items)
+        for line in [*lines, *(paper_scale.describe() if asked.instructgpt else [])]:
             print(line)
     elif asked.study_items:
         study_stages = text_study.stages(args.scale, asked.study_items, args.seeds, args.jobs)
     group_stages = group_run.stages(args.scale, args.seeds, args.jobs) if asked.groups else []
-    if stages := stages + study_stages + group_stages:
+    pipeline_stages: list[Stage] = []
+    if asked.instructgpt and args.scale != "paper":
+        pipeline_stages = instructgpt.stages(args.scale, args.seeds, args.jobs)
+    if stages := stages + study_stages + group_stages + pipeline_stages:
         print(f"{args.scale} scale, times on two cores without a GPU:", *format_table(stages), sep="\n")
-    return sum(stage.runs for stage in study_stages), sum(stage.runs for stage in group_stages)
+    left = (sum(stage.runs for stage in part) for part in (study_stages, group_stages, pipeline_stages))
+    return RunsLeft(*left)
 
 
-def run_and_draw(args: argparse.Namespace, asked: Asked, runs_left: tuple[int, int]) -> int:
+def _list_imports(scale: str, asked: Asked) -> list[str]:
+    """What the processes of the asked items import."""
+    if asked.groups:
+        study = group_run.study_of_groups(scale)
+    elif asked.study_items:
+        study = text_study.study_for(scale, asked.study_items)
+    else:
+        study = instructgpt.study_of_pipeline(instructgpt.pipeline_at(scale))
+    modules = text_study.list_study_imports(study)
+    return [*modules, *(instructgpt.IMPORTS if asked.instructgpt else ())]
+
+
+def run_and_draw(args: argparse.Namespace, asked: Asked, runs_left: RunsLeft) -> int:
     """The controlled experiments first, which take minutes, then the study, then the page.
 
     runs_left: see `print_stages`.
     """
     folder = args.output_dir / args.scale
-    if args.jobs > 1 and (asked.study_items or asked.groups):
-        study = text_study.study_for(args.scale, asked.study_items)
-        modules = text_study.list_study_imports(
-            group_run.study_of_groups(args.scale) if asked.groups else study
-        )
+    if args.jobs > 1 and (asked.study_items or asked.groups or asked.instructgpt):
+        modules = _list_imports(args.scale, asked)
         preload([*modules, *controlled.IMPORTS] if asked.controlled_items else modules)
     status = controlled.run_and_draw(args, asked.controlled_items, asked.plans)
     if status:
         return status
-    if not asked.study_items and not asked.groups and not args.report:
+    if not (asked.study_items or asked.groups or asked.instructgpt or args.report):
         return 0
     from figures.claims import Results
 
@@ -168,9 +200,11 @@ def run_and_draw(args: argparse.Namespace, asked: Asked, runs_left: tuple[int, i
     if asked.study_items:
         if args.scale == "real":
             before = [real.preflight(folder, args.jobs)]
-        drawn, results = text_study.run_and_draw(args, folder, runs_left[0])
+        drawn, results = text_study.run_and_draw(args, folder, runs_left.study)
     if asked.groups:
-        drawn.append(group_run.run_and_draw(args, folder, runs_left[1], results))
+        drawn.append(group_run.run_and_draw(args, folder, runs_left.groups, results))
+    if asked.instructgpt:
+        drawn.append(instructgpt.run_and_draw(args, folder, runs_left.instructgpt, results))
     for item in drawn:
         for stem in item.stems:
             print(f"{item.name}: {stem}.*")

@@ -17,6 +17,7 @@ from common.files import atomic_write_text
 from common.identity import finished_runs
 from common.jobs import Job
 from common.outlook import Series
+from common.plan import PlanSettings
 from common.schedule import run_jobs
 from paper.study import Start, StudyConfig, StudyRun, chosen_rates, train_reward
 from paper.study_plans import AFTER, Part, after_sft, build_plan, comparison, selection, sweeps
@@ -225,21 +226,24 @@ def run_phase(
         return []
     path = write_plan(study, phase, part, seeds, jobs)
     loaded = load_plan(path)
-    outcomes = run_jobs(
-        loaded.plan,
-        make_jobs(loaded.plan, loaded.experiments),
-        console=console,
-        interrupt_message=INTERRUPT_MESSAGE,
-        series=series,
-    )
-    for experiment, outcome in zip(loaded.experiments, outcomes, strict=True):
+    all_jobs = make_jobs(loaded.plan, loaded.experiments)
+    paths = run_to_end(loaded.plan, all_jobs, str(path), console=console, series=series)
+    return _done(path, part.runs, loaded.experiments, paths)
+
+
+def run_to_end(
+    settings: PlanSettings, jobs: Sequence[Job], where: str, *, console: bool, series: Series
+) -> list[Path | None]:
+    """Run jobs and return their runs. where: what they are of. Raises StudyError, StudyInterrupted."""
+    outcomes = run_jobs(settings, jobs, console=console, interrupt_message=INTERRUPT_MESSAGE, series=series)
+    for job, outcome in zip(jobs, outcomes, strict=True):
         if outcome.status in ("failed", "not run"):
-            logger.error("%s: %s: %s", experiment.name, outcome.status, outcome.error)
+            logger.error("%s: %s: %s", job.label, outcome.status, outcome.error)
     if any(outcome.status == "interrupted" for outcome in outcomes):
         raise StudyInterrupted
     if failed := sum(not outcome.is_done for outcome in outcomes):
-        raise StudyError(f"{failed} of {len(outcomes)} experiments of {path} failed")
-    return _done(path, part.runs, loaded.experiments, [outcome.run for outcome in outcomes])
+        raise StudyError(f"{failed} of {len(outcomes)} experiments of {where} failed")
+    return [outcome.run for outcome in outcomes]
 
 
 def _done(

@@ -96,5 +96,5 @@ def test_tests_that_the_page_of_policy_gradients_names_are_there() -> None:
     text = (REPO / "docs" / "policy_gradient.md").read_text()
     files = [REPO / name for name in paths_in(text) if name.startswith("tests/")]
     named = set(re.findall(r"`(test_\w+)`", text))
-    assert len(files) == 9 and len(named) > 30
+    assert len(files) == 10 and len(named) > 30
     assert named - set().union(*map(top_level_names, files)) == set()

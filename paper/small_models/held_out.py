@@ -30,7 +30,6 @@ EXAMPLES = {"seq2seq": 512, "causal": 512, "classifier": 4096}
 SAMPLES, SAMPLE_TOKENS = 2, 40  # of each task
 
 
-@torch.no_grad()
 def evaluate(
     config: PretrainConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: Corpus
 ) -> dict[str, float]:
@@ -38,12 +37,32 @@ def evaluate(
 
     The examples are the same each time, with the mixture of training.
     """
-    model.eval()
     examples = held_out_examples(config, held_out)
-    rows = encode([example for _, example in examples], tokenizer, config)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
+    rows = measure_examples(config, model, tokenizer, [example for _, example in examples])
     # Task -> summed loss, right tokens, tokens.
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(3, dtype=torch.float64))
+    for (task, _), row in zip(examples, rows, strict=True):
+        sums[task] += row
+    loss, _, tokens = torch.stack(list(sums.values())).sum(0)
+    result = {"loss": (loss / tokens).item()}
+    for task, (loss, right, tokens) in sorted(sums.items()):
+        result[f"{task} loss"] = (loss / tokens).item()
+        result[f"{task} accuracy"] = (right / tokens).item()
+    return result
+
+
+@torch.no_grad()
+def measure_examples(
+    config: PretrainConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+) -> Tensor:
+    """Sum over each example's target the loss (nats), the tokens that are right, and all: [N, 3]."""
+    model.eval()
+    rows = encode(examples, tokenizer, config)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
+    sums = torch.zeros(len(rows), 3, dtype=torch.float64)
     for start in range(0, len(order), config.alg.batch_size):
         part = order[start : start + config.alg.batch_size]
         batch = collate([rows[i] for i in part]).to(model.device)
@@ -52,16 +71,9 @@ def evaluate(
         losses = cross_entropy(logits.float(), labels, reduction="none")
         right = logits.argmax(-1) == labels
         values = torch.stack([losses, right, torch.ones_like(losses)], dim=-1).double().cpu()
-        example_sums = torch.zeros(len(part), 3, dtype=torch.float64).index_add_(0, positions.cpu(), values)
-        for i, example_sum in zip(part, example_sums, strict=True):
-            task, _ = examples[i]
-            sums[task] += example_sum
-    loss, _, tokens = torch.stack(list(sums.values())).sum(0)
-    result = {"loss": (loss / tokens).item()}
-    for task, (loss, right, tokens) in sorted(sums.items()):
-        result[f"{task} loss"] = (loss / tokens).item()
-        result[f"{task} accuracy"] = (right / tokens).item()
-    return result
+        of_part = torch.zeros(len(part), 3, dtype=torch.float64).index_add_(0, positions.cpu(), values)
+        sums[part] = of_part
+    return sums
 
 
 def held_out_examples(config: PretrainConfig, held_out: Corpus) -> list[tuple[str, Example]]:

@@ -116,9 +116,9 @@ def terminal_lines(comparison: Comparison) -> list[str]:
         for row in strength_rows(comparison)
         if row["model"] != first and not comparison.verdicts[row["judge"]].no_strengths
     ]
-    lines += ["", f"strengths (Bradley-Terry) as Elo differences to {first}"]
-    lines += _table(("judge", "model", "Elo", "95%"), strengths) if strengths else []
-    lines += [f"{judge}: {v.no_strengths}" for judge, v in comparison.verdicts.items() if v.no_strengths]
+    if strengths:
+        lines += ["", f"strengths (Bradley-Terry) as Elo differences to {first}"]
+        lines += _table(("judge", "model", "Elo", "95%"), strengths)
     if comparison.agreements:
         lines += ["", "agreement of judges (a tie against a decision counts half)"]
         lines += _table(

@@ -31,6 +31,7 @@ from rl4lms.compare.report import (
 from rl4lms.compare.scoring import apply_judge
 from rl4lms.compare.sources import Source
 from rl4lms.compare.statistics import agreement, judge_models
+from rl4lms.compare.strengths import StrengthError
 from rl4lms.compare.texts import Texts, align, read_model
 from rl4lms.config import ExtractConfig
 from rl4lms.datapools import load_datapool
@@ -51,7 +52,8 @@ def compare_models(
     """Make the texts that are missing, judge, write everything to `folder`, print one screen.
 
     config: what texts are made with, None = all are there; pairs: on the page. Returns the exit status.
-    Raises CompareError and other UserErrors: texts of different prompts, judges that fail.
+    Raises CompareError and other UserErrors: texts of different prompts, judges that fail; StrengthError once
+    everything is written: a judge by whom models have no strengths.
     """
     # 1. The texts of all models for the same prompts.
     complete = make_texts(sources, config, folder) if config is not None else list(sources)
@@ -71,7 +73,15 @@ def compare_models(
     write_results(comparison, texts, folder, pairs)
     print("\n".join(terminal_lines(comparison)))
     print(f"\nresults in {folder}: win_rates.csv, strengths.csv, {PICTURE}.png; judge pairs yourself: {PAGE}")
+    raise_without_strengths(comparison, folder)
     return 0
+
+
+def raise_without_strengths(comparison: Comparison, folder: Path) -> None:
+    """Raise StrengthError if by some judge a model never lost or groups were never compared, naming them."""
+    reasons = [f"{judge}: {v.no_strengths}" for judge, v in comparison.verdicts.items() if v.no_strengths]
+    if reasons:
+        raise StrengthError("\n".join([*reasons, f"the win rates are in {folder / 'win_rates.csv'}"]))
 
 
 def summarise_outcomes(outcomes: dict[str, Outcomes], texts: Texts, ridge: float) -> Comparison:

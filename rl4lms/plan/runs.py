@@ -128,15 +128,15 @@ def identify(experiment: Experiment, start: str | None) -> str:
             _drop_if(data, path, absent)
     if start is not None:
         set_value(data, parse_path(model_field(experiment.config)), f"model of {start}")
-    return hash_of([type(experiment.config).__name__, _by_content(data)])
+    return hash_of([type(experiment.config).__name__, by_content(data)])
 
 
-def _by_content(value: Any, key: str = "") -> Any:
+def by_content(value: Any, key: str = "") -> Any:
     """A config's data with the names of files and folders replaced by what is in them."""
     if isinstance(value, dict):
-        return {key: _by_content(item, key) for key, item in value.items()}
+        return {key: by_content(item, key) for key, item in value.items()}
     if isinstance(value, list):
-        return [_by_content(item, key) for item in value]
+        return [by_content(item, key) for item in value]
     if isinstance(value, str) and _NAMES_A_FILE.search(key) and os.path.exists(value):
         return content_digest(Path(value))
     return value
@@ -172,7 +172,7 @@ def _train(
     experiment: Experiment, run: RunDir, place: Place, stop: Callable[[], bool], report: Report
 ) -> None:
     config = _recorded(run, TrainConfig, experiment.config)
-    with _resources(run, place, report):
+    with resources(run, place, report):
         train(config, run.path, run, should_stop=stop)
 
 
@@ -180,7 +180,7 @@ def _extract(
     experiment: Experiment, run: RunDir, place: Place, stop: Callable[[], bool], report: Report
 ) -> None:
     config = _recorded(run, ExtractConfig, experiment.config)
-    with _resources(run, place, report):
+    with resources(run, place, report):
         from rl4lms.extract import extract
 
         extract(config, run, report, stop)
@@ -225,7 +225,7 @@ def _manifest(experiment: Experiment, key: str, earlier: Sequence[Path]) -> dict
 
 
 @contextmanager
-def _resources(run: RunDir, place: Place, report: Report) -> Iterator[None]:
+def resources(run: RunDir, place: Place, report: Report) -> Iterator[None]:
     """One GPU, a fair share of the cores, the same when the run is resumed; no bars but the plan's."""
     if place.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(place.gpu)  # before torch asks for it

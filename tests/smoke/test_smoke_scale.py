@@ -83,6 +83,27 @@ def test_group_algorithms_are_asked_for_by_name(drawn):
     assert "<section id='table_groups'>" in page and "too small to show it" in page
 
 
+def test_instructgpt_s_pipeline_is_asked_for_by_name(drawn):
+    folder = drawn / "outputs" / "instructgpt" / "smoke"
+    assert not list((drawn / "outputs" / "figures" / "smoke").glob("instructgpt*"))
+    flags = ("--only", "instructgpt", "--output_dir", "outputs/instructgpt")
+    run_smoke(drawn, *flags)
+    table = pd.read_csv(folder / "instructgpt.csv").set_index("method")
+    assert list(table.index) == ["ppo-0", "ppo-0_02", "ppo-ptx-0_02"] and table["kl_root"].gt(0).all()
+    assert 0 < table.loc["ppo-ptx-0_02", "policy_share"] < 1
+    for stem in ("instructgpt_kl", "instructgpt_wins", "instructgpt_ptx", "instructgpt_teachers"):
+        assert (folder / f"{stem}.png").stat().st_size > 5_000
+        assert json.loads((folder / f"{stem}.json").read_text())["runs"]
+    teachers = pd.read_csv(folder / "instructgpt_teachers.csv").set_index(["kl", "teacher"])
+    perfect = teachers.loc[(0.05, "squashed")]
+    assert (
+        perfect["accuracy"] == 1 and perfect["variance"] < teachers.loc[(0.05, "on_policy_100"), "variance"]
+    )
+    page = (folder / "report.html").read_text()
+    assert "<section id='instructgpt'>" in page and "too small to show it" in page
+    assert re.search(r"^in all +0 runs", run_smoke(drawn, *flags), re.MULTILINE), "again it runs nothing"
+
+
 def test_again_runs_nothing(drawn):
     """Last: it draws everything again."""
 

@@ -275,7 +275,7 @@ def test_a_run_s_folder_is_its_last_predictions(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, last = (run / f"mine_epoch_{epoch}_test_split_predictions.json" for epoch in ("0.0", "2.0"))
-    assert main([str(before), str(run), "--output_path", str(tmp_path)]) == 0
+    assert main([str(before), str(run), "--ridge", "1", "--output_path", str(tmp_path)]) == 0
     output = capsys.readouterr().out
     assert "mine_epoch_0.0: 5 prompts x 1 text of " in output and "\nmine: 5 prompts" in output
     values = [
@@ -361,6 +361,6 @@ def test_prompts_in_another_order_are_the_same(compared: Path, tmp_path: Path) -
     for name, order in (("plain", rows), ("turned", rows[::-1])):
         (tmp_path / f"{name}.json").write_text(json.dumps(order))
         arguments = [extractions(compared)[0], str(tmp_path / f"{name}.json")]
-        assert main([*arguments, "--output_path", str(tmp_path / name)]) == 0
+        assert main([*arguments, "--ridge", "1", "--output_path", str(tmp_path / name)]) == 0
     first, second = (rows_of(tmp_path / name / "win_rates.csv") for name in ("plain", "turned"))
     assert first[0] | {"model": ""} == second[0] | {"model": ""}

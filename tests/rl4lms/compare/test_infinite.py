@@ -28,12 +28,15 @@ def test_a_model_that_never_lost_is_said_in_words(tmp_path: Path, capsys: pytest
     for name, text in (("low", "x"), ("high", "1 x"), ("higher", "1 2 x")):
         rows = [{"prompt": str(n), "generated_text": text, "split": "train"} for n in range(6)]
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
-    assert main([*arguments, *judge]) == 0
-    output = capsys.readouterr().out
-    assert (
-        "increasing_numbers: higher never lost to low, high: by how much it is stronger has no finite"
-        in output
+    assert main([*arguments, *judge]) == 2
+    output, error = capsys.readouterr()
+    assert error == (
+        "increasing_numbers: higher never lost to low, high: by how much it is stronger has no finite "
+        "answer; compare them on more prompts, or keep strengths finite with --ridge 1\n"
+        f"the win rates are in {tmp_path / 'out' / 'win_rates.csv'}\n"
     )
+    assert {float(row["win_rate"]) for row in rows_of(tmp_path / "out" / "win_rates.csv")} == {1}
+    assert "win rates, ties half" in output and "strengths (" not in output
     assert "note: the prompts are of split train: models may have learnt on them" in output
     for word in ("inf", "nan"):
         assert word not in output.replace("finite", "").lower()
@@ -41,7 +44,25 @@ def test_a_model_that_never_lost_is_said_in_words(tmp_path: Path, capsys: pytest
             assert word not in path.read_text().lower()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["strengths"][1]["elo"] is None
     assert main([*arguments, *judge, "--ridge", "1"]) == 0
-    assert "never lost" not in capsys.readouterr().out
+    output, error = capsys.readouterr()
+    assert "strengths (Bradley-Terry)" in output and error == ""
+
+
+def test_groups_that_were_never_compared_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = []
+    for name in ("sft", "ppo", "ptx"):
+        rows = [{"prompt": str(n), "generated_text": f"{name} {n}"} for n in range(4)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+        files.append(str(tmp_path / f"{name}.json"))
+    choices = [{"prompt": str(n), "a": f"sft {n}", "b": f"ppo {n}", "choice": "ab"[n % 2]} for n in range(4)]
+    (tmp_path / "choices.json").write_text(json.dumps(choices))
+    arguments = [*files, "--judge", str(tmp_path / "choices.json"), "--output_path", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "ptx and sft, ppo were never compared with each other" in capsys.readouterr().err
+    assert float(rows_of(tmp_path / "out" / "win_rates.csv")[0]["win_rate"]) == 0.5
+    assert main([*arguments, "--ridge", "1"]) == 0
 
 
 def test_an_interval_without_an_end_is_said_in_words(
