@@ -6,7 +6,6 @@ and values of all their tokens. Dropout is off throughout, as in the paper's run
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -29,6 +28,8 @@ from rl4lms.model.forward import (
 )
 from rl4lms.model.generation_config import GenerationSettings
 from rl4lms.model.load import decoder_start, load_model, special_token
+from rl4lms.model.lora import copy_model
+from rl4lms.model.lora_config import PolicyLora
 from rl4lms.model.sampling import Processor, generate_ids, sampled_logits
 from rl4lms.model.source import Kind, ModelSourceError
 
@@ -52,17 +53,24 @@ class PolicyModel(nn.Module):
 
     @classmethod
     def load(
-        cls, model_name: str, kind: Kind, device: torch.device | str = "cpu", seed: int = 0
+        cls,
+        model_name: str,
+        kind: Kind,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        lora: PolicyLora | None = None,
     ) -> PolicyModel:
         """Policy and value model, two copies of the model of a hub name or folder, float32.
 
-        seed: of the value head's weights. Raises ModelSourceError.
+        lora: two adapters on one such model, or one for both (`value_model: shared`). seed: of the value
+        head's weights, and of a new adapter's. Raises ModelSourceError.
         """
-        model = load_model(model_name, kind, torch.float32, device)
+        model = load_model(model_name, kind, torch.float32, device, lora, seed)
         size = try_states(model)
         with isolated_rng(derive_seed(seed, "value head")):
             head = nn.Linear(size, 1, bias=False)
-        return cls(model, copy.deepcopy(model), head.to(device))
+        shared = lora is not None and lora.value_model == "shared"
+        return cls(model, model if shared else copy_model(model), head.to(device))
 
     @torch.no_grad()
     def generate(

@@ -102,6 +102,8 @@ LATER_FIELDS: dict[Keys, Any] = {
     ("alg", "args", "value_clip_range"): None,
     ("alg", "args", "warmup_iterations"): 0,
     ("alg", "args", "ema_decay"): None,
+    ("alg", "lora"): None,
+    ("alg", "policy", "args", "lora"): None,
 }
 
 
