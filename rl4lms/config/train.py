@@ -48,6 +48,7 @@ from rl4lms.config.training_blocks import (
 from rl4lms.datapools import DATAPOOLS, rankings_problem
 from rl4lms.metrics.names import metric_problem
 from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.lora_config import adapter_notice
 from rl4lms.model.source import BAG_OF_TOKENS, check_model_source
 from rl4lms.rewards import REWARDS
 from rl4lms.samples import Split
@@ -220,6 +221,11 @@ class TrainConfig(Config):
 
     def notices(self) -> list[str]:
         """What the user should know of a valid config: fields without effect, and possible surprises."""
+        if message := adapter_notice(self.alg.model_name, self.alg.lora):
+            return [f"{self.model_field}: {message}", *self._notices()]
+        return self._notices()
+
+    def _notices(self) -> list[str]:
         if isinstance(self.alg, RewardModelConfig):
             return self._reward_model_notices(self.alg)
         notices = metric_notices(self.train_evaluation.metrics, "train_evaluation.metrics")

@@ -28,10 +28,8 @@ from rl4lms.model.source import ModelSourceError
 
 Task = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "FEATURE_EXTRACTION"]
 _NAME = "default"  # of the adapter in its layers
-_MARK, _PREFIX = (
-    "lora_",
-    "base_model.model.",
-)  # in the names of its weights; what peft's files put before them
+_MARK = "lora_"  # in the names of its weights
+_PREFIX = "base_model.model."  # of names in the files of peft
 _HEAD_WEIGHT = f"{HEAD}.weight"
 
 
@@ -238,8 +236,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict()
     if not has_adapter(model):
         return state
-    named = model.named_parameters(remove_duplicate=False)
-    kept = {name for name, weight in named if _MARK in name or weight.requires_grad}
+    kept = {name for name, weight in model.named_parameters() if _MARK in name or weight.requires_grad}
     return {name: tensor for name, tensor in state.items() if name in kept}
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from common.config import Config, Problem
-from rl4lms.model.adapter_folder import peft_problem
+from rl4lms.model.adapter_folder import holds_adapter, peft_problem
 
 Rank = Annotated[int, Field(ge=1)]
 ALL_LINEAR: Literal["all-linear"] = "all-linear"
@@ -31,6 +31,17 @@ class LoraSettings(Config):
     def check(self) -> list[Problem]:
         message = peft_problem()
         return [Problem("r", f"LoRA {message}")] if message else []
+
+
+def adapter_notice(model_name: str, lora: LoraSettings | None) -> str | None:
+    """Say what becomes of the adapter in a folder that a training starts from; None if there is none."""
+    if not holds_adapter(model_name):
+        return None
+    if lora is None:
+        return (
+            f"the adapter in {model_name!r} is merged, and all weights are trained (lora: trains the adapter)"
+        )
+    return f"training goes on with the adapter in {model_name!r}, whose rank, alpha and layers hold"
 
 
 class PolicyLora(LoraSettings):
