@@ -1,4 +1,4 @@
-"""Adapters: what they change and what not, their copies on one backbone, and folders that plain peft loads."""
+"""Adapters: what they change, their copies on one backbone, and folders that plain peft loads."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
-
-peft = pytest.importorskip("peft")
 
 from rl4lms.model.load import load_model, load_tokenizer, save_model_folder
 from rl4lms.model.lora import (
@@ -24,6 +22,8 @@ from rl4lms.model.lora import (
 from rl4lms.model.lora_config import LoraSettings, PolicyLora
 from rl4lms.model.policy import PolicyModel, checkpoint_activations
 from rl4lms.model.source import Kind, ModelSourceError, check_model_source
+
+peft = pytest.importorskip("peft")
 
 KINDS: list[tuple[str, Kind]] = [("tiny_gpt2", "causal"), ("tiny_t5", "seq2seq")]
 kinds = pytest.mark.parametrize(("name", "kind"), KINDS, ids=["gpt2", "t5"])
@@ -168,10 +168,8 @@ def test_an_adapter_of_another_model_is_refused(tiny_gpt2: Path, tmp_path: Path)
     (saved / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(wider)}))
     with pytest.raises(ModelSourceError) as error:
         load(saved, "causal")
-    message = (
-        f"the adapter in folder {str(saved)!r} does not fit {str(wider)!r}, which it says that it was made"
-    )
-    assert str(error.value).startswith(f"{message} from: ") and "must be [2, 48]" in str(error.value)
+    message = f"the adapter in folder {str(saved)!r} does not fit {str(wider)!r}, which it says that it was "
+    assert str(error.value).startswith(f"{message}made from: ") and "must be [2, 48]" in str(error.value)
 
 
 def test_layers_are_chosen_by_name(tiny_gpt2: Path) -> None:
@@ -203,9 +201,8 @@ def test_a_checkpoint_holds_adapters_and_head_alone(
     load_trained_state(other, state)
     assert torch.equal(logits(other.model), logits(policy.model))
     with pytest.raises(RuntimeError, match=r"of another model or adapter: it has value_model\."):
-        load_trained_state(
-            PolicyModel.load(str(folder), kind, lora=PolicyLora(r=2, value_model="shared")), state
-        )
+        shared = PolicyLora(r=2, value_model="shared")
+        load_trained_state(PolicyModel.load(str(folder), kind, lora=shared), state)
 
 
 def test_a_shared_value_model_is_the_policy(tiny_gpt2: Path) -> None:
