@@ -22,7 +22,7 @@ from rl4lms.model.lora import count_adapter, count_saved_adapter, has_adapter
 from rl4lms.model.lora_config import LoraSettings
 from rl4lms.model.source import Kind
 
-_FLOAT = 4  # bytes; weights are float32, with bfloat16 autocast too
+_BYTES = {"float32": 4, "bfloat16": 2}  # of a weight, its gradient and AdamW's numbers
 _ADAM = 2  # numbers that AdamW keeps for each weight
 
 
@@ -63,13 +63,16 @@ def memory_lines(config: TrainConfig, sizes: Sizes, of_value_model: Sizes | None
     each; a frozen one: weights. With adapters these are an adapter's, beside one model that is frozen.
     """
     trained, frozen = _roles(config)
-    weights = sizes.weights if sizes.adapter is None else sizes.adapter
-    more, frozen_weights = 0, 0 if sizes.adapter is None else sizes.weights
+    dtype = config.runtime.weights
+    size = _BYTES[dtype]  # of a frozen weight, and without adapters of all
+    weights, backbones = sizes.weights, 0
+    if sizes.adapter is not None:
+        weights, backbones, size = sizes.adapter, sizes.weights * size, _BYTES["float32"]
+    more = 0
     if of_value_model is not None:
-        mine = of_value_model.weights if of_value_model.adapter is None else of_value_model.adapter
-        more = mine - weights
-        frozen_weights += 0 if of_value_model.adapter is None else of_value_model.weights
-    held = (len(trained) * weights + more) * (2 + _ADAM) + len(frozen) * weights + frozen_weights
+        more = (of_value_model.adapter or of_value_model.weights) - weights
+        backbones += 0 if of_value_model.adapter is None else of_value_model.weights * _BYTES[dtype]
+    held = (len(trained) * weights + more) * (2 + _ADAM) + len(frozen) * weights
     saved = (len(trained) * weights + more) * (1 + _ADAM)
     saved += len({"mask model", "average"} & set(frozen)) * weights
     parts = [f"{name} (weights, gradients, AdamW)" for name in trained] + frozen
@@ -78,9 +81,12 @@ def memory_lines(config: TrainConfig, sizes: Sizes, of_value_model: Sizes | None
         each = f"{sizes.weights:,} weights, frozen and shared, and adapters of {weights:,} each"
     if of_value_model is not None:
         each += f" (the value model {of_value_model.weights:,})"
+    if dtype != "float32":
+        each += f", {dtype}" if sizes.adapter is None else f", the frozen ones {dtype}, adapters float32"
     return [
-        f"memory: {gigabytes(held * _FLOAT)} a process without activations, of {each}: " + ", ".join(parts),
-        f"a checkpoint: {gigabytes(saved * _FLOAT)}; while one is written, the one before it is there too",
+        f"memory: {gigabytes(held * size + backbones)} a process without activations, of {each}: "
+        + ", ".join(parts),
+        f"a checkpoint: {gigabytes(saved * size)}; while one is written, the one before it is there too",
     ]
 
 

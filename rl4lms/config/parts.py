@@ -148,7 +148,12 @@ class RuntimeConfig(Config):
     seed: Seed = Field(0, description="fixes the sampling of texts, the data order and new weights; recorded")
     device: str = Field("auto", description="auto (a GPU if there is one), cpu, mps, cuda or cuda:<number>")
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16 = autocast of the forward passes, weights stay float32"
+        "float32", description="bfloat16 = autocast of the forward passes, whatever the weights are"
+    )
+    weights: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of weights in memory, gradients and AdamW's numbers; adapters (lora) and new heads are "
+        "float32",
     )
     gradient_checkpointing: bool = Field(
         False, description="training only: recompute activations in the backward pass, to save memory"

@@ -124,6 +124,8 @@ def resolved(config: ExtractConfig | TrainConfig) -> dict[str, Any]:
     data = config.model_dump()
     if isinstance(config, ExtractConfig) and config.generator is None:
         del data["generator"]  # so that runs of before are found again
+    if isinstance(config, ExtractConfig) and config.runtime.weights == "float32":
+        del data["runtime"]["weights"]  # likewise
     for place, registry, name, args in _components(config):
         block: Any = data
         for key in place:

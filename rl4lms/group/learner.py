@@ -64,8 +64,8 @@ def build(setup: TrainingSetup) -> tuple[Actors, Learner]:
     alg, env, runtime = config.alg, config.env, config.runtime
     # TrainConfig.check
     assert isinstance(alg, GroupConfig) and env is not None
-    device = choose_device(runtime.device)
-    model = load_model(alg.model_name, alg.model_type, torch.float32, device, alg.lora, runtime.seed)
+    device, dtype = choose_device(runtime.device), getattr(torch, runtime.weights)
+    model = load_model(alg.model_name, alg.model_type, dtype, device, alg.lora, runtime.seed)
     try_states(model)
     check_vocabulary(model, setup.tokenizer)
     policy = PolicyModel(model)

@@ -106,6 +106,8 @@ def _inject(model: PreTrainedModel, config: Any) -> None:
     inject_adapter_in_model(config, model, _NAME)
     for name, weight in model.named_parameters():
         weight.requires_grad_(_MARK in name or name == _HEAD_WEIGHT)
+        if weight.requires_grad:
+            weight.data = weight.data.float()  # beside weights of any type: their steps are small
 
 
 def load_adapter(model: PreTrainedModel, name: str, optional: Sequence[str] = ()) -> None:

@@ -131,8 +131,9 @@ class RewardModel(nn.Module):
         device: torch.device | str = "cpu",
         seed: int = 0,
         lora: LoraSettings | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Put a new head on the language model of a hub name or folder, float32.
+        """Put a new head, float32, on the language model of a hub name or folder, with weights of `dtype`.
 
         model_name: "bag_of_tokens" needs the tokenizer alone. max_length: None = what model and tokenizer
         take. seed: of the head, whose weights have standard deviation 1 / sqrt(d + 1), and of a new adapter.
@@ -146,16 +147,17 @@ class RewardModel(nn.Module):
         if kind == "causal":
             auto = AutoModelForSequenceClassification
             whole = lora is None
-            model = load_weights(auto, model_name, kind, torch.float32, [HEAD], merge=whole, num_labels=1)
+            model = load_weights(auto, model_name, kind, dtype, [HEAD], merge=whole, num_labels=1)
             if not isinstance(getattr(model, "score", None), nn.Linear):
                 raise ModelSourceError(
                     f"model {model_name!r} ({model.config.model_type}) cannot become a reward model: "
                     f"{type(model).__name__} has no linear head 'score'"
                 )
         else:
-            model = load_weights(AutoModel, model_name, kind, torch.float32, merge=lora is None)
+            model = load_weights(AutoModel, model_name, kind, dtype, merge=lora is None)
             model.score = nn.Linear(model.config.hidden_size, 1, bias=False)
             model.config.num_labels = 1
+        model.score.float()
         width = model.score.in_features
         with isolated_rng(derive_seed(seed, "reward head")):
             nn.init.normal_(model.score.weight, std=(width + 1) ** -0.5)
@@ -266,7 +268,8 @@ class RewardModel(nn.Module):
         if self.kind == "encoder":
             ids, mask = _padded([row.completion for row in rows], self._filler, device)
             return self.model(input_ids=ids, attention_mask=mask.long()).logits[:, 0].float()
-        return self.model.score(self._states(rows, device))[:, 0].float()
+        states = self._states(rows, device)
+        return self.model.score(states.to(self.model.score.weight.dtype))[:, 0].float()
 
     def _states(self, rows: Sequence[Tokens], device: torch.device) -> Tensor:
         """What the head looks at [N, d]: the last token's state, or the counts of the tokens."""

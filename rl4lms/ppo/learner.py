@@ -123,12 +123,12 @@ def build(setup: TrainingSetup) -> tuple[Actors, Learner]:
 def _load_policy(setup: TrainingSetup, alg: OnPolicyConfig) -> PolicyModel:
     """Load the policy with its value model."""
     runtime, name, lora = setup.config.runtime, alg.policy.args.value_model_name, alg.lora
-    device = choose_device(runtime.device)
+    device, dtype, kind = choose_device(runtime.device), getattr(torch, runtime.weights), alg.model_type
     if name is None:
-        return PolicyModel.load(alg.model_name, alg.model_type, device, runtime.seed, lora)
-    model = load_model(alg.model_name, alg.model_type, torch.float32, device, lora, runtime.seed)
+        return PolicyModel.load(alg.model_name, kind, device, runtime.seed, lora, dtype)
+    model = load_model(alg.model_name, kind, dtype, device, lora, runtime.seed)
     try_states(model)
-    value = load_value_model(name, alg.model_type, setup.tokenizer, device, lora, runtime.seed)
+    value = load_value_model(name, kind, setup.tokenizer, device, lora, runtime.seed, dtype)
     return PolicyModel(model, *value)
 
 

@@ -62,6 +62,7 @@ def build(setup: RewardSetup) -> Learner:
         device=choose_device(config.runtime.device),
         seed=config.runtime.seed,
         lora=alg.lora,
+        dtype=getattr(torch, config.runtime.weights),
     )
     args = alg.args
     return Learner(

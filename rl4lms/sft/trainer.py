@@ -158,19 +158,23 @@ def trainer_arguments(
     return arguments
 
 
-def load_trained(alg: SupervisedConfig, device: torch.device, seed: int = 0) -> PreTrainedModel:
-    """Load the model that is finetuned, with the dropout and the adapter that the config asks for.
+def load_trained(
+    alg: SupervisedConfig, runtime: TrainRuntimeConfig, device: torch.device, folder: Path | None = None
+) -> PreTrainedModel:
+    """Load the model that is finetuned, with the dropout, adapter and weights that the config asks for.
 
-    The rate stays in the config of the model that is saved. Raises ModelSourceError.
+    folder: of a checkpoint, or where it was saved; None = where it starts. The rate of dropout stays in the
+    config of the model that is saved. Raises ModelSourceError.
     """
-    if alg.dropout is None:
-        return load_model(alg.model_name, alg.model_type, torch.float32, device, alg.lora, seed)
+    name, dtype = str(folder or alg.model_name), getattr(torch, runtime.weights)
+    if alg.dropout is None or folder is not None:
+        return load_model(name, alg.model_type, dtype, device, alg.lora, runtime.seed)
     model_type = str(load_config(alg.model_name).get("model_type"))
     field = RESIDUAL_DROPOUT.get(model_type)
     if field is None:
         raise ModelSourceError(describe_dropout(alg.model_name, model_type))
     rate = {field: alg.dropout.residual}
-    return load_model(alg.model_name, alg.model_type, torch.float32, device, alg.lora, seed, **rate)
+    return load_model(name, alg.model_type, dtype, device, alg.lora, runtime.seed, **rate)
 
 
 class AdapterTrainer(Trainer):
