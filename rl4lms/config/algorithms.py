@@ -216,8 +216,8 @@ class OnPolicyConfig(RolloutConfig):
         if name is not None and self.lora is not None and self.lora.value_model == "shared":
             message = "must be own with value_model_name, which is another model than the policy"
             problems.append(Problem("policy.args.lora.value_model", message))
-        if name is not None and (message := value_model_problem(name, self.model_type)):
-            problems.append(Problem("policy.args.value_model_name", message))
+        if name is not None and (problem := value_model_problem(name, self.model_type)):
+            problems.append(Problem("policy.args.value_model_name", problem))
         if self.pretraining is not None:
             problems += self.pretraining.problems_with(self.model_type)
             if self.args.minibatch_unit != "episode":

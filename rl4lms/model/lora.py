@@ -46,23 +46,24 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int, task:
     from peft import LoraConfig
 
     targets = _choose_layers(model, settings)
-    config = LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=sorted({name.rpartition(".")[2] for name in targets} if _all(settings) else targets),
-        fan_in_fan_out=isinstance(model.get_submodule(targets[0]), Conv1D),
-        base_model_name_or_path=model.name_or_path,
-        task_type=task or ("SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"),
-    )
+    names = sorted({name.rpartition(".")[2] for name in targets} if _all(settings) else targets)
+    options: dict[str, Any] = {
+        "r": settings.r,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": names,
+        "fan_in_fan_out": isinstance(model.get_submodule(targets[0]), Conv1D),
+        "base_model_name_or_path": model.name_or_path,
+        "task_type": task or ("SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"),
+    }
     with isolated_rng(derive_seed(seed, "LoRA")):
-        _inject(model, config)
+        _inject(model, LoraConfig(**options))
 
 
 def count_adapter(model: PreTrainedModel, settings: LoraSettings) -> int:
     """Count the weights of the adapter that `add_adapter` would put into a model."""
     layers = [model.get_submodule(name) for name in _choose_layers(model, settings)]
-    return sum(settings.r * sum(layer.weight.shape) for layer in layers)  # type: ignore[arg-type, union-attr]
+    return sum(settings.r * sum(layer.weight.shape) for layer in layers)
 
 
 def count_saved_adapter(name: str) -> int:
@@ -117,7 +118,7 @@ def load_adapter(model: PreTrainedModel, name: str, optional: Sequence[str] = ()
     """
     from peft import PeftConfig
 
-    config = PeftConfig.from_pretrained(Path(name).expanduser())
+    config = PeftConfig.from_pretrained(str(Path(name).expanduser()))
     config.modules_to_save, config.inference_mode = None, False
     config.base_model_name_or_path = adapter_base(name)
     try:
@@ -165,7 +166,7 @@ def adapter_file(model: nn.Module) -> dict[str, Tensor]:
 def save_adapter(folder: Path, model: PreTrainedModel) -> None:
     """Write a folder that plain peft loads: the adapter, and the head of a scorer."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = copy.copy(model.peft_config[_NAME])  # type: ignore[index]
+    config = copy.copy(model.peft_config[_NAME])
     weights = {name: weight.detach().cpu() for name, weight in adapter_file(model).items()}
     base = Path(config.base_model_name_or_path).expanduser()
     if base.is_dir():  # so that it is found from wherever it is loaded

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import torch
 from safetensors import safe_open
@@ -191,7 +191,8 @@ class RewardModel(nn.Module):
         if config.get("model_type") == BAG_OF_TOKENS:
             bag = load_weights(BagOfTokens, name, "causal", torch.float32)
             return cls(bag.to(device), tokenizer, BAG_OF_TOKENS)
-        architecture, kind = str((config.get("architectures") or [""])[0]), cast(RewardKind, "causal")
+        architecture = str((config.get("architectures") or [""])[0])
+        kind: RewardKind = "causal"
         if (base := adapter_base(name)) is not None and config.get("is_encoder_decoder"):
             model, kind = load_weights(AutoModel, base, "seq2seq", torch.float32), "seq2seq"
             model.score = nn.Linear(model.config.hidden_size, 1, bias=False)

@@ -93,8 +93,7 @@ def test_an_average_that_could_not_move_is_refused(tiny_gpt2: Path, tmp_path: Pa
     data = job(tmp_path, tiny_gpt2).model_dump()
     assert problems(data, alg__args__ema_decay=0.9) == {}
     assert problems(data, runtime__weights="bfloat16") == {
-        "alg.args.ema_decay": "must be null with runtime.weights: bfloat16, too coarse for an average to "
-        "move"
+        "alg.args.ema_decay": "must be null with runtime.weights: bfloat16, too coarse for an average to move"
     }
 
 
