@@ -7,14 +7,21 @@ from typing import Any
 import pytest
 import torch
 from adapters import save_adapter_of
+from extraction_settings import write_extraction
 from on_policy_jobs import PREFIX, all_rows, checkpoint, job, resume, rows, start
 from reward_runs import reward_config, start_reward_run, train_reward_model
+from tiny_models import edit_json
 from torch.testing import assert_close
 from training_runs import config_of, new_run, rows_of, save_data, setup_of, supervised_config
 
+import rl4lms_extract_samples_from_model_runner as runner
 from common.run_dir import CheckpointError, RunDir, load_checkpoint
+from rl4lms.compare.sources import find_sources, load_sampling_config
+from rl4lms.config import load_extract_config, resolved
 from rl4lms.errors import TrainingInterrupted
-from rl4lms.model.load import load_model
+from rl4lms.extract import extract
+from rl4lms.model.load import load_model, load_tokenizer, save_model_folder
+from rl4lms.model.lora import load_trained_state
 from rl4lms.model.lora_config import LoraSettings
 from rl4lms.model.reward_model import RewardModel
 from rl4lms.sft.checkpoints import checkpoints_in
@@ -177,8 +184,6 @@ def test_a_reward_model_is_trained_cut_resumed_and_read_again(
             tokenizer_name=str(folder),
             lora=LoraSettings(r=4),  # type: ignore[arg-type]
         )
-    from rl4lms.model.lora import load_trained_state
-
     load_trained_state(start_model, expected["model"])
     start_model.bias, start_model.scale = loaded.bias, loaded.scale
     assert loaded.bias != 0
@@ -186,3 +191,56 @@ def test_a_reward_model_is_trained_cut_resumed_and_read_again(
     scores = loaded.score(*texts)
     assert scores == pytest.approx(start_model.score(*texts), rel=1e-4, abs=1e-4)
     assert len(set(scores)) == 3
+
+
+# Adapters' folders in the other jobs
+
+
+@pytest.fixture
+def extraction(tmp_path: Path) -> tuple[Path, Path]:
+    """The config of an extraction with a tiny T5, and the folder of an adapter of it."""
+    config = write_extraction(tmp_path)
+    return config, save_adapter_of(tmp_path / "model", "seq2seq", tmp_path / "adapter", r=8)
+
+
+def test_an_extraction_samples_the_merged_model(
+    extraction: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, adapter = extraction
+    tokenizer = load_tokenizer(str(adapter))
+    whole = tmp_path / "whole"
+    save_model_folder(whole, load_model(str(adapter), "seq2seq", torch.float32, "cpu"), tokenizer)
+    monkeypatch.chdir(tmp_path)
+    texts = []
+    for name in (adapter, whole, tmp_path / "model"):
+        loaded = load_extract_config(config, [f"alg.model_name={name}", f"tokenizer.model_name={name}"])
+        with RunDir.create(tmp_path / "runs", name.name, resolved(loaded), {}) as run:
+            extract(loaded, run)
+        texts.append((run.path / "texts.jsonl").read_text())
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_comparison_takes_an_adapter_for_a_model(extraction: tuple[Path, Path], tmp_path: Path) -> None:
+    config, adapter = extraction
+    sources = find_sources([str(adapter), str(tmp_path / "model")], "test", makes=True)
+    assert [(source.kind, source.name) for source in sources] == [
+        ("model", str(adapter)), ("model", str(tmp_path / "model"))
+    ]  # fmt: skip
+    assert load_sampling_config(config, [], sources).alg.model_name == str(adapter)
+
+
+def test_a_missing_base_ends_with_status_2_and_one_line(
+    extraction: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, adapter = extraction
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(tmp_path / "gone"))
+    flags = ["--config_path", str(config), "--set", f"alg.model_name={adapter}"]
+    for more in ([], ["--check"]):
+        assert runner.main([*flags, *more]) == 2
+        first, problem = capsys.readouterr().err.splitlines()
+        assert first == f"{config}: 1 problem" and problem.split(maxsplit=2)[1:] == [
+            "alg.model_name",
+            f"folder {str(adapter)!r} holds an adapter (LoRA) of {str(tmp_path / 'gone')!r}, which cannot be "
+            f"used: no such folder: {str(tmp_path / 'gone')!r}; a model folder holds config.json, "
+            "model.safetensors and tokenizer.json",
+        ]

@@ -249,8 +249,8 @@ INSTRUCTGPT = {
     "alg__args__value_learning_rate": 1e-4,
     "train_evaluation__metrics": [{"id": "on_policy_jobs:length"}],
 }
-# Small steps of B, which begins with 0, are of no weight.
-LORA = {"alg__policy__args__lora": {"r": 8}, "alg__args__learning_rate": 1e-3}
+# B begins with 0, and takes larger steps before anything changes.
+LORA = {"alg__policy__args__lora": {"r": 8}, "alg__args__learning_rate": 1e-2}
 PENALISED = {"alg__kl_div__coeff": 0.5, "alg__args__learning_rate": 1e-3}
 
 
