@@ -126,7 +126,8 @@ def load_here(config: ExtractConfig, tokenizer: PreTrainedTokenizerBase, run: Ru
     """Load the model that is to write the texts. Raises ModelSourceError, RequirementError."""
     device = choose_device(config.runtime.device)
     run.update_manifest(device=str(device))
-    model = load_model(config.alg.model_name, config.alg.model_type, torch.float32, device)
+    dtype = getattr(torch, config.runtime.weights)
+    model = load_model(config.alg.model_name, config.alg.model_type, dtype, device)
     check_vocabulary(model, tokenizer)
     return model
 

@@ -8,14 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, get_args
 
-import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from common.errors import UserError
 from common.run_dir import RunDir
@@ -23,10 +16,7 @@ from common.seeding import derive_seed
 from common.tracking import Tracker
 from rl4lms.blind_metrics import check_reward, warn_of_blind_metrics
 from rl4lms.config import (
-    GroupConfig,
-    NlpoConfig,
     OnPolicyConfig,
-    RewardModelConfig,
     RolloutConfig,
     SupervisedConfig,
     TrainConfig,
@@ -36,11 +26,12 @@ from rl4lms.config import (
 from rl4lms.datapools import Split, load_datapool
 from rl4lms.errors import DivergenceError, TrainingInterrupted
 from rl4lms.evaluation import EvaluationError, Evaluator, evaluation_inputs
+from rl4lms.memory import count_weights, memory_lines
 from rl4lms.metrics import build_metric
 from rl4lms.model.generation import Decoding
 from rl4lms.model.load import load_tokenizer, save_model_folder
+from rl4lms.model.lora import to_save
 from rl4lms.model.parallel import World
-from rl4lms.model.source import Kind
 from rl4lms.pretraining import PretrainingText, load_pretraining
 from rl4lms.samples import Sample, content_hash, subsample_indices
 
@@ -244,7 +235,7 @@ def decodings(config: TrainConfig) -> dict[Split, Decoding]:
 
 def save_model(setup: TrainingSetup, model: PreTrainedModel) -> Path:
     """Write the finetuned model and its tokenizer; returns their folder. The main process's affair."""
-    save_model_folder(setup.model_path, model, setup.tokenizer)
+    save_model_folder(setup.model_path, to_save(model, setup.config.alg.lora), setup.tokenizer)
     return setup.model_path
 
 
@@ -260,57 +251,9 @@ def log_sizes(setup: TrainingSetup) -> None:
     logger.info("samples: %s to train on; evaluated: %s", f"{len(setup.train):,}", evaluated)
     if setup.world.size > 1 and isinstance(config.alg, SupervisedConfig):
         logger.info("%d processes: an update has that many times the texts", setup.world.size)
-    weights, of_value_model = count_parameters(config.alg.model_name, config.alg.model_type), None
-    if isinstance(config.alg, OnPolicyConfig) and (name := config.alg.policy.args.value_model_name):
-        of_value_model = count_parameters(name, config.alg.model_type)
-    for line in memory_lines(config, weights, of_value_model):
+    alg = config.alg
+    sizes_of_model, of_value_model = count_weights(alg.model_name, alg.model_type, alg.lora), None
+    if isinstance(alg, OnPolicyConfig) and (name := alg.policy.args.value_model_name):
+        of_value_model = count_weights(name, alg.model_type, alg.lora)
+    for line in memory_lines(config, sizes_of_model, of_value_model):
         logger.info("%s", line)
-
-
-_FLOAT = 4  # bytes; weights are float32, with bfloat16 autocast too
-_ADAM = 2  # numbers that AdamW keeps for each weight
-
-
-def count_parameters(model_name: str, kind: Kind) -> int:
-    """The weights of a model of a hub name or folder, tied ones once; only its config.json is read."""
-    folder = Path(model_name).expanduser()
-    config = AutoConfig.from_pretrained(folder if folder.is_dir() else model_name)
-    auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
-    with torch.device("meta"):
-        model = auto.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def memory_lines(config: TrainConfig, parameters: int, of_value_model: int | None = None) -> list[str]:
-    """What a process holds besides activations, and the size of a checkpoint.
-
-    parameters: weights of a model; of_value_model: those of the value model, if it is another one. A trained
-    model: weights, gradients, two numbers of AdamW each; a frozen one: weights.
-    """
-    if isinstance(config.alg, SupervisedConfig | RewardModelConfig):
-        trained, frozen = ["model"], []
-    else:
-        group = config.alg if isinstance(config.alg, GroupConfig) else None
-        trained = ["policy"] if group else ["policy", "value model"]
-        frozen = ["reference"] if group is None or group.needs_reference else []
-        frozen += ["mask model"] if isinstance(config.alg, NlpoConfig) else []
-        if isinstance(config.alg, OnPolicyConfig) and config.alg.args.ema_decay is not None:
-            frozen.append("average")
-    weight = parameters * _FLOAT
-    more = 0 if of_value_model is None else (of_value_model - parameters) * _FLOAT
-    held = (len(trained) * weight + more) * (2 + _ADAM) + len(frozen) * weight
-    saved = (len(trained) * weight + more) * (1 + _ADAM)
-    saved += len({"mask model", "average"} & set(frozen)) * weight
-    parts = [f"{name} (weights, gradients, AdamW)" for name in trained] + frozen
-    each = f"{parameters:,} weights each"
-    if of_value_model is not None:
-        each += f" (the value model {of_value_model:,})"
-    return [
-        f"memory: {gigabytes(held)} a process without activations, of {each}: " + ", ".join(parts),
-        f"a checkpoint: {gigabytes(saved)}; while one is written, the one before it is there too",
-    ]
-
-
-def gigabytes(size: int) -> str:
-    """Bytes in GB, or MB for less than a tenth of one."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

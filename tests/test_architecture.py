@@ -30,7 +30,7 @@ FLOORS = [
     {"datapools", "metrics", "reward_checks"},
     {"rewards", "text_tasks"},
     {"config", "plots", "blind_metrics"},
-    {"evaluation", "task_reward", "served", "pretraining"},
+    {"evaluation", "memory", "task_reward", "served", "pretraining"},
     {"run_setup", "reward_log", "episodes"},
     {"record"},
     {"ppo", "sft", "group", "reward_model", "extract"},

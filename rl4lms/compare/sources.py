@@ -15,6 +15,7 @@ from common.source import closest
 from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.extractions import find_extraction
 from rl4lms.config import ExtractConfig, check_components, load_extract_config
+from rl4lms.model.adapter_folder import adapter_base, holds_adapter
 from rl4lms.model.source import check_model_source, check_tokenizer_source
 from rl4lms.requirements import offline_problem
 from rl4lms.samples import Split
@@ -85,7 +86,7 @@ def check_sampling(path: Path, config: ExtractConfig, sources: Sequence[Source])
     """Raises ConfigError, CompareError with what making texts needs and this machine lacks."""
     check_components(path, config)
     models = [source.name for source in sources if source.kind == "model"]
-    if problems := [problem for problem in map(offline_problem, models) if problem]:
+    if problems := [problem for name in models if (problem := offline_problem(adapter_base(name) or name))]:
         raise CompareError("\n".join(problems))
 
 
@@ -140,7 +141,7 @@ def _find_file(path: Path) -> tuple[Kind, str]:
 def _find_folder(path: Path, split: Split, makes: bool) -> tuple[Kind, str]:
     if (path / MANIFEST).is_file():
         return _find_in_run(read_run(path), split, makes)
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or holds_adapter(str(path)):
         return _find_model(path, makes)
     if any(path.glob("*.pt")):
         return "extraction", str(find_extraction(path))

@@ -16,7 +16,8 @@ from common.limits import TextsAtATime, at_most
 from rl4lms.config.parts import Positive, Side
 from rl4lms.config.pretraining import PtxConfig
 from rl4lms.model.generation_config import GenerationSettings
-from rl4lms.model.source import Kind, value_model_problem
+from rl4lms.model.lora_config import LoraSettings, PolicyLora
+from rl4lms.model.source import BAG_OF_TOKENS, Kind, value_model_problem
 from rl4lms.samples import Split
 
 TokensAtATime = Annotated[Positive, at_most(limits.TOKENS, "tokens at a time")]
@@ -122,6 +123,10 @@ class PolicyArgs(Config):
         description="reward model that the value model starts from, hub name or folder (InstructGPT); null = "
         "a copy of the policy with a new head",
     )
+    lora: PolicyLora | None = Field(
+        None,
+        description="train an adapter beside frozen weights; null = train all weights",
+    )
     generation_kwargs: GenerationSettings = Field(description="how rollouts are sampled")
     prompt_truncation_side: Side = Field(
         "left", description="where too long prompts lose tokens in evaluation (in rollouts: env.args)"
@@ -181,8 +186,19 @@ class RolloutConfig(Config):
         return "causal" if "causal" in self.policy.id else "seq2seq"
 
     @property
+    def lora(self) -> PolicyLora | None:
+        return self.policy.args.lora
+
+    @property
     def generation_kwargs(self) -> GenerationSettings:
         return self.policy.args.generation_kwargs
+
+    def lora_problems(self) -> list[Problem]:
+        """Report settings of LoRA that have no meaning where policies are sampled and updated."""
+        if self.lora is None or self.lora.dropout == 0:
+            return []
+        message = "must be 0: rollouts and updates are without dropout, so that they are of the same policy"
+        return [Problem("policy.args.lora.dropout", message)]
 
 
 class OnPolicyConfig(RolloutConfig):
@@ -195,10 +211,13 @@ class OnPolicyConfig(RolloutConfig):
     )
 
     def check(self) -> list[Problem]:
-        problems = []
+        problems = self.lora_problems()
         name = self.policy.args.value_model_name
-        if name is not None and (message := value_model_problem(name, self.model_type)):
-            problems.append(Problem("policy.args.value_model_name", message))
+        if name is not None and self.lora is not None and self.lora.value_model == "shared":
+            message = "must be own with value_model_name, which is another model than the policy"
+            problems.append(Problem("policy.args.lora.value_model", message))
+        if name is not None and (problem := value_model_problem(name, self.model_type)):
+            problems.append(Problem("policy.args.value_model_name", problem))
         if self.pretraining is not None:
             problems += self.pretraining.problems_with(self.model_type)
             if self.args.minibatch_unit != "episode":
@@ -318,6 +337,9 @@ class RewardModelConfig(Config):
         description="language model to start from, hub name or folder; or bag_of_tokens, a weight for each "
         "token, which needs the tokenizer alone",
     )
+    lora: LoraSettings | None = Field(
+        None, description="train an adapter beside frozen weights, and the head; null = all weights"
+    )
     args: RewardModelArgs = Field(description="hyperparameters of the update")
     policy_samples: str | None = Field(
         None,
@@ -326,6 +348,20 @@ class RewardModelConfig(Config):
     )
 
     def check(self) -> list[Problem]:
+        return self._lora_problems() + self._samples_problems()
+
+    def _lora_problems(self) -> list[Problem]:
+        if self.lora is None:
+            return []
+        problems = []
+        if self.model_name == BAG_OF_TOKENS:
+            problems.append(Problem("lora", "must be null: bag_of_tokens has no layers for adapters"))
+        if self.lora.dropout and not self.args.dropout:
+            message = "has no effect without args.dropout: true; set that, or leave this at 0"
+            problems.append(Problem("lora.dropout", message))
+        return problems
+
+    def _samples_problems(self) -> list[Problem]:
         if self.policy_samples is None:
             return []
         from rft_diagnose.errors import DiagnosisError

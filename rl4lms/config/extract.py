@@ -192,7 +192,9 @@ class ExtractConfig(Config):
                 "alg.generation_kwargs.do_sample: false makes all texts of an input equal, and their std 0"
             )
         if self.generator is not None:
-            notices.append("generator: metrics get no model, and runtime.device and dtype have no effect")
+            notices.append(
+                "generator: metrics get no model, and runtime.device, dtype and weights have no effect"
+            )
         if self.runtime.gradient_checkpointing:
             notices.append("runtime.gradient_checkpointing: no effect, extraction computes no gradients")
         return notices

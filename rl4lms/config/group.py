@@ -174,7 +174,9 @@ class GroupConfig(RolloutConfig):
         return self.kl_div.coeff > 0
 
     def check(self) -> list[Problem]:
-        args, problems = self.args, []
+        args, problems = self.args, self.lora_problems()
+        if self.lora is not None and self.lora.value_model != "own":
+            problems.append(Problem("policy.args.lora.value_model", _NO_VALUES))
         if self.policy.args.value_model_name is not None:
             problems.append(Problem("policy.args.value_model_name", _NO_VALUES))
         if args.group_size == 1 and args.baseline != "none":

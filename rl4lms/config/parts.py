@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -15,6 +13,7 @@ from common.config import Config, Problem, validate
 from common.limits import at_most, excess
 from common.registry import Registry
 from rl4lms.metrics import METRICS
+from rl4lms.model.adapter_folder import adapter_base, read_model_config
 from rl4lms.model.source import Kind, check_tokenizer_source, describe_placeholder, device_problem
 
 # The causal models of the paper; a folder says it in its config.json.
@@ -36,16 +35,13 @@ def prompt_limit(model_name: str, kind: Kind, max_length: int | None, new_tokens
 def max_positions(model_name: str) -> int | None:
     """The most tokens that a model attends to; None if that is not limited (T5), or only its files tell."""
     try:
-        config = json.loads((Path(model_name) / "config.json").read_text(encoding="utf-8"))
-        field = "n_positions" if config.get("model_type") == "gpt2" else "max_position_embeddings"
-        positions = config.get(field)
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-    ):  # a hub name, or a folder that is reported elsewhere
-        return _POSITIONS.get(model_name)
+        config = read_model_config(model_name)
+    except (OSError, RuntimeError):  # a name that cannot be looked up, which is reported elsewhere
+        return None
+    if config is None:
+        return _POSITIONS.get(adapter_base(model_name) or model_name)
+    field = "n_positions" if config.get("model_type") == "gpt2" else "max_position_embeddings"
+    positions = config.get(field)
     return positions if isinstance(positions, int) else None
 
 
@@ -152,7 +148,12 @@ class RuntimeConfig(Config):
     seed: Seed = Field(0, description="fixes the sampling of texts, the data order and new weights; recorded")
     device: str = Field("auto", description="auto (a GPU if there is one), cpu, mps, cuda or cuda:<number>")
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16 = autocast of the forward passes, weights stay float32"
+        "float32", description="bfloat16 = autocast of the forward passes, whatever the weights are"
+    )
+    weights: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of weights in memory, gradients and AdamW's numbers; adapters (lora) and new heads are "
+        "float32",
     )
     gradient_checkpointing: bool = Field(
         False, description="training only: recompute activations in the backward pass, to save memory"

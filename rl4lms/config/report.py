@@ -27,7 +27,9 @@ from rl4lms.datapools import DATAPOOLS
 from rl4lms.datapools import local_problems as datapool_problems
 from rl4lms.datapools.jsonl import FIRST_ROWS, read_texts
 from rl4lms.metrics import METRICS
+from rl4lms.model.adapter_folder import adapter_base
 from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.lora_config import LoraSettings
 from rl4lms.model.source import BAG_OF_TOKENS
 from rl4lms.requirements import offline_problem
 from rl4lms.rewards import REWARDS
@@ -65,7 +67,7 @@ def models_missing(config: ExtractConfig | TrainConfig) -> list[Problem]:
         del names[model]
     if isinstance(config.alg, OnPolicyConfig) and (name := config.alg.policy.args.value_model_name):
         names["alg.policy.args.value_model_name"] = name
-    problems = {field: offline_problem(name) for field, name in names.items()}
+    problems = {field: offline_problem(adapter_base(name) or name) for field, name in names.items()}
     return [Problem(field, message) for field, message in problems.items() if message]
 
 
@@ -122,6 +124,8 @@ def resolved(config: ExtractConfig | TrainConfig) -> dict[str, Any]:
     data = config.model_dump()
     if isinstance(config, ExtractConfig) and config.generator is None:
         del data["generator"]  # so that runs of before are found again
+    if isinstance(config, ExtractConfig) and config.runtime.weights == "float32":
+        del data["runtime"]["weights"]  # likewise
     for place, registry, name, args in _components(config):
         block: Any = data
         for key in place:
@@ -216,9 +220,19 @@ def training_sizes(config: TrainConfig) -> list[str]:
             lines.append(f"ends before that with the iteration that brings the tokens generated to {most:,}")
     return [
         *lines,
+        *_lora_lines(config.alg.lora),
         f"evaluation: {inputs} inputs of each split before and after, {often}: {_names(evaluation.metrics)}",
         f"texts of evaluation: {_evaluation_sampling(config)}",
     ]
+
+
+def _lora_lines(lora: LoraSettings | None) -> list[str]:
+    """What is trained with LoRA, and saved."""
+    if lora is None:
+        return []
+    layers = lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
+    scale, saved = f"alpha {lora.alpha:g}", "merged" if lora.merge else "the adapter alone"
+    return [f"LoRA: rank {lora.r:,}, {scale}, layers {layers}; all other weights are frozen; saved: {saved}"]
 
 
 def _rollout_sizes(config: TrainConfig) -> list[str]:
@@ -259,6 +273,7 @@ def _reward_model_sizes(config: TrainConfig, alg: RewardModelConfig) -> list[str
     return [
         f"training: {share}, {epochs}, {batch} an update, loss {args.loss}",
         f"a forward pass: at most {args.micro_batch_size:,} texts, but whole prompts",
+        *_lora_lines(alg.lora),
         f"evaluation: {inputs} prompts of val before training, every {evaluation.eval_every:,} updates and "
         "after each epoch",
     ]

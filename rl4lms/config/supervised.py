@@ -11,6 +11,7 @@ from rl4lms.config.parts import Args
 from rl4lms.config.pretraining import PretrainingShareConfig
 from rl4lms.config.training_args import training_args_problems, translate_training_args
 from rl4lms.model.generation_config import GenerationSettings
+from rl4lms.model.lora_config import LoraSettings
 from rl4lms.model.source import Kind, dropout_problem
 
 
@@ -42,6 +43,9 @@ class SupervisedConfig(Config):
     )
     model_type: Kind = Field(description="kind of the language model")
     model_name: str = Field(min_length=1, description="language model to start from: hub name or folder")
+    lora: LoraSettings | None = Field(
+        None, description="train an adapter beside frozen weights; null = all weights"
+    )
     generation_kwargs: GenerationSettings = Field(
         description="how texts are generated in evaluation if train_evaluation does not say (temperature: 1)"
     )

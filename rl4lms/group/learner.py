@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from common.run_dir import check_optimizer
 from rl4lms.config import GroupConfig
 from rl4lms.group.collect import Actors
 from rl4lms.model.load import check_vocabulary, choose_device, load_model
+from rl4lms.model.lora import load_trained_state, reference_of, trained_state
 from rl4lms.model.optimiser import build_optimizer
 from rl4lms.model.policy import PolicyModel, try_states
 from rl4lms.run_setup import TrainingSetup
@@ -39,7 +39,7 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
         return {
-            "model": self.policy.state_dict(),
+            "model": trained_state(self.policy),
             "optimizer": self.optimizer.state_dict(),
             "position": self.position,
             "iteration": self.iteration,
@@ -48,7 +48,7 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become what a checkpoint holds."""
-        self.policy.load_state_dict(state["model"])
+        load_trained_state(self.policy, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         check_optimizer(self.optimizer)
         self.position, self.iteration = int(state["position"]), int(state["iteration"])
@@ -64,13 +64,14 @@ def build(setup: TrainingSetup) -> tuple[Actors, Learner]:
     alg, env, runtime = config.alg, config.env, config.runtime
     # TrainConfig.check
     assert isinstance(alg, GroupConfig) and env is not None
-    model = load_model(alg.model_name, alg.model_type, torch.float32, choose_device(runtime.device))
+    device, dtype = choose_device(runtime.device), getattr(torch, runtime.weights)
+    model = load_model(alg.model_name, alg.model_type, dtype, device, alg.lora, runtime.seed)
     try_states(model)
     check_vocabulary(model, setup.tokenizer)
     policy = PolicyModel(model)
     reference = None
     if alg.needs_reference:
-        reference = PolicyModel(copy.deepcopy(model).requires_grad_(False))
+        reference = PolicyModel(reference_of(model))
     actors = Actors(
         policy=policy,
         reference=reference,

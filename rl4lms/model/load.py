@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
@@ -27,6 +26,9 @@ from transformers.activations import NewGELUActivation
 
 from common.files import describe_load_error, sync
 from common.hub import first_line, spare_retries_without_network
+from rl4lms.model.adapter_folder import HEAD, adapter_base, read_model_config
+from rl4lms.model.lora import add_adapter, has_adapter, load_adapter, merge_adapter, save_adapter
+from rl4lms.model.lora_config import LoraSettings
 from rl4lms.model.source import Kind, ModelSourceError, check_model_source, check_tokenizer_source, wrong_kind
 
 Side = Literal["left", "right"]
@@ -62,17 +64,26 @@ def load_tokenizer(
 
 
 def load_model(
-    name: str, kind: Kind, dtype: torch.dtype, device: torch.device | str, **config: Any
+    name: str,
+    kind: Kind,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    lora: LoraSettings | None = None,
+    seed: int = 0,
+    **config: Any,
 ) -> PreTrainedModel:
     """The language model of a hub name or folder in evaluation mode, its weights of `dtype` on `device`.
 
-    config: fields that are set in the model's config.
+    lora: with an adapter, that of the folder or else a new one (seed: of its weights), beside frozen weights;
+    None = the adapter of a folder is merged. config: fields that are set in the model's config.
     Raises ModelSourceError: not there, damaged, weights missing, not of this kind, or no such special tokens.
     """
     if problem := check_model_source(name, kind):
         raise ModelSourceError(problem)
     auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
-    model = load_weights(auto, name, kind, dtype, **config)
+    model = load_weights(auto, name, kind, dtype, merge=lora is None, **config)
+    if lora is not None and not has_adapter(model):
+        add_adapter(model, lora, seed)
     _check_special_tokens(model, name)
     model = model.to(device).eval()
     if kind == "causal" and _sees_padding(model):
@@ -90,14 +101,24 @@ def load_model(
 
 
 def load_weights(
-    auto: Any, name: str, kind: Kind, dtype: torch.dtype, head: Sequence[str] = (), **config: Any
+    auto: Any,
+    name: str,
+    kind: Kind,
+    dtype: torch.dtype,
+    head: Sequence[str] = (),
+    merge: bool = True,
+    **config: Any,
 ) -> PreTrainedModel:
-    """Load a model of a transformers Auto class from a hub name or folder.
+    """Load a model of a transformers Auto class from a hub name or folder, of an adapter with its base.
 
-    head: weights that only the files have, or only the model, where they are random. config: fields that are
-    set in the model's config.
+    head: weights that only the files have, or only the model, where they are random. merge: add an adapter to
+    the weights that it stands beside. config: fields that are set in the model's config.
     Raises ModelSourceError: damaged, other weights missing, or not of this kind.
     """
+    if (base := adapter_base(name)) is not None:
+        model = load_weights(auto, base, kind, dtype, [*head, f"{HEAD}.weight"], **config)
+        load_adapter(model, name, head)
+        return merge_adapter(model) if merge else model
     model_config = _load(AutoConfig, "model", name, **config)
     if model_config.is_encoder_decoder != (kind == "seq2seq"):
         raise ModelSourceError(wrong_kind(name, model_config.model_type, kind))
@@ -132,10 +153,8 @@ def _quiet() -> Iterator[None]:
 
 def load_config(name: str) -> dict[str, Any]:
     """Read the config.json of the model of a hub name or folder. Raises ModelSourceError."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return _load(AutoConfig, "model", name).to_dict()
+    config = read_model_config(name)
+    return _load(AutoConfig, "model", adapter_base(name) or name).to_dict() if config is None else config
 
 
 def _check_special_tokens(model: PreTrainedModel, name: str) -> None:
@@ -205,12 +224,15 @@ def _fuse_gelu(model: PreTrainedModel) -> None:
 def save_model_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write model and tokenizer into `folder`, whole or not at all: a valid `model_name` of every job.
 
-    For one process at a time.
+    Of a model with an adapter that alone. For one process at a time.
     """
     temporary = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     transformers.utils.logging.disable_progress_bar()  # of the file that is written, across our own
-    model.save_pretrained(temporary)
+    if has_adapter(model):
+        save_adapter(temporary, model)
+    else:
+        model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     for file in temporary.iterdir():
         sync(file)

@@ -28,6 +28,7 @@ from transformers import (
 
 from common.hub import first_line
 from common.seeding import derive_seed, isolated_rng
+from rl4lms.model.adapter_folder import adapter_base
 from rl4lms.model.forward import Sequences, compute_states, shortest_pass
 from rl4lms.model.load import (
     check_vocabulary,
@@ -37,6 +38,8 @@ from rl4lms.model.load import (
     max_positions,
     save_model_folder,
 )
+from rl4lms.model.lora import add_adapter, has_adapter, load_adapter, merge_adapter, to_save
+from rl4lms.model.lora_config import LoraSettings
 from rl4lms.model.source import (
     BAG_OF_TOKENS,
     REWARD_FIELD,
@@ -127,12 +130,14 @@ class RewardModel(nn.Module):
         max_length: int | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        lora: LoraSettings | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Put a new head on the language model of a hub name or folder, float32.
+        """Put a new head, float32, on the language model of a hub name or folder, with weights of `dtype`.
 
         model_name: "bag_of_tokens" needs the tokenizer alone. max_length: None = what model and tokenizer
-        take. seed: of the head, whose weights have standard deviation 1 / sqrt(d + 1). Raises
-        ModelSourceError.
+        take. seed: of the head, whose weights have standard deviation 1 / sqrt(d + 1), and of a new adapter.
+        lora: an adapter and the head are trained, that of the folder or a new one. Raises ModelSourceError.
         """
         tokenizer = _padding_tokenizer(tokenizer_name)
         if model_name == BAG_OF_TOKENS:
@@ -141,24 +146,30 @@ class RewardModel(nn.Module):
             return cls(bag.to(device), tokenizer, BAG_OF_TOKENS)
         if kind == "causal":
             auto = AutoModelForSequenceClassification
-            model = load_weights(auto, model_name, kind, torch.float32, head=[HEAD], num_labels=1)
+            whole = lora is None
+            model = load_weights(auto, model_name, kind, dtype, [HEAD], merge=whole, num_labels=1)
             if not isinstance(getattr(model, "score", None), nn.Linear):
                 raise ModelSourceError(
                     f"model {model_name!r} ({model.config.model_type}) cannot become a reward model: "
                     f"{type(model).__name__} has no linear head 'score'"
                 )
         else:
-            model = load_weights(AutoModel, model_name, kind, torch.float32)
+            model = load_weights(AutoModel, model_name, kind, dtype, merge=lora is None)
             model.score = nn.Linear(model.config.hidden_size, 1, bias=False)
             model.config.num_labels = 1
+        model.score.float()
         width = model.score.in_features
         with isolated_rng(derive_seed(seed, "reward head")):
             nn.init.normal_(model.score.weight, std=(width + 1) ** -0.5)
-            if len(tokenizer) == model.get_input_embeddings().num_embeddings + 1:  # the padding token is new
+            is_new = len(tokenizer) == model.get_input_embeddings().num_embeddings + 1  # the padding token
+            if is_new and lora is None:
                 model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        check_vocabulary(model, tokenizer)
+        if lora is not None and not has_adapter(model):
+            add_adapter(model, lora, seed, "SEQ_CLS" if kind == "causal" else "FEATURE_EXTRACTION")
+        if not is_new:
+            check_vocabulary(model, tokenizer)
         # transformers' own class reads the state before the first padding token from the right.
-        model.config.pad_token_id = tokenizer.pad_token_id
+        model.config.pad_token_id = None if is_new and lora is not None else tokenizer.pad_token_id
         model.config.reward_max_length = max_length
         return cls(model.to(device), tokenizer, kind)
 
@@ -181,11 +192,17 @@ class RewardModel(nn.Module):
             bag = load_weights(BagOfTokens, name, "causal", torch.float32)
             return cls(bag.to(device), tokenizer, BAG_OF_TOKENS)
         architecture = str((config.get("architectures") or [""])[0])
-        if architecture.endswith("ForSequenceClassification"):
+        kind: RewardKind = "causal"
+        if (base := adapter_base(name)) is not None and config.get("is_encoder_decoder"):
+            model, kind = load_weights(AutoModel, base, "seq2seq", torch.float32), "seq2seq"
+            model.score = nn.Linear(model.config.hidden_size, 1, bias=False)
+            load_adapter(model, name)
+            model = merge_adapter(model)
+        elif architecture.endswith("ForSequenceClassification"):
             source: Kind = "seq2seq" if config.get("is_encoder_decoder") else "causal"
             auto = AutoModelForSequenceClassification
             model = load_weights(auto, name, source, torch.float32, num_labels=1)
-            kind: RewardKind = "causal" if hasattr(model, "score") else "encoder"
+            kind = "causal" if hasattr(model, "score") else "encoder"
             if tokenizer.pad_token_id < model.get_input_embeddings().num_embeddings:
                 model.config.pad_token_id = tokenizer.pad_token_id
             if REWARD_FIELD not in config and chat_template == "auto" and tokenizer.chat_template:
@@ -200,15 +217,17 @@ class RewardModel(nn.Module):
             model, kind = load_weights(AutoModel, name, "seq2seq", torch.float32, head=[HEAD]), "seq2seq"
             model.score = nn.Linear(model.config.hidden_size, 1, bias=False)
             model.score.weight.data.copy_(_read_tensor(Path(name).expanduser(), HEAD))
+        if base is not None:  # whose config is not that of the reward model
+            model.config.update({name: value for name, value in config.items() if name.startswith("reward_")})
         return cls(model.to(device), tokenizer, kind)
 
-    def save(self, folder: Path) -> None:
-        """Write model, tokenizer and normalisation into `folder`, whole or not at all.
+    def save(self, folder: Path, lora: LoraSettings | None = None) -> None:
+        """Write model (or adapter), tokenizer and normalisation into `folder`, whole or not at all.
 
         AutoModelForSequenceClassification reads causal ones, AutoModel the backbone of encoder-decoders.
         """
         self.model.config.reward_bias, self.model.config.reward_scale = self.bias, self.scale
-        save_model_folder(folder, self.model, self.tokenizer)
+        save_model_folder(folder, to_save(self.model, lora), self.tokenizer)
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Tokens]:
         """The tokens of N completions, each with its own prompt; the end token is added if it is missing.
@@ -250,7 +269,8 @@ class RewardModel(nn.Module):
         if self.kind == "encoder":
             ids, mask = _padded([row.completion for row in rows], self._filler, device)
             return self.model(input_ids=ids, attention_mask=mask.long()).logits[:, 0].float()
-        return self.model.score(self._states(rows, device))[:, 0].float()
+        states = self._states(rows, device)
+        return self.model.score(states.to(self.model.score.weight.dtype))[:, 0].float()
 
     def _states(self, rows: Sequence[Tokens], device: torch.device) -> Tensor:
         """What the head looks at [N, d]: the last token's state, or the counts of the tokens."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,15 +9,18 @@ from typing import Any, Literal
 
 from common.errors import UserError
 from common.validation import show
+from rl4lms.model.adapter_folder import (
+    WEIGHTS,
+    adapter_base,
+    adapter_problem,
+    holds_adapter,
+    read_model_config,
+    read_object,
+    scores_texts,
+)
 
 Kind = Literal["causal", "seq2seq"]
 
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 # tokenizer.json, or what the classes of T5 and GPT-2 build their tokenizer from.
 TOKENIZERS = (
     ("tokenizer.json",),
@@ -72,15 +74,15 @@ def check_model_source(name: str, kind: Kind | None = None) -> str | None:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return _check_hub_name(name)
-    if (folder / _ADAPTER).is_file() and not has_weights(lambda file: (folder / file).is_file()):
-        return _describe_adapter(folder, name, kind)
+    if holds_adapter(name):
+        return _check_adapter(name, kind)
     if not (folder / "config.json").is_file():
         inside = sorted(file.parent for file in folder.glob("*/config.json"))
         hint = f"did you mean {str(inside[-1])!r}?" if inside else _MODEL_FILES
         return f"folder {name!r} holds no model: it has no config.json; {hint}"
-    config = _read_object(folder / "config.json")
+    config = read_object(folder / "config.json")
     settings = folder / "generation_config.json"
-    for content in (config, _read_object(settings) if settings.is_file() else {}):
+    for content in (config, read_object(settings) if settings.is_file() else {}):
         if isinstance(content, str):
             return content
     assert isinstance(config, dict)
@@ -108,7 +110,8 @@ def check_reward_model_source(name: str) -> str | None:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return None
-    return reward_model_problem(name, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    config = read_model_config(name)
+    return None if config is None else reward_model_problem(name, config)  # else the base is on the hub
 
 
 def value_model_problem(name: str, kind: Kind) -> str | None:
@@ -118,7 +121,9 @@ def value_model_problem(name: str, kind: Kind) -> str | None:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return None
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_model_config(name)
+    if config is None:  # its base is on the hub
+        return None
     if config.get("model_type") == BAG_OF_TOKENS:
         return f"reward model {name!r} is a bag of tokens, which has no states to put a value head on"
     if bool(config.get("is_encoder_decoder")) != (kind == "seq2seq"):
@@ -142,9 +147,8 @@ RESIDUAL_DROPOUT = {
 
 def dropout_problem(name: str) -> str | None:
     """Why the residual dropout of the model that `name` points to cannot be set; None for hub names."""
-    folder = Path(name).expanduser()
-    config = _read_object(folder / "config.json") if (folder / "config.json").is_file() else None
-    if not isinstance(config, dict) or config.get("model_type") in RESIDUAL_DROPOUT:
+    config = read_model_config(name)
+    if config is None or config.get("model_type") in RESIDUAL_DROPOUT:
         return None
     return describe_dropout(name, str(config.get("model_type")))
 
@@ -183,9 +187,6 @@ def _architecture(config: Mapping[str, Any]) -> str:
     return str((config.get("architectures") or [""])[0])
 
 
-_ADAPTER = "adapter_config.json"
-
-
 def _look_up(name: str) -> str | None:
     """Why a path cannot even be looked up, such as one of 300 letters; None if it can."""
     try:
@@ -195,36 +196,27 @@ def _look_up(name: str) -> str | None:
     return None
 
 
-def _read_object(file: Path) -> dict[str, Any] | str:
-    """Read a file of a model that holds a JSON object; else what is wrong with it."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        return f"{file} cannot be read: {reason}"
-    if isinstance(content, dict):
-        return content
-    return (
-        f"{file} must hold a JSON object, holds {content!r:.60}; "
-        "write the folder anew with save_pretrained(folder)"
-    )
-
-
-def _describe_adapter(folder: Path, name: str, kind: Kind | None) -> str:
-    """Say what to do with the adapter of a finetuning by LoRA and the like, as peft writes it."""
-    try:
-        base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
-        base = None
-    whose = f" of {base!r}" if base else ""
+def _check_adapter(name: str, kind: Kind | None) -> str | None:
+    """What is wrong with the adapter of a finetuning by LoRA in the folder `name`, or with its base."""
     loader = {"causal": "AutoPeftModelForCausalLM", "seq2seq": "AutoPeftModelForSeq2SeqLM"}.get(
         kind or "", "AutoPeftModel"
     )
-    return (
-        f"folder {name!r} holds an adapter (LoRA){whose}, no whole model: merge it and name the result: "
-        f"peft.{loader}.from_pretrained({name!r}).merge_and_unload().save_pretrained(FOLDER), and save the "
-        "tokenizer there too"
-    )
+    if problem := adapter_problem(name, loader):
+        return problem
+    if kind and (scores_texts(name) or _is_scorer(read_model_config(name) or {})):
+        return (
+            f"folder {name!r} holds the adapter of a model that gives texts numbers, no language model: name "
+            "the language model that it was made from"
+        )
+    base = adapter_base(name)
+    assert base is not None  # adapter_problem
+    if holds_adapter(base):
+        return (
+            f"folder {name!r} holds an adapter of {base!r}, an adapter too: merge that one first, and name it"
+        )
+    if problem := check_model_source(base, kind):
+        return f"folder {name!r} holds an adapter (LoRA) of {base!r}, which cannot be used: {problem}"
+    return None
 
 
 def check_tokenizer_source(name: str, *, encoder: bool = False) -> str | None:
@@ -238,7 +230,7 @@ def check_tokenizer_source(name: str, *, encoder: bool = False) -> str | None:
     if not folder.is_dir():
         return _check_hub_name(name)
     settings = folder / "tokenizer_config.json"
-    if settings.is_file() and isinstance(content := _read_object(settings), str):
+    if settings.is_file() and isinstance(content := read_object(settings), str):
         return content
     if has_tokenizer(lambda file: (folder / file).is_file(), encoder=encoder):
         return None

@@ -7,18 +7,27 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rl4lms.model.load import check_vocabulary
+from rl4lms.model.lora import add_adapter
+from rl4lms.model.lora_config import LoraSettings
 from rl4lms.model.reward_model import RewardModel
 from rl4lms.model.source import Kind, ModelSourceError
 
 
 def load_value_model(
-    name: str, kind: Kind, tokenizer: PreTrainedTokenizerBase, device: torch.device | str = "cpu"
+    name: str,
+    kind: Kind,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device | str = "cpu",
+    lora: LoraSettings | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[PreTrainedModel, nn.Linear]:
     """Load the backbone of a reward model, and its head with the reward's normalisation.
 
     What the head says of the state behind a text that has ended is the text's reward; of the states before,
-    it is the value to begin with. name: hub name or folder. tokenizer: the policy's. Raises ModelSourceError:
-    of another kind, or of other tokens.
+    it is the value to begin with. name: hub name or folder. tokenizer: the policy's. lora: the backbone
+    is frozen and gets an adapter, with `seed`. dtype: of the backbone; the head's is float32.
+    Raises ModelSourceError: of another kind, or of other tokens.
     """
     reward = RewardModel.load(name, device, chat_template="none")
     if reward.kind != kind:
@@ -37,6 +46,9 @@ def load_value_model(
     else:
         backbone = reward.model.base_model
     check_vocabulary(backbone, tokenizer)
+    backbone = backbone.to(dtype)
+    if lora is not None:
+        add_adapter(backbone, lora, seed)
     return backbone, head
 
 

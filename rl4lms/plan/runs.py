@@ -102,6 +102,9 @@ LATER_FIELDS: dict[Keys, Any] = {
     ("alg", "args", "value_clip_range"): None,
     ("alg", "args", "warmup_iterations"): 0,
     ("alg", "args", "ema_decay"): None,
+    ("runtime", "weights"): "float32",
+    ("alg", "lora"): None,
+    ("alg", "policy", "args", "lora"): None,
 }
 
 

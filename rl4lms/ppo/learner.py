@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from rl4lms.config import NlpoConfig, OnPolicyConfig
 from rl4lms.config.algorithms import OnPolicyArgs
 from rl4lms.episodes import rollout_settings
 from rl4lms.model.load import check_vocabulary, choose_device, load_model
+from rl4lms.model.lora import frozen_copy, load_trained_state, reference_of, trained_state
 from rl4lms.model.optimiser import build_optimizer
 from rl4lms.model.policy import PolicyModel, try_states
 from rl4lms.model.value import load_value_model
@@ -47,11 +47,11 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
-        averaged = {} if self.average is None else {"average": self.average.state_dict()}
+        averaged = {} if self.average is None else {"average": trained_state(self.average)}
         return averaged | {
-            "model": self.policy.state_dict(),
+            "model": trained_state(self.policy),
             "optimizer": self.optimizer.state_dict(),
-            "mask_model": None if self.mask_model is None else self.mask_model.model.state_dict(),
+            "mask_model": None if self.mask_model is None else trained_state(self.mask_model.model),
             "kl_coeff": self.kl_controller.coeff,
             "mean_length": self.mean_length,
             "iteration": self.iteration,
@@ -60,13 +60,13 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become what a checkpoint holds."""
-        self.policy.load_state_dict(state["model"])
+        load_trained_state(self.policy, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         check_optimizer(self.optimizer)
         if self.mask_model is not None:
-            self.mask_model.model.load_state_dict(state["mask_model"])
+            load_trained_state(self.mask_model.model, state["mask_model"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            load_trained_state(self.average, state["average"])
         self.kl_controller.coeff = float(state["kl_coeff"])
         self.mean_length, self.iteration = float(state["mean_length"]), int(state["iteration"])
         self.tokens = int(state.get("tokens", 0))  # checkpoints from before they were counted
@@ -91,7 +91,7 @@ def build(setup: TrainingSetup) -> tuple[Actors, Learner]:
         mask_model = MaskModel(policy.model, rule)
     actors = Actors(
         policy=policy,
-        reference=PolicyModel(copy.deepcopy(policy.model).requires_grad_(False)),
+        reference=PolicyModel(reference_of(policy.model)),
         mask_model=mask_model,
         tokenizer=setup.tokenizer,
         train=setup.train,
@@ -103,7 +103,7 @@ def build(setup: TrainingSetup) -> tuple[Actors, Learner]:
     )
     update_args, average = alg.args, None
     if update_args.ema_decay is not None:
-        average = copy.deepcopy(policy.model).requires_grad_(False)
+        average = frozen_copy(policy.model)
     learner = Learner(
         policy=policy,
         optimizer=build_optimizer(
@@ -122,13 +122,14 @@ def build(setup: TrainingSetup) -> tuple[Actors, Learner]:
 
 def _load_policy(setup: TrainingSetup, alg: OnPolicyConfig) -> PolicyModel:
     """Load the policy with its value model."""
-    runtime, value_model_name = setup.config.runtime, alg.policy.args.value_model_name
-    device = choose_device(runtime.device)
-    if value_model_name is None:
-        return PolicyModel.load(alg.model_name, alg.model_type, device, runtime.seed)
-    model = load_model(alg.model_name, alg.model_type, torch.float32, device)
+    runtime, name, lora = setup.config.runtime, alg.policy.args.value_model_name, alg.lora
+    device, dtype, kind = choose_device(runtime.device), getattr(torch, runtime.weights), alg.model_type
+    if name is None:
+        return PolicyModel.load(alg.model_name, kind, device, runtime.seed, lora, dtype)
+    model = load_model(alg.model_name, kind, dtype, device, lora, runtime.seed)
     try_states(model)
-    return PolicyModel(model, *load_value_model(value_model_name, alg.model_type, setup.tokenizer, device))
+    value = load_value_model(name, kind, setup.tokenizer, device, lora, runtime.seed, dtype)
+    return PolicyModel(model, *value)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, args: OnPolicyArgs, iteration: int) -> None:
@@ -156,7 +157,8 @@ def update_average(learner: Learner, decay: float | None) -> None:
     assert decay is not None
     weights = zip(learner.average.parameters(), learner.policy.model.parameters(), strict=True)
     for average, weight in weights:
-        average.lerp_(weight, 1 - decay)
+        if average is not weight:  # of a backbone that is shared
+            average.lerp_(weight, 1 - decay)
 
 
 def measure_result(actors: Actors, learner: Learner, setup: TrainingSetup, split: Split) -> dict[str, float]:

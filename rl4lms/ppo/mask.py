@@ -6,7 +6,6 @@ the mask is fixed at rollout, and used again in the update.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rl4lms.model.load import is_seq2seq
+from rl4lms.model.lora import frozen_copy, load_trained_state, trained_state
 from rl4lms.model.policy import Sequences, token_logits
 from rl4lms.model.sampling import Processor
 
@@ -71,12 +71,12 @@ class MaskModel:
     """A frozen copy of the policy that says which tokens are allowed."""
 
     def __init__(self, policy: PreTrainedModel, rule: MaskRule) -> None:
-        self.model = copy.deepcopy(policy).requires_grad_(False).eval()
+        self.model = frozen_copy(policy).eval()
         self.rule = rule
 
     def refresh(self, policy: PreTrainedModel) -> None:
         """Become a copy of the policy as it is now."""
-        self.model.load_state_dict(policy.state_dict())
+        load_trained_state(self.model, trained_state(policy))
 
     @torch.no_grad()
     def allowed(self, sequences: Sequences) -> Tensor:

@@ -13,6 +13,7 @@ from common.run_dir import check_optimizer
 from rl4lms.config.algorithms import RewardModelArgs
 from rl4lms.config.training_blocks import TrainRuntimeConfig
 from rl4lms.model.load import choose_device
+from rl4lms.model.lora import load_trained_state, trained_state
 from rl4lms.model.optimiser import build_optimizer, gradient, optimiser_step, trainable
 from rl4lms.model.parallel import World
 from rl4lms.model.policy import checkpoint_activations
@@ -32,14 +33,14 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
         return {
-            "model": self.model.state_dict(),
+            "model": trained_state(self.model),
             "optimizer": self.optimizer.state_dict(),
             "update": self.update,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become what a checkpoint holds."""
-        self.model.load_state_dict(state["model"])
+        load_trained_state(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         check_optimizer(self.optimizer)
         self.update = state["update"]
@@ -60,6 +61,8 @@ def build(setup: RewardSetup) -> Learner:
         max_length=alg.args.max_length,
         device=choose_device(config.runtime.device),
         seed=config.runtime.seed,
+        lora=alg.lora,
+        dtype=getattr(torch, config.runtime.weights),
     )
     args = alg.args
     return Learner(

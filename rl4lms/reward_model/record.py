@@ -16,6 +16,7 @@ from common.files import RowLog, atomic_write_json
 from common.run_dir import fitting, load_checkpoint
 from rl4lms.errors import DivergenceError, TrainingInterrupted
 from rl4lms.evaluation import predictions_path
+from rl4lms.memory import memory_lines, sizes_of
 from rl4lms.model.load import autocast
 from rl4lms.plots import REWARD_METRICS, draw_training
 from rl4lms.record import SECONDS_BETWEEN_PLOTS, save_newest
@@ -23,7 +24,6 @@ from rl4lms.reward_model.data import make_elements, sum_losses, updates_per_epoc
 from rl4lms.reward_model.learner import Learner
 from rl4lms.reward_model.measure import measure
 from rl4lms.reward_model.setup import RewardSetup
-from rl4lms.run_setup import memory_lines
 
 logger = logging.getLogger(__name__)
 PROMPTS_AT_A_TIME = 64  # of val, between two looks at whether to stop
@@ -48,7 +48,7 @@ class Record:
         self._val = make_elements(setup.val, self._args, "val")
         if setup.world.is_main:
             logger.info("updates: %s, %s an epoch", f"{self.total:,}", f"{self._per_epoch:,}")
-            for line in memory_lines(setup.config, sum(p.numel() for p in learner.parameters)):
+            for line in memory_lines(setup.config, sizes_of(learner.model)):
                 logger.info("%s", line)
         self._resume()
         name, hidden = f"reward model {setup.prefix.rstrip('_')}".strip(), not setup.world.is_main

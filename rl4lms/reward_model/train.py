@@ -69,7 +69,7 @@ def train(setup: RewardSetup) -> None:
     # 6. The model.
     if setup.run is not None:
         draw_training(setup.path, setup.prefix)
-        model.save(setup.model_path)
+        model.save(setup.model_path, setup.alg.lora)
         logger.info("reward %.6g * raw %+.6g; model: %s", model.scale, model.bias, setup.model_path)
     # 7. Does it teach? The spread of its rewards over a policy's own texts (Razin et al. 2025).
     if setup.run is not None and setup.alg.policy_samples is not None:

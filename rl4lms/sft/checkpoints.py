@@ -78,11 +78,15 @@ def check_fit(checkpoint: Path, model: PreTrainedModel) -> None:
     """Raises CheckpointError: weights or optimizer are not of this model (the Trainer would warn at most)."""
     from safetensors import safe_open
 
+    from rl4lms.model.lora import adapter_file, has_adapter
+
     saved: dict[str, list[int]] = {}
     for file in checkpoint.glob("*.safetensors"):
         with safe_open(file, framework="pt") as weights:
             saved |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}
-    state = model.state_dict(keep_vars=True)
+    state, named = model.state_dict(keep_vars=True), dict(model.named_parameters())
+    if has_adapter(model):
+        state = named = adapter_file(model)
     with fitting(checkpoint):
         for name, shape in saved.items():
             if name not in state or list(state[name].shape) != shape:
@@ -90,7 +94,7 @@ def check_fit(checkpoint: Path, model: PreTrainedModel) -> None:
                 raise ValueError(f"it has {name} of {shape}, {wanted}")
         # Tied weights are saved once.
         known = {state[name].data_ptr() for name in saved}
-        if lacking := [name for name, _ in model.named_parameters() if state[name].data_ptr() not in known]:
+        if lacking := [name for name, weight in named.items() if weight.data_ptr() not in known]:
             raise ValueError(f"it lacks {len(lacking)} weights of the model ({lacking[0]}, ...)")
         _check_moments(checkpoint / "optimizer.pt", model)
 

@@ -6,13 +6,13 @@ import logging
 import shutil
 from contextlib import nullcontext
 
-import torch
 import transformers
 
 from common.run_dir import fitting
 from rl4lms.config import SupervisedConfig
 from rl4lms.errors import TrainingInterrupted
-from rl4lms.model.load import check_vocabulary, load_model
+from rl4lms.model.load import check_vocabulary
+from rl4lms.model.lora import to_save
 from rl4lms.plots import draw_training
 from rl4lms.run_setup import TrainingSetup, save_model
 from rl4lms.sft.callback import RunCallback, completed_epochs
@@ -32,13 +32,13 @@ def train(setup: TrainingSetup) -> None:
     TrainingInterrupted, DivergenceError, CheckpointError, TrainingDataError, ModelSourceError, and what
     evaluation raises.
     """
-    alg, run = setup.config.alg, setup.run
+    alg, runtime, run = setup.config.alg, setup.config.runtime, setup.run
     assert isinstance(alg, SupervisedConfig)  # the caller's choice
     folder = setup.path / f"{setup.prefix}checkpoints"
-    arguments = trainer_arguments(alg, setup.config.runtime, folder / UNFINISHED)
+    arguments = trainer_arguments(alg, runtime, folder / UNFINISHED)
     trained = setup.world.same(run.manifest.get(TRAINED) if run else None)
     if trained is not None:  # cut in the last evaluation
-        model = load_model(str(setup.model_path), alg.model_type, torch.float32, arguments.device)
+        model = load_trained(alg, runtime, arguments.device, setup.model_path)
     else:
         # 1. Where to start: the newest checkpoint, and nothing that was written after it.
         start = newest_checkpoint(folder)
@@ -54,7 +54,7 @@ def train(setup: TrainingSetup) -> None:
 
         # 2. Model, and rows: the loss is on the reference (seq2seq), or on prompt and reference (causal), not
         #    on padding. The evaluation before training.
-        model = load_trained(alg, arguments.device)
+        model = load_trained(alg, runtime, arguments.device)
         check_vocabulary(model, setup.tokenizer)
         if start:
             check_fit(start, model)
@@ -66,7 +66,7 @@ def train(setup: TrainingSetup) -> None:
         # 3. Training; a run that was cut between its last step and step 4 has nothing left to do.
         use_cache = getattr(model.config, "use_cache", True)
         if start and state["global_step"] == state["max_steps"]:
-            model = load_model(str(start), alg.model_type, torch.float32, arguments.device)
+            model = load_trained(alg, runtime, arguments.device, start)
         else:
             transformers.utils.logging.disable_progress_bar()  # of every checkpoint, across our own
             callback = RunCallback(setup, arguments, folder)
@@ -88,7 +88,8 @@ def train(setup: TrainingSetup) -> None:
             best = setup.world.same(best_checkpoint(setup, folder, alg.select_by.metric) if run else None)
             if best is not None and best.step != step:
                 state = {"epoch": best.epoch, "global_step": best.step}
-                model = load_model(str(best.path), alg.model_type, torch.float32, arguments.device)
+                model = load_trained(alg, runtime, arguments.device, best.path)
+        model = to_save(model, alg.lora)  # with an adapter, if it is to be merged
         model.config.use_cache = use_cache  # which the Trainer switches off
         trained = {"epochs": completed_epochs(state["epoch"]), "updates": state["global_step"]}
         if run is not None:

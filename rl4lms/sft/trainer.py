@@ -18,6 +18,7 @@ from common.seeding import derive_seed
 from rl4lms.config import SupervisedConfig
 from rl4lms.config.training_blocks import TrainRuntimeConfig
 from rl4lms.model.load import Side, choose_device, is_seq2seq, load_config, load_model, max_positions
+from rl4lms.model.lora import has_adapter, load_adapter_weights, save_adapter
 from rl4lms.model.packing import IGNORED, pad_rows
 from rl4lms.model.sampling import end_tokens, forced_start
 from rl4lms.model.source import RESIDUAL_DROPOUT, Kind, ModelSourceError, describe_dropout
@@ -157,19 +158,35 @@ def trainer_arguments(
     return arguments
 
 
-def load_trained(alg: SupervisedConfig, device: torch.device) -> PreTrainedModel:
-    """Load the model that is finetuned, with the dropout that the config asks for.
+def load_trained(
+    alg: SupervisedConfig, runtime: TrainRuntimeConfig, device: torch.device, folder: Path | None = None
+) -> PreTrainedModel:
+    """Load the model that is finetuned, with the dropout, adapter and weights that the config asks for.
 
-    The rate stays in the config of the model that is saved. Raises ModelSourceError.
+    folder: of a checkpoint, or where it was saved; None = where it starts. The rate of dropout stays in the
+    config of the model that is saved. Raises ModelSourceError.
     """
-    if alg.dropout is None:
-        return load_model(alg.model_name, alg.model_type, torch.float32, device)
+    name, dtype = str(folder or alg.model_name), getattr(torch, runtime.weights)
+    if alg.dropout is None or folder is not None:
+        return load_model(name, alg.model_type, dtype, device, alg.lora, runtime.seed)
     model_type = str(load_config(alg.model_name).get("model_type"))
     field = RESIDUAL_DROPOUT.get(model_type)
     if field is None:
         raise ModelSourceError(describe_dropout(alg.model_name, model_type))
     rate = {field: alg.dropout.residual}
-    return load_model(alg.model_name, alg.model_type, torch.float32, device, **rate)
+    return load_model(name, alg.model_type, dtype, device, alg.lora, runtime.seed, **rate)
+
+
+class AdapterTrainer(Trainer):
+    """A Trainer whose checkpoints hold the adapter alone: its own are whole models."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        save_adapter(Path(output_dir or str(self.args.output_dir)), self.model)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: PreTrainedModel | None = None
+    ) -> None:
+        load_adapter_weights(model or self.model, Path(resume_from_checkpoint))
 
 
 def build_trainer(
@@ -186,7 +203,7 @@ def build_trainer(
         decoder_inputs, token_mean = model.prepare_decoder_input_ids_from_labels, _token_mean(arguments)
     else:
         model.loss_type = "ForCausalLM"
-    trainer = Trainer(
+    trainer = (AdapterTrainer if has_adapter(model) else Trainer)(
         model=model,
         args=arguments,
         train_dataset=rows,

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import re
 import shutil
@@ -123,23 +124,77 @@ def test_files_of_a_folder_that_hold_something_else_are_named(
         load()
 
 
-@pytest.mark.parametrize("base", ["t5-base", None])
-def test_what_to_do_with_an_adapter_is_said(folder: Path, base: str | None) -> None:
-    """As peft saves it: without the model's weights, and mostly without its config."""
+def adapter(folder: Path, **config: Any) -> Path:
+    """The folder of a model, made one of an adapter: without the model's weights, and mostly its config."""
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base} if base else {}))
-    whose = f" of {base!r}" if base else ""
-    message = (
-        f"folder {str(folder)!r} holds an adapter (LoRA){whose}, no whole model: merge it and name the result"
-        f": peft.AutoPeftModelForSeq2SeqLM.from_pretrained({str(folder)!r}).merge_and_unload()"
-        ".save_pretrained(FOLDER), and save the tokenizer there too"
-    )
-    assert check_model_source(str(folder), "seq2seq") == message
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"} | config))
     (folder / "config.json").unlink()
-    assert check_model_source(str(folder), "seq2seq") == message
+    return folder
+
+
+def said_of_adapter(folder: Path) -> str | None:
+    return check_model_source(str(folder), "seq2seq")
+
+
+def test_an_adapter_is_checked_with_its_base(folder: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    adapter(folder, base_model_name_or_path=str(base))
+    if importlib.util.find_spec("peft"):
+        assert said_of_adapter(folder) == (
+            f"folder {str(folder)!r} holds an adapter (LoRA) of {str(base)!r}, which cannot be used: no such "
+            f"folder: {str(base)!r}; a model folder holds config.json, model.safetensors and tokenizer.json"
+        )
+        edit_json(folder / "adapter_config.json", base_model_name_or_path="t5-base")
+        assert said_of_adapter(folder) is None, "it may be on the hub"
+    (folder / "adapter_model.safetensors").unlink()
+    assert (said_of_adapter(folder) or "").startswith(
+        f"folder {str(folder)!r} holds no weights of its adapter (adapter_model.safetensors): write them with"
+    )
+    edit_json(folder / "adapter_config.json", base_model_name_or_path=None)
+    assert said_of_adapter(folder) == (
+        f"folder {str(folder)!r} holds an adapter that does not say of which model: set "
+        "base_model_name_or_path in its adapter_config.json"
+    )
+
+
+def test_an_adapter_without_peft_is_refused_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert said_of_adapter(adapter(folder, base_model_name_or_path="t5-base")) == (
+        f"folder {str(folder)!r} holds an adapter (LoRA) of 't5-base'; loading it needs the package peft, "
+        "which is not installed: pip install 'peft>=0.18'"
+    )
+
+
+@pytest.mark.parametrize("more", [{"peft_type": "LOHA"}, {"modules_to_save": ["lm_head"]}, {"bias": "all"}])
+def test_what_to_do_with_an_adapter_that_is_more_than_lora_is_said(
+    folder: Path, more: dict[str, Any]
+) -> None:
+    assert said_of_adapter(adapter(folder, base_model_name_or_path="t5-base", **more)) == (
+        f"folder {str(folder)!r} holds an adapter of 't5-base' that is more than LoRA, or something else: "
+        f"merge it and name the result: peft.AutoPeftModelForSeq2SeqLM.from_pretrained({str(folder)!r})"
+        ".merge_and_unload().save_pretrained(FOLDER), and save the tokenizer there too"
+    )
     assert "AutoPeftModelForCausalLM" in (check_model_source(str(folder), "causal") or "")
+
+
+def test_adapters_of_adapters_and_of_scorers_are_no_language_models(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl4lms.model.adapter_folder.peft_problem", lambda: None)
+    adapter(folder, base_model_name_or_path=str(folder))
+    assert said_of_adapter(folder) == (
+        f"folder {str(folder)!r} holds an adapter of {str(folder)!r}, an adapter too: merge that one "
+        "first, and name it"
+    )
+    edit_json(folder / "adapter_config.json", base_model_name_or_path="t5-base", task_type="SEQ_CLS")
+    assert said_of_adapter(folder) == (
+        f"folder {str(folder)!r} holds the adapter of a model that gives texts numbers, no language model: "
+        "name the language model that it was made from"
+    )
     (folder / "adapter_config.json").write_text("[")
-    assert "holds an adapter (LoRA), no whole model" in (check_model_source(str(folder)) or "")
+    assert f"{folder / 'adapter_config.json'} cannot be read: " in (check_model_source(str(folder)) or "")
 
 
 def test_a_folder_without_tokenizer(folder: Path) -> None:

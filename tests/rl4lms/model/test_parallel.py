@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapters import needs_peft
 from instructgpt_runs import everything
 from on_policy_jobs import PREFIX, checkpoint, job, resume, rows, start, train
 from on_policy_runs import (
@@ -248,6 +249,8 @@ INSTRUCTGPT = {
     "alg__args__value_learning_rate": 1e-4,
     "train_evaluation__metrics": [{"id": "on_policy_jobs:length"}],
 }
+# B begins with 0, and takes larger steps before anything changes.
+LORA = {"alg__policy__args__lora": {"r": 8}, "alg__args__learning_rate": 1e-2}
 PENALISED = {"alg__kl_div__coeff": 0.5, "alg__args__learning_rate": 1e-3}
 
 
@@ -259,8 +262,10 @@ PENALISED = {"alg__kl_div__coeff": 0.5, "alg__args__learning_rate": 1e-3}
         ("grpo", "tiny_gpt2", SPLIT),
         ("rloo", "tiny_t5", PENALISED),
         ("ppo", "tiny_t5", INSTRUCTGPT),
+        pytest.param("ppo", "tiny_gpt2", LORA, marks=needs_peft),
+        pytest.param("grpo", "tiny_t5", LORA | {"alg__kl_div__coeff": 0.1}, marks=needs_peft),
     ],
-    ids=["ppo", "nlpo", "grpo", "rloo", "instructgpt"],
+    ids=["ppo", "nlpo", "grpo", "rloo", "instructgpt", "lora_ppo", "lora_grpo"],
 )
 def test_two_processes_train_as_one(alg, model, changes, tmp_path, request):
     """At a rate at which rounding, to which Adam gives the size of a step, does not change the texts."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapters import needs_peft
 from instructgpt_runs import everything
 from on_policy_jobs import checkpoint, job, rows, start
 from torch import Tensor
@@ -68,6 +69,7 @@ CHANGING: dict[str, Any] = {
     "reward_fn__id": "on_policy_jobs:constant",
     "runtime__seed": 1,
     "runtime__dtype": "bfloat16",
+    "runtime__weights": "bfloat16",
 }
 KEEPING: dict[str, Any] = {
     "alg__args__verbose": 1,
@@ -144,6 +146,26 @@ def test_fields_of_instructgpt(field, plain, tmp_path, tiny_gpt2):
     assert len(with_it) != len(without) or not torch.equal(with_it, without)
 
 
+LORA: dict[str, Any] = {"r": 3, "alpha": 8.0, "target_modules": ["c_attn"], "value_model": "shared"}
+
+
+@needs_peft
+@pytest.mark.parametrize("field", LORA)
+def test_fields_of_lora(field, tmp_path, tiny_gpt2):
+    results = []
+    for lora in ({"r": 4}, {"r": 4, field: LORA[field]}):
+        results.append(weights(trained(tmp_path, tiny_gpt2, alg__policy__args__lora=lora)))
+    assert len(results[0]) != len(results[1]) or not torch.equal(*results)
+
+
+@needs_peft
+def test_a_value_model_from_a_reward_model_gets_an_adapter_of_its_own(tmp_path, tiny_gpt2):
+    changes = everything(tmp_path, tiny_gpt2) | {"alg__policy__args__lora": {"r": 4}}
+    run = trained(tmp_path, tiny_gpt2, **changes)
+    names = {name.partition(".")[0] for name in checkpoint(run)["model"]}
+    assert names == {"model", "value_model", "value_head"} and weights(run).isfinite().all()
+
+
 INSTEAD_OF_TOKENS = ("alg__args__n_steps", "alg__args__episodes", "alg__args__batch_size",
                      "alg__args__minibatch_unit")  # fmt: skip
 
@@ -151,7 +173,7 @@ INSTEAD_OF_TOKENS = ("alg__args__n_steps", "alg__args__episodes", "alg__args__ba
 def test_every_field_of_the_algorithms_is_tried():
     """A new one needs a line above."""
     tried = {name.rpartition("__")[2] for name in [*CHANGING, *KEEPING]} | NLPO.keys()
-    tried |= {"enforce_token_entropy_reg_estimate", "episodes", "value_model_name"}
+    tried |= {"enforce_token_entropy_reg_estimate", "episodes", "value_model_name", "lora"}
     config = TrainConfig.model_fields["alg"].annotation
     blocks = [alg.model_fields for alg in config.__args__[:2]]
     for block in blocks:

@@ -12,6 +12,7 @@ from training_runs import config_of, new_run, rows_of, save_data, setup_of, supe
 
 from common.run_dir import RunDir
 from rl4lms.config import SupervisedConfig, TrainConfig
+from rl4lms.config.training_blocks import TrainRuntimeConfig
 from rl4lms.evaluation import Evaluator
 from rl4lms.model.load import load_model
 from rl4lms.model.source import ModelSourceError
@@ -20,6 +21,8 @@ from rl4lms.sft.checkpoints import checkpoints_in
 from rl4lms.sft.select import Evaluated, choose_best
 from rl4lms.sft.train import train
 from rl4lms.sft.trainer import count_pretraining, load_trained, training_rows
+
+RUNTIME = TrainRuntimeConfig()
 
 
 @pytest.fixture(autouse=True)
@@ -46,14 +49,14 @@ def rates(model: Any) -> dict[str, float]:
 
 def test_residual_dropout_is_that_of_what_layers_add(tiny_gpt2, tiny_t5, data):
     device = torch.device("cpu")
-    plain = rates(load_trained(alg_of(tiny_gpt2, data, "causal"), device))
-    model = load_trained(alg_of(tiny_gpt2, data, "causal", dropout={"residual": 0.25}), device)
+    plain = rates(load_trained(alg_of(tiny_gpt2, data, "causal"), RUNTIME, device))
+    model = load_trained(alg_of(tiny_gpt2, data, "causal", dropout={"residual": 0.25}), RUNTIME, device)
     changed = {name for name, rate in rates(model).items() if rate != plain[name]}
     assert changed == {
         f"transformer.h.{i}.{part}" for i in (0, 1) for part in ("attn.resid_dropout", "mlp.dropout")
     }
     assert {rates(model)[name] for name in changed} == {0.25} == {model.config.resid_pdrop}
-    t5 = load_trained(alg_of(tiny_t5, data, "seq2seq", dropout={"residual": 0.25}), device)
+    t5 = load_trained(alg_of(tiny_t5, data, "seq2seq", dropout={"residual": 0.25}), RUNTIME, device)
     assert set(rates(t5).values()) == {0.25} and t5.config.dropout_rate == 0.25
 
 
@@ -63,7 +66,7 @@ def test_a_model_without_such_a_dropout_is_refused(tiny_gpt2, data, monkeypatch)
     with pytest.raises(
         ModelSourceError, match=r"\(llama\) has no residual dropout that is known; known of: gpt2"
     ):
-        load_trained(alg, torch.device("cpu"))
+        load_trained(alg, RUNTIME, torch.device("cpu"))
 
 
 def test_the_best_is_the_highest_or_of_some_the_lowest_and_the_first_of_equals():
