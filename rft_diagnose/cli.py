@@ -25,7 +25,7 @@ from rft_diagnose.results import (
     supervised_rows,
     write_inputs,
     write_json,
-    write_text,
+    write_parts,
 )
 from rft_diagnose.tables import Columns, RewardTable, diagnose_table, judge_table, read_rewards
 from rft_diagnose.text_formats import PACKED
@@ -298,7 +298,7 @@ def _check(
     with results_together(folder) as staging:
         write_inputs(columns, staging / "inputs.csv")
         if supervised:
-            write_text(staging / SUPERVISED, "\n".join(supervised) + "\n")
+            write_parts(staging / SUPERVISED, (f"{line}\n" for line in supervised))
         write_json(staging / "summary.json", {**made, **sources, **findings.content()})
         reported = write_report(staging, title, findings, columns, gradients, paths)
     extra = f", {SUPERVISED}" if supervised else ""

@@ -26,7 +26,7 @@ MANY = 50  # distinct texts of a column from which on it does not name kinds of 
 
 @dataclass(frozen=True)
 class Encoded:
-    """M texts, each stored once: codes [M] are places in `texts`, -1 = missing."""
+    """M texts, each stored once: codes [M] are places in `texts`, which differ; -1 = missing."""
 
     codes: Ints
     texts: list[str]
