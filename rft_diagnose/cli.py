@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+import numpy as np
+
 from rft_diagnose.advice import NAMES, Condition, ConditionError, advise, holds, parse_condition, read_value
 from rft_diagnose.compare import Comparison, compare, relabelled
 from rft_diagnose.diagnose import TOLERANCE, Diagnosis
@@ -27,10 +29,18 @@ from rft_diagnose.results import (
     write_json,
     write_parts,
 )
-from rft_diagnose.tables import Columns, RewardTable, diagnose_table, judge_table, read_rewards
+from rft_diagnose.tables import (
+    Columns,
+    Rewarded,
+    RewardTable,
+    diagnose_table,
+    judge_table,
+    read_rewards,
+    targets,
+)
 from rft_diagnose.text_formats import PACKED
 from rft_diagnose.words import Findings, terminal_lines
-from rft_diagnose.write_report import REPORT, write_report
+from rft_diagnose.write_report import EXPLORER, REPORT, write_report
 
 logger = logging.getLogger(__name__)
 CONDITION_EXIT_CODE = 3
@@ -292,6 +302,8 @@ def _check(
         notes=[*table.notes, *diagnosis.caveats, *noise_notes(table, diagnosis), *supervised_notes],
         warnings=table.warnings,
     )
+    target = targets(list(table.rewards), args.weights, args.kl_coef)[0]
+    rewarded = Rewarded(table, diagnosis.labels.astype(np.int64), target, args.last_steps)
     made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command()}
     sources = {"inputs": [str(path) for path in paths]}
     title = f"Vanishing gradients: {', '.join(path.name for path in judged)}"
@@ -300,10 +312,10 @@ def _check(
         if supervised:
             write_parts(staging / SUPERVISED, (f"{line}\n" for line in supervised))
         write_json(staging / "summary.json", {**made, **sources, **findings.content()})
-        reported = write_report(staging, title, findings, columns, gradients, paths)
+        reported = write_report(staging, title, findings, columns, gradients, paths, rewarded)
     extra = f", {SUPERVISED}" if supervised else ""
     if reported:
-        last = f"report: {folder / REPORT}; also inputs.csv, summary.json, pictures{extra}"
+        last = f"report: {folder / REPORT}; also {EXPLORER}, inputs.csv, summary.json, pictures{extra}"
     else:
         last = f"results in {folder}: inputs.csv, summary.json{extra}"
     say("\n".join([*terminal_lines(findings), last]), sys.stdout)

@@ -126,7 +126,7 @@ def diagnose(
         if group_size is None:
             group_size = _usual_size(codes, moments)
         timeline = over_time(codes, moments, values, scale, width)
-        latest = _latest(codes, moments, last_steps)
+        latest = latest_visits(codes, moments, last_steps)
         visits = mix(codes, moments)[latest].view(np.int64)
         codes, values, each = codes[latest], values[latest], [part[latest] for part in each]
         way = "its last visit" if last_steps is None else f"its visits of the last {last_steps:,} steps"
@@ -240,7 +240,7 @@ def _usual_size(codes: Ints, steps: Ints) -> int | None:
     return size if size > 1 else None
 
 
-def _latest(codes: Ints, steps: Ints, last_steps: int | None) -> NDArray[np.bool_]:
+def latest_visits(codes: Ints, steps: Ints, last_steps: int | None) -> NDArray[np.bool_]:
     """Tell which rewards are of their input's last visit, or of the last steps."""
     if last_steps is not None:
         distinct = np.unique(steps)

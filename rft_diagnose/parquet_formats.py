@@ -52,16 +52,16 @@ def read_parquet(path: Path, where: str, choose: Choose) -> Part:
                     return read_records(itertools.chain(head, places), log, choose)
         wanted = choose(list(dict.fromkeys(schema.names)), holds_numbers)
         reject_repeated(schema.names, wanted, where)
-        part = Part()
-        for name in dict.fromkeys((*wanted.texts, *wanted.values)):  # one at a time: all together are large
-            if _is_text(column_type(name)):
-                column: Any = _texts_of(path, name)
-            else:
-                column = pq.read_table(path, columns=[name]).column(name)
-            if name in wanted.texts:
-                part.texts[name] = column if isinstance(column, Encoded) else _encoded(column)
-            if name in wanted.values:
-                part.values[name] = column if isinstance(column, Encoded) else _values(column)
+        if wanted.picked is not None:
+            wanted = Wanted(picked=wanted.picked)
+        # A text is stored once and referred to, so that long prompts are not copied for each generation.
+        chosen = dict.fromkeys((*wanted.texts, *wanted.values))
+        texts = {name: _texts_of(path, name) for name in chosen if _is_text(column_type(name))}
+        part = Part(
+            {name: texts.get(name) or _encoded(_column(path, name)) for name in wanted.texts},
+            {name: texts.get(name) or _values(_column(path, name)) for name in wanted.values},
+        )
+        pa.default_memory_pool().release_unused()  # which Arrow would keep for its next table
         others = replace(wanted, texts=(), values=())
         if others.names:
             with pq.ParquetFile(path) as file:
@@ -103,6 +103,12 @@ def _is_text(kind: Any) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _column(path: Path, name: str) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path, columns=[name]).column(name)
 
 
 def _texts_of(path: Path, name: str) -> Encoded:

@@ -34,7 +34,7 @@ PICTURES = (
     *("gradients", "teacher_std", "best_of_n"),
 )
 RESULTS = (
-    *("inputs.csv", "dead_low.jsonl", "summary.json", "report.html"),
+    *("inputs.csv", "dead_low.jsonl", "summary.json", "report.html", "explorer.html"),
     *(f"{stem}.{suffix}" for stem in PICTURES for suffix in ("png", "pdf", "csv", "json")),
 )
 
