@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -20,6 +21,7 @@ from rft_diagnose.advice import NAMES, Condition, ConditionError, advise, holds,
 from rft_diagnose.compare import Comparison, compare, relabelled
 from rft_diagnose.diagnose import TOLERANCE, Diagnosis
 from rft_diagnose.errors import DiagnosisError, listed
+from rft_diagnose.explorer import gather
 from rft_diagnose.objective import ASSUMED, OBJECTIVES, Objective, make_objective
 from rft_diagnose.results import (
     input_columns,
@@ -31,7 +33,6 @@ from rft_diagnose.results import (
 )
 from rft_diagnose.tables import (
     Columns,
-    Rewarded,
     RewardTable,
     diagnose_table,
     judge_table,
@@ -40,7 +41,7 @@ from rft_diagnose.tables import (
 )
 from rft_diagnose.text_formats import PACKED
 from rft_diagnose.words import Findings, terminal_lines
-from rft_diagnose.write_report import EXPLORER, REPORT, write_report
+from rft_diagnose.write_report import EXPLORER, REPORT, choose_examples, name_noise, write_report
 
 logger = logging.getLogger(__name__)
 CONDITION_EXIT_CODE = 3
@@ -290,6 +291,16 @@ def _check(
     teacher = judge_table(table)
 
     columns = input_columns(table, diagnosis, dict(rest), before, comparison, teacher)
+    generations = gather(
+        table,
+        columns,
+        diagnosis.labels.astype(np.int64),
+        targets(list(table.rewards), args.weights, args.kl_coef)[0],
+        args.last_steps,
+        [*choose_examples(columns), *name_noise(columns)],
+    )
+    # What follows needs names and texts of inputs alone; the rewards of a large table take much memory.
+    table = replace(table, codes=np.zeros(0, dtype=np.int64), rewards={}, steps=None, kl=None)
     supervised, supervised_notes = supervised_rows(table, diagnosis, SUPERVISED)
     findings = Findings(
         name=name,
@@ -302,8 +313,6 @@ def _check(
         notes=[*table.notes, *diagnosis.caveats, *noise_notes(table, diagnosis), *supervised_notes],
         warnings=table.warnings,
     )
-    target = targets(list(table.rewards), args.weights, args.kl_coef)[0]
-    rewarded = Rewarded(table, diagnosis.labels.astype(np.int64), target, args.last_steps)
     made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command()}
     sources = {"inputs": [str(path) for path in paths]}
     title = f"Vanishing gradients: {', '.join(path.name for path in judged)}"
@@ -312,7 +321,7 @@ def _check(
         if supervised:
             write_parts(staging / SUPERVISED, (f"{line}\n" for line in supervised))
         write_json(staging / "summary.json", {**made, **sources, **findings.content()})
-        reported = write_report(staging, title, findings, columns, gradients, paths, rewarded)
+        reported = write_report(staging, title, findings, columns, gradients, paths, generations)
     extra = f", {SUPERVISED}" if supervised else ""
     if reported:
         last = f"report: {folder / REPORT}; also {EXPLORER}, inputs.csv, summary.json, pictures{extra}"

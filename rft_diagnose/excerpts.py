@@ -70,7 +70,7 @@ def _read_files(
 def _read_file(file: TextFile, asked: Columns, places: Ints, rows: Ints, keep: Keep) -> None:
     """Hand over the texts at these places of a file. Raises DiagnosisError: they are not as they were."""
     changed = DiagnosisError(f"{file.path} has changed since its rewards were read")
-    names = dict(zip(places.tolist(), rows.tolist(), strict=True))
+    row_at = dict(zip(places.tolist(), rows.tolist(), strict=True))
     read = 0
 
     def check(place: int, text: str) -> None:
@@ -78,10 +78,10 @@ def _read_file(file: TextFile, asked: Columns, places: Ints, rows: Ints, keep: K
         if hash(text) != file.hashes[place]:
             raise changed
         read += 1
-        keep(names[place], text)
+        keep(row_at[place], text)
 
-    def choose(columns: list[str], holds_numbers: Callable[[str], bool], log: Log | None = None) -> Wanted:
-        chosen = choose_columns(columns, holds_numbers, asked, str(file.path), log)
+    def choose(names: list[str], holds_numbers: Callable[[str], bool], log: Log | None = None) -> Wanted:
+        chosen = choose_columns(names, holds_numbers, asked, str(file.path), log)
         if chosen.shown is None:
             raise changed
         return replace(chosen.wanted(), picked=Picked(chosen.shown, places, check))

@@ -16,13 +16,14 @@ from rft_diagnose.classes import CLASSES
 from rft_diagnose.columns import as_text
 from rft_diagnose.diagnose import latest_visits
 from rft_diagnose.errors import DiagnosisError, listed
+from rft_diagnose.excerpts import Texts
 from rft_diagnose.groups import Ints
-from rft_diagnose.reading import read_messages
+from rft_diagnose.reading import RewardTable, read_messages
 from rft_diagnose.report import input_key, load_templates
 from rft_diagnose.results import Table
 from rft_diagnose.rows import Bools
 from rft_diagnose.style import CLASS_COLORS
-from rft_diagnose.tables import Rewarded
+from rft_diagnose.tables import Target
 
 MOST_INPUTS = 500  # of a class
 MOST_GENERATIONS = 64  # of an input
@@ -36,6 +37,22 @@ SIZES = (
     (100, 1),
 )
 LONGEST = SIZES[0][0]
+
+
+@dataclass(frozen=True)
+class Generations:
+    """Generations of some inputs, from those that they were judged by.
+
+    inputs: [K], their rows in inputs.csv; rows: of each input, those of the table, by reward; rewards: by
+    name, of all of these rows one after the other, first what was diagnosed; left: rewards that are not here;
+    texts: reads these.
+    """
+
+    inputs: Ints
+    rows: list[Ints]
+    rewards: dict[str, list[float]]
+    left: list[str]
+    texts: Texts
 
 
 @dataclass
@@ -85,22 +102,45 @@ def choose_inputs(columns: Table, named: Sequence[int], most: int = MOST_INPUTS)
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
-def judged_rows(rewarded: Rewarded, inside: Bools) -> Ints:
+def gather(
+    table: RewardTable,
+    columns: Table,
+    places: Ints,
+    target: Target,
+    last_steps: int | None,
+    named: Sequence[int],
+) -> Generations:
+    """Choose inputs and their generations for the page.
+
+    columns: those of inputs.csv; places: [N], of the inputs in the table; target: what was diagnosed;
+    last_steps: see `diagnose`; named: inputs that the report names.
+    """
+    chosen = choose_inputs(columns, named)
+    inside = np.zeros(len(table.labels), dtype=bool)
+    inside[places[chosen]] = True
+    rows = _judged_rows(table, target, last_steps, inside)
+    total = next(iter(_shown_rewards(table, target, rows).values()))
+    rows = rows[np.lexsort((rows, np.array(total), table.codes[rows]))]
+    groups = np.split(rows, np.searchsorted(table.codes[rows], places[chosen][1:]))
+    groups = [_thinned(group) for group in groups]
+    rewards = _shown_rewards(table, target, np.concatenate(groups))
+    return Generations(chosen, groups, rewards, list(table.rewards)[MOST_REWARDS:], table.texts)
+
+
+def _judged_rows(table: RewardTable, target: Target, last_steps: int | None, inside: Bools) -> Ints:
     """Find the generations by which some inputs were judged; inside: [labels], which inputs."""
-    table, target = rewarded.table, rewarded.target
     known = ~np.isnan(target.values(table.rewards))
     if target.kl_coef is not None and table.kl is not None:
         known &= ~np.isnan(table.kl)
     if table.steps is None:
         return np.flatnonzero(known & inside[table.codes])
     rows = np.flatnonzero(known)
-    rows = rows[latest_visits(table.codes[rows], table.steps[rows], rewarded.last_steps)]
+    rows = rows[latest_visits(table.codes[rows], table.steps[rows], last_steps)]
     return rows[inside[table.codes[rows]]]
 
 
-def shown_rewards(rewarded: Rewarded, rows: Ints) -> dict[str, list[float]]:
+def _shown_rewards(table: RewardTable, target: Target, rows: Ints) -> dict[str, list[float]]:
     """Give what was diagnosed of some generations, then its parts, if there are any."""
-    table, target = rewarded.table, rewarded.target
     values = {name: column[rows] for name, column in table.rewards.items()}
     total = target.values(values)
     parts = list(values.items())[:MOST_REWARDS] if len(values) > 1 else []
@@ -118,36 +158,24 @@ def spread_out(size: int) -> list[int]:
 
 
 class Page:
-    """The data of the page: chosen inputs with their generations, in as many bytes as there are.
+    """The data of the page: inputs with their generations, in as many bytes as there are.
 
     columns: those of inputs.csv; named: inputs that the report names.
     """
 
-    def __init__(self, columns: Table, rewarded: Rewarded, named: Sequence[int]) -> None:
-        self.columns, self.rewarded, self.named = columns, rewarded, named
-        table = rewarded.table
-        self.chosen = choose_inputs(columns, named)
-        codes = rewarded.places[self.chosen]
-        inside = np.zeros(len(table.labels), dtype=bool)
-        inside[codes] = True
-        rows = judged_rows(rewarded, inside)
-        total = next(iter(shown_rewards(rewarded, rows).values()))
-        rows = rows[np.lexsort((rows, total, table.codes[rows]))]
-        groups = np.split(rows, np.searchsorted(table.codes[rows], codes[1:]))
-        self.groups = [_thinned(group) for group in groups]
-        every = np.concatenate(self.groups)
+    def __init__(self, columns: Table, generations: Generations, named: Sequence[int]) -> None:
+        self.columns, self.generations, self.named = columns, generations, named
         ranks: dict[int, int] = {}
-        for group in self.groups:
-            ranks |= {int(group[place]): rank for rank, place in enumerate(spread_out(len(group)))}
-        self.kept, self.reason = Kept(ranks), table.texts.reason
-        if table.texts.read is not None:
+        for rows in generations.rows:
+            ranks |= {int(rows[place]): rank for rank, place in enumerate(spread_out(len(rows)))}
+        self.kept, self.reason = Kept(ranks), generations.texts.reason
+        if generations.texts.read is not None:
             try:
-                table.texts.read(np.sort(every), self.kept.add)
+                generations.texts.read(np.sort(np.concatenate(generations.rows)), self.kept.add)
                 self.reason = "" if self.kept.texts else "all of them are missing"
             except DiagnosisError as error:
                 self.kept.texts.clear()
                 self.reason = str(error)
-        self.rewards = shown_rewards(rewarded, every)
 
     def fit(self) -> tuple[str, list[str]]:
         """Give the inputs as JSON that can stand in a page, and what is left out of it."""
@@ -168,11 +196,11 @@ class Page:
 
     def _inputs(self, chosen: set[int], characters: int, each: int) -> Iterator[dict[str, Any]]:
         start = 0
-        for place, group in zip(self.chosen.tolist(), self.groups, strict=True):
-            end = start + len(group)
+        for place, rows in zip(self.generations.inputs.tolist(), self.generations.rows, strict=True):
+            end = start + len(rows)
             if place in chosen:
-                rewards = [column[start:end] for column in self.rewards.values()]
-                yield self._input(place, group.tolist(), rewards, characters, each)
+                rewards = [column[start:end] for column in self.generations.rewards.values()]
+                yield self._input(place, rows.tolist(), rewards, characters, each)
             start = end
 
     def _input(
@@ -219,7 +247,7 @@ class Page:
                 )
         if self.reason:
             notes.append(f"There are no texts of the generations: {self.reason}.")
-        if int(self.columns["n"][self.chosen].max()) > MOST_GENERATIONS:
+        if int(self.columns["n"][self.generations.inputs].max()) > MOST_GENERATIONS:
             notes.append(
                 f"Of an input's generations at most {MOST_GENERATIONS} are here, from the lowest reward to "
                 "the highest."
@@ -231,26 +259,25 @@ class Page:
             )
         elif self._has_longer(characters):
             notes.append(f"Texts are cut at {characters:,} characters.")
-        if len(self.rewarded.table.rewards) > MOST_REWARDS:
-            left = listed(list(self.rewarded.table.rewards)[MOST_REWARDS:])
-            notes.append(f"Of the rewards the first {MOST_REWARDS} are here, without {left}.")
+        if left := self.generations.left:
+            notes.append(f"Of the rewards the first {MOST_REWARDS} are here, without {listed(left)}.")
         return notes
 
     def _has_longer(self, characters: int) -> bool:
         texts = self.columns.get("prompt", self.columns["input"])
-        if any(text is not None and len(text) > characters for text in texts[self.chosen]):
+        if any(text is not None and len(text) > characters for text in texts[self.generations.inputs]):
             return True
         return any(length > characters for _, length in self.kept.texts.values())
 
 
 def render_explorer(
-    title: str, columns: Table, rewarded: Rewarded, named: Sequence[int], report: str | None
+    title: str, columns: Table, generations: Generations, named: Sequence[int], report: str
 ) -> str:
     """Make the page; the same diagnosis gives the same bytes. report: the page that it belongs to."""
-    page = Page(columns, rewarded, named)
+    page = Page(columns, generations, named)
     data, notes = page.fit()
     facts = {
-        "rewards": list(page.rewards),
+        "rewards": list(generations.rewards),
         "classes": [{"name": name.replace("_", "-"), "color": CLASS_COLORS[name]} for name in CLASSES],
     }
     return (
@@ -262,7 +289,6 @@ def render_explorer(
             facts=json.dumps(facts).replace("<", "\\u003c"),
             notes=notes,
             report=report,
-            inputs=len(columns["label"]),
         )
     )
 

@@ -60,7 +60,7 @@ def _texts(path: Path, content: Mapping[str, Any], inputs: int, each: int) -> Te
         return Texts(reason="the extraction has none of them")
 
     def read(rows: Ints, keep: Keep) -> None:
-        again = _load(path).get("all_generated_texts")
+        again: Any = _load(path).get("all_generated_texts")
         if not _are_texts(again, inputs, each):
             raise DiagnosisError(f"{path} has changed since its rewards were read")
         for row in rows.tolist():

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from rft_diagnose.group_signal import estimated_group_std, subsets_std_mean
-from rft_diagnose.groups import ROUNDING, Floats, Groups, Ints, Scale, blocks, spread_probability
+from rft_diagnose.groups import (
+    AT_A_TIME,
+    ROUNDING,
+    Floats,
+    Groups,
+    Ints,
+    Scale,
+    blocks,
+    spread_probability,
+)
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,10 @@ def _mean_group_std(groups: Groups, scale: Scale, size: int) -> Floats:
         means[two] = estimated_group_std(cases[0], cases[1], size)[places.ravel()] * gaps
     more = (levels > 2) & (groups.sizes >= size)
     for n in np.unique(groups.sizes[more]):
-        chosen = np.flatnonzero(more & (groups.sizes == n))
-        means[chosen] = subsets_std_mean(groups.rewards[groups.starts[chosen, None] + np.arange(n)], size)
+        every = np.flatnonzero(more & (groups.sizes == n))
+        for chosen in np.array_split(every, 1 + len(every) * n // AT_A_TIME):
+            rows = groups.starts[chosen, None] + np.arange(n)
+            means[chosen] = subsets_std_mean(groups.rewards[rows], size)
     return means
 
 

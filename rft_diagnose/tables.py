@@ -15,7 +15,7 @@ from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.errors import listed as join
 from rft_diagnose.extractions import read_extraction
 from rft_diagnose.files import list_files, without_evaluation
-from rft_diagnose.groups import Floats, Ints
+from rft_diagnose.groups import Floats
 from rft_diagnose.hub import local_path
 from rft_diagnose.names import Columns
 from rft_diagnose.objective import ASSUMED, Objective
@@ -36,20 +36,6 @@ class Target:
     def values(self, columns: Mapping[str, Floats]) -> Floats:
         """Add up the columns [M] by weight; a column that is missing adds nothing, all missing give NaN."""
         return weighted_sum([columns[name] for name in self.weights], list(self.weights.values()))
-
-
-@dataclass(frozen=True)
-class Rewarded:
-    """Generations that inputs were judged by.
-
-    table: all that were read; places: [N], of the inputs in it; target: what was diagnosed; last_steps: see
-    `diagnose`.
-    """
-
-    table: RewardTable
-    places: Ints
-    target: Target
-    last_steps: int | None
 
 
 def targets(names: Sequence[str], weights: Sequence[float] | None, kl_coef: float | None) -> list[Target]:

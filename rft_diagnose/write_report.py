@@ -15,8 +15,8 @@ from rft_diagnose.results import Table, atomic_path, numbers_csv, write_json, wr
 from rft_diagnose.words import Findings
 
 if TYPE_CHECKING:
+    from rft_diagnose.explorer import Generations
     from rft_diagnose.report import Picture
-    from rft_diagnose.tables import Rewarded
 
 logger = logging.getLogger(__name__)
 REPORT = "report.html"
@@ -31,7 +31,7 @@ def write_report(
     columns: Table,
     gradients: Sequence[dict[str, Any]],
     paths: Sequence[Path],
-    rewarded: Rewarded,
+    generations: Generations,
 ) -> bool:
     """Write pictures and pages; return whether the packages that they need are there, and say if not."""
     try:
@@ -44,8 +44,7 @@ def write_report(
     from rft_diagnose.explorer import render_explorer
     from rft_diagnose.report import render
 
-    examples = choose_examples(columns)
-    noise = np.flatnonzero(columns["noise_groups"] > 0)[:SHOWN].tolist()
+    examples, noise = choose_examples(columns), name_noise(columns)
     page = render(
         title,
         findings,
@@ -55,11 +54,8 @@ def write_report(
         EXPLORER,
     )
     write_text(folder / REPORT, page)
-    name = title.partition(": ")[2]
-    write_text(
-        folder / EXPLORER,
-        render_explorer(f"Inputs: {name}", columns, rewarded, [*examples, *noise], REPORT),
-    )
+    inputs = f"Inputs: {title.partition(': ')[2]}"
+    write_text(folder / EXPLORER, render_explorer(inputs, columns, generations, [*examples, *noise], REPORT))
     return True
 
 
@@ -94,3 +90,8 @@ def choose_examples(columns: Table) -> list[int]:
     """Choose some inputs without spread at a low reward, dead ones first: rows of inputs.csv."""
     flat = np.flatnonzero(columns["looks"] == "flat_low").tolist()
     return sorted(flat, key=lambda i: str(columns["label"][i]))[:MAX_EXAMPLES]
+
+
+def name_noise(columns: Table) -> list[int]:
+    """Choose some inputs with groups of noise: rows of inputs.csv."""
+    return np.flatnonzero(columns["noise_groups"] > 0)[:SHOWN].tolist()

@@ -57,14 +57,16 @@ const item = place => {
   link.style.borderLeftColor = color;
   return make("li", {}, link);
 };
+// As far as it is looked at.
 const draw = () => {
-  const end = Math.min(drawn + AT_ONCE, order.length);
-  list.append(...order.slice(drawn, end).map(item));
-  drawn = end;
+  const isHidden = find("more").offsetParent === null;
+  while (!isHidden && drawn < order.length && find("more").getBoundingClientRect().top < innerHeight + 600) {
+    const end = Math.min(drawn + AT_ONCE, order.length);
+    list.append(...order.slice(drawn, end).map(item));
+    drawn = end;
+  }
 };
-new IntersectionObserver(entries => {
-  if (entries.some(entry => entry.isIntersecting) && drawn < order.length) draw();
-}, {rootMargin: "600px"}).observe(find("more"));
+for (const event of ["scroll", "resize"]) addEventListener(event, draw, {capture: true, passive: true});
 
 const generationLine = ([count, , ...rewards]) => {
   const parts = rewards.map((reward, i) => rewards.length > 1 ? `${facts.rewards[i]}: ${write(reward)}` : `reward ${write(reward)}`);
@@ -114,6 +116,7 @@ const follow = () => {
   for (const link of list.querySelectorAll("a")) link.setAttribute("aria-current", +link.dataset.place === current);
   if (name === undefined) {
     detail.replaceChildren();
+    draw();
     if (isPhone) scrollTo(0, scrolled);
     list.querySelector(`a[data-place="${was}"]`)?.focus({preventScroll: isPhone});
   } else if (place === undefined) {
