@@ -10,14 +10,18 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
+
+import numpy as np
 
 from rft_diagnose.advice import NAMES, Condition, ConditionError, advise, holds, parse_condition, read_value
 from rft_diagnose.compare import Comparison, compare, relabelled
 from rft_diagnose.diagnose import TOLERANCE, Diagnosis
 from rft_diagnose.errors import DiagnosisError, listed
+from rft_diagnose.explorer import gather
 from rft_diagnose.objective import ASSUMED, OBJECTIVES, Objective, make_objective
 from rft_diagnose.results import (
     input_columns,
@@ -25,12 +29,19 @@ from rft_diagnose.results import (
     supervised_rows,
     write_inputs,
     write_json,
-    write_text,
+    write_parts,
 )
-from rft_diagnose.tables import Columns, RewardTable, diagnose_table, judge_table, read_rewards
+from rft_diagnose.tables import (
+    Columns,
+    RewardTable,
+    diagnose_table,
+    judge_table,
+    read_rewards,
+    targets,
+)
 from rft_diagnose.text_formats import PACKED
 from rft_diagnose.words import Findings, terminal_lines
-from rft_diagnose.write_report import REPORT, write_report
+from rft_diagnose.write_report import EXPLORER, REPORT, choose_examples, name_noise, write_report
 
 logger = logging.getLogger(__name__)
 CONDITION_EXIT_CODE = 3
@@ -280,6 +291,16 @@ def _check(
     teacher = judge_table(table)
 
     columns = input_columns(table, diagnosis, dict(rest), before, comparison, teacher)
+    generations = gather(
+        table,
+        columns,
+        diagnosis.labels.astype(np.int64),
+        targets(list(table.rewards), args.weights, args.kl_coef)[0],
+        args.last_steps,
+        [*choose_examples(columns), *name_noise(columns)],
+    )
+    # What follows needs names and texts of inputs alone; the rewards of a large table take much memory.
+    table = replace(table, codes=np.zeros(0, dtype=np.int64), rewards={}, steps=None, kl=None)
     supervised, supervised_notes = supervised_rows(table, diagnosis, SUPERVISED)
     findings = Findings(
         name=name,
@@ -298,12 +319,12 @@ def _check(
     with results_together(folder) as staging:
         write_inputs(columns, staging / "inputs.csv")
         if supervised:
-            write_text(staging / SUPERVISED, "\n".join(supervised) + "\n")
+            write_parts(staging / SUPERVISED, (f"{line}\n" for line in supervised))
         write_json(staging / "summary.json", {**made, **sources, **findings.content()})
-        reported = write_report(staging, title, findings, columns, gradients, paths)
+        reported = write_report(staging, title, findings, columns, gradients, paths, generations)
     extra = f", {SUPERVISED}" if supervised else ""
     if reported:
-        last = f"report: {folder / REPORT}; also inputs.csv, summary.json, pictures{extra}"
+        last = f"report: {folder / REPORT}; also {EXPLORER}, inputs.csv, summary.json, pictures{extra}"
     else:
         last = f"results in {folder}: inputs.csv, summary.json{extra}"
     say("\n".join([*terminal_lines(findings), last]), sys.stdout)

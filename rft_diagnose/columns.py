@@ -26,7 +26,7 @@ MANY = 50  # distinct texts of a column from which on it does not name kinds of 
 
 @dataclass(frozen=True)
 class Encoded:
-    """M texts, each stored once: codes [M] are places in `texts`, -1 = missing."""
+    """M texts, each stored once: codes [M] are places in `texts`, which differ; -1 = missing."""
 
     codes: Ints
     texts: list[str]
@@ -36,21 +36,34 @@ Column = Sequence[Any] | Floats | Encoded
 
 
 @dataclass(frozen=True)
+class Picked:
+    """Texts of a column that are handed to `keep`, each with its row: of the rows [K], ascending, from 0."""
+
+    name: str
+    rows: Ints
+    keep: Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
 class Wanted:
     """Columns to read, by what is needed of them.
 
     texts: texts or ids that many rows share; values: as they stand in the file; hashes: of long texts, only
-    which rows are equal (0 = missing); kinds: texts if there are at most MANY distinct ones, else nothing.
+    which rows are equal (0 = missing); kinds: texts if there are at most MANY distinct ones, else nothing;
+    picked: of a file that is read again; then nothing else is read.
     """
 
     texts: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
     hashes: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    picked: Picked | None = None
 
     @property
     def names(self) -> list[str]:
         """All of them, each once."""
+        if self.picked is not None:
+            return [self.picked.name]
         return list(dict.fromkeys((*self.texts, *self.values, *self.hashes, *self.kinds)))
 
 
@@ -80,6 +93,9 @@ Get = Callable[[Any], Any]
 
 def collect(rows: Iterable[Any], wanted: Wanted, getter: Callable[[str], Get]) -> Part:
     """Take the wanted columns out of rows, none of which is kept; getter: column -> its value in a row."""
+    if wanted.picked is not None:
+        _pick(rows, wanted.picked, getter(wanted.picked.name))
+        return Part()
     codes = {name: array("q") for name in (*wanted.texts, *wanted.kinds)}
     places: dict[str, dict[str, int]] = {name: {} for name in codes}
     values: dict[str, list[Any]] = {name: [] for name in wanted.values}
@@ -109,6 +125,19 @@ def collect(rows: Iterable[Any], wanted: Wanted, getter: Callable[[str], Get]) -
         dict(values),
         {name: np.array(column, dtype=np.int64) for name, column in hashes.items()},
     )
+
+
+def _pick(rows: Iterable[Any], picked: Picked, get: Get) -> None:
+    numbers = iter(picked.rows.tolist())
+    wanted = next(numbers, None)
+    for number, row in enumerate(rows):
+        if number == wanted:
+            value = get(row)
+            if value is not None:
+                picked.keep(number, as_text(value))
+            wanted = next(numbers, None)
+        if wanted is None:
+            return
 
 
 def encode(column: Column) -> Encoded:

@@ -21,6 +21,7 @@ from rft_diagnose.groups import (
     find_scale,
     group,
     inputs_text,
+    number_values,
     reject_far_ends,
     spread_probability,
 )
@@ -99,20 +100,22 @@ def diagnose(
     if last_steps is not None and (steps is None or last_steps < 1):
         raise DiagnosisError("the last steps, at least 1, are those of a log with steps")
     moments = None if steps is None else _whole_numbers(steps, len(values))
-    penalty = np.zeros(len(values)) if kl is None else _floats(kl, "kl").ravel()
-    if len(penalty) != len(values):
-        raise DiagnosisError(f"{len(penalty):,} values of kl for {len(values):,} rewards")
-    known = ~(np.isnan(values) | np.isnan(penalty))
+    known = ~np.isnan(values)
+    if kl is not None:
+        penalty = _floats(kl, "kl").ravel()
+        if len(penalty) != len(values):
+            raise DiagnosisError(f"{len(penalty):,} values of kl for {len(values):,} rewards")
+        known &= ~np.isnan(penalty)
     if not known.any():
         raise DiagnosisError("every reward is missing")
     missing = len(values) - int(known.sum())
-    scale = find_scale(values[known], reward_range)
-    reject_far_ends(values[known], scale, tolerance)
-    if kl is not None and kl_coef:
-        scale = replace(scale, values=None)
-    values = (values - kl_coef * penalty)[known]
-    each = [part[known] for part in each]
-    codes = codes[known]
+    if missing:
+        values, codes, each = values[known], codes[known], [part[known] for part in each]
+    scale = find_scale(values, reward_range)
+    reject_far_ends(values, scale, tolerance)
+    if kl is not None:
+        scale = replace(scale, values=None) if kl_coef else scale
+        values = values - kl_coef * penalty[known]
     width = tolerance * scale.width
 
     visits = codes
@@ -123,16 +126,16 @@ def diagnose(
         if group_size is None:
             group_size = _usual_size(codes, moments)
         timeline = over_time(codes, moments, values, scale, width)
-        latest = _latest(codes, moments, last_steps)
+        latest = latest_visits(codes, moments, last_steps)
         visits = mix(codes, moments)[latest].view(np.int64)
         codes, values, each = codes[latest], values[latest], [part[latest] for part in each]
         way = "its last visit" if last_steps is None else f"its visits of the last {last_steps:,} steps"
         how = [f"the log has {len(np.unique(moments)):,} steps: an input is judged by {way}"]
     group_size = group_size or GROUP_SIZE
 
-    kept, codes = np.unique(codes, return_inverse=True)
+    kept, codes = number_values(codes)
     # PPO has no groups: what it learns from is all generations of an input.
-    visits = codes if optimised.counts_as == "ppo" else np.unique(visits, return_inverse=True)[1]
+    visits = codes if optimised.counts_as == "ppo" else number_values(visits)[1]
     groups = group(codes, values)
     if groups.sizes.max() < 2:
         raise DiagnosisError(
@@ -200,7 +203,7 @@ def _by_input(rewards: ArrayLike, inputs: ArrayLike | None) -> tuple[Floats, Int
         named = np.asarray(inputs, dtype=object)
     if values.shape != named.shape or values.ndim != 1:
         raise DiagnosisError(f"rewards {list(values.shape)} and inputs {list(named.shape)} must be two lists")
-    labels, codes = np.unique(named, return_inverse=True)
+    labels, codes = number_values(named)
     return values, codes, labels
 
 
@@ -237,7 +240,7 @@ def _usual_size(codes: Ints, steps: Ints) -> int | None:
     return size if size > 1 else None
 
 
-def _latest(codes: Ints, steps: Ints, last_steps: int | None) -> NDArray[np.bool_]:
+def latest_visits(codes: Ints, steps: Ints, last_steps: int | None) -> NDArray[np.bool_]:
     """Tell which rewards are of their input's last visit, or of the last steps."""
     if last_steps is not None:
         distinct = np.unique(steps)

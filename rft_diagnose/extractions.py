@@ -11,7 +11,8 @@ import numpy as np
 
 from rft_diagnose.columns import as_text
 from rft_diagnose.errors import DiagnosisError, listed, needed_for
-from rft_diagnose.groups import Floats
+from rft_diagnose.excerpts import Keep, Texts
+from rft_diagnose.groups import Floats, Ints
 from rft_diagnose.names import Columns, unknown
 from rft_diagnose.reading import RewardTable
 from rft_diagnose.sources import broken_text, first_broken
@@ -48,13 +49,34 @@ def read_extraction(path: Path, columns: Columns) -> RewardTable:
         rewards={name: values[name].ravel() for name in names},
         prompts=prompts,
         references=references,
+        texts=_texts(path, content, inputs, each),
         warnings=_warnings(content.get("all_generated_texts"), inputs, each),
     )
 
 
+def _texts(path: Path, content: Mapping[str, Any], inputs: int, each: int) -> Texts:
+    """Tell how the texts are read that the rewards are of."""
+    if not _are_texts(content.get("all_generated_texts"), inputs, each):
+        return Texts(reason="the extraction has none of them")
+
+    def read(rows: Ints, keep: Keep) -> None:
+        again: Any = _load(path).get("all_generated_texts")
+        if not _are_texts(again, inputs, each):
+            raise DiagnosisError(f"{path} has changed since its rewards were read")
+        for row in rows.tolist():
+            keep(row, as_text(as_list(again[row // each])[row % each]))
+
+    return Texts(read)
+
+
+def _are_texts(texts: Any, inputs: int, each: int) -> bool:
+    """Tell whether these are texts [inputs][generations]."""
+    return isinstance(texts, list) and [len(as_list(row)) for row in texts] == [each] * inputs
+
+
 def _warnings(texts: Any, inputs: int, each: int) -> tuple[str, ...]:
     """Say of how many inputs all texts are the same; texts: [inputs][generations], if they are known."""
-    if not isinstance(texts, list) or [len(as_list(row)) for row in texts] != [each] * inputs:
+    if not _are_texts(texts, inputs, each):
         return ()
     hashes = np.array([hash(as_text(text)) for row in texts for text in as_list(row)], dtype=np.int64)
     warning = warn_of_equal_texts(np.repeat(np.arange(inputs), each), hashes, None)

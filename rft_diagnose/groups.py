@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,7 @@ FEWEST = 20  # rewards below which none is taken for a mistake
 # success instead, without which all others would look solved.
 FAR_BELOW, FAR_ABOVE = 1, 5
 FAR = 1e5  # tolerances from the middle reward: what lies beyond is as different from all others
+AT_A_TIME = 1_000_000  # rewards of which a step is computed
 ROUNDING = 1e-9  # of the reward's range: what differs by less is the same reward, computed in another order
 
 
@@ -52,6 +54,19 @@ class Groups:
         return self.rewards[self.starts + (self.sizes - 1) // 2]
 
 
+def number_values(values: NDArray[np.generic]) -> tuple[NDArray[np.generic], Ints]:
+    """Give the distinct values, ascending, and the place of each value [M] among them, as `np.unique` does.
+
+    Whole numbers from 0 on, as inputs have, need no sorting, which takes several times their memory.
+    """
+    if values.dtype.kind == "i" and len(values) and 0 <= values.min() and values.max() < 2 * len(values):
+        whole: Ints = values.astype(np.int64, copy=False)
+        there = np.bincount(whole) > 0
+        return np.flatnonzero(there), whole if there.all() else (np.cumsum(there) - 1)[whole]
+    distinct, places = np.unique(values, return_inverse=True)
+    return distinct, places
+
+
 def group(codes: Ints, rewards: Floats) -> Groups:
     """Sort the rewards [M] by input; codes: [M], the number of each one's input, all of 0 to N - 1."""
     order = np.lexsort((rewards, codes))
@@ -61,15 +76,34 @@ def group(codes: Ints, rewards: Floats) -> Groups:
 
 def later_within(groups: Groups, width: float) -> Ints:
     """Count for each reward the later ones of its input that lie at most `width` above it, [M]."""
-    # A reward far out must not make all differences between the others too small to see.
-    middle = np.median(groups.rewards)
-    rewards = np.clip(groups.rewards, middle - FAR * width, middle + FAR * width) if width else groups.rewards
-    low, high = rewards.min(), rewards.max()
+    rewards = groups.rewards
+    low, high = float(rewards.min()), float(rewards.max())
+    if width:  # a reward far out must not make all differences between the others too small to see
+        middle = float(np.median(rewards))
+        least, most = middle - FAR * width, middle + FAR * width
+        low, high = max(low, least), min(high, most)
     unit = max(high - low, width, 1e-300)
-    # One ascending array for all inputs: each has its own stretch of the line, wider than any width.
-    places = (rewards - low) / unit + 3.0 * groups.owners
-    last = np.searchsorted(places, places + (width / unit + ROUNDING), side="right")
-    return last - np.arange(len(places)) - 1
+    later = np.empty(len(rewards), dtype=np.int64)
+    for inputs, rows in blocks(groups):
+        # One ascending array for all inputs: each has its own stretch of the line, wider than any width.
+        places = np.clip(rewards[rows], least, most) if width else rewards[rows].copy()
+        places -= low
+        places /= unit
+        places += np.repeat(3.0 * np.arange(inputs.start, inputs.stop), groups.sizes[inputs])
+        last = np.searchsorted(places, places + (width / unit + ROUNDING), side="right")
+        later[rows] = last - np.arange(1, len(places) + 1)
+    return later
+
+
+def blocks(groups: Groups) -> Iterator[tuple[slice, slice]]:
+    """Give inputs with about AT_A_TIME rewards at a time, and these: what is computed of all takes memory."""
+    ends = groups.starts + groups.sizes
+    first = 0
+    while first < len(ends):
+        start = int(groups.starts[first])
+        last = max(first + 1, int(np.searchsorted(ends, start + AT_A_TIME, side="right")))
+        yield slice(first, last), slice(start, int(ends[last - 1]))
+        first = last
 
 
 def most_within(groups: Groups, width: float) -> Ints:
@@ -98,7 +132,10 @@ def spread_probability(groups: Groups, width: float, size: int) -> Floats:
     # A subset without spread is counted once, at its lowest reward.
     later = later_within(groups, width)
     table = log_choose(np.arange(later.max() + 1))
-    equal = np.add.reduceat(np.exp(table[later] - np.repeat(subsets, groups.sizes)), groups.starts)
+    equal = np.empty(len(groups.sizes))
+    for inputs, rows in blocks(groups):
+        shares = np.exp(table[later[rows]] - np.repeat(subsets[inputs], groups.sizes[inputs]))
+        equal[inputs] = np.add.reduceat(shares, groups.starts[inputs] - rows.start)
     share = np.where(equal > 1 - ROUNDING, 0.0, 1 - equal)
     return np.where(enough, share, np.nan)
 

@@ -84,6 +84,10 @@ def read_json_lines(path: Path, where: str, choose: Choose) -> Part:
         except DiagnosisError:  # a column may begin later
             names.update(dict.fromkeys(n for row in _json_lines(path, where, []) for n in row))
     wanted = ask()
+    if wanted.picked is not None:  # the other rows need not be parsed
+        with opened(path, where) as lines:
+            texts = (line for line in lines if line.strip())
+            return collect(texts, wanted, lambda name: lambda line: _get(parse(line), name, where))
     while True:
         notes.clear()
         later: dict[str, None] = {}

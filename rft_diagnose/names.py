@@ -67,9 +67,10 @@ class Columns:
 class Chosen:
     """The columns of a table that are read.
 
-    prompt: names the input; text: its text where `prompt` is an id; completion: what was rewarded; kinds:
-    what tells apart rows that may be of one generation; left: numbers that are not taken; names: of all; log:
-    whose it is; is_unasked: the rewards are those that the log's library is known for.
+    prompt: names the input; text: its text where `prompt` is an id; completion: what was rewarded; shown: the
+    same, or a column whose equal texts may be different generations; kinds: what tells apart rows that may be
+    of one generation; left: numbers that are not taken; names: of all; log: whose it is; is_unasked: the
+    rewards are those that the log's library is known for.
     """
 
     prompt: str
@@ -79,6 +80,7 @@ class Chosen:
     references: str | None
     text: str | None
     completion: str | None
+    shown: str | None
     kinds: tuple[str, ...]
     left: tuple[str, ...]
     names: tuple[str, ...]
@@ -91,7 +93,7 @@ class Chosen:
         return Wanted(
             texts=(self.prompt,) if self.text is None else (self.prompt, self.text),
             values=tuple(dict.fromkeys(name for name in values if name is not None)),
-            hashes=() if self.completion is None else (self.completion,),
+            hashes=() if self.shown is None else (self.shown,),
             kinds=self.kinds,
         )
 
@@ -144,11 +146,12 @@ def choose_columns(
     free = [name for name in free if name != text]
     completion = log.completion if log.completion in free else find_name(free, COMPLETIONS)
     rest = [name for name in free if name != completion]
+    shown = completion or find_name(rest, ("text",))
     kinds = [name for name in rest if KINDS.fullmatch(name) and not is_logged_here(names)]
     left = [name for name in rest if name not in TRL_COLUMNS and holds_numbers(name)]
     is_unasked = log.library is not None and not asked.rewards
     return Chosen(
-        prompt, rewards, step, asked.kl, asked.references, text, completion,
+        prompt, rewards, step, asked.kl, asked.references, text, completion, shown,
         tuple(kinds), tuple(left) if not asked.rewards else (), tuple(names), log, is_unasked,
     )  # fmt: skip
 

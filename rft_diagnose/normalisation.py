@@ -13,7 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from rft_diagnose.group_signal import estimated_group_std, subsets_std_mean
-from rft_diagnose.groups import ROUNDING, Floats, Groups, Ints, Scale, spread_probability
+from rft_diagnose.groups import (
+    AT_A_TIME,
+    ROUNDING,
+    Floats,
+    Groups,
+    Ints,
+    Scale,
+    blocks,
+    spread_probability,
+)
 
 
 @dataclass(frozen=True)
@@ -62,17 +71,26 @@ def _mean_group_std(groups: Groups, scale: Scale, size: int) -> Floats:
         means[two] = estimated_group_std(cases[0], cases[1], size)[places.ravel()] * gaps
     more = (levels > 2) & (groups.sizes >= size)
     for n in np.unique(groups.sizes[more]):
-        chosen = np.flatnonzero(more & (groups.sizes == n))
-        means[chosen] = subsets_std_mean(groups.rewards[groups.starts[chosen, None] + np.arange(n)], size)
+        every = np.flatnonzero(more & (groups.sizes == n))
+        for chosen in np.array_split(every, 1 + len(every) * n // AT_A_TIME):
+            rows = groups.starts[chosen, None] + np.arange(n)
+            means[chosen] = subsets_std_mean(groups.rewards[rows], size)
     return means
 
 
 def _levels(groups: Groups, width: float) -> tuple[Ints, Ints]:
     """Count each input's reward levels, more than width apart, and its rewards of the highest, [N]."""
-    jumps = np.zeros(len(groups.rewards), dtype=np.int64)
-    jumps[1:] = np.diff(groups.rewards) > width
-    jumps[groups.starts] = 0  # an input's first reward comes after another's
-    levels = 1 + np.add.reduceat(jumps, groups.starts)
-    place = np.where(jumps > 0, np.arange(len(jumps)), -1)
-    last = np.maximum.reduceat(place, groups.starts)
-    return levels, np.where(last < 0, groups.sizes, groups.starts + groups.sizes - last)
+    levels, above = np.empty(len(groups.sizes), dtype=np.int64), np.empty(len(groups.sizes), dtype=np.int64)
+    for inputs, rows in blocks(groups):
+        rewards, sizes, starts = (
+            groups.rewards[rows],
+            groups.sizes[inputs],
+            groups.starts[inputs] - rows.start,
+        )
+        jumps = np.zeros(len(rewards), dtype=np.int64)
+        jumps[1:] = np.diff(rewards) > width
+        jumps[starts] = 0  # an input's first reward comes after another's
+        levels[inputs] = 1 + np.add.reduceat(jumps, starts)
+        last = np.maximum.reduceat(np.where(jumps > 0, np.arange(len(jumps)), -1), starts)
+        above[inputs] = np.where(last < 0, sizes, starts + sizes - last)
+    return levels, above

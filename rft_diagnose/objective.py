@@ -176,11 +176,11 @@ def judge_groups(
 def _group_rows(part: Floats, visits: Ints) -> tuple[Ints, Ints, Floats, Floats]:
     """Give number, size, std (n - 1) and largest difference of each group of at least two rewards."""
     known = ~np.isnan(part)
-    values, groups = part[known], visits[known]
+    values, groups = (part, visits) if known.all() else (part[known], visits[known])
     order = np.lexsort((values, groups))
     values, groups = values[order], groups[order]
     starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]]) if len(groups) else np.zeros(0, dtype=int)
-    sizes = np.diff([*starts, len(groups)])
+    sizes = np.diff(starts, append=len(groups))
     means = np.add.reduceat(values, starts) / sizes if len(starts) else np.zeros(0)
     squares = np.add.reduceat((values - np.repeat(means, sizes)) ** 2, starts) if len(starts) else means
     width = values[starts + sizes - 1] - values[starts] if len(starts) else means

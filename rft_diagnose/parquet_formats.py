@@ -52,14 +52,16 @@ def read_parquet(path: Path, where: str, choose: Choose) -> Part:
                     return read_records(itertools.chain(head, places), log, choose)
         wanted = choose(list(dict.fromkeys(schema.names)), holds_numbers)
         reject_repeated(schema.names, wanted, where)
+        if wanted.picked is not None:
+            wanted = Wanted(picked=wanted.picked)
         # A text is stored once and referred to, so that long prompts are not copied for each generation.
-        chosen = list(dict.fromkeys((*wanted.texts, *wanted.values)))
-        texts = [name for name in chosen if _is_text(column_type(name))]
-        table = pq.read_table(path, columns=chosen, read_dictionary=texts)
+        chosen = dict.fromkeys((*wanted.texts, *wanted.values))
+        texts = {name: _texts_of(path, name) for name in chosen if _is_text(column_type(name))}
         part = Part(
-            {name: _encoded(table.column(name)) for name in wanted.texts},
-            {name: _values(table.column(name)) for name in wanted.values},
+            {name: texts.get(name) or _encoded(_column(path, name)) for name in wanted.texts},
+            {name: texts.get(name) or _values(_column(path, name)) for name in wanted.values},
         )
+        pa.default_memory_pool().release_unused()  # which Arrow would keep for its next table
         others = replace(wanted, texts=(), values=())
         if others.names:
             with pq.ParquetFile(path) as file:
@@ -103,6 +105,29 @@ def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+def _column(path: Path, name: str) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path, columns=[name]).column(name)
+
+
+def _texts_of(path: Path, name: str) -> Encoded:
+    """Read a column of texts, each stored once, batch by batch: of a text a file has a copy for each row."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    places: dict[str, int] = {}
+    with pq.ParquetFile(path) as file:
+        codes, end = np.empty(file.metadata.num_rows, dtype=np.int64), 0
+        for batch in file.iter_batches(BATCH, columns=[name]):
+            column = batch.column(0).dictionary_encode()
+            known = [places.setdefault(text, len(places)) for text in column.dictionary.to_pylist()]
+            start, end = end, end + len(column)
+            indices = pc.fill_null(column.indices, -1).to_numpy(zero_copy_only=False)
+            codes[start:end] = np.array([*known, -1], dtype=np.int64)[indices]
+    return Encoded(codes, list(places))
+
+
 def _values(column: Any) -> Column:
     """Take a column's values: numbers as an array, texts stored once each, others as Python has them."""
     import pyarrow as pa
@@ -138,10 +163,12 @@ def _encoded(column: Any) -> Encoded:
     codes = pc.fill_null(pa.chunked_array([chunk.indices for chunk in column.chunks]), -1)
     values = column.chunk(0).dictionary.to_pylist()
     codes = codes.to_numpy().astype(np.int64)
-    missing = [place for place, value in enumerate(values) if value is None or value != value]
-    if missing:
-        codes[np.isin(codes, missing)] = -1
-    return Encoded(codes, [as_text(value) for value in values])
+    places: dict[str, int] = {}  # different values may have one text: 0.0 and -0.0
+    known = [
+        -1 if value is None or value != value else places.setdefault(as_text(value), len(places))
+        for value in values
+    ]
+    return Encoded(np.array([*known, -1], dtype=np.int64)[codes], list(places))
 
 
 def _in_batches(chunk: Any) -> Iterator[Any]:

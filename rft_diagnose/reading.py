@@ -14,6 +14,7 @@ import numpy as np
 
 from rft_diagnose.columns import EXACT, Encoded, as_text, encode, read_number, values_at
 from rft_diagnose.errors import DiagnosisError, listed
+from rft_diagnose.excerpts import Texts, find_texts
 from rft_diagnose.files import steps_in_names
 from rft_diagnose.generations import drop_repeated, join_hashes
 from rft_diagnose.groups import Floats, Ints
@@ -48,8 +49,8 @@ class RewardTable:
     name -> [M], NaN = missing; steps, kl: [M] or None; notes: what was chosen without being asked;
     no_prompts, no_references: why these are not known, and what to do; gold: name -> [M], what the rewards of
     a reward model are judged by as a teacher (empty: not known), None: they are not a reward model's.
-    warnings: what stands before any verdict; log: whose log it is; objective: what it trains by, None: not
-    known.
+    texts: reads those of the generations; warnings: what stands before any verdict; log: whose log it is;
+    objective: what it trains by, None: not known.
     """
 
     codes: Ints
@@ -63,6 +64,7 @@ class RewardTable:
     no_prompts: str | None = None
     no_references: str | None = None
     gold: Mapping[str, Floats] | None = None
+    texts: Texts = field(default_factory=Texts)
     warnings: tuple[str, ...] = ()
     log: Log = field(default_factory=Log)
     objective: Objective | None = None
@@ -112,6 +114,7 @@ def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) 
         "column `prompt`, or name it with --prompt",
         no_references="name the column that has them with --references (there are: "
         f"{listed(others) or 'no others'})",
+        texts=find_texts(sources, asked, kept),
         warnings=() if (warning := warn_of_equal_texts(codes, texts, steps)) is None else (warning,),
         log=chosen.log,
         objective=_objective(sources[0]),

@@ -6,10 +6,12 @@ The style sheet, the frame of a page, tables and figures in `templates/` serve o
 from __future__ import annotations
 
 import base64
+import hashlib
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from rft_diagnose import words
 from rft_diagnose.groups import inputs_text
@@ -25,6 +27,7 @@ SMALLEST = (
     0.62  # of its full size a picture shrinks to; on a phone it then scrolls, rather than be unreadable
 )
 SHOWN_STEPS = 12
+LONGEST_KEY = 100  # characters
 METHODS = (
     "Two rewards count as the same if they differ by at most the tolerance, a share of the reward's range. A "
     "group has signal if not all of its rewards are the same. Live: at most 5% of the inputs of whose groups "
@@ -87,10 +90,26 @@ def embed(png: bytes) -> Image:
     return Image(source, pixels, round(SMALLEST * pixels))
 
 
+def input_key(label: str) -> str:
+    """Name an input in an address: by its label, of a long one by its beginning and a digest."""
+    if len(label) <= LONGEST_KEY:
+        return label
+    return f"{label[:60]}~{hashlib.sha256(label.encode()).hexdigest()[:12]}"
+
+
 def render(
-    title: str, findings: Findings, pictures: Sequence[Picture], examples: Sequence[Mapping[str, Any]]
+    title: str,
+    findings: Findings,
+    pictures: Sequence[Picture],
+    examples: Sequence[Mapping[str, Any]],
+    noise: Sequence[str],
+    explorer: str,
 ) -> str:
-    """Make the whole page. examples: inputs without signal, rows of inputs.csv."""
+    """Make the whole page.
+
+    examples: inputs without signal, rows of inputs.csv; noise: labels of inputs with groups of noise;
+    explorer: the page that has these, with their texts.
+    """
     return (
         load_templates()
         .get_template("diagnosis.html")
@@ -99,6 +118,9 @@ def render(
             findings=findings,
             pictures=pictures,
             examples=examples,
+            noise=noise,
+            explorer=explorer,
+            address=lambda label: f"{explorer}#input={quote(input_key(label), safe='')}",
             colors=CLASS_COLORS,
             methods=METHODS,
             bounds_note=BOUNDS_NOTE,

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +26,7 @@ from rft_diagnose.teacher import Teacher
 from rft_diagnose.text_formats import defuse
 
 Table = Mapping[str, NDArray[Any]]  # columns of one length
-
+ROWS_AT_A_TIME = 50_000
 
 # Of an earlier check all go, also those that this one has no use for.
 PICTURES = (
@@ -34,7 +34,7 @@ PICTURES = (
     *("gradients", "teacher_std", "best_of_n"),
 )
 RESULTS = (
-    *("inputs.csv", "dead_low.jsonl", "summary.json", "report.html"),
+    *("inputs.csv", "dead_low.jsonl", "summary.json", "report.html", "explorer.html"),
     *(f"{stem}.{suffix}" for stem in PICTURES for suffix in ("png", "pdf", "csv", "json")),
 )
 
@@ -109,9 +109,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, in UTF-8."""
-    with atomic_path(path) as temporary:
+    write_parts(path, [text])
+
+
+def write_parts(path: Path, parts: Iterable[str]) -> None:
+    """Write texts one after the other to `path` atomically, in UTF-8."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         # A path may hold bytes that are no text.
-        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+        file.writelines(part.encode("utf-8", "backslashreplace") for part in parts)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -173,9 +178,16 @@ def write_inputs(columns: Table, path: Path) -> None:
     What a spreadsheet would take for a formula is defused. But for that the bytes are those of Arrow's
     writer, which wrote this file before, so that files can be compared.
     """
-    texts = [_cells(column) for column in columns.values()]
-    lines = [",".join(map(_quoted, columns)), *map(",".join, zip(*texts, strict=True))]
-    write_text(path, "\n".join(lines) + "\n")
+    write_parts(path, _csv_lines(columns))
+
+
+def _csv_lines(columns: Table) -> Iterator[str]:
+    """Write header and rows, some rows at a time: as texts they take several times the columns' memory."""
+    yield ",".join(map(_quoted, columns)) + "\n"
+    size = len(next(iter(columns.values())))
+    for start in range(0, size, ROWS_AT_A_TIME):
+        cells = [_cells(column[start : start + ROWS_AT_A_TIME]) for column in columns.values()]
+        yield from (",".join(row) + "\n" for row in zip(*cells, strict=True))
 
 
 def _cells(column: NDArray[Any]) -> list[str]:

@@ -125,6 +125,8 @@ def join_whole_texts(sources: Sequence[Source], name: str) -> Encoded:
 
 def join_texts(sources: Sequence[Source], name: str) -> Encoded:
     """Join a column of all files; a text has one code."""
+    if len(sources) == 1:
+        return sources[0].part.texts[name]
     places: dict[str, int] = {}
     codes = []
     for source in sources:

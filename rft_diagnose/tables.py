@@ -70,6 +70,7 @@ def diagnose_table(
     wanted = targets(list(table.rewards), weights, kl_coef)
     results: dict[str, Diagnosis] = {}
     known = objective or table.objective or ASSUMED
+    normalised = known.aggregation == "normalize_then_sum"
     for target in wanted:
         is_sum = target.weights == wanted[0].weights
         try:
@@ -81,7 +82,7 @@ def diagnose_table(
                 kl=None if target.kl_coef is None else table.kl,
                 kl_coef=target.kl_coef or 0.0,
                 objective=known,
-                parts=[weight * table.rewards[name] for name, weight in target.weights.items()],
+                parts=[w * table.rewards[name] for name, w in target.weights.items()] if normalised else None,
                 **settings,
             )
         except DiagnosisError as error:
@@ -104,8 +105,15 @@ def judge_table(table: RewardTable) -> Teacher | None:
 
 def weighted_sum(columns: Sequence[Floats], weights: Sequence[float]) -> Floats:
     """Add up rewards [M] each by weight; one that is missing adds nothing, all missing give NaN."""
-    stacked = np.stack(columns) * np.array(weights)[:, None]
-    return np.where(np.isnan(stacked).all(0), np.nan, np.nansum(stacked, 0))
+    if len(columns) == 1 and weights[0] == 1:
+        return columns[0]
+    total, missing = np.zeros(len(columns[0])), np.ones(len(columns[0]), dtype=bool)
+    for column, weight in zip(columns, weights, strict=True):
+        unknown = np.isnan(column)
+        total += np.where(unknown, 0.0, weight * column)
+        missing &= unknown
+    total[missing] = np.nan
+    return total
 
 
 def read_rewards(paths: Sequence[Path], columns: Columns) -> RewardTable:

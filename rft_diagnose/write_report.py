@@ -8,15 +8,19 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rft_diagnose.errors import MissingPackageError, needed_for
+import numpy as np
+
+from rft_diagnose.errors import SHOWN, MissingPackageError, needed_for
 from rft_diagnose.results import Table, atomic_path, numbers_csv, write_json, write_text
 from rft_diagnose.words import Findings
 
 if TYPE_CHECKING:
+    from rft_diagnose.explorer import Generations
     from rft_diagnose.report import Picture
 
 logger = logging.getLogger(__name__)
 REPORT = "report.html"
+EXPLORER = "explorer.html"
 MAX_EXAMPLES = 20
 
 
@@ -27,8 +31,9 @@ def write_report(
     columns: Table,
     gradients: Sequence[dict[str, Any]],
     paths: Sequence[Path],
+    generations: Generations,
 ) -> bool:
-    """Write pictures and page; return whether the packages that they need are there, and say if not."""
+    """Write pictures and pages; return whether the packages that they need are there, and say if not."""
     try:
         with needed_for("the report with its pictures", "report"):
             import jinja2  # noqa: F401
@@ -36,12 +41,21 @@ def write_report(
     except MissingPackageError as error:
         logger.warning("%s", error)
         return False
+    from rft_diagnose.explorer import render_explorer
     from rft_diagnose.report import render
 
+    examples, noise = choose_examples(columns), name_noise(columns)
     page = render(
-        title, findings, draw(folder, findings, columns, gradients, paths), choose_examples(columns)
+        title,
+        findings,
+        draw(folder, findings, columns, gradients, paths),
+        [{name: column[i] for name, column in columns.items()} for i in examples],
+        [str(columns["input"][i]) for i in noise],
+        EXPLORER,
     )
     write_text(folder / REPORT, page)
+    inputs = f"Inputs: {title.partition(': ')[2]}"
+    write_text(folder / EXPLORER, render_explorer(inputs, columns, generations, [*examples, *noise], REPORT))
     return True
 
 
@@ -72,8 +86,12 @@ def draw(
     return drawn
 
 
-def choose_examples(columns: Table) -> list[dict[str, Any]]:
+def choose_examples(columns: Table) -> list[int]:
     """Choose some inputs without spread at a low reward, dead ones first: rows of inputs.csv."""
-    flat = [i for i, looks in enumerate(columns["looks"]) if looks == "flat_low"]
-    chosen = sorted(flat, key=lambda i: str(columns["label"][i]))[:MAX_EXAMPLES]
-    return [{name: column[i] for name, column in columns.items()} for i in chosen]
+    flat = np.flatnonzero(columns["looks"] == "flat_low").tolist()
+    return sorted(flat, key=lambda i: str(columns["label"][i]))[:MAX_EXAMPLES]
+
+
+def name_noise(columns: Table) -> list[int]:
+    """Choose some inputs with groups of noise: rows of inputs.csv."""
+    return np.flatnonzero(columns["noise_groups"] > 0)[:SHOWN].tolist()

@@ -92,8 +92,8 @@ def test_an_error_in_any_write_leaves_what_was_there(tmp_path, table, monkeypatc
 
     monkeypatch.setattr(results.os, "replace", full)
     other = write(tmp_path / "u.jsonl", [row | {"accuracy_reward": 1.0} for row in make_log(1)])
-    # 3 files are written, 16 earlier ones moved away and 3 new ones there.
-    for move in range(1, 23):
+    # 4 files are written, 17 earlier ones moved away and 4 new ones there.
+    for move in range(1, 26):
         count, failing = 0, move
         capsys.readouterr()
         assert run(other, "--output_path", output) == 2
@@ -102,8 +102,8 @@ def test_an_error_in_any_write_leaves_what_was_there(tmp_path, table, monkeypatc
         assert error.endswith(" MB free; what was there is as before\n")
         assert contents(output) == before
     count, failing = 0, 0
-    assert run(other, "--output_path", output) == 0 and count == 22
-    assert set(contents(output)) == {"inputs.csv", "summary.json", "report.html"}
+    assert run(other, "--output_path", output) == 0 and count == 25
+    assert set(contents(output)) == {"inputs.csv", "summary.json", "report.html", "explorer.html"}
 
 
 def test_results_of_an_earlier_check_go_together(tmp_path, table):
