@@ -70,7 +70,7 @@ def dead_sentence(summary: dict[str, Any]) -> str:
         )
     dead = summary["classes"]["dead_low"]
     if dead_can_be_told(summary):
-        return f"{text}, {dead['share']:.0%} proven each."
+        return f"{text}, {dead['share']:.0%} proven."
     at_least = summary["dead_low_at_least"]
     return f"{text}, {f'at least {at_least:.0%}' if at_least > 0 else 'none'} proven."
 
