@@ -60,14 +60,11 @@ def dead_sentence(summary: dict[str, Any]) -> str:
         reason = "" if estimate is None else f": {estimate['reason']}"
         text = f"Dead at a low reward: no estimate{reason}"
     else:
-        median = int(summary["generations_per_input"]["median"])
-        each = (
-            f"; {median} generations each tell no more" if estimate["high"] - estimate["low"] > WIDE else ""
-        )
-        text = (
-            f"Dead at a low reward: {estimate['share']:.0%} of the inputs by estimate "
-            f"({estimate['low']:.0%} to {estimate['high']:.0%}{each})"
-        )
+        interval = f"{estimate['low']:.0%} to {estimate['high']:.0%}"
+        if estimate["high"] - estimate["low"] > WIDE:
+            median = int(summary["generations_per_input"]["median"])
+            interval += f"; {median} generations of {inputs_text(summary['inputs'])} tell no more"
+        text = f"Dead at a low reward: {estimate['share']:.0%} of the inputs by estimate ({interval})"
     dead = summary["classes"]["dead_low"]
     if dead_can_be_told(summary):
         return f"{text}, {dead['share']:.0%} proven."

@@ -58,7 +58,7 @@ def test_where_little_can_be_told_the_answer_says_so():
     lines, summary = answer(draw((0.0, 10), (0.3, 10), n=3), group_size=16)
     low, high = (row := summary["signal"][2])["low"], row["high"]
     assert lines[0] == f"reward: {low:.0%} to {high:.0%} of the groups of 16 carry gradient."
-    assert "; 3 generations each tell no more), none proven." in lines[1]
+    assert "; 3 generations of 20 inputs tell no more), none proven." in lines[1]
     lines, summary = answer(draw((0.0, 10), (0.3, 10)), group_size=2)
     assert lines[1] == (
         "Dead at a low reward: no estimate: in groups of 2 at most half have spread whatever the pass rate, "

@@ -166,6 +166,15 @@ def test_the_example_of_the_docs_is_what_was_planted(tmp_path, capsys):
     assert len(quoted) > 8 and [line for line in quoted if line != "..." and line not in printed] == []
 
 
+def test_the_readme_shows_the_first_lines_of_that_log(tmp_path, capsys):
+    readme = (REPO / "README.md").read_text()
+    (line,) = [line for line in readme.splitlines() if line.startswith("rft-diagnose examples/")]
+    path, *flags = line.partition("#")[0].split()[1:]
+    assert main([str(REPO / path), *flags, "--output_path", str(tmp_path)]) == 0
+    shown = readme.partition("The answer stands first")[2].split("```\n")[1]
+    assert shown.count("\n") == 5 and capsys.readouterr().out.startswith(shown)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
