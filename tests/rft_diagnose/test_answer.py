@@ -5,11 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from clones import REPO
 from diagnosis_logs import make_log, write
 
 from rft_diagnose import cli, diagnose
 from rft_diagnose.advice import advise, dead_share, read_value, shows_dead
+from rft_diagnose.classes import dead_needs
 from rft_diagnose.cli import main
+from rft_diagnose.normalisation import rare_at_most
 from rft_diagnose.words import Findings, answer_lines, first_sentence
 
 
@@ -213,3 +216,17 @@ def test_exit_statuses_are_in_the_help_and_the_docs(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "2 input that cannot be used, 3 a --fail-if condition holds, 4 one is undefined" in text
     assert "est_dead_low" in text and "--undefined {pass,fail}" in text
+
+
+def test_the_docs_say_what_few_generations_prove(capsys):
+    """The numbers of the paragraph, by its formulas and by the diagnosis."""
+    text = " ".join((REPO / "docs" / "diagnosis.md").read_text().split())
+    equal = [0.1**size + 0.9**size for size in (8, 16, 32)]
+    first, second, third = (f"{share:.2f}".lstrip("0") for share in equal)
+    assert f"at p = 0.1 with probability {first} (G = 8), {second} (16), {third} (32)" in text
+    assert f"0 of 8 only says p < {diagnose([[0.0] * 8]).inputs.rate_at_most[0]:.2f} (95%)" in text
+    needs = {size: dead_needs(size, True) for size in (4, 8)}
+    assert f"A dead verdict for groups of 8 needs {needs[8]} equal generations" in text
+    said = f"takes {needs[4]} generations of a prompt in groups of 4, {needs[8]} in groups of 8"
+    assert said in text
+    assert f"at most (G - 1) / sqrt(G), {rare_at_most(8):.2f} for G = 8" in text
