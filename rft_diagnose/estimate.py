@@ -17,18 +17,13 @@ from rft_diagnose.groups import Floats, Groups, Ints, Scale, most_within
 from rft_diagnose.statistics import normal_quantile
 
 GRID = 160  # pass rates, as far apart in units of what generations resolve near 0 and 1 as in the middle
-MOST_CELLS = 100  # different outcomes of an input, beyond which like ones are pooled
-POOLED = (
-    0.25,
-    0.5,
-    1.0,
-)  # standard errors of a pass rate within which outcomes are pooled, the first that do
+MOST_CELLS = 120  # different outcomes of an input, beyond which like ones are pooled
+# Standard errors of a pass rate within which outcomes are pooled: the first that leaves few enough.
+POOLED = tuple(0.1 * 1.1**i for i in range(25))
 MOST_GENERATIONS = 1024  # of an input: of more their share counts as if it were of so many
 UNLIKELY = 0.05  # a count off the bulk: then only that it is so large counts
 GAP = 1e-3  # of the log-likelihood: fits are that close to the best
-CENTRED = (
-    1.0  # of the log-likelihood: mixtures that are so near the best are as good, and their middle errs less
-)
+CENTRED = 1.0  # of the log-likelihood: mixtures so near the best are as good, and their middle errs less
 SHRINK = 0.1  # of the barrier in a step
 LARGEST_STEP = 0.995  # of the way to where a weight is 0
 MOST_STEPS = 200  # a fit takes 10 to 20
@@ -139,7 +134,7 @@ def make_mixture(
         inside |= (grid >= low) & (grid <= high)
     rates = np.concatenate([grid, ends, ends])
     is_dead = np.concatenate([inside, np.ones(len(ends), dtype=bool), np.zeros(len(ends), dtype=bool)])
-    likelihood = _likelihood(*cells, rates)
+    likelihood = _likelihood(cells[0], cells[1], cells[2], rates)
     if limits is not None:
         likelihood, is_dead = np.column_stack([likelihood, cells[2]]), np.append(is_dead, False)
     return Mixture(likelihood, is_dead, weights / weights.sum(), int(weights.sum()))
