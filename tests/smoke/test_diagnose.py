@@ -137,7 +137,8 @@ def test_a_log_of_trl_and_a_clean_exit(tmp_path, capsys):
             tmp_path / f"completions_{step}.parquet",
         )
     output = tmp_path / "out"
-    assert main([str(tmp_path), "--output_path", str(output), "--fail-if", "dead_low > 0.3"]) == 0
+    command = [str(tmp_path), "--output_path", str(output), "--fail-if", "dead_low > 0.3"]
+    assert main(command) == 4 and main([*command, "--undefined", "pass"]) == 0
     content = json.loads((output / "summary.json").read_text())
     both = "accuracy_reward + format_reward"
     assert list(content["rewards"]) == [both, "accuracy_reward", "format_reward"]
