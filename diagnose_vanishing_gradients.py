@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.description = (
         "Says which inputs reinforcement finetuning will not learn from, how sure that is, and "
         "what to do. Exit status: 0 done, 1 sampling failed, 2 input that cannot be used, 3 a --fail-if "
-        "condition holds, 130 interrupted."
+        "condition holds, 4 one is undefined (--undefined), 130 interrupted."
     )
     models = parser.add_argument_group("this repository's models; FILE may be the .pt file of an extraction")
     models.add_argument(
@@ -77,8 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, read or sample, diagnose, write, say; returns the exit status."""
     process.prepare()
+    if (arguments := sys.argv[1:] if argv is None else list(argv))[:1] == ["sample"]:
+        return cli.sample_main(arguments[1:])
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments)
     if args.list_fields:
         print(describe_fields(ExtractConfig))
         return 0
@@ -116,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DiagnosisError, ConditionError, UserError) as error:
         print(error, file=sys.stderr)
         return 2
-    return cli.exit_status(conditions, summary)
+    return cli.exit_status(conditions, summary, args.undefined)
 
 
 def check_reward_model(args: argparse.Namespace) -> None:

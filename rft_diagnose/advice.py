@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rft_diagnose.classes import ERROR_RATE
 from rft_diagnose.errors import hint
 from rft_diagnose.groups import inputs_text
+from rft_diagnose.statistics import NEAR_OPTIMAL_MEAN
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -20,7 +22,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 SHARES = ("dead_low", "dead_high", "live", "uncertain")
 NAMES = (
     *SHARES,
-    *("dead_low_at_least", "no_spread", "no_spread_low", "no_spread_high"),
+    *("est_dead_low", "dead_low_at_least", "no_spread", "no_spread_low", "no_spread_high"),
     *("mean", "std", "std_percentile", "within_share"),
     *(f"signal_{size}" for size in (4, 8, 16, 32, 64)),
 )
@@ -67,6 +69,8 @@ def read_value(name: str, summary: dict[str, Any]) -> float | None:
         return None
     if name in SHARES:
         return float(summary["classes"][name]["share"])
+    if name == "est_dead_low":
+        return None if summary[name] is None else _optional(summary[name]["share"])
     if name.startswith("no_spread"):
         return float(summary[name]["share"])
     if name.startswith("signal_"):
@@ -92,6 +96,7 @@ def _optional(value: Any) -> float | None:
 WORTH_DOUBLING = 1.5  # growth of the share of groups with signal that nearly pays for twice the generations
 
 MASKED = 0.1  # of the inputs, more than of the sum
+MATTERS = 0.1  # of the inputs: fewer dead ones are no reason for a phase of their own
 
 
 class Advice(NamedTuple):
@@ -104,8 +109,8 @@ def advise(
 ) -> list[Advice]:
     """Give advice for a diagnosis; parts: those of its rewards; supervised_file: of the dead-low inputs."""
     pieces = [
-        _supervised(summary, supervised_file),
         _masked(summary, parts),
+        _supervised(summary, supervised_file),
         _blown_up(summary),
         _settle(summary),
         _group_size(summary),
@@ -115,12 +120,49 @@ def advise(
     return [piece for piece in pieces if piece is not None]
 
 
+def shows_dead(summary: dict[str, Any]) -> bool:
+    """Tell whether some inputs are surely dead at a low reward, though perhaps not which."""
+    estimate = summary["est_dead_low"]
+    if estimate is None or estimate["low"] is None:
+        return bool(summary["dead_low_at_least"] > 0 or summary["classes"]["dead_low"]["low"] > ERROR_RATE)
+    return bool(estimate["low"] > 0)
+
+
+def dead_share(summary: dict[str, Any]) -> float:
+    """Say what share of the inputs is dead at a low reward, as well as that can be told."""
+    estimated = read_value("est_dead_low", summary)
+    return float(summary["dead_low_at_least"]) if estimated is None else estimated
+
+
+def is_solved(summary: dict[str, Any]) -> bool:
+    """Tell whether the mean reward is next to the best: then little is left to learn (Figure 2)."""
+    low, high = summary["range"]["low"], summary["range"]["high"]
+    return bool(summary["mean"] >= low + NEAR_OPTIMAL_MEAN * (high - low))
+
+
 def _supervised(summary: dict[str, Any], file: str | None) -> Advice | None:
     flat, dead = summary["no_spread_low"]["count"], summary["classes"]["dead_low"]["count"]
     if not flat and not dead:
         return None
     where = f" ({file})" if file else ""
+    median = int(summary["generations_per_input"]["median"])
+    if not shows_dead(summary):
+        return Advice(
+            f"Do not act on the {inputs_text(flat)} without spread at a low reward{where} yet: that may be "
+            f"chance with {median} generations each, and nothing shows that any is dead.",
+            "The 95% interval of the estimated share of dead inputs begins at 0. More generations of these "
+            "inputs would tell.",
+        )
     certain = f", {dead:,} of them dead-low (95%)" if dead_can_be_told(summary) else ""
+    if is_solved(summary) or dead_share(summary) < MATTERS:
+        return Advice(
+            f"Look at the {inputs_text(flat)} without spread at a low reward{where}{certain}: can their "
+            "rewards be right? They are too few for a phase of their own, and RL will hardly move those that "
+            "are dead.",
+            f"The mean reward is {summary['mean']:.3g}, and an estimated {dead_share(summary):.1%} of the "
+            "inputs are dead at a low reward. Where most is learnt, what is never right often has a wrong "
+            "answer to be compared with.",
+        )
     return Advice(
         f"Begin with a short supervised phase: {inputs_text(flat)} without spread at a low reward{where}"
         f"{certain}. RL alone will hardly move those that are dead{_nor_grpo(summary)}.",
@@ -160,17 +202,24 @@ def _blown_up(summary: dict[str, Any]) -> Advice | None:
     )
 
 
-def _masked(summary: dict[str, Any], parts: dict[str, dict[str, Any]]) -> Advice | None:
-    """Warn of a reward without spread on far more inputs than the sum it goes into, less the penalty."""
-    low = {name: part["no_spread_low"]["share"] for name, part in parts.items()}
+def find_masked(summary: dict[str, Any], parts: dict[str, dict[str, Any]]) -> str | None:
+    """Name a reward that is dead on far more inputs than the sum it goes into, less the penalty."""
+    low = {name: part["no_spread_low"]["share"] for name, part in parts.items() if shows_dead(part)}
     if not low:
         return None
     name = max(low, key=lambda name: low[name])
-    if low[name] - summary["no_spread_low"]["share"] < MASKED:
+    return name if low[name] - summary["no_spread_low"]["share"] >= MASKED else None
+
+
+def _masked(summary: dict[str, Any], parts: dict[str, dict[str, Any]]) -> Advice | None:
+    """Warn of a reward that is dead where the sum is not."""
+    name = find_masked(summary, parts)
+    if name is None:
         return None
+    share = parts[name]["no_spread_low"]["share"]
     rest = "the other rewards" if summary["kl_coef"] is None else "the KL penalty and what else is added"
     return Advice(
-        f"{name} alone shows no spread at a low value on {low[name]:.0%} of the inputs: there the signal of "
+        f"{name} alone shows no spread at a low value on {share:.0%} of the inputs: there the signal of "
         f"the sum is that of {rest}, and the model learns from that alone.",
         "Each reward is diagnosed alone, too; inputs.csv has the classes.",
     )

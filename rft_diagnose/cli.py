@@ -23,14 +23,8 @@ from rft_diagnose.diagnose import TOLERANCE, Diagnosis
 from rft_diagnose.errors import DiagnosisError, listed
 from rft_diagnose.explorer import gather
 from rft_diagnose.objective import ASSUMED, OBJECTIVES, Objective, make_objective
-from rft_diagnose.results import (
-    input_columns,
-    results_together,
-    supervised_rows,
-    write_inputs,
-    write_json,
-    write_parts,
-)
+from rft_diagnose.results import input_columns, results_together, write_inputs, write_json, write_parts
+from rft_diagnose.selection import SUPERVISED, add_row_arguments, parse_keep, select_rows
 from rft_diagnose.tables import (
     Columns,
     RewardTable,
@@ -44,9 +38,8 @@ from rft_diagnose.words import Findings, terminal_lines
 from rft_diagnose.write_report import EXPLORER, REPORT, choose_examples, name_noise, write_report
 
 logger = logging.getLogger(__name__)
-CONDITION_EXIT_CODE = 3
+CONDITION_EXIT_CODE, UNDEFINED_EXIT_CODE = 3, 4
 INTERRUPTED_EXIT_CODE = 130
-SUPERVISED = "dead_low.jsonl"
 
 Complete = Callable[[Path, RewardTable], RewardTable]  # adds to the rewards of a file what it does not have
 # Gradients of some inputs: from the diagnoses by name a row an input and reward, and their summary.
@@ -57,7 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the flags of a check of tables."""
     parser = argparse.ArgumentParser(
         description="Says which inputs reinforcement finetuning will not learn from, how sure that is, and "
-        "what to do. Exit status: 0 done, 2 input that cannot be used, 3 a --fail-if condition holds."
+        "what to do. Exit status: 0 done, 2 input that cannot be used, 3 a --fail-if condition holds, 4 one "
+        "is undefined (--undefined).",
+        epilog="`sample FILE --url ...` in their place samples from where the model is served: `sample -h`.",
     )
     parser.add_argument(
         "inputs",
@@ -131,6 +126,13 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"exit status 3 if it holds (repeatable): NAME < NUMBER, or <= > >=, NAME of {', '.join(NAMES)}",
     )
     parser.add_argument(
+        "--undefined",
+        choices=("pass", "fail"),
+        help="what a --fail-if condition counts as whose value is undefined: not holding, or holding (exit "
+        "status 4)",
+    )
+    add_row_arguments(parser)
+    parser.add_argument(
         "--output_path",
         type=Path,
         metavar="DIR",
@@ -157,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DiagnosisError, ConditionError) as error:
         say(str(error), sys.stderr)
         return 2
-    return exit_status(conditions, summary)
+    return exit_status(conditions, summary, args.undefined)
 
 
 def sample_main(arguments: Sequence[str]) -> int:
@@ -181,7 +183,7 @@ def sample_main(arguments: Sequence[str]) -> int:
     except (DiagnosisError, ConditionError) as error:
         say(str(error), sys.stderr)
         return 2
-    return exit_status(conditions, summary)
+    return exit_status(conditions, summary, args.undefined)
 
 
 @contextmanager
@@ -198,20 +200,34 @@ def _log_on_console() -> Iterator[None]:
         package.setLevel(level)
 
 
-def exit_status(conditions: Sequence[Condition], summary: dict[str, Any]) -> int:
-    """Say which conditions hold; 3 if one does, else 0."""
-    failed = False
+def exit_status(conditions: Sequence[Condition], summary: dict[str, Any], undefined: str | None) -> int:
+    """Say which conditions hold or are undefined; 3 if one holds, else 4 if one is undefined, else 0.
+
+    undefined: what an undefined one counts as instead, pass or fail.
+    """
+    statuses = set()
     for condition in conditions:
         value = read_value(condition.name, summary)
         if value is None:
-            hint = ""
-            if condition.name.startswith("dead"):
-                hint = f": no input has the {summary['dead_needs']} generations it takes; take no_spread_low"
-            print(f"--fail-if {condition}: {condition.name} is undefined here{hint}", file=sys.stderr)
+            statuses.add({None: UNDEFINED_EXIT_CODE, "pass": 0, "fail": CONDITION_EXIT_CODE}[undefined])
+            reason = why_undefined(condition, summary)
+            print(f"--fail-if {condition}: {condition.name} is undefined here{reason}", file=sys.stderr)
         elif holds(condition, summary):
+            statuses.add(CONDITION_EXIT_CODE)
             print(f"--fail-if {condition}: holds, it is {value:.4g}", file=sys.stderr)
-            failed = True
-    return CONDITION_EXIT_CODE if failed else 0
+    if UNDEFINED_EXIT_CODE in statuses:
+        print("(--undefined pass or fail says what that counts as)", file=sys.stderr)
+    return next((code for code in (CONDITION_EXIT_CODE, UNDEFINED_EXIT_CODE) if code in statuses), 0)
+
+
+def why_undefined(condition: Condition, summary: dict[str, Any]) -> str:
+    """Say why a condition's value is undefined, and what to take instead, where that is known."""
+    if condition.name.startswith("dead"):
+        needs = summary["dead_needs"]
+        return f": no input has the {needs} generations it takes; take est_dead_low or no_spread_low"
+    if condition.name == "est_dead_low":
+        return f": {summary[condition.name]['reason']}"
+    return ""
 
 
 def default_folder(source: Path, reward_model: str | None = None) -> Path:
@@ -238,7 +254,8 @@ def read_and_diagnose(
         choose_objective(args, table.objective),
         tolerance=TOLERANCE if args.tolerance is None else args.tolerance,
         group_size=args.group_size,
-        last_steps=args.last_steps,
+        last_steps=args.last_steps or table.pooled,
+        repeated=args.last_steps is None and table.pooled is not None,
     )
 
 
@@ -278,6 +295,7 @@ def _check(
     measure: Measure | None,
 ) -> dict[str, Any]:
     folder = args.output_path or default_folder(judged[0])
+    keep = parse_keep(args)
     table, diagnoses = read_and_diagnose(args, paths, complete)
     (name, diagnosis), *rest = diagnoses.items()
     summary, others = diagnosis.summary, {other: part.summary for other, part in rest}
@@ -296,12 +314,12 @@ def _check(
         columns,
         diagnosis.labels.astype(np.int64),
         targets(list(table.rewards), args.weights, args.kl_coef)[0],
-        args.last_steps,
+        args.last_steps or table.pooled,
         [*choose_examples(columns), *name_noise(columns)],
     )
     # What follows needs names and texts of inputs alone; the rewards of a large table take much memory.
     table = replace(table, codes=np.zeros(0, dtype=np.int64), rewards={}, steps=None, kl=None)
-    supervised, supervised_notes = supervised_rows(table, diagnosis, SUPERVISED)
+    selection = select_rows(args, keep, table, diagnosis)
     findings = Findings(
         name=name,
         summary=summary,
@@ -309,8 +327,8 @@ def _check(
         comparison=comparison.summary if comparison else None,
         gradients=gradient_summary,
         teacher=teacher.summary if teacher else None,
-        advice=advise(summary, others, SUPERVISED if supervised else None),
-        notes=[*table.notes, *diagnosis.caveats, *noise_notes(table, diagnosis), *supervised_notes],
+        advice=advise(summary, others, SUPERVISED if SUPERVISED in selection.files else None),
+        notes=[*table.notes, *diagnosis.caveats, *noise_notes(table, diagnosis), *selection.notes],
         warnings=table.warnings,
     )
     made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command()}
@@ -318,11 +336,11 @@ def _check(
     title = f"Vanishing gradients: {', '.join(path.name for path in judged)}"
     with results_together(folder) as staging:
         write_inputs(columns, staging / "inputs.csv")
-        if supervised:
-            write_parts(staging / SUPERVISED, (f"{line}\n" for line in supervised))
+        for file, rows in selection.files.items():
+            write_parts(staging / file, (f"{row}\n" for row in rows))
         write_json(staging / "summary.json", {**made, **sources, **findings.content()})
         reported = write_report(staging, title, findings, columns, gradients, paths, generations)
-    extra = f", {SUPERVISED}" if supervised else ""
+    extra = "".join(f", {file}" for file in selection.files)
     if reported:
         last = f"report: {folder / REPORT}; also {EXPLORER}, inputs.csv, summary.json, pictures{extra}"
     else:

@@ -17,6 +17,9 @@ STEPS = (
     *("iteration", "iter", "epoch"),
 )
 LOGGED_HERE = {"step", "prompt_id", "reward", "kl_penalty"}  # by every training run here; ids of its data
+# Steps that such a run's log of its signal pools: one alone seldom draws an input twice, and over more of
+# them the policy is another.
+POOLED_HERE = 10
 METRICS = {"loss", "learning_rate", "grad_norm", "reward_std", "kl", "epoch", "clip_ratio"}  # of training
 EXTRACTION = {"id", "prompt", "mean", "std"}  # the .csv that an extraction leaves
 TOTALS = ("reward", "total_reward")  # what is optimised, where its parts stand beside it

@@ -33,10 +33,7 @@ def read_prompts(path: Path, column: str | None = None) -> list[PromptRow]:
 
     Raises DiagnosisError: they cannot be read, or a row has none.
     """
-    try:
-        rows = _read_rows(path)
-    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
-        raise DiagnosisError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    rows = read_rows(path)
     if not rows:
         raise DiagnosisError(f"{path}: no prompts")
     names = list(rows[0])
@@ -62,6 +59,14 @@ def read_prompts(path: Path, column: str | None = None) -> list[PromptRow]:
             f"{path}: {id_name!r} names several rows alike: give each prompt an id of its own"
         )
     return prompts
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a file's rows as they are. Raises DiagnosisError: they cannot be read."""
+    try:
+        return _read_rows(path)
+    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise DiagnosisError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from rft_diagnose.files import steps_in_names
 from rft_diagnose.generations import drop_repeated, join_hashes
 from rft_diagnose.groups import Floats, Ints
 from rft_diagnose.logs import Log
-from rft_diagnose.names import IDS, POSITIONS, Chosen, Columns, is_logged_here
+from rft_diagnose.names import IDS, POOLED_HERE, POSITIONS, Chosen, Columns, is_logged_here
 from rft_diagnose.objective import Objective, make_objective, run_objective
 from rft_diagnose.rows import ambiguous_id, are_of_visits, restart
 from rft_diagnose.sources import (
@@ -50,7 +50,8 @@ class RewardTable:
     no_prompts, no_references: why these are not known, and what to do; gold: name -> [M], what the rewards of
     a reward model are judged by as a teacher (empty: not known), None: they are not a reward model's.
     texts: reads those of the generations; warnings: what stands before any verdict; log: whose log it is;
-    objective: what it trains by, None: not known.
+    objective: what it trains by, None: not known; pooled: how many last steps are to be taken together, None:
+    each input's last visit.
     """
 
     codes: Ints
@@ -68,6 +69,7 @@ class RewardTable:
     warnings: tuple[str, ...] = ()
     log: Log = field(default_factory=Log)
     objective: Objective | None = None
+    pooled: int | None = None
 
 
 def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) -> RewardTable:
@@ -118,6 +120,7 @@ def read_tables(files: Sequence[Path], asked: Columns, from_folders: set[Path]) 
         warnings=() if (warning := warn_of_equal_texts(codes, texts, steps)) is None else (warning,),
         log=chosen.log,
         objective=_objective(sources[0]),
+        pooled=POOLED_HERE if is_logged_here(chosen.names) else None,
     )
 
 

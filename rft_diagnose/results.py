@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rft_diagnose.compare import Comparison
 from rft_diagnose.diagnose import Diagnosis
 from rft_diagnose.errors import DiagnosisError
-from rft_diagnose.reading import RewardTable, is_data, read_messages
+from rft_diagnose.reading import RewardTable
 from rft_diagnose.teacher import Teacher
 from rft_diagnose.text_formats import defuse
 
@@ -34,7 +34,8 @@ PICTURES = (
     *("gradients", "teacher_std", "best_of_n"),
 )
 RESULTS = (
-    *("inputs.csv", "dead_low.jsonl", "summary.json", "report.html", "explorer.html"),
+    *("inputs.csv", "dead_low.jsonl", "keep.jsonl", "control.jsonl", "summary.json"),
+    *("report.html", "explorer.html"),
     *(f"{stem}.{suffix}" for stem in PICTURES for suffix in ("png", "pdf", "csv", "json")),
 )
 
@@ -239,45 +240,3 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str):
         return defuse(value)
     return "" if value is None or value != value else value
-
-
-def supervised_rows(table: RewardTable, diagnosis: Diagnosis, name: str) -> tuple[list[str], list[str]]:
-    """Write the inputs that are dead-low, or look so, as JSON lines for finetuning, dead ones first.
-
-    A conversation is written as its messages. Without known references their field is missing; without known
-    prompts there is no line. Also returns what the reader of the file `name` must know of it.
-    """
-    inputs = diagnosis.inputs
-    chosen = np.flatnonzero((inputs.label == "dead_low") | (inputs.looks == "flat_low"))
-    if not len(chosen):
-        return [], []
-    if table.prompts is None:
-        return [], [f"no {name} to finetune on: {table.no_prompts}"] if table.no_prompts else []
-    lines, without, conversations, others = [], 0, 0, 0
-    for i in sorted(chosen, key=lambda i: inputs.label[i] != "dead_low"):
-        place = int(diagnosis.labels[i])
-        messages = read_messages(table.prompts[place])
-        conversations += messages is not None
-        others += messages is None and is_data(table.prompts[place])
-        row: dict[str, Any] = {"id": table.labels[place], "prompt": messages or table.prompts[place]}
-        if table.references is not None:
-            row["references"] = table.references[place]
-            without += not row["references"]
-        row |= {"class": str(inputs.label[i]), "reward_mean": float(inputs.mean[i]), "n": int(inputs.n[i])}
-        lines.append(json.dumps(row, ensure_ascii=False))
-    notes = []
-    if conversations:
-        notes.append(
-            f"{conversations:,} prompts in {name} are conversations, written as lists of messages: where "
-            "finetuning takes texts, write what the model is to see, with the chat template of its tokenizer"
-        )
-    if others:
-        notes.append(
-            f"{others:,} prompts in {name} are neither texts nor conversations (lists of role and content), "
-            "but lists or objects as they stand in the table: write texts in their place"
-        )
-    if table.references is None and table.no_references:
-        notes.append(f"{name} lacks the expected texts that finetuning on it needs: {table.no_references}")
-    if without:
-        notes.append(f"{without:,} inputs in {name} have no expected text")
-    return lines, notes

@@ -23,9 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "`transformers serve`), scores them by your reward function, and says which prompts reinforcement "
         "finetuning will not learn from. The same command goes on where it was stopped. FILE: JSON lines, "
         "JSON, CSV, TSV, parquet, or text with a prompt a line. The key is taken from OPENAI_API_KEY. Exit "
-        "status: 0 done, 2 what cannot be used, 3 a --fail-if condition holds, 130 interrupted (texts are "
-        "kept)."
+        "status: 0 done, 2 what cannot be used, 3 a --fail-if condition holds, 4 one is undefined "
+        "(--undefined), 130 interrupted (texts are kept)."
     )
+    parser.epilog = None
     sampling = parser.add_argument_group("how texts are sampled and scored")
     sampling.add_argument(
         "--url",

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 LOGGED = (
     "no_spread_low",
     "dead_low",
+    "est_dead_low",
     "dead_low_at_least",
     "dead_high",
     "live",

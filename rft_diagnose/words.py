@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rft_diagnose.advice import Advice, dead_can_be_told, share_text
+from rft_diagnose.advice import Advice, dead_can_be_told, find_masked, share_text
 from rft_diagnose.groups import inputs_text
 from rft_diagnose.teacher import teacher_rows
 
@@ -24,6 +25,56 @@ BOUNDS = {
     "power_bound": "bound: 6 M^(1/3) L gamma std^(2/3) (Theorem 1), gamma estimated from below",
 }
 MAX_ADVICE = 3  # on the screen; the report has all
+
+
+WIDE = 0.3  # an interval of a share, that says little
+ALL_WELL = "Nothing here stands against RL as planned."
+
+
+def answer_lines(findings: Findings) -> list[str]:
+    """Say in two sentences and an advice what matters: which groups carry gradient, what is dead, what to do.
+
+    Of several rewards the one that is dead where their sum is not comes first.
+    """
+    masked = find_masked(findings.summary, findings.others)
+    lines = []
+    if masked is not None:
+        lines += [signal_sentence(f"{masked} alone", findings.others[masked])]
+        lines += [dead_sentence(findings.others[masked])]
+    lines += [signal_sentence(findings.name, findings.summary), dead_sentence(findings.summary)]
+    advice = findings.advice[0].what if findings.advice else ALL_WELL
+    return [*lines, f"-> {first_sentence(advice)}"]
+
+
+def signal_sentence(name: str, summary: dict[str, Any]) -> str:
+    """Say what share of the groups of the planned size carries gradient."""
+    size = summary["group_size"]
+    row = next(row for row in summary["signal"] if row["group_size"] == size)
+    return f"{name}: {share_text(row)} of the groups of {size} carry gradient."
+
+
+def dead_sentence(summary: dict[str, Any]) -> str:
+    """Say what share of the inputs is dead at a low reward, by estimate and by proof."""
+    estimate = summary["est_dead_low"]
+    if estimate is None or estimate["share"] is None:
+        reason = "" if estimate is None else f": {estimate['reason']}"
+        text = f"Dead at a low reward: no estimate{reason}"
+    else:
+        interval = f"{estimate['low']:.0%} to {estimate['high']:.0%}"
+        if estimate["high"] - estimate["low"] > WIDE:
+            median = int(summary["generations_per_input"]["median"])
+            interval += f"; {median} generations of {inputs_text(summary['inputs'])} tell no more"
+        text = f"Dead at a low reward: {estimate['share']:.0%} of the inputs by estimate ({interval})"
+    dead = summary["classes"]["dead_low"]
+    if dead_can_be_told(summary):
+        return f"{text}, {dead['share']:.0%} proven."
+    at_least = summary["dead_low_at_least"]
+    return f"{text}, {f'at least {at_least:.0%}' if at_least > 0 else 'none'} proven."
+
+
+def first_sentence(text: str) -> str:
+    """Cut a text behind its first sentence."""
+    return re.split(r"(?<=[.:]) (?=[A-Z])", text, maxsplit=1)[0]
 
 
 def headline(name: str, summary: dict[str, Any]) -> str:
@@ -208,6 +259,11 @@ def terminal_lines(findings: Findings) -> list[str]:
     summary = findings.summary
     lines = [
         *(line for warning in findings.warnings for line in textwrap.wrap(f"warning: {warning}", WIDTH)),
+        *(
+            line
+            for text in answer_lines(findings)
+            for line in textwrap.wrap(text, WIDTH, subsequent_indent="     ", break_long_words=False)
+        ),
         headline(findings.name, summary),
         *textwrap.wrap(no_spread_line(summary), WIDTH),
         f"classes for groups of {summary['group_size']} generations (95%):",

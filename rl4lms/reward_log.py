@@ -12,8 +12,8 @@ from rft_diagnose.classes import CLASSES
 from rft_diagnose.diagnose import Diagnosis, diagnose
 from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.groups import Floats, Ints
+from rft_diagnose.names import POOLED_HERE
 
-ITERATIONS = 10  # pooled: one alone seldom draws an input twice, and over more of them the policy is another
 NO_SPREAD = ("no_spread_low", "no_spread_high")
 
 
@@ -54,7 +54,7 @@ class RewardLog:
         return signal_statistics(list(self._recent))
 
     def _drop(self) -> None:
-        while self._recent and self._recent[0]["step"] <= self._recent[-1]["step"] - ITERATIONS:
+        while self._recent and self._recent[0]["step"] <= self._recent[-1]["step"] - POOLED_HERE:
             self._recent.popleft()
 
 
@@ -108,7 +108,7 @@ def _diagnose(codes: Ints, rewards: Floats, penalties: Floats | None) -> Diagnos
     """Diagnose rewards; None where nothing can be said of them."""
     try:
         if penalties is None:
-            return diagnose(rewards, codes)
-        return diagnose(rewards, codes, kl=penalties, kl_coef=1.0)
+            return diagnose(rewards, codes, estimate=False)
+        return diagnose(rewards, codes, kl=penalties, kl_coef=1.0, estimate=False)
     except DiagnosisError:
         return None

@@ -1,7 +1,11 @@
 """The worked example of docs/diagnosis.md: what it runs, and that the docs quote what the check prints."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from diagnose_vanishing_gradients import build_parser
 from pretrain_small_language_model import build_parser as pretrain_parser
@@ -32,3 +36,17 @@ def test_the_check_takes_its_flags_and_those_that_are_added():
     assert "datapool.args.form=hard_question" in check and args.fail_if == ["dead_low > 0.3"]
     text = (REPO / args.config_path).read_text()
     assert "model_name: outputs/laptop_models/t5" in text
+
+
+@pytest.mark.slow
+def test_the_docs_quote_what_the_check_prints(tmp_path):
+    """A quarter of an hour; the docstrings are those of the pinned packages."""
+    command = [sys.executable, "examples/diagnose_python_docs.py", "question", "--output_path", str(tmp_path)]
+    result = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    part = (REPO / "docs" / "diagnosis.md").read_text().partition("## Example: sampling from a model")[2]
+    quoted = part.split("```\n")[2].splitlines()
+    assert (
+        len(quoted) > 15
+        and [line for line in quoted if line not in ("...", *result.stdout.splitlines())] == []
+    )

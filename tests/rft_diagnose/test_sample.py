@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from endpoint_double import Behaviour, draw, served
 
+from diagnose_vanishing_gradients import main as run_in_clone
 from rft_diagnose import cli, endpoint
 from rft_diagnose.ask_all import Progress, duration
 from rft_diagnose.cli import main
@@ -81,6 +82,23 @@ def test_prompts_are_sampled_scored_and_diagnosed(work, capsys):
     assert {(body["model"], body["temperature"], body["max_tokens"]) for body in asked} == {
         ("tiny", 1.0, 512)
     }
+
+
+def test_the_command_of_a_clone_samples_too(work, capsys):
+    with served(Behaviour()) as server:
+        assert run_in_clone(command(server)) == 0
+        asked = len(server.requests)
+        assert main(command(server)) == 0 and len(server.requests) == asked  # the very run
+    assert capsys.readouterr().out.count("right: 6 inputs, 48 generations (8 each)") == 2
+
+
+def test_prompts_of_a_band_are_kept_with_their_columns(work):
+    flags = ("--dataset", "prompts.jsonl", "--keep", "0", "0.5")
+    with served(Behaviour()) as server:
+        assert main(command(server, *flags)) == 0
+    kept = [json.loads(line) for line in (work / "out/keep.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in kept if "odd" in row["prompt"]] == ["1 is odd", "3 is odd", "5 is odd"]
+    assert {row["limit"] for row in kept} == {100}
 
 
 def test_the_same_command_asks_for_nothing_again_and_more_generations_are_added(work):

@@ -8,8 +8,9 @@ from on_policy_jobs import PREFIX, job, rows, start
 
 from common.files import RowLog, read_rows
 from diagnose_vanishing_gradients import main
-from rft_diagnose import diagnose
-from rl4lms.reward_log import ITERATIONS, RewardLog, signal_statistics
+from rft_diagnose import cli, diagnose
+from rft_diagnose.names import POOLED_HERE
+from rl4lms.reward_log import RewardLog, signal_statistics
 
 
 def texts(inputs, rewards, penalties=None, step=1):
@@ -68,13 +69,41 @@ def test_what_is_no_number_stops_nothing(bad):
 def test_the_last_iterations_are_pooled_and_read_back(tmp_path):
     """Each iteration draws an input that the iteration before drew too."""
     whole, cut = RewardLog(RowLog(tmp_path / "whole", "step")), None
-    for i in range(1, 2 * ITERATIONS + 1):
+    for i in range(1, 2 * POOLED_HERE + 1):
         drawn = ([f"i{i}", f"i{i - 1}"], [0.1 * (i % 7), 0.5], [0.0, 0.1])
         cut = RewardLog(RowLog(tmp_path / "cut", "step"))  # as if each iteration were a resumed run's
         found = whole.add(i, *drawn)
         assert found == cut.add(i, *drawn)
-        assert found["signal/inputs"] == min(i, ITERATIONS) - 1
-    assert len(read_rows(tmp_path / "whole", "step")) == 4 * ITERATIONS
+        assert found["signal/inputs"] == min(i, POOLED_HERE) - 1
+    assert len(read_rows(tmp_path / "whole", "step")) == 4 * POOLED_HERE
+
+
+def test_the_diagnosis_of_a_run_says_what_its_log_says(tmp_path, monkeypatch, capsys):
+    """30 iterations of 16 texts of 60 inputs: of the last ten, those that were drawn twice."""
+    monkeypatch.setattr(cli, "write_report", lambda *arguments: False)
+    rng, log = (
+        np.random.default_rng(0),
+        RewardLog(RowLog(tmp_path / f"{PREFIX}rollout_rewards.jsonl", "step")),
+    )
+    for iteration in range(1, 31):
+        drawn = rng.integers(60, size=16)
+        rewards = (rng.random(16) < np.where(drawn < 20, 0.0, 0.02 * drawn)).astype(float)
+        logged = log.add(iteration, [f"i{i}" for i in drawn], rewards.tolist(), [0.0] * 16)
+    assert main([str(tmp_path), "--output_path", str(tmp_path / "out")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["rewards"]["reward"]
+    assert "an input is judged by its visits of the last 10 steps" in printed
+    assert "with a single generation in these: left out" in printed and summary["inputs"] < 60
+    assert summary["inputs"] == logged["signal/inputs"] and len(summary["over_time"]) > 20
+    for name in ("live", "uncertain"):
+        assert summary["classes"][name]["share"] == logged[f"signal/{name}"]
+    for name in ("no_spread_low", "no_spread_high"):
+        assert summary[name]["share"] == logged[f"signal/{name}"]
+    for name in ("within_std", "between_std", "within_share"):
+        assert summary["variance"][name] == pytest.approx(logged[f"signal/{name}"])
+    assert main([str(tmp_path), "--last_steps", "30", "--output_path", str(tmp_path / "out")]) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["rewards"]["reward"]
+    assert summary["generations"] == 480
 
 
 def test_a_run_logs_it_draws_it_and_leaves_a_table(tmp_path, tiny_t5, capsys):

@@ -137,7 +137,8 @@ def test_a_log_of_trl_and_a_clean_exit(tmp_path, capsys):
             tmp_path / f"completions_{step}.parquet",
         )
     output = tmp_path / "out"
-    assert main([str(tmp_path), "--output_path", str(output), "--fail-if", "dead_low > 0.3"]) == 0
+    command = [str(tmp_path), "--output_path", str(output), "--fail-if", "dead_low > 0.3"]
+    assert main(command) == 4 and main([*command, "--undefined", "pass"]) == 0
     content = json.loads((output / "summary.json").read_text())
     both = "accuracy_reward + format_reward"
     assert list(content["rewards"]) == [both, "accuracy_reward", "format_reward"]
@@ -164,6 +165,15 @@ def test_the_example_of_the_docs_is_what_was_planted(tmp_path, capsys):
     example = documented.partition("## Example: a log of another library")[2]
     quoted = example.split("```\n")[2].splitlines()
     assert len(quoted) > 8 and [line for line in quoted if line != "..." and line not in printed] == []
+
+
+def test_the_readme_shows_the_first_lines_of_that_log(tmp_path, capsys):
+    readme = (REPO / "README.md").read_text()
+    (line,) = [line for line in readme.splitlines() if line.startswith("rft-diagnose examples/")]
+    path, *flags = line.partition("#")[0].split()[1:]
+    assert main([str(REPO / path), *flags, "--output_path", str(tmp_path)]) == 0
+    shown = readme.partition("The answer stands first")[2].split("```\n")[1]
+    assert shown.count("\n") == 5 and capsys.readouterr().out.startswith(shown)
 
 
 @pytest.mark.parametrize(
