@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from common.arguments import this_command
-from common.config import add_config_arguments, describe_fields
+from common.config import add_config_arguments
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
+from common.field_list import config_section, print_fields
 from paper.draw_given import draw_given_runs
 from paper.reproduce import (
     add_arguments,
@@ -47,8 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     check_arguments(parser, args)
-    if args.list_fields:
-        print("\n\n".join(describe_fields(model) for model in (Plan, ExperimentConfig, StudyConfig)))
+    if args.list_fields is not None:
+        models = {"Plan file": Plan, "Controlled experiment": ExperimentConfig, "Study": StudyConfig}
+        print_fields(parser, args.list_fields, [config_section(m, title) for title, m in models.items()])
         return 0
     try:
         if args.runs:
