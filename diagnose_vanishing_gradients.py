@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.arguments import resume_command
-from common.config import add_config_arguments, describe_fields
+from common.config import add_config_arguments
 from common.console import setup_logging
 from common.errors import UserError
+from common.field_list import print_fields
 from common.output import check_output_folder
 from common.run_dir import RunDir
 from rft_diagnose import cli
 from rft_diagnose.advice import ConditionError, parse_condition
 from rft_diagnose.errors import DiagnosisError
 from rft_diagnose.extractions import check_is_extraction, find_extraction
-from rl4lms.config import ExtractConfig, check_components, check_report, load_extract_config, resolved
+from rl4lms.config import check_components, check_report, load_extract_config, resolved
+from rl4lms.config.fields import extraction_fields
 from rl4lms.model.source import check_reward_model_source
 
 if TYPE_CHECKING:
@@ -81,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.sample_main(arguments[1:])
     parser = build_parser()
     args = parser.parse_args(arguments)
-    if args.list_fields:
-        print(describe_fields(ExtractConfig))
+    if args.list_fields is not None:
+        print_fields(parser, args.list_fields, extraction_fields())
         return 0
     if bool(args.inputs) == (args.config_path is not None):
         parser.error("give files with rewards, or --config_path")

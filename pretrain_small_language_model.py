@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.arguments import add_run_arguments, check_run_arguments, config_of_run, resume_command
-from common.config import describe_fields
 from common.console import setup_logging
 from common.errors import UserError
+from common.field_list import config_section, print_fields
 from common.links import link_problem
 from common.output import check_output_folder
 from common.run_dir import RunDir, RunError
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     process.prepare()
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.list_fields:
-        print(describe_fields(PretrainConfig))
+    if args.list_fields is not None:
+        print_fields(parser, args.list_fields, [config_section(PretrainConfig)])
         return 0
     check_run_arguments(parser, args)
     folder = args.resume.resolve().parent if args.resume else args.output_path

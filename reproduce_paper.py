@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from common.arguments import this_command
-from common.config import add_config_arguments, describe_fields
+from common.config import add_config_arguments
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
+from common.field_list import config_section, print_fields
 from paper.draw_given import draw_given_runs
 from paper.instructgpt.config import PipelineConfig
 from paper.reproduce import (
@@ -30,7 +31,12 @@ from paper.study_run import StudyError, StudyInterrupted
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import Plan
 
-SHOWN_FIELDS = (Plan, ExperimentConfig, StudyConfig, PipelineConfig)  # by --list_fields
+CONFIGS = {
+    "Plan file": Plan,
+    "Controlled experiment": ExperimentConfig,
+    "Study": StudyConfig,
+    "InstructGPT": PipelineConfig,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     check_arguments(parser, args)
-    if args.list_fields:
-        print("\n\n".join(describe_fields(model) for model in SHOWN_FIELDS))
+    if args.list_fields is not None:
+        print_fields(parser, args.list_fields, [config_section(m, title) for title, m in CONFIGS.items()])
         return 0
     try:
         if args.runs:

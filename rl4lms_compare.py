@@ -12,13 +12,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.config import add_config_arguments, describe_fields
+from common.config import add_config_arguments
 from common.console import setup_logging
 from common.errors import UserError
+from common.field_list import print_fields
 from common.output import check_output_folder
 from rl4lms.compare.judges import check_judges, parse_judges
 from rl4lms.compare.sources import check_sampling, describe_plan, find_sources, load_sampling_config
-from rl4lms.config import ExtractConfig, check_locally
+from rl4lms.config import check_locally
+from rl4lms.config.fields import extraction_fields
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,12 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--ridge", type=float, default=0.0, help="penalty on the strengths, which keeps them finite (0)"
     )
     parser.add_argument("--pairs", type=int, default=50, help="pairs on the page to judge (%(default)s)")
-    parser.add_argument(
-        "--output_path",
-        type=Path,
-        default=Path("outputs/comparison"),
-        help="folder of the results (%(default)s)",
-    )
+    folder = Path("outputs/comparison")
+    parser.add_argument("--output_path", type=Path, default=folder, help="of the results (%(default)s)")
     add_config_arguments(parser)
     return parser
 
@@ -70,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     process.prepare()
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.list_fields:
-        print(describe_fields(ExtractConfig))
+    if args.list_fields is not None:
+        print_fields(parser, args.list_fields, extraction_fields())
         return 0
     if args.overrides and args.config_path is None:
         parser.error("--set is for --config_path")

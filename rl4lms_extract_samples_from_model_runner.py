@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.arguments import add_run_arguments, check_run_arguments, config_of_run, resume_command
-from common.config import describe_fields
 from common.console import setup_logging
 from common.errors import UserError
+from common.field_list import print_fields
 from common.output import check_output_folder
 from common.plots import optional_drawing
 from common.run_dir import RunDir
 from rl4lms.config import ExtractConfig, check_components, check_locally, load_extract_config, resolved
+from rl4lms.config.fields import extraction_fields
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     process.prepare()
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.list_fields:
-        print(describe_fields(ExtractConfig))
+    if args.list_fields is not None:
+        print_fields(parser, args.list_fields, extraction_fields())
         return 0
     check_run_arguments(parser, args)
     if not re.fullmatch(r"[\w.+-]*", args.output_file_suffix):

@@ -13,14 +13,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.config import ConfigError, add_config_arguments, describe_fields
+from common.config import ConfigError, add_config_arguments
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
 from common.executors import check_executor
+from common.field_list import config_section, print_fields
 from common.output import check_output_folder
 from common.plan_jobs import exit_code
 from common.schedule import run_jobs
-from rl4lms.config import ExtractConfig, TrainConfig
+from rl4lms.config.fields import extraction_fields, training_fields
 from rl4lms.plan import Plan, load_plan
 from rl4lms.plan.report import data_problems, print_check, report, what_is_missing
 from rl4lms.plan.runs import make_jobs
@@ -50,9 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     process.prepare()
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.list_fields:
-        print(f"Plan file\n\n{describe_fields(Plan)}\n\nbase_config and options: fields of a training\n")
-        print(f"{describe_fields(TrainConfig)}\n\nor of an extraction\n\n{describe_fields(ExtractConfig)}")
+    if args.list_fields is not None:
+        training = training_fields("base_config and options: fields of a training")
+        sections = [config_section(Plan, "Plan file"), *training, *extraction_fields("or of an extraction")]
+        print_fields(parser, args.list_fields, sections)
         return 0
     if args.plan_config_path is None:
         parser.error("the following arguments are required: --plan_config_path")

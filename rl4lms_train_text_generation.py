@@ -16,11 +16,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from common.arguments import add_run_arguments, config_of_run, resume_command
-from common.config import describe_fields
 from common.console import setup_logging, stop_request
 from common.errors import UserError
+from common.field_list import print_fields
 from common.jobs import ending, remove_if_refused
 from rl4lms.config import TrainConfig, check_components
+from rl4lms.config.fields import training_fields
 from rl4lms.errors import TrainingInterrupted
 from rl4lms.train import (
     add_arguments,
@@ -54,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     process.prepare()
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.list_fields:
-        print(describe_fields(TrainConfig))
+    if args.list_fields is not None:
+        print_fields(parser, args.list_fields, training_fields())
         return 0
     check_arguments(parser, args)
     try:

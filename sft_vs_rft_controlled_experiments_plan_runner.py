@@ -13,10 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.config import add_config_arguments, describe_fields
+from common.config import add_config_arguments
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
 from common.executors import check_executor
+from common.field_list import config_section, print_fields
 from common.output import check_output_folder
 from common.plan_jobs import exit_code
 from common.schedule import run_jobs
@@ -51,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     process.prepare()
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.list_fields:
-        print(f"Plan file\n\n{describe_fields(Plan)}\n\nbase_config and options: fields of an experiment\n")
-        print(describe_fields(ExperimentConfig))
+    if args.list_fields is not None:
+        inner = config_section(ExperimentConfig, "base_config and options: fields of an experiment")
+        print_fields(parser, args.list_fields, [config_section(Plan, "Plan file"), inner])
         return 0
     if args.plan_config_path is None:
         parser.error("the following arguments are required: --plan_config_path")

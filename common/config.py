@@ -1,4 +1,4 @@
-"""Config schemas: load, override, validate, describe; every mistake of the user's in one readable error.
+"""Config schemas: load, override, validate; every mistake of the user's in one readable error.
 
 A schema is a `Config` subclass whose fields carry their meaning as `Field(description=...)`:
 
@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import re
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -43,14 +40,9 @@ from common.source import (
 )
 from common.validation import (
     FieldError,
-    bare_type,
-    branch_names,
     field_errors,
     field_type,
-    is_model,
-    members,
     show,
-    type_words,
 )
 
 
@@ -134,7 +126,6 @@ __all__ = [
     "add_config_arguments",
     "apply_overrides",
     "closest",
-    "describe_fields",
     "field_problems",
     "load_config",
     "locate",
@@ -147,8 +138,6 @@ __all__ = [
     "unknown_name",
     "validate",
 ]
-
-_TABLE_WIDTH = 110
 
 
 class Config(BaseModel):
@@ -280,60 +269,6 @@ def _mapping_at(data: Any, keys: Keys) -> dict[str | int, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def describe_fields(model: type[Config]) -> str:
-    """A table of every field, those of nested configs by their dotted path: type, default and meaning."""
-    rows = [("field", "type", "default", "meaning"), *_field_rows(model)]
-    widths = [min(limit, max(len(row[i]) for row in rows)) for i, limit in enumerate((40, 22, 14))]
-    widths.append(_TABLE_WIDTH - sum(widths) - 2 * len(widths))
-    lines = []
-    for row in rows:
-        cells = [
-            textwrap.wrap(cell, width, break_on_hyphens=False)
-            for cell, width in zip(row, widths, strict=True)
-        ]
-        for parts in zip_longest(*cells, fillvalue=""):
-            padded = [part.ljust(width) for part, width in zip(parts, widths, strict=True)]
-            lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
-
-
-def _field_rows(
-    model: type[BaseModel], prefix: str = "", note: str = "", instance: BaseModel | None = None
-) -> Iterator[tuple[str, str, str, str]]:
-    for name, info in model.model_fields.items():
-        default = getattr(instance, name) if instance else info.get_default(call_default_factory=True)
-        required = instance is None and info.is_required()
-        kind = re.sub(r"^an? ", "", type_words(field_type(info)))
-        shown = "required" if required else _default_text(default)
-        yield f"{prefix}{name}", kind, shown, f"{note}{info.description or ''}"
-        nested = list(_nested_models(field_type(info)))
-        suffixes = [suffix for suffix, _, _ in nested]
-        for suffix, inner, label in nested:
-            inner_note = f"{note}[{label}] " if suffixes.count(suffix) > 1 else note
-            inner_default = default if isinstance(default, inner) else None
-            yield from _field_rows(inner, f"{prefix}{name}{suffix}.", inner_note, inner_default)
-
-
-def _default_text(default: Any) -> str:
-    if isinstance(default, BaseModel):
-        return ""  # its fields have rows of their own
-    return show(default) if isinstance(default, str) else json.dumps(default, default=str)
-
-
-def _nested_models(annotation: Any, suffix: str = "") -> Iterator[tuple[str, type[BaseModel], str]]:
-    """The models in a type, how a path goes on to them, and what to call each among the others."""
-    for member in members(annotation):
-        bare, _ = bare_type(member)
-        if is_model(bare):
-            yield suffix, bare, ", ".join(map(str, branch_names(bare, annotation)))
-        elif get_origin(bare) in (list, dict):
-            yield from _nested_models(
-                get_args(bare)[-1], suffix + ("[]" if get_origin(bare) is list else ".<key>")
-            )
-        elif len(members(bare)) > 1:
-            yield from _nested_models(bare, suffix)
-
-
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --set (as `overrides`), --check and --list_fields."""
     group = parser.add_argument_group("config")
@@ -353,6 +288,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--list_fields",
-        action="store_true",
-        help="list every field of the config with type, default, meaning, and exit",
+        nargs="?",
+        const="",
+        metavar="PART",
+        help="list every field of the config with type, default, meaning, or those of a part (alg.args, or "
+        "a name such as grpo), and exit",
     )

@@ -17,7 +17,6 @@ from common.config import (
     Located,
     Problem,
     add_config_arguments,
-    describe_fields,
     load_config,
     parse_path,
     path_text,
@@ -247,50 +246,15 @@ def test_model_wide_validator_hides_no_other_problem():
     ]
 
 
-TABLE = """\
-field                          type               default   meaning
-train                          mapping            required
-train.reward_fn                mapping            required
-train.reward_fn.id             string             required  registered reward
-train.alg                      mapping            required  what to train with
-train.alg.id                   'ppo'              required  [ppo]
-train.alg.args                 mapping                      [ppo]
-train.alg.args.n_epochs        whole number >= 1  5         [ppo] passes over the rollouts
-train.alg.args.batch_size      whole number       64        [ppo]
-train.alg.args.minibatch_size  whole number       16        [ppo]
-train.alg.id                   'supervised'       required  [supervised]
-train.alg.lr                   number > 0         0.0001    [supervised] learning rate
-runtime                        mapping
-runtime.seed                   whole number       7
-parts                          list of mappings   []
-parts[].seed                   whole number       0
-named                          mapping or null    null
-named.<key>.seed               whole number       0
-kind                           'a', 'b' or null   'a'       so long a description that it takes more than one
-                                                            line of the table"""
-
-
-def test_field_table():
-    class Whole(Config):
-        train: Train
-        runtime: Runtime = Runtime(seed=7)
-        parts: list[Runtime] = Field([])
-        named: dict[str, Runtime] | None = None
-        kind: Literal["a", "b"] | None = Field(
-            "a", description="so long a description that it takes more than one line of the table"
-        )
-
-    assert describe_fields(Whole) == TABLE
-    assert max(map(len, describe_fields(Whole).split("\n"))) <= 110
-
-
 def test_config_arguments():
     parser = argparse.ArgumentParser()
     add_config_arguments(parser)
-    assert vars(parser.parse_args([])) == {"overrides": [], "check": False, "list_fields": False}
+    assert vars(parser.parse_args([])) == {"overrides": [], "check": False, "list_fields": None}
     args = parser.parse_args(["--set", "a=1", "--check", "--set", "b=-1"])
     assert args.overrides == ["a=1", "b=-1"] and args.check
     assert parser.parse_args([]).overrides == []
+    assert parser.parse_args(["--list_fields"]).list_fields == ""
+    assert parser.parse_args(["--list_fields", "alg.args"]).list_fields == "alg.args"
 
 
 def test_import_is_light():
