@@ -48,11 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
         "condition holds, 4 one is undefined (--undefined), 130 interrupted."
     )
     models = parser.add_argument_group("this repository's models; FILE may be the .pt file of an extraction")
-    models.add_argument(
-        "--config_path",
-        type=Path,
-        help="instead of FILE: a config of the extraction runner, to sample from its model",
-    )
+    config = "instead of FILE: a config of the extraction runner, to sample from its model"
+    models.add_argument("--config_path", type=Path, help=config)
     models.add_argument(
         "--reference",
         metavar="MODEL",

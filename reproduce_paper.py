@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from common.arguments import this_command
-from common.config import add_config_arguments
+from common.config import Config, add_config_arguments
 from common.console import INTERRUPTED_EXIT_CODE, setup_logging
 from common.errors import UserError
 from common.field_list import config_section, print_fields
@@ -31,7 +31,7 @@ from paper.study_run import StudyError, StudyInterrupted
 from sft_vs_rft.config import ExperimentConfig
 from sft_vs_rft.plan import Plan
 
-CONFIGS = {
+CONFIGS: dict[str, type[Config]] = {
     "Plan file": Plan,
     "Controlled experiment": ExperimentConfig,
     "Study": StudyConfig,
