@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from study_runs import REWARD, extraction, training
 
-from figures import figure2_table1
 from figures import items as items_module
 from figures.figure4_table2 import figure4
 from figures.items import DRAWN, Study, collect_results, draw, saved_item, write_page
@@ -25,12 +24,6 @@ DATA = {  # case -> task
 }
 LEVELS = {"hard_question_rouge": 0.1, "identifier_bleu": 0.1, "identifier_rouge": 0.2, "other": 0.1}
 SWEPT = ("identifier_bleu", "other")
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    bootstrap = figure2_table1.bootstrap_interval
-    monkeypatch.setattr(figure2_table1, "bootstrap_interval", lambda *args: bootstrap(*args, resamples=50))
 
 
 @pytest.fixture(scope="module")

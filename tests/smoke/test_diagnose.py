@@ -114,9 +114,10 @@ def test_the_report_stands_alone(done):
     text = (done[0] / "report.html").read_text()
     page = Page(text)
     assert page.open == [] and not {"script", "link", "iframe"} & set(page.tags)
-    assert page.tags.count("img") == 4 and all(
-        s.startswith("data:image/png;base64,iVBOR") for s in page.sources
-    )
+    links = [source for source in page.sources if not source.startswith("data:image/png;base64,iVBOR")]
+    assert page.tags.count("img") == 4 == len(page.sources) - len(links)
+    assert links and {link.partition("#")[0] for link in links} == {"explorer.html"}
+    assert (done[0] / "explorer.html").is_file()
     assert "width=device-width" in text and "http" not in text
     assert "what is 1 <b>+</b> 1?" in page.text  # escaped, not bold
     for part in ("What to do", "Before and after", "Which groups carry signal", "short supervised phase"):
