@@ -265,13 +265,27 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vanishing-gradients-rft"
 
 
+def source_key(packages: Sequence[str]) -> str:
+    """What `harvest` of these depends on, hexadecimal: their files' sizes and versions, and Python's.
+
+    Raises LookupError: a package is not installed.
+    """
+    names = [_cache_name(package, _source_files(package_root(package))) for package in packages]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def _cache_name(package: str, files: Sequence[Path]) -> str:
+    base = package_root(package).parent
+    version = _version(package)
+    sizes = [(file.relative_to(base).as_posix(), file.stat().st_size) for file in files]
+    key = hashlib.sha256(json.dumps([_FORMAT, package, version, platform.python_version(), sizes]).encode())
+    return f"{package}-{version}-{key.hexdigest()[:16]}.jsonl"
+
+
 def _harvest_package(package: str, cache_dir: Path) -> list[DocRecord]:
     root = package_root(package)
     files = _source_files(root)
-    version = _version(package)
-    sizes = [(file.relative_to(root.parent).as_posix(), file.stat().st_size) for file in files]
-    key = hashlib.sha256(json.dumps([_FORMAT, package, version, platform.python_version(), sizes]).encode())
-    cached = cache_dir / "docstrings" / f"{package}-{version}-{key.hexdigest()[:16]}.jsonl"
+    cached = cache_dir / "docstrings" / _cache_name(package, files)
     try:
         return [DocRecord(**json.loads(line)) for line in cached.read_text(encoding="utf-8").splitlines()]
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -281,12 +295,17 @@ def _harvest_package(package: str, cache_dir: Path) -> list[DocRecord]:
     base = root if package == STDLIB else root.parent
     with _garbage_collection_paused():
         records = [record for file in files for record in _file_records(file, base)]
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(cached, "".join(json.dumps(asdict(record)) + "\n" for record in records))
-    except OSError as error:
-        _say_uncached(cache_dir, error.strerror or str(error))
+    write_cache(cached, "".join(json.dumps(asdict(record)) + "\n" for record in records))
     return records
+
+
+def write_cache(path: Path, text: str) -> None:
+    """Write a file below the cache's folder; that it cannot be is logged, once."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(path, text)
+    except OSError as error:
+        _say_uncached(path.parent.parent, error.strerror or str(error))
 
 
 @cache  # once: of several packages, and each time that they are read

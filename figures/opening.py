@@ -139,7 +139,7 @@ SENTENCES = (
         f"A short SFT phase on {SHORT_LABELS:.0%} of the labels lets RFT work, on test inputs too.",
         "figure4",
         "figure4",
-        ("figure4_train", "figure4_test", "figure4_share_test"),
+        ("figure4_test", "figure4_gain_test", "figure4_share_test"),
         _short_phase,
     ),
 )

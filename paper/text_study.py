@@ -66,7 +66,7 @@ MINUTES: dict[str, dict[str, float]] = {
         "seq2seq": 13,
         "causal": 6.5,
         "classifier": 1.5,
-        "train": 0.25,
+        "train": 0.2,
         "test": 0.1,
         "rft": 0.047,
         "group": 0.015,

@@ -9,25 +9,33 @@ Records that share their first sentence become one prompt with several reference
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from functools import lru_cache
 from operator import itemgetter
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from common import python_docs
 from common.config import Config, Problem
 from common.hub import DataError
 from common.python_docs import (
     DEFAULT_PACKAGES,
     STDLIB,
     DocRecord,
+    default_cache_dir,
     harvest,
     package_root,
     paragraphs,
+    source_key,
+    write_cache,
 )
+from rl4lms.datapools import docstring_forms
 from rl4lms.datapools.docstring_forms import FORMS, MIN_WORDS, Form, FormName, Pair, is_plain
 from rl4lms.datapools.sources import PromptSuffix, Size
 from rl4lms.samples import Sample, Split
@@ -143,10 +151,35 @@ def _sentences_by_part(packages: tuple[str, ...]) -> dict[Part, list[tuple[str, 
 
 @lru_cache(maxsize=len(FORMS))
 def _task_samples(form: FormName, packages: tuple[str, ...]) -> dict[Split, list[Sample]]:
-    """All samples of a form, prompts without prefix; none repeats a prompt, or a sentence asked for."""
+    """All samples of a form, prompts without prefix; none repeats a prompt, or a sentence asked for.
+
+    Kept in the cache's folder: making them takes longer than all else that a short run does before it begins.
+    """
+    cached = default_cache_dir() / "docstring_tasks" / f"{form}-{_code_and_sources(packages)}.json"
+    try:
+        splits = json.loads(cached.read_text(encoding="utf-8"))
+        return {split: [Sample(*row) for row in splits[split]] for split in _SPLITS}
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # none there, or a broken one: made anew
     seen: set[str] = set()
     parts = _sentences_by_part(packages)
-    return {split: _make_samples(form, split, parts[split], seen) for split in _SPLITS}
+    samples = {split: _make_samples(form, split, parts[split], seen) for split in _SPLITS}
+    write_cache(
+        cached, json.dumps({split: [astuple(row) for row in rows] for split, rows in samples.items()})
+    )
+    return samples
+
+
+@lru_cache(maxsize=2)
+def _code_and_sources(packages: tuple[str, ...]) -> str:
+    """What the samples depend on, hexadecimal: this code and the packages. Raises DataError."""
+    try:
+        digest = hashlib.sha256(source_key(packages).encode())
+    except LookupError as error:
+        raise DataError(f"datapool.args.packages: {error}") from error
+    for file in (__file__, docstring_forms.__file__, python_docs.__file__):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _make_samples(

@@ -298,3 +298,28 @@ def test_the_default_packages_have_enough_of_everything() -> None:
         assert sizes["train"] >= 1_000 and sizes["val"] >= 100 and sizes["test"] >= 100, (form, sizes)
     text = pretraining_text(DEFAULT_PACKAGES)
     assert len(text) > 25_000 and sum(len(paragraph.split()) for paragraph in text) > 500_000
+
+
+def test_samples_are_kept_on_disk_and_made_anew_where_the_file_is_broken(tmp_path, monkeypatch):
+    monkeypatch.setenv("VANISHING_GRADIENTS_RFT_CACHE", str(tmp_path))
+    packages = tuple(PACKAGES)
+
+    def read(form="restore"):
+        python_docs._task_samples.cache_clear()
+        return python_docs._task_samples(form, packages)
+
+    first = read()
+    (file,) = (tmp_path / "docstring_tasks").iterdir()
+    written = file.read_bytes()
+    python_docs._sentences_by_part.cache_clear()
+    monkeypatch.setattr(python_docs, "harvest", None)  # not needed any more
+    assert read() == first and file.read_bytes() == written
+    monkeypatch.undo()
+    monkeypatch.setenv("VANISHING_GRADIENTS_RFT_CACHE", str(tmp_path))
+    file.write_bytes(written[:1000])
+    assert read() == first and file.read_bytes() == written
+    monkeypatch.setattr(python_docs, "source_key", lambda packages: "other sources")
+    python_docs._code_and_sources.cache_clear()
+    assert read() == first and len(list(file.parent.iterdir())) == 2
+    python_docs._code_and_sources.cache_clear()
+    python_docs._task_samples.cache_clear()
