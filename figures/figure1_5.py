@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -272,7 +273,8 @@ def _wrap_texts(rows: pd.DataFrame, column: int) -> list[Line]:
     blocks: list[Line] = []
     place = 0
     for head, text, most in texts:
-        lines = textwrap.wrap(text, column, max_lines=most, placeholder=" ...") or [""]
+        drawable = re.sub("[\U00010000-\U0010ffff]", "\ufffd", text)  # no font here has emoji
+        lines = textwrap.wrap(drawable, column, max_lines=most, placeholder=" ...") or [""]
         blocks.append(Line(place, head, lines))
         place += len(lines) + isinstance(head, str)
     return blocks
